@@ -1,0 +1,312 @@
+"""Format 1 of a run on disk: names, dimensions, dtypes, and the two attribute records.
+
+Pure: no file is touched here. The recorder writes what this module describes, the analyzer reads it, and
+nothing else is shared between the two halves but the errors, the journal's record layout and the sketch.
+``docs/format.md`` describes the same for a second implementation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gradlog.errors import CorruptRunError, NewerFormatError
+
+FORMAT = (1, 0)
+ROOT_KEY = "gradlog"
+SEGMENT_KEY = "gradlog_segment"
+META = "zarr.json"
+MANIFEST = "manifest/{:06d}.json"
+JOURNAL = ".journal-{:06d}"
+SEGMENT = "seg-{number:06d}-r{rank:04d}"
+SEGMENT_PATTERN = re.compile(r"seg-(\d{6})-r(\d{4})")
+JOURNAL_PATTERN = re.compile(r"\.journal-(\d{6})")
+
+SCALAR_COLUMNS = 16
+"""Scalars are chunked in columns of 16, so that a name first seen at a late step needs no rewrite."""
+
+NONFINITE, SKIPPED, PARTIAL = 1, 2, 4
+"""Bits of ``flags``: NaN or inf in the gradient; the optimizer skipped this step; some tensors had no gradient."""
+
+STAGES = ("consumed", "preclip", "local")
+"""What "the gradient at a step" means: as the optimizer consumed it, before clipping, or one rank's own."""
+
+_RAW = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+_PACKED = [_RAW[0], {"name": "zstd", "configuration": {"level": 1, "checksum": False}}, _RAW[1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SketchSpec:
+    """All that is needed to regenerate the random map.
+
+    Attributes
+    ----------
+    kind : str
+        ``"fold-hash/1"`` or ``"exact/1"``.
+    k : int
+        Coordinates a group. In exact mode the size of the largest group; shorter ones end in zeros.
+    m : int
+        Length of the folded vector (0 in exact mode).
+    seed : int
+        Seed of the map (0 in exact mode).
+    """
+
+    kind: str
+    k: int
+    m: int
+    seed: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether rows are the gradient's own coordinates."""
+        return self.kind == "exact/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """One parameter tensor: canonical name, shape, dtype name, and the index of its group."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    group: int
+
+    @property
+    def size(self) -> int:
+        """Number of real coordinates (a complex entry counts two)."""
+        n = 2 if self.dtype.startswith("complex") else 1
+        for s in self.shape:
+            n *= s
+        return n
+
+
+@dataclasses.dataclass(frozen=True)
+class RunHeader:
+    """What is fixed for the whole run: the ``gradlog`` attribute of the root group.
+
+    ``chunk`` is the number of rows a chunk of every array of every segment holds.
+    """
+
+    sketch: SketchSpec
+    groups: tuple[str, ...]
+    tensors: tuple[TensorInfo, ...]
+    chunk: int
+    stage: str = "consumed"
+    what: str = "gradient"
+    every: int = 1
+    created: str = ""
+    uuid: str = ""
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    format: tuple[int, int] = FORMAT
+
+    @property
+    def n(self) -> int:
+        """Columns of the stacked sketch, groups x k."""
+        return len(self.groups) * self.sketch.k
+
+    @property
+    def dimension(self) -> int:
+        """Coordinates of the full gradient."""
+        return sum(t.size for t in self.tensors)
+
+    def group_sizes(self) -> tuple[int, ...]:
+        """Coordinates of the full gradient in each group, in group order."""
+        sizes = [0] * len(self.groups)
+        for t in self.tensors:
+            sizes[t.group] += t.size
+        return tuple(sizes)
+
+    def to_attrs(self) -> dict[str, Any]:
+        """Attributes of the run's root group."""
+        d = dataclasses.asdict(self)
+        d["format"] = "{}.{}".format(*self.format)
+        return {ROOT_KEY: d}
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any], where: str = "run") -> RunHeader:
+        """Read the root attributes.
+
+        Raises
+        ------
+        NewerFormatError
+            The major format version is above the one of this library.
+        CorruptRunError
+            A field is missing or of the wrong kind.
+        """
+        d = attrs.get(ROOT_KEY)
+        if not isinstance(d, Mapping):
+            raise CorruptRunError(f"{where}: root attributes carry no '{ROOT_KEY}' object")
+        version = _version(d.get("format"), where)
+        try:
+            sketch = SketchSpec(**{f: d["sketch"][f] for f in ("kind", "k", "m", "seed")})
+            tensors = tuple(
+                TensorInfo(str(t["name"]), tuple(map(int, t["shape"])), str(t["dtype"]), int(t["group"]))
+                for t in d["tensors"]
+            )
+            header = cls(
+                sketch=sketch,
+                groups=tuple(map(str, d["groups"])),
+                tensors=tensors,
+                chunk=int(d["chunk"]),
+                stage=str(d["stage"]),
+                what=str(d["what"]),
+                every=int(d["every"]),
+                created=str(d.get("created", "")),
+                uuid=str(d.get("uuid", "")),
+                provenance=dict(d.get("provenance", {})),
+                format=version,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptRunError(f"{where}: bad header field: {error!r}") from error
+        header._check(where)
+        return header
+
+    def _check(self, where: str) -> None:
+        s = self.sketch
+        sound = (
+            all(isinstance(v, int) and not isinstance(v, bool) for v in (s.k, s.m, s.seed))
+            and isinstance(s.kind, str)
+            and 1 <= s.k <= 2**31
+            and 0 <= s.m <= 2**31
+            and 1 <= self.chunk <= 2**20
+            and self.every >= 1
+            and 1 <= len(self.groups) <= 2**20
+            and all(0 <= t.group < len(self.groups) and min(t.shape, default=1) >= 0 for t in self.tensors)
+        )
+        if not sound:
+            raise CorruptRunError(f"{where}: header values out of range: {s}, chunk={self.chunk}, every={self.every}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentHeader:
+    """One writer's lifetime: the ``gradlog_segment`` attribute of a segment group.
+
+    ``rows`` is the committed length, ``head`` the digest of the newest manifest (for none: of the root's
+    metadata file), ``dropped`` the step intervals [first, last, reason] that were not kept.
+    """
+
+    number: int = 0
+    rank: int = 0
+    parent: str | None = None
+    parent_step: int | None = None
+    scalars: tuple[str, ...] = ()
+    rows: int = 0
+    flushes: int = 0
+    head: str = ""
+    status: str = "recording"  # | "closed" | "failed"
+    reason: str = ""
+    opened: str = ""
+    closed: str = ""
+    dropped: tuple[tuple[int, int, str], ...] = ()
+    process: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Folder of the segment inside the run."""
+        return SEGMENT.format(number=self.number, rank=self.rank)
+
+    def to_attrs(self) -> dict[str, Any]:
+        """Attributes of the segment group."""
+        return {SEGMENT_KEY: dataclasses.asdict(self)}
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any], where: str = "segment") -> SegmentHeader:
+        """Read a segment's attributes; unknown fields of newer minor versions are ignored.
+
+        Raises
+        ------
+        CorruptRunError
+            A field is missing or of the wrong kind.
+        """
+        d = attrs.get(SEGMENT_KEY)
+        if not isinstance(d, Mapping):
+            raise CorruptRunError(f"{where}: attributes carry no '{SEGMENT_KEY}' object")
+        known = {f.name for f in dataclasses.fields(cls)}
+        try:
+            fields = {k: v for k, v in d.items() if k in known}
+            fields["scalars"] = tuple(map(str, fields.get("scalars", ())))
+            fields["dropped"] = tuple((int(a), int(b), str(c)) for a, b, c in fields.get("dropped", ()))
+            for key in ("number", "rank", "rows", "flushes"):
+                fields[key] = int(fields[key])
+                if fields[key] < 0:
+                    raise ValueError(f"{key}={fields[key]}")
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptRunError(f"{where}: bad segment field: {error!r}") from error
+
+
+def _version(text: Any, where: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", text) if isinstance(text, str) else None
+    if match is None:
+        raise CorruptRunError(f"{where}: format version {text!r} is not of the form '1.0'")
+    major, minor = int(match[1]), int(match[2])
+    if major > FORMAT[0]:
+        raise NewerFormatError(
+            f"{where}: written in format {major}.{minor}, this gradlog reads up to {FORMAT[0]}.x; "
+            "upgrade with: pip install -U gradlog-zarr"
+        )
+    return major, minor
+
+
+def chunk_rows(row_bytes: int) -> int:
+    """Rows of a chunk: the power of two nearest below 4 MiB of sketch, 64 to 2048.
+
+    Very wide rows (exact mode) get fewer than 64, so that a chunk stays within 64 MiB.
+
+    >>> chunk_rows(16 * 256 * 4)
+    256
+    """
+    rows = 1 << max(0, (4 * 2**20 // max(row_bytes, 1)).bit_length() - 1)
+    floor = min(64, 1 << max(0, (64 * 2**20 // max(row_bytes, 1)).bit_length() - 1))
+    return max(floor, min(2048, rows))
+
+
+def group_metadata(attrs: Mapping[str, Any], consolidated: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Zarr v3 metadata of a group, optionally with its arrays' metadata inline."""
+    meta: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
+    if consolidated is not None:
+        meta["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(consolidated),
+        }
+    return meta
+
+
+def segment_arrays(header: RunHeader, rows: int, scalars: int) -> dict[str, dict[str, Any]]:
+    """Zarr v3 metadata of a segment's five arrays when ``rows`` rows and ``scalars`` names are committed.
+
+    ``sketch`` (step, group, k) float32; ``group_norm2`` (step, group) float64; ``scalars`` (step, scalar)
+    float64; ``step`` (step) int64; ``flags`` (step) uint32.
+    """
+    C, G, k = header.chunk, len(header.groups), header.sketch.k
+    return {
+        "sketch": _array((rows, G, k), (C, G, k), "float32", ("step", "group", "k"), _RAW),
+        "group_norm2": _array((rows, G), (C, G), "float64", ("step", "group"), _PACKED),
+        "scalars": _array((rows, scalars), (C, SCALAR_COLUMNS), "float64", ("step", "scalar"), _PACKED),
+        "step": _array((rows,), (C,), "int64", ("step",), _PACKED),
+        "flags": _array((rows,), (C,), "uint32", ("step",), _PACKED),
+    }
+
+
+def _array(
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: str,
+    dims: tuple[str, ...],
+    codecs: list[dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": "NaN" if dtype.startswith("float") else 0,
+        "codecs": codecs,
+        "dimension_names": list(dims),
+        "attributes": {},
+    }

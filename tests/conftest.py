@@ -1,0 +1,14 @@
+"""Fixtures shared by the three halves of the suite."""
+
+from __future__ import annotations
+
+import os
+
+# One BLAS thread: deterministic reductions, and no thread pools fighting over two cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import hypothesis
+
+hypothesis.settings.register_profile("gradlog", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("gradlog")
