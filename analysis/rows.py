@@ -1,0 +1,105 @@
+"""Where the rows come from: a small picklable map from view rows to segments, read inside the task that needs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis import segments as zarr_segments
+from gradlog.analysis.segments import Location, Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """View rows [start, stop): the same number of rows of each member (segment name, first local row).
+
+    Several members are the ranks of one job: the gradient is the mean of their local gradients.
+    """
+
+    start: int
+    stop: int
+    members: tuple[tuple[str, int], ...]
+
+
+class RowSource:
+    """Rows of a view of a run, float32 (rows, n), n = groups x k.
+
+    Pickles to its location, its spans and the journal's few rows; the store is opened where it is read.
+
+    Attributes
+    ----------
+    n, k : int
+        Columns of a row; coordinates a group.
+    chunk : int
+        Rows of a stored chunk, the natural unit of reading.
+    """
+
+    def __init__(self, location: Location, spans: tuple[Span, ...], shape: tuple[int, int], chunk: int) -> None:
+        self.location, self.spans, self.chunk = location, spans, chunk
+        self.groups, self.k = shape
+        self.tails: dict[str, Any] = {}
+        self._open: dict[str, Segment] = {}
+
+    @property
+    def n(self) -> int:
+        """Columns of a row."""
+        return self.groups * self.k
+
+    def __len__(self) -> int:
+        return self.spans[-1].stop if self.spans else 0
+
+    def adopt(self, segments: list[Segment]) -> None:
+        """Use these already opened segments in this process, and carry their journal rows elsewhere."""
+        self._open = {s.header.name: s for s in segments}
+        self.tails = {s.header.name: (s.tail, s.committed) for s in segments if s.tail is not None}
+
+    def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Read view rows [start, stop) into ``out`` (stop - start, n) and return it."""
+        if out is None:
+            out = np.empty((stop - start, self.n), np.float32)
+        cube = out.reshape(len(out), self.groups, self.k)
+        for span in self.spans:
+            low, high = max(start, span.start), min(stop, span.stop)
+            if low < high:
+                self._read_span(span, low, high, cube[low - start : high - start])
+        return out
+
+    def _read_span(self, span: Span, low: int, high: int, out: NDArray[np.float32]) -> None:
+        first, *others = span.members
+        self._read_member(first, low - span.start, high - span.start, out)
+        if others:
+            more = np.empty_like(out)
+            for member in others:
+                self._read_member(member, low - span.start, high - span.start, more)
+                out += more
+            out /= np.float32(len(span.members))
+
+    def _read_member(self, member: tuple[str, int], low: int, high: int, out: NDArray[np.float32]) -> None:
+        name, offset = member
+        self._segment(name).read_rows(offset + low, offset + high, out)
+
+    def _segment(self, name: str) -> Segment:
+        if name not in self._open:
+            segment = _open_segment(self.location, name, os.getpid())
+            if name in self.tails:
+                # The writer may have committed more since: the rows of this view stay the ones it was made of.
+                tail, committed = self.tails[name]
+                header = dataclasses.replace(segment.header, rows=committed)
+                segment = dataclasses.replace(segment, header=header, tail=tail)
+            self._open[name] = segment
+        return self._open[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+
+@lru_cache(maxsize=64)
+def _open_segment(location: Location, name: str, pid: int) -> Segment:
+    store, prefix = zarr_segments.open_store(location)
+    header = zarr_segments.read_header(store, prefix, str(location))
+    return Segment.open(store, prefix, name, header, str(location))

@@ -1,0 +1,246 @@
+"""Zarr, read: the store behind a path or URL, its header, and its segments. Nothing else imports zarr.
+
+A segment's shape is taken from the consolidated metadata inside its group metadata, which is the writer's
+commit record: chunks beyond it are not there yet, chunks missing below it are an error and never fill values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, ZipStore
+
+from gradlog import schema
+from gradlog.errors import CorruptRunError, GradlogError, NotARunError
+from gradlog.schema import RunHeader, SegmentHeader
+
+ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
+
+Location = str | os.PathLike[str] | Store
+
+
+@contextlib.contextmanager
+def unbroken(where: str) -> Iterator[None]:
+    """Turn whatever damaged bytes make zarr or a codec raise into CorruptRunError."""
+    try:
+        yield
+    except GradlogError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, EOFError, OSError) as error:
+        text = str(error) or type(error).__name__
+        raise CorruptRunError(f"{where}: cannot be decoded ({text}); run: gradlog audit") from error
+
+
+def open_store(location: Location) -> tuple[Store, str]:
+    """Open a store for reading: a folder, a .zip of one, an fsspec URL, or a zarr store. Also its prefix.
+
+    Raises
+    ------
+    NotARunError
+        Nothing is there.
+    """
+    if isinstance(location, Store):
+        return location, ""
+    text = os.fspath(location)
+    if "://" in text or "::" in text:
+        return FsspecStore.from_url(text, read_only=True), ""
+    path = Path(text)
+    if not path.exists():
+        raise NotARunError(f"{text}: no such file or folder; expected a run such as 'run.zarr'")
+    if path.is_dir():
+        return LocalStore(path, read_only=True), ""
+    try:
+        store = ZipStore(path, mode="r", read_only=True)
+        store._sync_open()
+    except Exception as error:
+        raise NotARunError(f"{text}: neither a folder nor a zip file; expected a run such as 'run.zarr'") from error
+    if _get(store, schema.META) is None:
+        folders = [f for f in _list(store, "") if _get(store, f"{f}/{schema.META}") is not None]
+        if len(folders) == 1:
+            return store, folders[0] + "/"
+    return store, ""
+
+
+def read_header(store: Store, prefix: str, where: str) -> RunHeader:
+    """Read the root's header record.
+
+    Raises
+    ------
+    NotARunError, NewerFormatError, CorruptRunError
+        No zarr group, or one that is no run; written by a newer major format; malformed.
+    """
+    try:
+        raw = _get(store, prefix + schema.META)
+    except OSError as error:
+        raise NotARunError(f"{where}: cannot be read: {error}") from error
+    if raw is None:
+        raise NotARunError(f"{where}: no {schema.META} inside; expected the folder of a run such as 'run.zarr'")
+    try:
+        meta = json.loads(raw)
+    except ValueError as error:
+        raise CorruptRunError(f"{where}/{schema.META}: malformed JSON: {error}") from error
+    attrs = meta.get("attributes") if isinstance(meta, dict) else None
+    if not isinstance(attrs, Mapping) or schema.ROOT_KEY not in attrs:
+        raise NotARunError(f"{where}: a zarr store, but not a gradlog run (no '{schema.ROOT_KEY}' attribute)")
+    return RunHeader.from_attrs(attrs, where)
+
+
+def segment_names(store: Store, prefix: str) -> list[str]:
+    """Names of the segments with a commit record, oldest first.
+
+    Raises
+    ------
+    CorruptRunError
+        A segment holds chunks but its commit record is gone.
+    """
+    names = sorted(n for n in _list(store, prefix) if schema.SEGMENT_PATTERN.fullmatch(n))
+    committed = []
+    for name in names:
+        if _get(store, f"{prefix}{name}/{schema.META}") is not None:
+            committed.append(name)
+        elif "sketch" in _list(store, f"{prefix}{name}"):
+            raise CorruptRunError(f"{name}: chunks without {schema.META}, the segment's commit record")
+    return committed
+
+
+@dataclasses.dataclass
+class Segment:
+    """One writer's committed rows, plus the rows of its journal that no chunk holds yet.
+
+    Attributes
+    ----------
+    steps : int64 array (rows,)
+    flags : uint32 array (rows,)
+    tail : mapping of arrays, or None
+        Journal rows after the committed ones: ``norm2`` (r, group), ``sketch`` (r, group, k) and ``scalars``.
+    """
+
+    header: SegmentHeader
+    group: zarr.Group
+    run: RunHeader
+    where: str
+    steps: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    tail: Any = None
+
+    @classmethod
+    def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str) -> Segment:
+        """Open by its commit record and check every shape against the headers."""
+        here = f"{where}/{name}"
+        with unbroken(here):
+            group = zarr.open_group(store, path=prefix + name, mode="r", zarr_format=3, use_consolidated=True)
+            header = SegmentHeader.from_attrs(group.attrs, here)
+            _check_shapes(group, header, run, here)
+            steps = np.asarray(group["step"][:], np.int64)
+            flags = np.asarray(group["flags"][:], np.uint32)
+        segment = cls(header, group, run, here, steps, flags)
+        segment.require_chunks("step", "flags")
+        if np.any(np.diff(steps) <= 0):
+            raise CorruptRunError(f"{here}: step numbers do not increase")
+        return segment
+
+    @property
+    def committed(self) -> int:
+        """Rows that chunks hold."""
+        return self.header.rows
+
+    @cached_property
+    def storage(self) -> dict[str, dict[str, int]]:
+        """Stored bytes and chunk files of each array."""
+        found = {}
+        for name in ARRAYS:
+            array = self._array(name)
+            found[name] = {"bytes": int(array.nbytes_stored()), "files": int(array.nchunks_initialized)}
+        return found
+
+    def require_chunks(self, *names: str) -> None:
+        """Refuse arrays with a chunk that is not there: it would read as fill values."""
+        for name in names:
+            array = self._array(name)
+            if array.nchunks_initialized != array.nchunks:
+                raise CorruptRunError(
+                    f"{self.where}/{name}: {array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks "
+                    "are missing; run: gradlog audit"
+                )
+
+    def read_rows(self, start: int, stop: int, out: NDArray[np.float32]) -> None:
+        """Read local rows [start, stop) of the sketch into ``out`` (stop - start, group, k), C order."""
+        cut = min(stop, self.committed)
+        if start < cut:
+            buffer = default_buffer_prototype().nd_buffer.from_numpy_array(out[: cut - start])
+            with unbroken(f"{self.where}/sketch"):
+                self._array("sketch").get_basic_selection((slice(start, cut),), out=buffer)
+        if cut < stop:
+            low = max(start, self.committed) - self.committed
+            out[max(cut - start, 0) :] = self.tail.rows["sketch"][low : stop - self.committed]
+
+    @cached_property
+    def norm2(self) -> NDArray[np.float64]:
+        """Exact squared norms (rows, group)."""
+        self.require_chunks("group_norm2")
+        with unbroken(f"{self.where}/group_norm2"):
+            values = np.asarray(self._array("group_norm2")[:], np.float64)
+        return values if self.tail is None else np.concatenate([values, self.tail.rows["norm2"]])
+
+    @cached_property
+    def scalars(self) -> dict[str, NDArray[np.float64]]:
+        """Logged scalars by name, each (rows,), NaN where not logged."""
+        names = self.header.scalars
+        with unbroken(f"{self.where}/scalars"):
+            values = np.asarray(self._array("scalars")[:], np.float64) if names else np.empty((self.committed, 0))
+        columns = {name: values[:, i] for i, name in enumerate(names)}
+        if self.tail is None:
+            return columns
+        late = dict(zip(self.tail.names, self.tail.rows["scalars"].T, strict=True))
+        return {
+            name: np.concatenate(
+                [
+                    columns.get(name, np.full(self.committed, np.nan)),
+                    late.get(name, np.full(len(self.tail.rows), np.nan)),
+                ]
+            )
+            for name in dict.fromkeys([*columns, *late])
+        }
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        return cast("zarr.Array[Any]", self.group[name])
+
+
+def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, where: str) -> None:
+    expected = schema.segment_arrays(run, header.rows, len(header.scalars))
+    for name, meta in expected.items():
+        if name not in group:
+            raise CorruptRunError(f"{where}: array '{name}' is missing from the commit record")
+        array = group[name]
+        shape, dtype = tuple(meta["shape"]), np.dtype(meta["data_type"])
+        if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != dtype:
+            found = (array.shape, str(array.dtype)) if isinstance(array, zarr.Array) else "a group"
+            raise CorruptRunError(f"{where}/{name}: expected {shape} {dtype}, found {found}")
+
+
+def _get(store: Store, key: str) -> bytes | None:
+    buffer = sync(store.get(key, default_buffer_prototype()))
+    return None if buffer is None else buffer.to_bytes()
+
+
+def _list(store: Store, prefix: str) -> list[str]:
+    async def collect() -> list[str]:
+        return [name async for name in store.list_dir(prefix.rstrip("/"))]
+
+    try:
+        return [name.rstrip("/").rsplit("/", 1)[-1] for name in sync(collect())]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,140 @@
+"""Which parameter tensor belongs to which group: one sketch is kept for each group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+Groups = str | Mapping[str, str] | Callable[[str], str]
+"""``"blocks"``, ``"all"``, ``"tensors"``, a map {group name: regular expression}, or a function of the name."""
+
+MOST, FEW = 16, 8
+"""Blocks: at most 16; a division into fewer than 8 gives way to bundles of the next finer one."""
+
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def canonical(name: str) -> str:
+    """Name of a parameter without the marks of torch's wrappers (DataParallel, compile, FSDP, checkpointing).
+
+    >>> canonical("module._orig_mod.layer1.0.weight")
+    'layer1.0.weight'
+    """
+    parts = [p for p in name.split(".") if p not in _WRAPPERS]
+    while len(parts) > 1 and parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts) or name
+
+
+def assign(
+    names: Sequence[str], sizes: Sequence[int], groups: Groups = "blocks"
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Divide the tensors into groups.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Canonical names of the parameter tensors, such as ``"layer1.0.conv1.weight"``.
+    sizes : sequence of int
+        Number of entries of each.
+    groups : str, mapping or callable
+        * ``"blocks"``: module paths cut at the deepest level that gives at most 16 groups. If that leaves fewer than
+          8 while the next level has more than 16, the modules of the next level are bundled: the two neighbours of
+          smallest total size are merged until 16 remain, named like ``"h.0-h.3"``.
+        * ``"all"``: one group. ``"tensors"``: each tensor its own.
+        * ``{group: regex}``: the first expression that is found in the name (:func:`re.search`) decides.
+        * callable: group name from tensor name.
+
+    Returns
+    -------
+    group_names : tuple of str
+        Every group has at least one tensor.
+    index : tuple of int
+        Group of each tensor.
+
+    Raises
+    ------
+    ValueError
+        No tensors, an unknown keyword, a bad expression, a tensor that matches none, a group that gets no tensor.
+
+    Examples
+    --------
+    >>> assign(["conv.weight", "conv.bias", "fc.weight"], [9, 1, 30])
+    (('conv', 'fc'), (0, 0, 1))
+    """
+    if not names:
+        raise ValueError("there are no tensors to divide into groups")
+    if isinstance(groups, Mapping):
+        labels = _by_pattern(names, groups)
+        order = list(groups)
+    else:
+        labels = _labels(names, sizes, groups)
+        order = list(dict.fromkeys(labels))
+    position = {g: i for i, g in enumerate(order)}
+    return tuple(order), tuple(position[label] for label in labels)
+
+
+def _labels(names: Sequence[str], sizes: Sequence[int], groups: str | Callable[[str], str]) -> list[str]:
+    if callable(groups):
+        labels = [groups(n) for n in names]
+        wrong = next((x for x in labels if not isinstance(x, str)), None)
+        if wrong is not None:
+            raise ValueError(f"groups: the function must return a str for each tensor name, got {wrong!r}")
+        return labels
+    if groups == "blocks":
+        return _blocks(names, sizes)
+    if groups == "all":
+        return ["all"] * len(names)
+    if groups == "tensors":
+        return list(names)
+    raise ValueError(
+        f"groups={groups!r}: expected 'blocks', 'all', 'tensors', a map {{name: regex}}, or a function of the name"
+    )
+
+
+def _by_pattern(names: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
+    try:
+        compiled = {group: re.compile(p) for group, p in patterns.items()}
+    except (re.error, TypeError) as error:
+        raise ValueError(f"groups: not a map of names to regular expressions: {error}") from error
+    found = [next((g for g, p in compiled.items() if p.search(n)), None) for n in names]
+    lost = [n for n, g in zip(names, found, strict=True) if g is None]
+    if lost:
+        some = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
+        raise ValueError(
+            f"groups: {len(lost)} tensors match no expression ({some}); add a last entry such as 'rest': '.*'"
+        )
+    labels = [g for g in found if g is not None]
+    empty = [g for g in patterns if g not in labels]
+    if empty:
+        raise ValueError(
+            f"groups: no tensor falls into {empty[0]!r} ({patterns[empty[0]]!r}); remove the entry"
+        )
+    return labels
+
+
+def _blocks(names: Sequence[str], sizes: Sequence[int]) -> list[str]:
+    paths = [n.split(".")[:-1] or [n] for n in names]
+    chosen, labels = 1, ["all"] * len(names)
+    for depth in range(1, max(map(len, paths)) + 1):
+        finer = [".".join(p[:depth]) for p in paths]
+        count = len(set(finer))
+        if count > MOST:
+            return _bundled(finer, sizes) if chosen < FEW else labels
+        chosen, labels = count, finer
+    return labels
+
+
+def _bundled(labels: Sequence[str], sizes: Sequence[int]) -> list[str]:
+    """Merge neighbouring modules until ``MOST`` bundles remain."""
+    total = dict.fromkeys(labels, 0)
+    for label, size in zip(labels, sizes, strict=True):
+        total[label] += size
+    runs = [[label] for label in total]
+    weight = list(total.values())
+    while len(runs) > MOST:
+        i = min(range(len(runs) - 1), key=lambda j: weight[j] + weight[j + 1])
+        runs[i : i + 2] = [runs[i] + runs[i + 1]]
+        weight[i : i + 2] = [weight[i] + weight[i + 1]]
+    name = {x: run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs for x in run}
+    return [name[label] for label in labels]

@@ -1,0 +1,170 @@
+"""The journal's records: rows that are safe on disk but not yet in chunks. Layout only, no file is touched.
+
+A journal is the magic ``GLJ1`` and then records, each ``length u32 | crc32c u32 | payload``, little-endian.
+``length`` counts the payload. Payload by its first byte:
+
+====  ==========================================================================================
+ N    scalar names, a JSON list; column i of the scalars from here on is name i (names only grow)
+ R    a row: pad u8, n_scalars u16, flags u32, step i64, norm2 f64[G], scalars f64[n], sketch f32[G k]
+ A    annotation: pad u8, n u16, row u32 (index in this journal), then n pairs (column u32, value f64)
+====  ==========================================================================================
+
+A torn tail (a killed process, a full disk) ends the journal and is normal; what stands before it counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"GLJ1"
+_FRAME = struct.Struct("<II")
+_ROW = struct.Struct("<cxHIq")
+_NOTE = struct.Struct("<cxHI")
+_PAIR = np.dtype([("column", "<u4"), ("value", "<f8")])
+_LIMIT = 2**31
+
+
+def _crc(data: bytes) -> int:
+    return int(google_crc32c.value(data))
+
+
+def frame(payload: bytes) -> bytes:
+    """Wrap a payload into a record."""
+    return _FRAME.pack(len(payload), _crc(payload)) + payload
+
+
+def names_record(names: list[str]) -> bytes:
+    """Record of the scalar names known so far."""
+    return frame(b"N" + json.dumps(names).encode())
+
+
+def row_record(
+    step: int,
+    flags: int,
+    norm2: NDArray[np.float64],
+    sketch: NDArray[np.float32],
+    scalars: NDArray[np.float64],
+) -> bytes:
+    """Record of one row: ``norm2`` (G,), ``sketch`` (G, k), ``scalars`` (n,)."""
+    head = _ROW.pack(b"R", len(scalars), flags, step)
+    return frame(b"".join((head, norm2.tobytes(), scalars.tobytes(), sketch.tobytes())))
+
+
+def annotation_record(row: int, columns: list[int], values: list[float]) -> bytes:
+    """Record that sets scalars of row ``row`` of this journal."""
+    pairs = np.array(list(zip(columns, values, strict=True)), _PAIR)
+    return frame(_NOTE.pack(b"A", len(columns), row) + pairs.tobytes())
+
+
+@dataclasses.dataclass
+class Journal:
+    """Rows read back from one journal file.
+
+    Attributes
+    ----------
+    step : (rows,) int64
+    flags : (rows,) uint32
+    norm2 : (rows, G) float64
+    sketch : (rows, G, k) float32
+    scalars : (rows, names) float64, NaN where not logged
+    names : list of str
+    torn : bool
+        Whether bytes after the last whole record were left aside.
+    """
+
+    step: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    norm2: NDArray[np.float64]
+    sketch: NDArray[np.float32]
+    scalars: NDArray[np.float64]
+    names: list[str]
+    torn: bool
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+def read_journal(data: bytes, groups: int, k: int) -> Journal:
+    """Read every whole record of a journal's bytes.
+
+    Never raises on damaged data: the first record that is short, or that its checksum contradicts, ends it.
+
+    Parameters
+    ----------
+    data : bytes
+        The file's content.
+    groups, k : int
+        Shape of a row, from the run's header.
+    """
+    names: list[str] = []
+    rows: list[tuple[int, int]] = []
+    norm2, sketch, scalars = [], [], []
+    width = _ROW.size + groups * 8 + groups * k * 4
+    at = len(MAGIC)
+    torn = data[:at] != MAGIC
+    while not torn and at < len(data):
+        payload = _payload(data, at)
+        if payload is None:
+            torn = True
+            break
+        kind = payload[:1]
+        if kind == b"R" and len(payload) >= width:
+            _, n, flags, step = _ROW.unpack_from(payload)
+            if len(payload) != width + 8 * n:
+                torn = True
+                break
+            rows.append((step, flags))
+            norm2.append(np.frombuffer(payload, "<f8", groups, _ROW.size))
+            scalars.append(np.frombuffer(payload, "<f8", n, _ROW.size + 8 * groups).copy())
+            sketch.append(np.frombuffer(payload, "<f4", groups * k, _ROW.size + 8 * (groups + n)))
+        elif kind == b"N":
+            names = [str(name) for name in json.loads(payload[1:])]
+        elif kind == b"A" and len(payload) >= _NOTE.size:
+            _, n, row = _NOTE.unpack_from(payload)
+            if row >= len(rows) or len(payload) != _NOTE.size + n * _PAIR.itemsize:
+                torn = True
+                break
+            for column, value in np.frombuffer(payload, _PAIR, n, _NOTE.size):
+                scalars[row] = _set(scalars[row], int(column), float(value))
+        else:
+            torn = True
+            break
+        at += _FRAME.size + len(payload)
+    table = np.full((len(rows), len(names)), np.nan)
+    for i, values in enumerate(scalars):
+        table[i, : len(values)] = values[: len(names)]
+    return Journal(
+        step=np.array([s for s, _ in rows], np.int64),
+        flags=np.array([f for _, f in rows], np.uint32),
+        norm2=np.array(norm2, np.float64).reshape(len(rows), groups),
+        sketch=np.array(sketch, np.float32).reshape(len(rows), groups, k),
+        scalars=table,
+        names=names,
+        torn=torn,
+    )
+
+
+def _payload(data: bytes, at: int) -> bytes | None:
+    if at + _FRAME.size > len(data):
+        return None
+    length, crc = _FRAME.unpack_from(data, at)
+    start = at + _FRAME.size
+    if not 0 < length <= min(_LIMIT, len(data) - start):
+        return None
+    payload = data[start : start + length]
+    return payload if _crc(payload) == crc else None
+
+
+def _set(values: NDArray[np.float64], column: int, value: float) -> NDArray[np.float64]:
+    if column >= 2**16:
+        return values
+    if column >= len(values):
+        values = np.concatenate([values, np.full(column + 1 - len(values), np.nan)])
+    values[column] = value
+    return values

@@ -1,0 +1,181 @@
+"""Where bytes go: a local directory or any fsspec URL, behind four verbs.
+
+A local file appears whole or not at all (temporary file, then atomic replace); object stores promise the
+same of a put. Nothing here knows what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+Buffers = Sequence[Any]
+"""Bytes-like pieces that together make one object; big arrays are written without a copy."""
+
+
+class Sink(Protocol):
+    """The four verbs that the store needs."""
+
+    local: Path | None
+
+    def put(self, key: str, data: Buffers) -> None:
+        """Write one object atomically, replacing what stood there."""
+
+    def create(self, key: str, data: Buffers) -> bool:
+        """Write one object only if the key is free; tell whether it was."""
+
+    def get(self, key: str) -> bytes:
+        """Read one object; FileNotFoundError if there is none."""
+
+    def folders(self) -> list[str]:
+        """Names of the first-level folders, sorted."""
+
+
+class LocalSink:
+    """A directory of the local file system.
+
+    Parameters
+    ----------
+    path : str or Path
+        The run's directory; created on the first write.
+    durable : bool
+        Flush every file to the device before it takes its name, against loss of power.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], durable: bool = False) -> None:
+        self.local: Path | None = Path(path).absolute()
+        self._path = Path(path).absolute()
+        self._durable = durable
+
+    def put(self, key: str, data: Buffers) -> None:
+        """Write to a temporary neighbour, then replace."""
+        target = self._path / key
+        temporary = self._write(target, data)
+        try:
+            os.replace(temporary, target)
+        except BaseException:
+            _discard(temporary)
+            raise
+        if self._durable:
+            _sync_folder(target.parent)
+
+    def create(self, key: str, data: Buffers) -> bool:
+        """Write to a temporary neighbour, then link, which fails where the name is taken."""
+        target = self._path / key
+        temporary = self._write(target, data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            _discard(temporary)
+        return True
+
+    def get(self, key: str) -> bytes:
+        """Read a file."""
+        return (self._path / key).read_bytes()
+
+    def folders(self) -> list[str]:
+        """List the directory."""
+        if not self._path.is_dir():
+            return []
+        return sorted(entry.name for entry in os.scandir(self._path) if entry.is_dir())
+
+    def _write(self, target: Path, data: Buffers) -> str:
+        temporary = f"{target}.{os.getpid()}-{threading.get_native_id()}.partial"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        except FileNotFoundError:
+            # Folders are made on demand, but never the run's own again once it has been taken away.
+            os.makedirs(target.parent, exist_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            for piece in data:
+                view = memoryview(piece).cast("B")
+                while view:
+                    view = view[os.write(fd, view) :]
+            if self._durable:
+                os.fdatasync(fd)
+        except BaseException:
+            os.close(fd)
+            _discard(temporary)
+            raise
+        os.close(fd)
+        return temporary
+
+
+class UrlSink:
+    """Any fsspec URL (``memory://``, ``s3://``, ``gs://``): objects appear whole by the store's own promise."""
+
+    local: Path | None = None
+
+    def __init__(self, url: str, **options: Any) -> None:
+        import fsspec
+
+        self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+
+    def put(self, key: str, data: Buffers) -> None:
+        """Upload one object."""
+        self._fs.pipe_file(f"{self._root}/{key}", b"".join(bytes(piece) for piece in data))
+
+    def create(self, key: str, data: Buffers) -> bool:
+        """Upload one object if the key is free. Two writers in the same instant: the last one wins."""
+        if self._fs.exists(f"{self._root}/{key}"):
+            return False
+        self.put(key, data)
+        return True
+
+    def get(self, key: str) -> bytes:
+        """Download one object."""
+        return bytes(self._fs.cat_file(f"{self._root}/{key}"))
+
+    def folders(self) -> list[str]:
+        """List the first-level prefixes."""
+        self._fs.invalidate_cache()
+        if not self._fs.exists(self._root):
+            return []
+        found = self._fs.ls(self._root, detail=True)
+        return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "directory")
+
+    def clear(self) -> None:
+        """Delete everything under the URL."""
+        if self._fs.exists(self._root):
+            self._fs.rm(self._root, recursive=True)
+
+
+def open_sink(path: str | os.PathLike[str], durable: bool = False) -> LocalSink | UrlSink:
+    """Sink for a local path or an fsspec URL.
+
+    >>> open_sink("run.zarr").local.name
+    'run.zarr'
+    """
+    text = os.fspath(path)
+    if "://" in text and not text.startswith("file://"):
+        return UrlSink(text.rstrip("/"))
+    return LocalSink(text.removeprefix("file://"), durable)
+
+
+def clear(sink: LocalSink | UrlSink) -> None:
+    """Delete a run, as mode "w" asks for."""
+    if isinstance(sink, UrlSink):
+        sink.clear()
+    elif sink.local is not None and sink.local.exists():
+        shutil.rmtree(sink.local)
+
+
+def _discard(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
