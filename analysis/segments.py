@@ -23,8 +23,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
-from gradlog import schema
+from gradlog import records, schema
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
+from gradlog.records import Journal
 from gradlog.schema import RunHeader, SegmentHeader
 
 ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
@@ -124,8 +125,8 @@ class Segment:
     ----------
     steps : int64 array (rows,)
     flags : uint32 array (rows,)
-    tail : mapping of arrays, or None
-        Journal rows after the committed ones: ``norm2`` (r, group), ``sketch`` (r, group, k) and ``scalars``.
+    tail : Journal or None
+        Journal rows after the committed ones; their steps and flags are in ``steps`` and ``flags`` already.
     """
 
     header: SegmentHeader
@@ -134,7 +135,7 @@ class Segment:
     where: str
     steps: NDArray[np.int64]
     flags: NDArray[np.uint32]
-    tail: Any = None
+    tail: Journal | None = None
 
     @classmethod
     def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str) -> Segment:
@@ -148,9 +149,20 @@ class Segment:
             flags = np.asarray(group["flags"][:], np.uint32)
         segment = cls(header, group, run, here, steps, flags)
         segment.require_chunks("step", "flags")
-        if np.any(np.diff(steps) <= 0):
+        if header.status != "closed" and isinstance(store, LocalStore):
+            segment._overlay(read_journals(Path(store.root) / prefix / name, run))
+        if np.any(np.diff(segment.steps) <= 0):
             raise CorruptRunError(f"{here}: step numbers do not increase")
         return segment
+
+    def _overlay(self, journals: list[Journal]) -> None:
+        for journal in journals:
+            fresh = len(self.steps) == 0 or journal.step > self.steps[-1]
+            part = _rows_where(journal, np.broadcast_to(fresh, journal.step.shape))
+            if len(part):
+                self.tail = part if self.tail is None else _join(self.tail, part)
+                self.steps = np.concatenate([self.steps, part.step])
+                self.flags = np.concatenate([self.flags, part.flags])
 
     @property
     def committed(self) -> int:
@@ -183,9 +195,9 @@ class Segment:
             buffer = default_buffer_prototype().nd_buffer.from_numpy_array(out[: cut - start])
             with unbroken(f"{self.where}/sketch"):
                 self._array("sketch").get_basic_selection((slice(start, cut),), out=buffer)
-        if cut < stop:
+        if cut < stop and self.tail is not None:
             low = max(start, self.committed) - self.committed
-            out[max(cut - start, 0) :] = self.tail.rows["sketch"][low : stop - self.committed]
+            out[max(cut - start, 0) :] = self.tail.sketch[low : stop - self.committed]
 
     @cached_property
     def norm2(self) -> NDArray[np.float64]:
@@ -193,7 +205,7 @@ class Segment:
         self.require_chunks("group_norm2")
         with unbroken(f"{self.where}/group_norm2"):
             values = np.asarray(self._array("group_norm2")[:], np.float64)
-        return values if self.tail is None else np.concatenate([values, self.tail.rows["norm2"]])
+        return values if self.tail is None else np.concatenate([values, self.tail.norm2])
 
     @cached_property
     def scalars(self) -> dict[str, NDArray[np.float64]]:
@@ -204,19 +216,40 @@ class Segment:
         columns = {name: values[:, i] for i, name in enumerate(names)}
         if self.tail is None:
             return columns
-        late = dict(zip(self.tail.names, self.tail.rows["scalars"].T, strict=True))
+        late = dict(zip(self.tail.names, self.tail.scalars.T, strict=True))
+        unknown, unlogged = np.full(len(self.tail), np.nan), np.full(self.committed, np.nan)
         return {
-            name: np.concatenate(
-                [
-                    columns.get(name, np.full(self.committed, np.nan)),
-                    late.get(name, np.full(len(self.tail.rows), np.nan)),
-                ]
-            )
+            name: np.concatenate([columns.get(name, unlogged), late.get(name, unknown)])
             for name in dict.fromkeys([*columns, *late])
         }
 
     def _array(self, name: str) -> zarr.Array[Any]:
         return cast("zarr.Array[Any]", self.group[name])
+
+
+def read_journals(folder: Path, run: RunHeader) -> list[Journal]:
+    """Journals of a local segment, oldest first."""
+    files = sorted(f for f in folder.iterdir() if schema.JOURNAL_PATTERN.fullmatch(f.name))
+    read = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # a live writer may have just retired it
+            read.append(records.read_journal(file.read_bytes(), len(run.groups), run.sketch.k))
+    return read
+
+
+def _rows_where(journal: Journal, keep: NDArray[np.bool_]) -> Journal:
+    arrays = ("step", "flags", "norm2", "sketch", "scalars")
+    return dataclasses.replace(journal, **{name: getattr(journal, name)[keep] for name in arrays})
+
+
+def _join(first: Journal, second: Journal) -> Journal:
+    names = list(dict.fromkeys([*first.names, *second.names]))
+    parts = [(j, [names.index(name) for name in j.names]) for j in (first, second)]
+    scalars = np.full((len(first) + len(second), len(names)), np.nan)
+    for (j, columns), rows in zip(parts, (slice(len(first)), slice(len(first), None)), strict=True):
+        scalars[rows, columns] = j.scalars
+    joined = {a: np.concatenate([getattr(first, a), getattr(second, a)]) for a in ("step", "flags", "norm2", "sketch")}
+    return Journal(**joined, scalars=scalars, names=names, torn=first.torn or second.torn)
 
 
 def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, where: str) -> None:

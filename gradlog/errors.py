@@ -59,3 +59,7 @@ class MissingDependencyError(GradlogError, ImportError):
 
 class MemoryLimitError(GradlogError, MemoryError):
     """The predicted peak memory of an analysis exceeds the limit."""
+
+
+class GradlogWarning(UserWarning):
+    """Something that does not stop the work but that the reader of the numbers must know."""

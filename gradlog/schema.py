@@ -176,7 +176,9 @@ class RunHeader:
             and all(0 <= t.group < len(self.groups) and min(t.shape, default=1) >= 0 for t in self.tensors)
         )
         if not sound:
-            raise CorruptRunError(f"{where}: header values out of range: {s}, chunk={self.chunk}, every={self.every}")
+            raise CorruptRunError(
+                f"{where}: header values out of range: {s}, chunk={self.chunk}, every={self.every}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,7 +91,10 @@ class LocalSink:
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         except FileNotFoundError:
-            # Folders are made on demand, but never the run's own again once it has been taken away.
+            # Folders are made on demand, but the run's own only with its root file: a run that somebody
+            # deleted does not come back as a torso.
+            if target.parent != self._path and not self._path.is_dir():
+                raise FileNotFoundError(f"the run's directory {self._path} is gone") from None
             os.makedirs(target.parent, exist_ok=True)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:

@@ -1,0 +1,296 @@
+"""What one pass keeps of a stretch of rows, and how two neighbouring stretches become one.
+
+Summaries form a monoid in step order: ``identity``, ``gap`` and the summaries of blocks of rows generate it, and
+``merge`` is associative. A gap says that the next row has no history (the run's start, missing steps, a
+non-finite row). Windows, prefixes and the whole run are merges of the same blocks, whatever their sizes.
+
+Arrays are per column, n = groups x k, float64; rows of the recipe's test matrix and Grams apart.
+
+An EMA is carried by its error r_t = g_t - m_t, which obeys r_t = h_t + beta r_{t-1} with increments h: no
+difference of large numbers appears when the gradient is predictable. Of a block whose first error rho is not known
+yet, the sum of squared errors is p0 + 2 v rho + c rho^2 and the last error is r + d rho.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a pass collects.
+
+    Attributes
+    ----------
+    groups, k : int
+        Layout of the n = groups x k columns.
+    betas : tuple of float
+        EMAs, each in [0, 1).
+    lags : int
+        Lag products <g_t, g_{t-a}> for a = 1..lags.
+    gram : {"full", "groups", "none"}
+        Gram of the increments: n x n, or one k x k block a group.
+    pooled : bool
+        Also the k x k Gram of the SUM of the groups' sketches.
+    scatter : bool
+        Also the Gram of the rows themselves, in the same form, for the rank of shuffled steps.
+    test : float64 array (n, l), or None
+        Test matrix Omega: collect (H^T H) Omega, for spectra too wide for a Gram.
+    """
+
+    groups: int
+    k: int
+    betas: tuple[float, ...] = ()
+    lags: int = 2
+    gram: str = "full"
+    pooled: bool = False
+    scatter: bool = False
+    test: Float64 | None = None
+
+    @property
+    def n(self) -> int:
+        """Columns."""
+        return self.groups * self.k
+
+    @property
+    def history(self) -> int:
+        """Rows kept at both ends of a summary."""
+        return max(2, self.lags)
+
+    @property
+    def beta(self) -> Float64:
+        """The betas as a column, to broadcast over columns of rows."""
+        return np.asarray(self.betas, np.float64)[:, None]
+
+    def zeros(self) -> dict[str, Float64]:
+        """Sums of no rows; every entry adds up over rows."""
+        n, p, k = self.n, self.lags, self.k
+        shapes: dict[str, tuple[int, ...]] = {
+            "rows": (),  # finite rows
+            "pairs": (),  # increments
+            "energy": (n,),  # sum g^2
+            "total": (n,),  # sum g
+            "last": (n,),  # sum (g_t - g_{t-1})^2, first rows of chains with g_{t-1} = 0
+            "trend": (n,),  # likewise for 2 g_{t-1} - g_{t-2}
+            "increment": (n,),  # sum h^2, no first rows
+            "lag": (p, n),  # sum g_t g_{t-a}
+            "lag_pairs": (p,),  # their number
+            "edge": (p, p, n),  # what the ends of chains take off the lag products, see moments
+            "p0": (len(self.betas), n),  # EMA errors whose history is known
+        }
+        gram = {"full": (n, n), "groups": (self.groups, k, k)}.get(self.gram)
+        if gram is not None:
+            shapes["gram"] = gram
+        if self.pooled:
+            shapes["pooled"] = (k, k)
+        if self.test is not None:
+            shapes["image"] = self.test.shape
+        if self.scatter:
+            shapes |= {f"{name}_rows": shapes[name] for name in ("gram", "pooled", "image") if name in shapes}
+        return {name: np.zeros(shape) for name, shape in shapes.items()}
+
+
+class Summary:
+    """Summary of a stretch of rows under a recipe.
+
+    Attributes
+    ----------
+    sums : dict of float64 arrays
+        Additive sums; see ``Recipe.zeros``.
+    head, tail : float32 (<= history, n)
+        First rows up to the first gap; last rows since the last gap.
+    cut : bool
+        Whether a gap lies inside or at an end.
+    v, c, r, d : float64 (B, n), (B, 1), (B, n), (B, 1)
+        Open ends of the EMAs, see the module.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        B, n = len(recipe.betas), recipe.n
+        self.recipe = recipe
+        self.sums = recipe.zeros()
+        self.head = self.tail = np.empty((0, n), np.float32)
+        self.cut = False
+        self.v, self.r = np.zeros((B, n)), np.zeros((B, n))
+        self.c, self.d = np.zeros((B, 1)), np.zeros((B, 1))
+
+    @classmethod
+    def gap(cls, recipe: Recipe) -> Summary:
+        """The element after which a row has no history."""
+        summary = cls(recipe)
+        summary.cut = True
+        return summary
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether merging changes nothing."""
+        return not self.cut and len(self.head) == 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        arrays = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
+        return sum(a.nbytes for a in arrays)
+
+    def state(self) -> Summary:
+        """The history this stretch leaves behind, with sums of zero."""
+        left = Summary.gap(self.recipe)
+        left.tail, left.r = self.tail, self.r
+        return left
+
+    def absorb(self, right: Summary) -> Summary:
+        """Merge the stretch that follows into this one, in place, and return it."""
+        if right.is_identity:
+            return self
+        if self.is_identity:
+            self.__dict__.update(right.copy().__dict__)
+            return self
+        for name, value in right.sums.items():
+            self.sums[name] += value
+        if len(right.head) == 0:
+            self._end(self.tail)
+            self.d = np.zeros_like(self.d)
+        elif len(self.tail):
+            self._join(right)
+        else:
+            self._start(right)
+        self._ends(right)
+        return self
+
+    def copy(self) -> Summary:
+        """An independent copy."""
+        twin = Summary.__new__(Summary)
+        twin.__dict__.update(self.__dict__)
+        twin.sums = {name: value.copy() for name, value in self.sums.items()}
+        return twin
+
+    def _join(self, right: Summary) -> None:
+        """Add all terms that need rows of both sides."""
+        s, recipe = self.sums, self.recipe
+        a, near = len(self.tail), right.head.astype(np.float64)
+        rows = np.concatenate([self.tail.astype(np.float64), near])
+        h = near[0] - rows[a - 1]
+        s["pairs"] += 1
+        s["last"] += h * h
+        s["increment"] += h * h
+        for t in (a, a + 1):
+            if t < len(rows) and t >= 2:
+                s["trend"] += np.square(rows[t] - 2 * rows[t - 1] + rows[t - 2])
+        if a == 1 and self.cut:  # the chain's second row
+            s["trend"] += h * h
+        self._add_outer(h)
+        for lag in range(1, recipe.lags + 1):
+            first, last = max(a, lag), min(a + lag, len(rows))
+            if first < last:
+                s["lag"][lag - 1] += np.einsum("tn,tn->n", rows[first:last], rows[first - lag : last - lag])
+                s["lag_pairs"][lag - 1] += last - first
+        e, delta = h + recipe.beta * self.r, recipe.beta * self.d
+        s["p0"] += 2 * right.v * e + right.c * e * e
+        if not self.cut:
+            self.v = self.v + delta * (right.v + right.c * e)
+            self.c = self.c + delta * delta * right.c
+        self.r, self.d = right.r + right.d * e, right.d * delta
+        if right.cut and len(right.head) < recipe.history:
+            self._end(np.concatenate([self.tail, right.head])[-recipe.history :])
+
+    def _start(self, right: Summary) -> None:
+        """Add the first rows of a chain, whose history is zero."""
+        s, g = self.sums, right.head.astype(np.float64)
+        s["last"] += g[0] ** 2
+        s["trend"] += g[0] ** 2
+        if len(g) > 1:
+            s["trend"] += np.square(g[1] - g[0])
+        s["p0"] += 2 * right.v * g[0] + right.c * g[0] ** 2
+        self.r, self.d = right.r + right.d * g[0], np.zeros_like(self.d)
+        if right.cut and len(right.head) < self.recipe.history:
+            self._end(right.head, known=True)
+
+    def _end(self, tail: Float32, known: bool = False) -> None:
+        """Note the edge of a chain that ends with these rows, once they are known to be all that matter."""
+        if len(tail) and (known or self.cut or len(tail) == self.recipe.history):
+            self.sums["edge"] += edge(tail, self.recipe.lags)
+
+    def _ends(self, right: Summary) -> None:
+        q = self.recipe.history
+        if not self.cut and len(self.head) < q:
+            self.head = np.concatenate([self.head, right.head])[:q]
+        if right.cut:
+            self.r, self.tail = right.r if len(right.head) == 0 else self.r, right.tail
+        else:
+            self.tail = np.concatenate([self.tail, right.head if len(right.tail) < q else right.tail])[-q:]
+        self.cut = self.cut or right.cut
+
+    def _add_outer(self, h: Float64) -> None:
+        s, recipe = self.sums, self.recipe
+        if recipe.gram == "full":
+            s["gram"] += np.multiply.outer(h, h)
+        elif recipe.gram == "groups":
+            cube = h.reshape(recipe.groups, recipe.k)
+            s["gram"] += cube[:, :, None] * cube[:, None, :]
+        if recipe.pooled:
+            pooled = h.reshape(recipe.groups, recipe.k).sum(axis=0)
+            s["pooled"] += np.multiply.outer(pooled, pooled)
+        if recipe.test is not None:
+            s["image"] += np.multiply.outer(h, h @ recipe.test)
+
+
+def merge(left: Summary, right: Summary) -> Summary:
+    """The summary of ``left`` followed by ``right``; both stay as they are."""
+    return left.copy().absorb(right)
+
+
+def edge(tail: NDArray[Any], lags: int) -> Float64:
+    """Sums of g_{s-i} g_{s-j} over the rows s past a chain's end, i, j = 1..lags, as (lags, lags, n).
+
+    With M_ij = sum over the chain's rows t of g_{t-i} g_{t-j} and R_a = sum g_t g_{t-a}, zero history:
+    M_ij = R_|i-j| - edge_ij, where edge_ij sums the last min(i, j) products of lag |i-j|.
+    """
+    rows = tail.astype(np.float64)
+    out = np.zeros((lags, lags, rows.shape[1]))
+    for lag in range(lags):
+        products = rows[lag:] * rows[: len(rows) - lag]
+        for i in range(1, lags - lag + 1):
+            out[i - 1, i + lag - 1] = out[i + lag - 1, i - 1] = products[len(products) - min(i, len(products)) :].sum(0)
+    return out
+
+
+Totals = dict[str, Any]
+
+
+def contributions(panes: list[Summary]) -> list[Totals]:
+    """What the rows of each pane add to every sum, given all history before them; starts after a gap.
+
+    The entries of each pane are ``Recipe.zeros`` and ``moments`` (lags + 1, lags + 1, n) = sum g_{t-i} g_{t-j}.
+    They add over panes: any window is a sum of its panes.
+    """
+    found = []
+    state = Summary.gap(panes[0].recipe)
+    for pane in panes:
+        before = state.tail
+        state = state.absorb(pane)
+        totals: Totals = dict(state.sums)
+        totals["moments"] = _moments(totals, before, state.tail, pane.recipe.lags)
+        found.append(totals)
+        state = state.state()
+    return found
+
+
+def add(parts: list[Totals]) -> Totals:
+    """Totals of several panes together."""
+    return {name: sum((p[name] for p in parts[1:]), start=parts[0][name].copy()) for name in parts[0]}
+
+
+def _moments(totals: Totals, before: Float32, after: Float32, lags: int) -> Float64:
+    """M_ij over the pane's rows: lag products, less the edges of ended chains, with the open ends' difference."""
+    R = np.concatenate([totals["energy"][None], totals["lag"]])
+    i = np.arange(lags + 1)
+    M = R[np.abs(i[:, None] - i)]
+    M[1:, 1:] += edge(before, lags) - edge(after, lags) - totals["edge"]
+    return M

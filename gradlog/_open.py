@@ -1,0 +1,182 @@
+"""The two ways in: ``gradlog.open`` for any loop, ``gradlog.attach`` for a torch optimizer."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from gradlog.errors import GradlogWarning
+from gradlog.logger import Logger, describe
+from gradlog.resume import Plan
+from gradlog.schema import STAGES
+from gradlog.tree import flatten
+
+Groups = str | Mapping[str, str] | Callable[[str], str]
+
+
+def open(  # noqa: A001 - the library's own verb, always written gradlog.open
+    path: str | os.PathLike[str],
+    like: Any = None,
+    *,
+    k: int | Literal["exact"] = 256,
+    seed: int = 0,
+    groups: Groups = "blocks",
+    every: int = 1,
+    mode: Literal["w-", "a", "w"] = "w-",
+    stage: Literal["consumed", "preclip", "local"] = "consumed",
+    what: str = "gradient",
+    on_error: Literal["warn", "raise"] = "warn",
+    chunk: int | None = None,
+    rank: int = 0,
+    first_step: int | None = None,
+    journal: bool = True,
+    durable: bool = False,
+    hostname: bool = True,
+    notes: Mapping[str, Any] | None = None,
+) -> Logger:
+    """Open a run for recording.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The run's store, by custom ``<name>.zarr``: a local directory or an fsspec URL.
+    like : array, nested dict or list of arrays, or iterable of (name, array), optional
+        The parameters (or anything of their names and shapes). Default: as the first gradient.
+    k : int or "exact"
+        Coordinates a group; ``"exact"`` stores the gradient itself.
+    seed : int
+        Seed of the random map.
+    groups : "blocks", "all", "tensors", mapping or callable
+        How parameters are grouped: modules (at most 16), one group, one a tensor, ``{group: regex}``, or a
+        function from parameter name to group name.
+    every : int
+        Record steps divisible by this only.
+    mode : {"w-", "a", "w"}
+        Refuse an existing run, continue it in a new segment, or replace it.
+    stage : {"consumed", "preclip", "local"}
+        Which gradient this is: what the optimizer was handed, before clipping, or one rank's own.
+    what : str
+        The recorded quantity, ``"gradient"`` or ``"update"``.
+    on_error : {"warn", "raise"}
+        What a failure of the recorder does to the training job. Wrong arguments always raise, here and at once.
+    chunk : int, optional
+        Rows of a chunk. Default: a power of two that makes about 4 MiB.
+    rank : int
+        This writer's rank, where several processes record one run.
+    first_step : int, optional
+        Number of the first step. Default: 0, or after the last step of the run that is continued.
+    journal : bool
+        Write each row to a local file before ``step`` returns, so that a kill loses nothing.
+    durable : bool
+        Also flush chunks to the device, against loss of power.
+    hostname : bool
+        Record the host's name.
+    notes : mapping, optional
+        JSON-able facts to keep with the run: batch size, data set, checkpoint.
+
+    Returns
+    -------
+    Logger
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is out of its range.
+    RunExistsError, SpecMismatchError, OSError
+        With ``on_error="raise"`` only; otherwise the logger is off and says why in one warning.
+
+    Notes
+    -----
+    The environment variable ``GRADLOG_DISABLED=1`` makes every logger a no-op.
+
+    Examples
+    --------
+    >>> import gradlog, numpy as np, tempfile
+    >>> log = gradlog.open(tempfile.mkdtemp() + "/run.zarr", like={"w": np.zeros(100)}, k=16)
+    >>> log.step({"w": np.ones(100)}, loss=0.5)
+    >>> log.close()
+    """
+    _one_of("mode", mode, ("w-", "a", "w"))
+    _one_of("stage", stage, STAGES)
+    _one_of("on_error", on_error, ("warn", "raise"))
+    if k != "exact" and not (isinstance(k, int) and not isinstance(k, bool) and 1 <= k <= 2**20):
+        raise ValueError(f"k must be an integer from 1 to 1,048,576 or 'exact', got {k!r}")
+    for name, value, least in (("every", every, 1), ("rank", rank, 0), ("chunk", chunk or 1, 1)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if os.environ.get("GRADLOG_DISABLED", "") not in ("", "0"):
+        return Logger(None)
+    _warn_of_namesake()
+    tensors = None if like is None else describe(flatten(like))
+    plan = Plan(
+        path=os.fspath(path),
+        tensors=tensors,
+        k=k,
+        seed=seed,
+        groups=groups,
+        every=every,
+        mode=mode,
+        stage=stage,
+        what=what,
+        chunk=chunk,
+        rank=rank,
+        first_step=first_step,
+        journal=journal,
+        durable=durable,
+        hostname=hostname,
+        notes=dict(notes or {}),
+    )
+    return Logger(plan, on_error)
+
+
+def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **options: Any) -> Logger:
+    """Record every step of a torch optimizer; one line in a training script.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Its hooks are used; nothing is stored on the model.
+    path : str or path-like
+        The run's store.
+    model : torch.nn.Module, optional
+        Gives parameters their names, and groups by module. Without it they are named by position.
+    **options
+        As for :func:`gradlog.open`.
+
+    Returns
+    -------
+    Logger
+        ``annotate(loss=...)`` after ``optimizer.step()``; ``close()`` removes the hooks.
+
+    Examples
+    --------
+    >>> log = gradlog.attach(optimizer, "run.zarr", model=model)          # doctest: +SKIP
+    """
+    from gradlog.integrations.torch import attach as attach_torch
+
+    return attach_torch(optimizer, path, model, **options)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+_checked: list[bool] = []
+
+
+def _warn_of_namesake() -> None:
+    """Another project on the package index installs the import name gradlog; both at once overwrite each other."""
+    if _checked:
+        return
+    _checked.append(True)
+    owners = importlib.metadata.packages_distributions().get("gradlog", [])
+    if "gradlog" in owners and "gradlog-zarr" in owners:
+        warnings.warn(
+            "two distributions install 'gradlog': pip uninstall gradlog, then reinstall gradlog-zarr",
+            GradlogWarning,
+            stacklevel=3,
+        )

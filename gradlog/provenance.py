@@ -1,0 +1,113 @@
+"""What an auditor wants to know about the process that recorded: versions, command, code state, host."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+_PACKAGES = ("gradlog-zarr", "numpy", "zarr", "torch", "transformers", "lightning", "jax", "optax", "keras")
+
+
+def collect(hostname: bool, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Provenance of this process; nothing here raises, and git gets two seconds at most.
+
+    Parameters
+    ----------
+    hostname : bool
+        Record the host's name; otherwise the field is empty.
+    notes : mapping, optional
+        The user's own JSON-able facts (batch size, data set), kept under ``notes``.
+    """
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+        "argv": list(sys.argv),
+        "git": _git(),
+        "hostname": socket.gethostname() if hostname else "",
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "cpus": os.cpu_count(),
+        "notes": dict(notes or {}),
+    }
+
+
+def process_identity() -> dict[str, Any]:
+    """Who writes: enough for a later process on the same host to tell whether this one still lives."""
+    pid = os.getpid()
+    return {"pid": pid, "started": _start_time(pid), "host_id": _host_id()}
+
+
+def may_be_alive(process: Mapping[str, Any]) -> bool:
+    """Whether the writer described by ``process_identity`` could still be writing. Unknown hosts: yes."""
+    if process.get("host_id") != _host_id():
+        return True
+    pid, started = process.get("pid"), process.get("started")
+    if not isinstance(pid, int) or pid <= 0:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return not started or _start_time(pid) == started
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git() -> dict[str, Any]:
+    folder = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv and sys.argv[0] else os.getcwd()
+
+    def ask(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", *words],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=2,
+                stdin=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    changes = ask("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _start_time(pid: int) -> str:
+    """Start time of a process in clock ticks since boot, where the system tells it (Linux)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _host_id() -> str:
+    """A digest of the host's name and boot, so that liveness can be judged without recording the name."""
+    boot = ""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+    except OSError:
+        pass
+    return hashlib.blake2b(f"{socket.gethostname()}|{boot}".encode(), digest_size=8).hexdigest()

@@ -1,0 +1,260 @@
+"""Opening a run: create it, join it, or continue it after a kill; what a new segment takes over from the last."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradlog import groups as grouping
+from gradlog import provenance, records, sketch
+from gradlog.buffer import Block
+from gradlog.errors import CorruptRunError, NotARunError, RunExistsError, SpecMismatchError
+from gradlog.schema import (
+    JOURNAL_PATTERN,
+    MANIFEST,
+    RunHeader,
+    SegmentHeader,
+    SketchSpec,
+    TensorInfo,
+    chunk_rows,
+)
+from gradlog.sink import Sink, clear, open_sink
+from gradlog.store import SegmentWriter, create_root, digest, now, read_root, read_segment, segment_names
+
+log = logging.getLogger("gradlog")
+
+Layout = Sequence[tuple[str, tuple[int, ...], str]]
+"""(name, shape, dtype) of every parameter tensor, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The arguments of :func:`gradlog.open`, checked."""
+
+    path: str
+    tensors: Layout | None
+    k: int | str
+    seed: int
+    groups: Any
+    every: int
+    mode: str
+    stage: str
+    what: str
+    chunk: int | None
+    rank: int
+    first_step: int | None
+    journal: bool
+    durable: bool
+    hostname: bool
+    notes: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A segment that is claimed and ready for rows. ``parents``: (name, first, last step) of earlier segments."""
+
+    sink: Sink
+    header: RunHeader
+    segment: SegmentHeader
+    next_step: int
+    parents: list[tuple[str, int, int]]
+
+
+def open_segment(plan: Plan, tensors: Layout) -> Opened:
+    """Create or join the run at ``plan.path`` and claim a segment of it.
+
+    Raises
+    ------
+    RunExistsError
+        Mode "w-" and a run is there.
+    SpecMismatchError
+        Mode "a" and the run there was recorded with another sketch, layout, stage or interval.
+    """
+    sink = open_sink(plan.path, plan.durable)
+    if plan.mode == "w":
+        _clear_run(sink, plan.path)
+    wanted = _header(plan, tensors)
+    header, root = create_root(sink, wanted)
+    mine = [name for _, rank, name in segment_names(sink) if rank == plan.rank]
+    if plan.mode == "w-" and (
+        mine or (plan.rank == 0 and header.uuid != wanted.uuid and not _joined(sink, plan))
+    ):
+        raise RunExistsError(f'{plan.path} holds a run; pass mode="a" to continue it, mode="w" to replace it')
+    if header.uuid != wanted.uuid:
+        require_same(header, wanted, plan.path)
+    parents = [_settle(sink, header, plan, name, root) for name in mine]
+    ends = [p for p in parents if p[2] >= p[1]]
+    last = ends[-1][2] if ends else -1
+    next_step = plan.first_step if plan.first_step is not None else last + 1
+    number = int(mine[-1][4:10]) + 1 if mine else 0
+    while True:
+        segment = SegmentHeader(
+            number=number,
+            rank=plan.rank,
+            parent=mine[-1] if mine else None,
+            head=digest([root]),
+            opened=now(),
+            process=provenance.process_identity()
+            | {"resumed": provenance.collect(plan.hostname) if mine else None},
+        )
+        if SegmentWriter(sink, header, segment).create():
+            return Opened(sink, header, segment, next_step, ends)
+        number += 1
+
+
+def with_parent(segment: SegmentHeader, parents: list[tuple[str, int, int]], first: int) -> SegmentHeader:
+    """Name the step of the parent that this segment's first row follows: less than its last after a rewind."""
+    _, start, last = parents[-1]
+    return dataclasses.replace(segment, parent_step=min(last, first - 1) if first > start else None)
+
+
+def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:
+    """Raise SpecMismatchError naming the first thing in which two headers differ."""
+    for field in ("sketch", "stage", "what", "every", "chunk", "groups"):
+        old, new = getattr(header, field), getattr(wanted, field)
+        if old != new:
+            raise SpecMismatchError(f"{path} was recorded with {field}={old}, this process wants {new}")
+    for i, (old, new) in enumerate(zip(header.tensors, wanted.tensors, strict=False)):
+        if old != new:
+            raise SpecMismatchError(f"{path}: parameter {i} was {old}, this process has {new}")
+    if len(header.tensors) != len(wanted.tensors):
+        raise SpecMismatchError(
+            f"{path} was recorded with {len(header.tensors)} parameters, this process has {len(wanted.tensors)}"
+        )
+
+
+def journal_folder(plan: Plan, header: RunHeader, segment: SegmentHeader) -> Path:
+    """Where the segment's journal lives: beside its chunks, or under the spool folder when those are remote.
+
+    The environment variable GRADLOG_SPOOL names the spool folder; the default is in the system's temporary one.
+    """
+    local = getattr(open_sink(plan.path), "local", None)
+    if local is not None:
+        return Path(local) / segment.name
+    default = os.path.join(tempfile.gettempdir(), f"gradlog-spool-{os.getuid()}")
+    return Path(os.environ.get("GRADLOG_SPOOL", default)) / header.uuid / segment.name
+
+
+def describe_plan(path: str, header: RunHeader) -> str:
+    """One line: what is recorded and what it costs."""
+    row = header.n * 4 + len(header.groups) * 8 + 40
+    files = 6 / header.chunk * 1000
+    kind = "exact" if header.sketch.exact else f"{header.sketch.kind} to k={header.sketch.k}"
+    return (
+        f"recording to {path}: {header.dimension:,} coordinates in {len(header.groups)} groups, {kind}; "
+        f"{row / 1024:.1f} KiB a step, chunks of {header.chunk} steps, about {max(files, 1):.0f} files per 1,000 steps, "
+        f"{2 * header.chunk * row / 2**20:.1f} MiB of buffers"
+    )
+
+
+def _header(plan: Plan, tensors: Layout) -> RunHeader:
+    names = [name for name, _, _ in tensors]
+    plain = [TensorInfo(name, tuple(shape), dtype, 0) for name, shape, dtype in tensors]
+    group_names, index = grouping.assign(names, [t.size for t in plain], plan.groups)
+    infos = tuple(dataclasses.replace(t, group=g) for t, g in zip(plain, index, strict=True))
+    sizes = [0] * len(group_names)
+    for t in infos:
+        sizes[t.group] += t.size
+    spec: SketchSpec = (
+        sketch.exact_spec(sizes) if plan.k == "exact" else sketch.FoldHash(int(plan.k), plan.seed).spec
+    )
+    return RunHeader(
+        sketch=spec,
+        groups=tuple(group_names),
+        tensors=infos,
+        chunk=plan.chunk or chunk_rows(len(group_names) * spec.k * 4),
+        stage=plan.stage,
+        what=plan.what,
+        every=plan.every,
+        created=now(),
+        uuid=uuid.uuid4().hex,
+        provenance=provenance.collect(plan.hostname, plan.notes),
+    )
+
+
+def _clear_run(sink: Any, path: str) -> None:
+    """Delete what mode "w" replaces, but only a run: never a folder that merely stands in the way."""
+    try:
+        read_root(sink)
+    except NotARunError:
+        local = getattr(sink, "local", None)
+        if local is not None and local.exists() and (not local.is_dir() or any(local.iterdir())):
+            raise RunExistsError(f"{path} exists and is no gradlog run; it is not replaced") from None
+    clear(sink)
+
+
+def _joined(sink: Sink, plan: Plan) -> bool:
+    """Whether the root there was made a moment ago by another rank of the same launch."""
+    return plan.rank == 0 and any(rank != 0 for _, rank, _ in segment_names(sink))
+
+
+def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -> tuple[str, int, int]:
+    """Close an earlier segment whose writer is dead, journal and all; give its name and first and last step."""
+    segment = read_segment(sink, name)
+    first, last = _steps(sink, segment)
+    folder = journal_folder(plan, header, segment)
+    tail = _read_tail(folder, header)
+    if tail:
+        first = min(first, *(int(j.step[0]) for _, j in tail)) if last >= first else int(tail[0][1].step[0])
+        last = max([last] + [int(j.step[-1]) for _, j in tail])
+    if segment.status == "recording" and not provenance.may_be_alive(segment.process):
+        writer = SegmentWriter(sink, header, segment)
+        for index, journal in tail:
+            if index * header.chunk == writer.segment.rows:
+                writer.commit(_block(header, index, journal), _names(segment, journal), segment.dropped)
+        writer.finish("recovered" if tail else "closed", "the process ended without closing", segment.dropped)
+        for path in _journals(folder).values():
+            path.unlink(missing_ok=True)
+    return name, first, last
+
+
+def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
+    """First and last committed step, from the manifests; (0, -1) for none."""
+    if segment.flushes == 0:
+        return 0, -1
+    try:
+        ends = [
+            json.loads(sink.get(f"{segment.name}/{MANIFEST.format(i)}"))["steps"]
+            for i in (0, segment.flushes - 1)
+        ]
+        return int(ends[0][0]), int(ends[1][1])
+    except (ValueError, KeyError, TypeError, IndexError, FileNotFoundError) as error:
+        raise CorruptRunError(f"{segment.name}: manifest cannot be read: {error!r}") from error
+
+
+def _journals(folder: Path) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    found = ((JOURNAL_PATTERN.fullmatch(p.name), p) for p in folder.iterdir())
+    return {int(m[1]): p for m, p in sorted(found, key=lambda f: f[1].name) if m}
+
+
+def _read_tail(folder: Path, header: RunHeader) -> list[tuple[int, records.Journal]]:
+    tail = []
+    for index, path in _journals(folder).items():
+        journal = records.read_journal(path.read_bytes(), len(header.groups), header.sketch.k)
+        if len(journal):
+            tail.append((index, journal))
+    return tail
+
+
+def _names(segment: SegmentHeader, journal: records.Journal) -> list[str]:
+    return journal.names if len(journal.names) >= len(segment.scalars) else list(segment.scalars)
+
+
+def _block(header: RunHeader, index: int, journal: records.Journal) -> Block:
+    block = Block(header).reuse(index)
+    block.rows = min(len(journal), header.chunk)
+    block.widen(journal.scalars.shape[1])
+    rows = slice(0, block.rows)
+    block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
+    block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]
+    block.scalars[rows, : journal.scalars.shape[1]] = journal.scalars[rows]
+    return block

@@ -1,0 +1,213 @@
+"""The only writer of the Zarr store: commits one block of rows at a time, in an order that readers can trust.
+
+Chunk files, then the manifest, then each array's metadata, then the segment's ``zarr.json``, whose
+consolidated shapes are the commit. At every instant a reader finds either the old prefix or the new one;
+what a crash leaves behind is at most files that nothing refers to. The bytes are written here and not
+through zarr's own append because that publishes a shape before the data, and because the digest of every
+chunk goes into a manifest; the tests read everything back through zarr.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.buffer import Block
+from gradlog.errors import CorruptRunError, NotARunError
+from gradlog.schema import (
+    MANIFEST,
+    META,
+    SCALAR_COLUMNS,
+    SEGMENT_PATTERN,
+    RunHeader,
+    SegmentHeader,
+    group_metadata,
+    segment_arrays,
+)
+from gradlog.sink import Buffers, Sink
+
+log = logging.getLogger("gradlog")
+
+
+def now() -> str:
+    """UTC time in ISO 8601."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+
+
+def digest(data: Buffers) -> str:
+    """BLAKE2b-256 in hex, as ``b2sum -l 256`` prints it."""
+    h = hashlib.blake2b(digest_size=32)
+    for piece in data:
+        h.update(memoryview(piece).cast("B"))
+    return h.hexdigest()
+
+
+def create_root(sink: Sink, header: RunHeader) -> tuple[RunHeader, bytes]:
+    """Write the root's metadata unless it is there; return what is there now, parsed and as bytes."""
+    data = _json(group_metadata(header.to_attrs()))
+    if sink.create(META, [data]):
+        return header, data
+    return read_root(sink)
+
+
+def read_root(sink: Sink) -> tuple[RunHeader, bytes]:
+    """Header of the run in ``sink``, and the bytes that hold it.
+
+    Raises
+    ------
+    NotARunError
+        There is no run.
+    CorruptRunError
+        Its metadata cannot be read.
+    """
+    try:
+        data = sink.get(META)
+    except FileNotFoundError:
+        raise NotARunError("no run here: zarr.json is missing") from None
+    return RunHeader.from_attrs(_attributes(data, "run"), "run"), data
+
+
+def read_segment(sink: Sink, name: str) -> SegmentHeader:
+    """Attributes of a segment as last committed."""
+    try:
+        data = sink.get(f"{name}/{META}")
+    except FileNotFoundError:
+        raise CorruptRunError(f"{name}: zarr.json is missing") from None
+    return SegmentHeader.from_attrs(_attributes(data, name), name)
+
+
+def segment_names(sink: Sink) -> list[tuple[int, int, str]]:
+    """(number, rank, name) of each segment folder, in order."""
+    found = [(SEGMENT_PATTERN.fullmatch(name), name) for name in sink.folders()]
+    return sorted((int(m[1]), int(m[2]), name) for m, name in found if m)
+
+
+class SegmentWriter:
+    """Commits blocks of one segment.
+
+    Parameters
+    ----------
+    sink : Sink
+        The run's storage.
+    header : RunHeader
+        What the run fixed.
+    segment : SegmentHeader
+        State to continue from; ``head`` of a new segment is the digest of the root's metadata.
+    """
+
+    def __init__(self, sink: Sink, header: RunHeader, segment: SegmentHeader) -> None:
+        self._sink = sink
+        self._header = header
+        self.segment = segment
+
+    def create(self) -> bool:
+        """Claim the segment's name; False if another writer has it."""
+        return self._sink.create(f"{self.segment.name}/{META}", [self._metadata()])
+
+    def commit(self, block: Block, names: list[str], dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
+        """Make the rows of ``block`` readable. Raises OSError as the file system does; nothing is half-visible."""
+        s = self.segment
+        if block.rows == 0:
+            return
+        if not block.full:
+            block.pad()
+        chunks = {}
+        for key, data in self._encode(block, len(names)):
+            self._sink.put(f"{s.name}/{key}", data)
+            chunks[key] = {"size": sum(memoryview(p).nbytes for p in data), "blake2b": digest(data)}
+        first = block.index * self._header.chunk
+        manifest = _json(
+            {
+                "format": "{}.{}".format(*self._header.format),
+                "segment": s.name,
+                "flush": s.flushes,
+                "rows": [first, first + block.rows],
+                "steps": [int(block.step[0]), int(block.step[block.rows - 1])],
+                "scalars": list(names),
+                "dropped": [list(gap) for gap in dropped],
+                "chunks": chunks,
+                "time": now(),
+                "prev": s.head,
+            }
+        )
+        self._sink.put(f"{s.name}/{MANIFEST.format(s.flushes)}", [manifest])
+        self._publish(
+            dataclasses.replace(
+                s,
+                rows=first + block.rows,
+                flushes=s.flushes + 1,
+                head=digest([manifest]),
+                scalars=tuple(names),
+                dropped=dropped,
+            )
+        )
+
+    def finish(self, status: str, reason: str = "", dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
+        """Record that this segment gets no more rows, and why."""
+        self._publish(
+            dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now())
+        )
+
+    def _publish(self, segment: SegmentHeader) -> None:
+        previous, self.segment = self.segment, segment
+        try:
+            for name, meta in self._arrays().items():
+                self._sink.put(f"{segment.name}/{name}/{META}", [_json(meta)])
+            self._sink.put(f"{segment.name}/{META}", [self._metadata()])
+        except BaseException:
+            self.segment = previous
+            raise
+
+    def _arrays(self) -> dict[str, dict[str, Any]]:
+        return segment_arrays(self._header, self.segment.rows, len(self.segment.scalars))
+
+    def _metadata(self) -> bytes:
+        return _json(group_metadata(self.segment.to_attrs(), self._arrays()))
+
+    def _encode(self, block: Block, scalars: int) -> list[tuple[str, Buffers]]:
+        i = block.index
+        out: list[tuple[str, Buffers]] = [(f"sketch/c.{i}.0.0", _raw(block.sketch))]
+        out.append((f"group_norm2/c.{i}.0", _packed(block.norm2)))
+        for column in range(-(-scalars // SCALAR_COLUMNS)):
+            part = block.scalars[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS]
+            out.append((f"scalars/c.{i}.{column}", _packed(part)))
+        out.append((f"step/c.{i}", _packed(block.step)))
+        out.append((f"flags/c.{i}", _packed(block.flags)))
+        return out
+
+
+def _raw(array: NDArray[Any]) -> Buffers:
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    return _checked(little)
+
+
+def _packed(array: NDArray[Any]) -> Buffers:
+    from numcodecs.zstd import Zstd
+
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return _checked(bytes(Zstd(level=1).encode(little)))
+
+
+def _checked(data: Any) -> Buffers:
+    """Append the CRC-32C that zarr's codec of that name expects: four little-endian bytes after the data."""
+    return [data, int(google_crc32c.value(data)).to_bytes(4, "little")]
+
+
+def _json(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _attributes(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        attributes = json.loads(data)["attributes"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptRunError(f"{where}: zarr.json is not the metadata of a group: {error!r}") from error
+    return attributes if isinstance(attributes, dict) else {}
