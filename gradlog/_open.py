@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from gradlog.errors import GradlogWarning
-from gradlog.logger import Logger, describe
+from gradlog.logger import Logger
 from gradlog.resume import Plan
 from gradlog.schema import STAGES
-from gradlog.tree import flatten
+from gradlog.tree import describe, flatten
 
 Groups = str | Mapping[str, str] | Callable[[str], str]
 
 
-def open(  # noqa: A001 - the library's own verb, always written gradlog.open
+def open(
     path: str | os.PathLike[str],
     like: Any = None,
     *,
@@ -110,10 +110,9 @@ def open(  # noqa: A001 - the library's own verb, always written gradlog.open
     if os.environ.get("GRADLOG_DISABLED", "") not in ("", "0"):
         return Logger(None)
     _warn_of_namesake()
-    tensors = None if like is None else describe(flatten(like))
     plan = Plan(
         path=os.fspath(path),
-        tensors=tensors,
+        layout=None if like is None else describe(flatten(like)),
         k=k,
         seed=seed,
         groups=groups,

@@ -21,6 +21,8 @@ class Block:
         How many rows are filled.
     index : int
         Which chunk of the segment this is.
+    names : list of str
+        Scalar names known when the block was handed over for its commit.
     """
 
     def __init__(self, header: RunHeader) -> None:
@@ -32,6 +34,7 @@ class Block:
         self.flags = np.zeros(C, np.uint32)
         self.rows = 0
         self.index = 0
+        self.names: list[str] = []
 
     @property
     def full(self) -> bool:

@@ -50,7 +50,7 @@ class StepOrderError(GradlogError, ValueError):
 
 
 class UnsupportedError(GradlogError, RuntimeError):
-    """This optimizer, framework or setting cannot be recorded, for the reason given."""
+    """An optimizer, framework or setting cannot be recorded, for the reason given."""
 
 
 class MissingDependencyError(GradlogError, ImportError):

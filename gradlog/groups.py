@@ -107,9 +107,7 @@ def _by_pattern(names: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
     labels = [g for g in found if g is not None]
     empty = [g for g in patterns if g not in labels]
     if empty:
-        raise ValueError(
-            f"groups: no tensor falls into {empty[0]!r} ({patterns[empty[0]]!r}); remove the entry"
-        )
+        raise ValueError(f"groups: no tensor falls into {empty[0]!r} ({patterns[empty[0]]!r}); remove the entry")
     return labels
 
 

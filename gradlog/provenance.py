@@ -103,7 +103,7 @@ def _start_time(pid: int) -> str:
 
 
 def _host_id() -> str:
-    """A digest of the host's name and boot, so that liveness can be judged without recording the name."""
+    """Digest the host's name and boot, so that liveness can be judged without recording the name."""
     boot = ""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

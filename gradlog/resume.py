@@ -15,10 +15,11 @@ from typing import Any
 from gradlog import groups as grouping
 from gradlog import provenance, records, sketch
 from gradlog.buffer import Block
-from gradlog.errors import CorruptRunError, NotARunError, RunExistsError, SpecMismatchError
+from gradlog.errors import CorruptRunError, RunExistsError, SpecMismatchError
 from gradlog.schema import (
     JOURNAL_PATTERN,
     MANIFEST,
+    META,
     RunHeader,
     SegmentHeader,
     SketchSpec,
@@ -39,7 +40,7 @@ class Plan:
     """The arguments of :func:`gradlog.open`, checked."""
 
     path: str
-    tensors: Layout | None
+    layout: Layout | None
     k: int | str
     seed: int
     groups: Any
@@ -67,7 +68,7 @@ class Opened:
     parents: list[tuple[str, int, int]]
 
 
-def open_segment(plan: Plan, tensors: Layout) -> Opened:
+def open_segment(plan: Plan, layout: Layout) -> Opened:
     """Create or join the run at ``plan.path`` and claim a segment of it.
 
     Raises
@@ -78,14 +79,13 @@ def open_segment(plan: Plan, tensors: Layout) -> Opened:
         Mode "a" and the run there was recorded with another sketch, layout, stage or interval.
     """
     sink = open_sink(plan.path, plan.durable)
+    _require_free(sink, plan.path)
     if plan.mode == "w":
-        _clear_run(sink, plan.path)
-    wanted = _header(plan, tensors)
+        clear(sink)
+    wanted = _header(plan, layout)
     header, root = create_root(sink, wanted)
     mine = [name for _, rank, name in segment_names(sink) if rank == plan.rank]
-    if plan.mode == "w-" and (
-        mine or (plan.rank == 0 and header.uuid != wanted.uuid and not _joined(sink, plan))
-    ):
+    if plan.mode == "w-" and mine:
         raise RunExistsError(f'{plan.path} holds a run; pass mode="a" to continue it, mode="w" to replace it')
     if header.uuid != wanted.uuid:
         require_same(header, wanted, plan.path)
@@ -101,8 +101,7 @@ def open_segment(plan: Plan, tensors: Layout) -> Opened:
             parent=mine[-1] if mine else None,
             head=digest([root]),
             opened=now(),
-            process=provenance.process_identity()
-            | {"resumed": provenance.collect(plan.hostname) if mine else None},
+            process={**provenance.process_identity(), "resumed": provenance.collect(plan.hostname) if mine else None},
         )
         if SegmentWriter(sink, header, segment).create():
             return Opened(sink, header, segment, next_step, ends)
@@ -149,22 +148,20 @@ def describe_plan(path: str, header: RunHeader) -> str:
     kind = "exact" if header.sketch.exact else f"{header.sketch.kind} to k={header.sketch.k}"
     return (
         f"recording to {path}: {header.dimension:,} coordinates in {len(header.groups)} groups, {kind}; "
-        f"{row / 1024:.1f} KiB a step, chunks of {header.chunk} steps, about {max(files, 1):.0f} files per 1,000 steps, "
+        f"{row / 1024:.1f} KiB a step, chunks of {header.chunk} steps, {max(files, 1):.0f} files per 1,000 steps, "
         f"{2 * header.chunk * row / 2**20:.1f} MiB of buffers"
     )
 
 
-def _header(plan: Plan, tensors: Layout) -> RunHeader:
-    names = [name for name, _, _ in tensors]
-    plain = [TensorInfo(name, tuple(shape), dtype, 0) for name, shape, dtype in tensors]
+def _header(plan: Plan, layout: Layout) -> RunHeader:
+    names = [name for name, _, _ in layout]
+    plain = [TensorInfo(name, tuple(shape), dtype, 0) for name, shape, dtype in layout]
     group_names, index = grouping.assign(names, [t.size for t in plain], plan.groups)
     infos = tuple(dataclasses.replace(t, group=g) for t, g in zip(plain, index, strict=True))
     sizes = [0] * len(group_names)
     for t in infos:
         sizes[t.group] += t.size
-    spec: SketchSpec = (
-        sketch.exact_spec(sizes) if plan.k == "exact" else sketch.FoldHash(int(plan.k), plan.seed).spec
-    )
+    spec: SketchSpec = sketch.exact_spec(sizes) if plan.k == "exact" else sketch.FoldHash(int(plan.k), plan.seed).spec
     return RunHeader(
         sketch=spec,
         groups=tuple(group_names),
@@ -179,20 +176,15 @@ def _header(plan: Plan, tensors: Layout) -> RunHeader:
     )
 
 
-def _clear_run(sink: Any, path: str) -> None:
-    """Delete what mode "w" replaces, but only a run: never a folder that merely stands in the way."""
-    try:
+def _require_free(sink: Any, path: str) -> None:
+    """Refuse a folder that holds something other than a run: it is neither written into nor replaced."""
+    local = getattr(sink, "local", None)
+    if local is None or not local.exists():
+        return
+    if not local.is_dir() or (any(local.iterdir()) and not (local / META).exists()):
+        raise RunExistsError(f"{path} exists and is no gradlog run; choose another path")
+    if (local / META).exists():
         read_root(sink)
-    except NotARunError:
-        local = getattr(sink, "local", None)
-        if local is not None and local.exists() and (not local.is_dir() or any(local.iterdir())):
-            raise RunExistsError(f"{path} exists and is no gradlog run; it is not replaced") from None
-    clear(sink)
-
-
-def _joined(sink: Sink, plan: Plan) -> bool:
-    """Whether the root there was made a moment ago by another rank of the same launch."""
-    return plan.rank == 0 and any(rank != 0 for _, rank, _ in segment_names(sink))
 
 
 def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -> tuple[str, int, int]:
@@ -204,15 +196,24 @@ def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -
     if tail:
         first = min(first, *(int(j.step[0]) for _, j in tail)) if last >= first else int(tail[0][1].step[0])
         last = max([last] + [int(j.step[-1]) for _, j in tail])
-    if segment.status == "recording" and not provenance.may_be_alive(segment.process):
+    unfinished = segment.status == "recording" or (segment.status == "failed" and tail)
+    if unfinished and not provenance.may_be_alive(segment.process):
         writer = SegmentWriter(sink, header, segment)
         for index, journal in tail:
             if index * header.chunk == writer.segment.rows:
-                writer.commit(_block(header, index, journal), _names(segment, journal), segment.dropped)
-        writer.finish("recovered" if tail else "closed", "the process ended without closing", segment.dropped)
-        for path in _journals(folder).values():
-            path.unlink(missing_ok=True)
+                writer.commit(_block(header, index, journal, segment.scalars), segment.dropped)
+        writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
+        for index, path in _journals(folder).items():
+            _retire(path, torn=any(i == index and journal.torn for i, journal in tail))
     return name, first, last
+
+
+def _retire(path: Path, torn: bool) -> None:
+    """Delete a journal that was read to its end; keep a torn one under another name, for whoever wants to look."""
+    if torn:
+        path.rename(path.with_name(path.name.replace("journal", "torn")))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
@@ -220,10 +221,7 @@ def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
     if segment.flushes == 0:
         return 0, -1
     try:
-        ends = [
-            json.loads(sink.get(f"{segment.name}/{MANIFEST.format(i)}"))["steps"]
-            for i in (0, segment.flushes - 1)
-        ]
+        ends = [json.loads(sink.get(f"{segment.name}/{MANIFEST.format(i)}"))["steps"] for i in (0, segment.flushes - 1)]
         return int(ends[0][0]), int(ends[1][1])
     except (ValueError, KeyError, TypeError, IndexError, FileNotFoundError) as error:
         raise CorruptRunError(f"{segment.name}: manifest cannot be read: {error!r}") from error
@@ -245,14 +243,11 @@ def _read_tail(folder: Path, header: RunHeader) -> list[tuple[int, records.Journ
     return tail
 
 
-def _names(segment: SegmentHeader, journal: records.Journal) -> list[str]:
-    return journal.names if len(journal.names) >= len(segment.scalars) else list(segment.scalars)
-
-
-def _block(header: RunHeader, index: int, journal: records.Journal) -> Block:
+def _block(header: RunHeader, index: int, journal: records.Journal, committed: Sequence[str]) -> Block:
     block = Block(header).reuse(index)
     block.rows = min(len(journal), header.chunk)
-    block.widen(journal.scalars.shape[1])
+    block.names = max(list(committed), journal.names, key=len)
+    block.widen(len(block.names))
     rows = slice(0, block.rows)
     block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
     block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]

@@ -33,8 +33,8 @@ NONFINITE, SKIPPED, PARTIAL = 1, 2, 4
 STAGES = ("consumed", "preclip", "local")
 """What "the gradient at a step" means: as the optimizer consumed it, before clipping, or one rank's own."""
 
-_RAW = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-_PACKED = [_RAW[0], {"name": "zstd", "configuration": {"level": 1, "checksum": False}}, _RAW[1]]
+_RAW: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+_PACKED: list[dict[str, Any]] = [_RAW[0], {"name": "zstd", "configuration": {"level": 1, "checksum": False}}, _RAW[1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +176,7 @@ class RunHeader:
             and all(0 <= t.group < len(self.groups) and min(t.shape, default=1) >= 0 for t in self.tensors)
         )
         if not sound:
-            raise CorruptRunError(
-                f"{where}: header values out of range: {s}, chunk={self.chunk}, every={self.every}"
-            )
+            raise CorruptRunError(f"{where}: header values out of range: {s}, chunk={self.chunk}, every={self.every}")
 
 
 @dataclasses.dataclass(frozen=True)

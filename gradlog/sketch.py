@@ -123,9 +123,7 @@ class FoldHash:
         if w.shape != (2 * self.spec.m,) or w.dtype != np.float32:
             raise ValueError(f"w must be float32 ({2 * self.spec.m},), got {w.dtype} {w.shape}: use buffer()")
         if x.ndim != 1 or x.dtype.kind not in "fiu" or offset < 0:
-            raise ValueError(
-                f"x must be flat and real, offset >= 0; got {x.dtype} {x.shape}, offset={offset}"
-            )
+            raise ValueError(f"x must be flat and real, offset >= 0; got {x.dtype} {x.shape}, offset={offset}")
         with np.errstate(all="ignore"):
             self._fold(w, name, x, offset)
 
@@ -280,9 +278,7 @@ class _GroupProjector:
             raise GradientError(f"expected {len(self._tensors)} gradients, got {len(arrays)}")
         shape = (len(self._members), self.spec.k)
         if out.shape != shape or out.dtype != np.float32 or norm2.shape != shape[:1]:
-            raise ValueError(
-                f"out must be float32 {shape} and norm2 ({shape[0]},); got {out.dtype} {out.shape}"
-            )
+            raise ValueError(f"out must be float32 {shape} and norm2 ({shape[0]},); got {out.dtype} {out.shape}")
         with np.errstate(all="ignore"):
             for g, members in enumerate(self._members):
                 norm2[g] = self._group(members, arrays, out[g])

@@ -39,7 +39,7 @@ log = logging.getLogger("gradlog")
 
 def now() -> str:
     """UTC time in ISO 8601."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def digest(data: Buffers) -> str:
@@ -85,7 +85,7 @@ def read_segment(sink: Sink, name: str) -> SegmentHeader:
 
 
 def segment_names(sink: Sink) -> list[tuple[int, int, str]]:
-    """(number, rank, name) of each segment folder, in order."""
+    """List (number, rank, name) of each segment folder, in order."""
     found = [(SEGMENT_PATTERN.fullmatch(name), name) for name in sink.folders()]
     return sorted((int(m[1]), int(m[2]), name) for m, name in found if m)
 
@@ -112,9 +112,9 @@ class SegmentWriter:
         """Claim the segment's name; False if another writer has it."""
         return self._sink.create(f"{self.segment.name}/{META}", [self._metadata()])
 
-    def commit(self, block: Block, names: list[str], dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
+    def commit(self, block: Block, dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
         """Make the rows of ``block`` readable. Raises OSError as the file system does; nothing is half-visible."""
-        s = self.segment
+        s, names = self.segment, block.names
         if block.rows == 0:
             return
         if not block.full:
@@ -152,9 +152,7 @@ class SegmentWriter:
 
     def finish(self, status: str, reason: str = "", dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
         """Record that this segment gets no more rows, and why."""
-        self._publish(
-            dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now())
-        )
+        self._publish(dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now()))
 
     def _publish(self, segment: SegmentHeader) -> None:
         previous, self.segment = self.segment, segment

@@ -117,3 +117,22 @@ def _from_torch(tensor: Any, torch: Any, name: str) -> NDArray[Any]:
     if a.dtype.kind not in "fciu":
         raise GradientError(f"{name}: expected numbers, got a tensor of dtype {t.dtype}")
     return a
+
+
+def describe(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, tuple[int, ...], str]]:
+    """List (name, shape, dtype) of each leaf: the layout of a run.
+
+    Raises
+    ------
+    GradientError
+        There is no leaf, or a leaf is None, which has no shape.
+    """
+    found = []
+    for name, leaf in pairs:
+        if leaf is None:
+            raise GradientError(f"{name}: no gradient in the first step; pass like=params so that shapes are known")
+        dtype = str(getattr(leaf, "dtype", "float64")).removeprefix("torch.")
+        found.append((name, tuple(map(int, getattr(leaf, "shape", np.shape(leaf)))), dtype))
+    if not found:
+        raise GradientError("no parameters: expected at least one array")
+    return found

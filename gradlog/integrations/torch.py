@@ -13,7 +13,8 @@ from typing import Any
 
 from gradlog.errors import UnsupportedError
 from gradlog.groups import canonical
-from gradlog.logger import Logger, Row
+from gradlog.logger import Logger
+from gradlog.recording import Row
 from gradlog.schema import SKIPPED
 from gradlog.tree import as_numpy
 
@@ -43,7 +44,7 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
             optimizer.register_step_pre_hook(capture.before),
             optimizer.register_step_post_hook(capture.after),
         )
-        logger.on_close(lambda: [hook.remove() for hook in hooks] and None)
+        logger.on_close(lambda: _remove(hooks))
     return logger
 
 
@@ -90,6 +91,11 @@ class _Capture:
             scalars["loss_scale"] = float(scale)
             arrays = [None if a is None else a / float(scale) for a in arrays]
         return Row(arrays, scalars, flags)
+
+
+def _remove(hooks: tuple[Any, ...]) -> None:
+    for hook in hooks:
+        hook.remove()
 
 
 def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
