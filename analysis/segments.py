@@ -138,7 +138,7 @@ class Segment:
     tail: Journal | None = None
 
     @classmethod
-    def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str) -> Segment:
+    def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str, tries: int = 10) -> Segment:
         """Open by its commit record and check every shape against the headers."""
         here = f"{where}/{name}"
         with unbroken(here):
@@ -150,7 +150,15 @@ class Segment:
         segment = cls(header, group, run, here, steps, flags)
         segment.require_chunks("step", "flags")
         if header.status != "closed" and isinstance(store, LocalStore):
-            segment._overlay(read_journals(Path(store.root) / prefix / name, run))
+            journals = [
+                journal
+                for journal in read_journals(Path(store.root) / prefix / name, run)
+                if journal.chunk * run.chunk >= header.rows
+            ]
+            if journals and journals[0].chunk * run.chunk > header.rows and tries:
+                # A live writer committed a chunk between our two looks, and its journal went with it: look again.
+                return cls.open(store, prefix, name, run, where, tries - 1)
+            segment._overlay(journals)
         if np.any(np.diff(segment.steps) <= 0):
             raise CorruptRunError(f"{here}: step numbers do not increase")
         return segment
@@ -249,7 +257,7 @@ def _join(first: Journal, second: Journal) -> Journal:
     for (j, columns), rows in zip(parts, (slice(len(first)), slice(len(first), None)), strict=True):
         scalars[rows, columns] = j.scalars
     joined = {a: np.concatenate([getattr(first, a), getattr(second, a)]) for a in ("step", "flags", "norm2", "sketch")}
-    return Journal(**joined, scalars=scalars, names=names, torn=first.torn or second.torn)
+    return Journal(**joined, scalars=scalars, names=names, unread=second.unread, chunk=first.chunk)
 
 
 def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, where: str) -> None:

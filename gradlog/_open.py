@@ -11,7 +11,7 @@ from typing import Any, Literal
 from gradlog.errors import GradlogWarning
 from gradlog.logger import Logger
 from gradlog.resume import Plan
-from gradlog.schema import STAGES
+from gradlog.schema import CODECS, FULL_BITS, STAGES
 from gradlog.tree import describe, flatten
 
 Groups = str | Mapping[str, str] | Callable[[str], str]
@@ -30,6 +30,8 @@ def open(
     what: str = "gradient",
     on_error: Literal["warn", "raise"] = "warn",
     chunk: int | None = None,
+    codec: Literal["raw", "bitshuffle-zstd"] | None = None,
+    sketch_bits: int = FULL_BITS,
     rank: int = 0,
     first_step: int | None = None,
     journal: bool = True,
@@ -64,6 +66,10 @@ def open(
         What a failure of the recorder does to the training job. Wrong arguments always raise, here and at once.
     chunk : int, optional
         Rows of a chunk. Default: a power of two that makes about 4 MiB.
+    codec : {"raw", "bitshuffle-zstd"}, optional
+        How sketches are encoded. Default: raw, and compressed when they are rounded.
+    sketch_bits : int
+        Mantissa bits that are kept of a sketch, 1 to 23. 12 bits err far less than the sketch itself does.
     rank : int
         This writer's rank, where several processes record one run.
     first_step : int, optional
@@ -107,6 +113,9 @@ def open(
     for name, value, least in (("every", every, 1), ("rank", rank, 0), ("chunk", chunk or 1, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    _one_of("codec", codec or "raw", CODECS)
+    if not isinstance(sketch_bits, int) or not 1 <= sketch_bits <= FULL_BITS:
+        raise ValueError(f"sketch_bits must be an integer from 1 to {FULL_BITS}, got {sketch_bits!r}")
     if os.environ.get("GRADLOG_DISABLED", "") not in ("", "0"):
         return Logger(None)
     _warn_of_namesake()
@@ -121,6 +130,8 @@ def open(
         stage=stage,
         what=what,
         chunk=chunk,
+        codec=codec or ("raw" if sketch_bits == FULL_BITS else "bitshuffle-zstd"),
+        sketch_bits=sketch_bits,
         rank=rank,
         first_step=first_step,
         journal=journal,

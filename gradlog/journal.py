@@ -50,7 +50,7 @@ class JournalWriter:
         if self._fd < 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path(chunk), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-            parts.insert(0, records.MAGIC)
+            parts.insert(0, records.head(chunk))
         self._write(b"".join(parts))
 
     def annotate(self, row: int, columns: list[int], values: list[float], names: list[str]) -> None:

@@ -20,7 +20,7 @@ from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
 from gradlog.resume import Layout, Plan, journal_folder, open_segment, with_parent
 from gradlog.schema import NONFINITE, PARTIAL
-from gradlog.store import SegmentWriter, read_segment
+from gradlog.store import SegmentWriter, read_segment, round_mantissa
 from gradlog.tree import as_numpy
 
 PATIENCE = 5.0
@@ -98,6 +98,7 @@ class Recording:
         if missing == len(arrays):
             self._drop(number, "no parameter had a gradient")
             return
+        round_mantissa(block.sketch[i], self.header.sketch_bits)
         if missing:
             flags |= PARTIAL
         if not np.isfinite(block.norm2[i]).all():

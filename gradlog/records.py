@@ -1,7 +1,8 @@
 """The journal's records: rows that are safe on disk but not yet in chunks. Layout only, no file is touched.
 
-A journal is the magic ``GLJ1`` and then records, each ``length u32 | crc32c u32 | payload``, little-endian.
-``length`` counts the payload. Payload by its first byte:
+A journal is a head, ``GLJ1 | chunk u32 | crc32c u32`` of the first eight bytes, and then records, each
+``length u32 | crc32c u32 | payload``, little-endian. ``chunk`` is the index of the chunk that its rows will
+become, ``length`` counts the payload. Payload by its first byte:
 
 ====  ==========================================================================================
  N    scalar names, a JSON list; column i of the scalars from here on is name i (names only grow)
@@ -22,7 +23,8 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-MAGIC = b"GLJ1"
+_MAGIC = b"GLJ1"
+_HEAD = struct.Struct("<4sII")
 _FRAME = struct.Struct("<II")
 _ROW = struct.Struct("<cxHIq")
 _NOTE = struct.Struct("<cxHI")
@@ -32,6 +34,12 @@ _LIMIT = 2**31
 
 def _crc(data: bytes) -> int:
     return int(google_crc32c.value(data))
+
+
+def head(chunk: int) -> bytes:
+    """First bytes of the journal of chunk ``chunk``."""
+    start = _HEAD.pack(_MAGIC, chunk, 0)[:8]
+    return start + _crc(start).to_bytes(4, "little")
 
 
 def frame(payload: bytes) -> bytes:
@@ -74,8 +82,10 @@ class Journal:
     sketch : (rows, G, k) float32
     scalars : (rows, names) float64, NaN where not logged
     names : list of str
-    torn : bool
-        Whether bytes after the last whole record were left aside.
+    unread : int
+        Bytes after the last whole record, which were left aside.
+    chunk : int
+        Index of the chunk that these rows become; -1 where the head itself is damaged.
     """
 
     step: NDArray[np.int64]
@@ -84,7 +94,13 @@ class Journal:
     sketch: NDArray[np.float32]
     scalars: NDArray[np.float64]
     names: list[str]
-    torn: bool
+    unread: int
+    chunk: int
+
+    @property
+    def torn(self) -> bool:
+        """Whether the journal ends in an incomplete or damaged record."""
+        return self.unread > 0
 
     def __len__(self) -> int:
         return len(self.step)
@@ -106,18 +122,15 @@ def read_journal(data: bytes, groups: int, k: int) -> Journal:
     rows: list[tuple[int, int]] = []
     norm2, sketch, scalars = [], [], []
     width = _ROW.size + groups * 8 + groups * k * 4
-    at = len(MAGIC)
-    torn = data[:at] != MAGIC
-    while not torn and at < len(data):
+    chunk, at = _chunk(data)
+    while chunk >= 0 and at < len(data):
         payload = _payload(data, at)
         if payload is None:
-            torn = True
             break
         kind = payload[:1]
         if kind == b"R" and len(payload) >= width:
             _, n, flags, step = _ROW.unpack_from(payload)
             if len(payload) != width + 8 * n:
-                torn = True
                 break
             rows.append((step, flags))
             norm2.append(np.frombuffer(payload, "<f8", groups, _ROW.size))
@@ -128,12 +141,10 @@ def read_journal(data: bytes, groups: int, k: int) -> Journal:
         elif kind == b"A" and len(payload) >= _NOTE.size:
             _, n, row = _NOTE.unpack_from(payload)
             if row >= len(rows) or len(payload) != _NOTE.size + n * _PAIR.itemsize:
-                torn = True
                 break
             for column, value in np.frombuffer(payload, _PAIR, n, _NOTE.size):
                 scalars[row] = _set(scalars[row], int(column), float(value))
         else:
-            torn = True
             break
         at += _FRAME.size + len(payload)
     table = np.full((len(rows), len(names)), np.nan)
@@ -146,8 +157,17 @@ def read_journal(data: bytes, groups: int, k: int) -> Journal:
         sketch=np.array(sketch, np.float32).reshape(len(rows), groups, k),
         scalars=table,
         names=names,
-        torn=torn,
+        unread=len(data) - at,
+        chunk=chunk,
     )
+
+
+def _chunk(data: bytes) -> tuple[int, int]:
+    """Chunk index of a journal and where its records begin; -1 and 0 where the head is damaged."""
+    if len(data) < _HEAD.size:
+        return -1, 0
+    magic, chunk, crc = _HEAD.unpack_from(data)
+    return (chunk, _HEAD.size) if magic == _MAGIC and crc == _crc(data[:8]) else (-1, 0)
 
 
 def _payload(data: bytes, at: int) -> bytes | None:

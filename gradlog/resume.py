@@ -49,6 +49,8 @@ class Plan:
     stage: str
     what: str
     chunk: int | None
+    codec: str
+    sketch_bits: int
     rank: int
     first_step: int | None
     journal: bool
@@ -99,6 +101,7 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
             number=number,
             rank=plan.rank,
             parent=mine[-1] if mine else None,
+            root=digest([root]),
             head=digest([root]),
             opened=now(),
             process={**provenance.process_identity(), "resumed": provenance.collect(plan.hostname) if mine else None},
@@ -116,7 +119,7 @@ def with_parent(segment: SegmentHeader, parents: list[tuple[str, int, int]], fir
 
 def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:
     """Raise SpecMismatchError naming the first thing in which two headers differ."""
-    for field in ("sketch", "stage", "what", "every", "chunk", "groups"):
+    for field in ("sketch", "stage", "what", "every", "chunk", "codec", "sketch_bits", "groups"):
         old, new = getattr(header, field), getattr(wanted, field)
         if old != new:
             raise SpecMismatchError(f"{path} was recorded with {field}={old}, this process wants {new}")
@@ -167,6 +170,8 @@ def _header(plan: Plan, layout: Layout) -> RunHeader:
         groups=tuple(group_names),
         tensors=infos,
         chunk=plan.chunk or chunk_rows(len(group_names) * spec.k * 4),
+        codec=plan.codec,
+        sketch_bits=plan.sketch_bits,
         stage=plan.stage,
         what=plan.what,
         every=plan.every,
@@ -238,7 +243,7 @@ def _read_tail(folder: Path, header: RunHeader) -> list[tuple[int, records.Journ
     tail = []
     for index, path in _journals(folder).items():
         journal = records.read_journal(path.read_bytes(), len(header.groups), header.sketch.k)
-        if len(journal):
+        if len(journal) and journal.chunk == index:
             tail.append((index, journal))
     return tail
 

@@ -19,10 +19,13 @@ ROOT_KEY = "gradlog"
 SEGMENT_KEY = "gradlog_segment"
 META = "zarr.json"
 MANIFEST = "manifest/{:06d}.json"
+MANIFESTS = "manifest/all.jsonl"
 JOURNAL = ".journal-{:06d}"
 SEGMENT = "seg-{number:06d}-r{rank:04d}"
 SEGMENT_PATTERN = re.compile(r"seg-(\d{6})-r(\d{4})")
 JOURNAL_PATTERN = re.compile(r"\.journal-(\d{6})")
+
+NO_CHECK = "0" * 64
 
 SCALAR_COLUMNS = 16
 """Scalars are chunked in columns of 16, so that a name first seen at a late step needs no rewrite."""
@@ -33,7 +36,21 @@ NONFINITE, SKIPPED, PARTIAL = 1, 2, 4
 STAGES = ("consumed", "preclip", "local")
 """What "the gradient at a step" means: as the optimizer consumed it, before clipping, or one rank's own."""
 
+CODECS = ("raw", "bitshuffle-zstd")
+"""How ``sketch`` chunks are encoded. Random floats barely compress, so raw is the default."""
+
+FULL_BITS = 23
+"""Mantissa bits of a float32."""
+
 _RAW: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+_SHUFFLED: list[dict[str, Any]] = [
+    _RAW[0],
+    {
+        "name": "blosc",
+        "configuration": {"typesize": 4, "cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0},
+    },
+    _RAW[1],
+]
 _PACKED: list[dict[str, Any]] = [_RAW[0], {"name": "zstd", "configuration": {"level": 1, "checksum": False}}, _RAW[1]]
 
 
@@ -86,13 +103,16 @@ class TensorInfo:
 class RunHeader:
     """What is fixed for the whole run: the ``gradlog`` attribute of the root group.
 
-    ``chunk`` is the number of rows a chunk of every array of every segment holds.
+    ``chunk`` is the number of rows a chunk of every array of every segment holds; ``codec`` and ``sketch_bits`` say
+    how sketches are encoded and to how many mantissa bits they were rounded.
     """
 
     sketch: SketchSpec
     groups: tuple[str, ...]
     tensors: tuple[TensorInfo, ...]
     chunk: int
+    codec: str = "raw"
+    sketch_bits: int = FULL_BITS
     stage: str = "consumed"
     what: str = "gradient"
     every: int = 1
@@ -150,6 +170,8 @@ class RunHeader:
                 groups=tuple(map(str, d["groups"])),
                 tensors=tensors,
                 chunk=int(d["chunk"]),
+                codec=str(d["codec"]),
+                sketch_bits=int(d["sketch_bits"]),
                 stage=str(d["stage"]),
                 what=str(d["what"]),
                 every=int(d["every"]),
@@ -172,6 +194,8 @@ class RunHeader:
             and 0 <= s.m <= 2**31
             and 1 <= self.chunk <= 2**20
             and self.every >= 1
+            and self.codec in CODECS
+            and 1 <= self.sketch_bits <= FULL_BITS
             and 1 <= len(self.groups) <= 2**20
             and all(0 <= t.group < len(self.groups) and min(t.shape, default=1) >= 0 for t in self.tensors)
         )
@@ -183,8 +207,10 @@ class RunHeader:
 class SegmentHeader:
     """One writer's lifetime: the ``gradlog_segment`` attribute of a segment group.
 
-    ``rows`` is the committed length, ``head`` the digest of the newest manifest (for none: of the root's
-    metadata file), ``dropped`` the step intervals [first, last, reason] that were not kept.
+    ``rows`` is the committed length, ``root`` the digest of the root's metadata file, ``head`` that of the newest
+    manifest (before the first: ``root``), ``dropped`` the step intervals [first, last, reason] that were not kept.
+    ``shard`` is the number of chunks in each shard of a compacted segment, 0 for one file a chunk.
+    ``check`` is the digest of the segment's own metadata file, taken with 64 zeros in its place.
     """
 
     number: int = 0
@@ -194,6 +220,7 @@ class SegmentHeader:
     scalars: tuple[str, ...] = ()
     rows: int = 0
     flushes: int = 0
+    root: str = ""
     head: str = ""
     status: str = "recording"  # | "closed" | "failed"
     reason: str = ""
@@ -201,6 +228,8 @@ class SegmentHeader:
     closed: str = ""
     dropped: tuple[tuple[int, int, str], ...] = ()
     process: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shard: int = 0
+    check: str = NO_CHECK
 
     @property
     def name(self) -> str:
@@ -228,8 +257,8 @@ class SegmentHeader:
             fields = {k: v for k, v in d.items() if k in known}
             fields["scalars"] = tuple(map(str, fields.get("scalars", ())))
             fields["dropped"] = tuple((int(a), int(b), str(c)) for a, b, c in fields.get("dropped", ()))
-            for key in ("number", "rank", "rows", "flushes"):
-                fields[key] = int(fields[key])
+            for key in ("number", "rank", "rows", "flushes", "shard"):
+                fields[key] = int(fields.get(key, 0))
                 if fields[key] < 0:
                     raise ValueError(f"{key}={fields[key]}")
             return cls(**fields)
@@ -275,19 +304,43 @@ def group_metadata(attrs: Mapping[str, Any], consolidated: Mapping[str, Any] | N
     return meta
 
 
-def segment_arrays(header: RunHeader, rows: int, scalars: int) -> dict[str, dict[str, Any]]:
+def segment_arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0) -> dict[str, dict[str, Any]]:
     """Zarr v3 metadata of a segment's five arrays when ``rows`` rows and ``scalars`` names are committed.
+
+    With ``shard`` chunks to a file the chunks are those of an unsharded segment, byte for byte, as the inner chunks
+    of Zarr's ``sharding_indexed`` codec.
 
     ``sketch`` (step, group, k) float32; ``group_norm2`` (step, group) float64; ``scalars`` (step, scalar)
     float64; ``step`` (step) int64; ``flags`` (step) uint32.
     """
     C, G, k = header.chunk, len(header.groups), header.sketch.k
-    return {
-        "sketch": _array((rows, G, k), (C, G, k), "float32", ("step", "group", "k"), _RAW),
+    codecs = _RAW if header.codec == "raw" else _SHUFFLED
+    arrays = {
+        "sketch": _array((rows, G, k), (C, G, k), "float32", ("step", "group", "k"), codecs),
         "group_norm2": _array((rows, G), (C, G), "float64", ("step", "group"), _PACKED),
         "scalars": _array((rows, scalars), (C, SCALAR_COLUMNS), "float64", ("step", "scalar"), _PACKED),
         "step": _array((rows,), (C,), "int64", ("step",), _PACKED),
         "flags": _array((rows,), (C,), "uint32", ("step",), _PACKED),
+    }
+    return {name: _sharded(meta, shard) for name, meta in arrays.items()} if shard else arrays
+
+
+def _sharded(meta: dict[str, Any], shard: int) -> dict[str, Any]:
+    inner = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    codec = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": inner,
+            "codecs": meta["codecs"],
+            "index_codecs": _RAW,
+            "index_location": "end",
+        },
+    }
+    return meta | {
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [inner[0] * shard, *inner[1:]]}},
+        # Another separator than chunks have: shards are written beside them and then take over in one commit.
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "codecs": [codec],
     }
 
 

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from gradlog.buffer import Block
 from gradlog.errors import CorruptRunError, NotARunError
 from gradlog.schema import (
+    FULL_BITS,
     MANIFEST,
     META,
+    NO_CHECK,
     SCALAR_COLUMNS,
     SEGMENT_PATTERN,
     RunHeader,
@@ -139,7 +141,7 @@ class SegmentWriter:
             }
         )
         self._sink.put(f"{s.name}/{MANIFEST.format(s.flushes)}", [manifest])
-        self._publish(
+        self.publish(
             dataclasses.replace(
                 s,
                 rows=first + block.rows,
@@ -152,9 +154,10 @@ class SegmentWriter:
 
     def finish(self, status: str, reason: str = "", dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
         """Record that this segment gets no more rows, and why."""
-        self._publish(dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now()))
+        self.publish(dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now()))
 
-    def _publish(self, segment: SegmentHeader) -> None:
+    def publish(self, segment: SegmentHeader) -> None:
+        """Commit a new state of the segment: each array's metadata, then its own."""
         previous, self.segment = self.segment, segment
         try:
             for name, meta in self._arrays().items():
@@ -165,14 +168,20 @@ class SegmentWriter:
             raise
 
     def _arrays(self) -> dict[str, dict[str, Any]]:
-        return segment_arrays(self._header, self.segment.rows, len(self.segment.scalars))
+        s = self.segment
+        return segment_arrays(self._header, s.rows, len(s.scalars), s.shard)
 
     def _metadata(self) -> bytes:
-        return _json(group_metadata(self.segment.to_attrs(), self._arrays()))
+        unchecked = dataclasses.replace(self.segment, check=NO_CHECK)
+        data = _json(group_metadata(unchecked.to_attrs(), self._arrays()))
+        return data.replace(NO_CHECK.encode(), digest([data]).encode(), 1)
+
+    def _sketch(self, block: Block) -> Buffers:
+        return _raw(block.sketch) if self._header.codec == "raw" else _shuffled(block.sketch)
 
     def _encode(self, block: Block, scalars: int) -> list[tuple[str, Buffers]]:
         i = block.index
-        out: list[tuple[str, Buffers]] = [(f"sketch/c.{i}.0.0", _raw(block.sketch))]
+        out: list[tuple[str, Buffers]] = [(f"sketch/c.{i}.0.0", self._sketch(block))]
         out.append((f"group_norm2/c.{i}.0", _packed(block.norm2)))
         for column in range(-(-scalars // SCALAR_COLUMNS)):
             part = block.scalars[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS]
@@ -182,9 +191,25 @@ class SegmentWriter:
         return out
 
 
+def round_mantissa(x: NDArray[np.float32], bits: int) -> None:
+    """Round float32 values in place to ``bits`` mantissa bits, ties to even; NaN and inf stay what they are."""
+    drop = FULL_BITS - bits
+    if drop > 0:
+        u = x.view(np.uint32)
+        u += ((u >> np.uint32(drop)) & np.uint32(1)) + np.uint32((1 << (drop - 1)) - 1)
+        u &= np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
+
+
 def _raw(array: NDArray[Any]) -> Buffers:
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
     return _checked(little)
+
+
+def _shuffled(array: NDArray[Any]) -> Buffers:
+    from numcodecs.blosc import BITSHUFFLE, Blosc
+
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return _checked(bytes(Blosc("zstd", clevel=1, shuffle=BITSHUFFLE).encode(little)))
 
 
 def _packed(array: NDArray[Any]) -> Buffers:

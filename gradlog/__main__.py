@@ -1,0 +1,5 @@
+"""``python -m gradlog``: the command line."""
+
+from gradlog.cli import main
+
+main()

@@ -1,0 +1,152 @@
+"""Rewrite a finished segment into few files, without touching a byte of what was recorded.
+
+Chunks become the inner chunks of Zarr shards as they are, manifests the lines of one file, so that every digest
+and the chain stay valid. The shards are written beside the chunks and read back; then one atomic commit makes
+them the segment, and only after that do the old files go. A kill at any moment leaves a readable run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from gradlog import provenance, shards
+from gradlog.errors import CorruptRunError, UnsupportedError
+from gradlog.schema import JOURNAL_PATTERN, MANIFEST, MANIFESTS, RunHeader, SegmentHeader, segment_arrays
+from gradlog.sink import LocalSink
+from gradlog.store import SegmentWriter, digest, read_root, read_segment, segment_names
+
+SHARD_BYTES = 256 * 2**20
+"""Sketch bytes that go into one shard at most; a shard is built in memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compacted:
+    """What became of one segment: files before and after, or why it was left alone."""
+
+    segment: str
+    before: int
+    after: int
+    skipped: str = ""
+
+
+def compact(path: str | os.PathLike[str], shard_bytes: int = SHARD_BYTES) -> list[Compacted]:
+    """Compact every finished segment of a local run.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The run.
+    shard_bytes : int
+        Upper bound of a shard's sketch bytes.
+
+    Returns
+    -------
+    list of Compacted
+        One entry a segment, in order.
+
+    Raises
+    ------
+    NotARunError, CorruptRunError
+        There is no run, or a chunk contradicts its manifest; nothing is changed then.
+    UnsupportedError
+        The run is not in a local directory.
+    """
+    if "://" in os.fspath(path):
+        raise UnsupportedError(f"{path}: only local runs can be compacted; copy it here, compact, copy it back")
+    sink = LocalSink(path)
+    header, _ = read_root(sink)
+    return [_segment(sink, Path(path) / name, header, name, shard_bytes) for _, _, name in segment_names(sink)]
+
+
+def _segment(sink: LocalSink, folder: Path, header: RunHeader, name: str, shard_bytes: int) -> Compacted:
+    segment = read_segment(sink, name)
+    before = _files(folder)
+    why = _unfinished(folder, segment)
+    if why:
+        return Compacted(name, before, before, why)
+    chunk_bytes = header.chunk * header.n * 4
+    per_shard = max(1, min(shard_bytes // chunk_bytes, -(-segment.rows // header.chunk)))
+    manifests = [sink.get(f"{name}/{MANIFEST.format(i)}") for i in range(segment.flushes)]
+    digests = _digests(manifests, segment)
+    arrays = segment_arrays(header, segment.rows, len(segment.scalars))
+    for array, meta in arrays.items():
+        for key, chunks in _plan(array, meta, per_shard):
+            _shard(sink, name, key, chunks, digests)
+    sink.put(f"{name}/{MANIFESTS}", [b"\n".join(manifests)])
+    SegmentWriter(sink, header, segment).publish(dataclasses.replace(segment, shard=per_shard))
+    _sweep(folder)
+    return Compacted(name, before, _files(folder))
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what the shards replaced; a compaction that was killed after its commit leaves this to the next."""
+    for old in [*folder.glob("*/c.*"), *folder.glob("manifest/*.json")]:
+        old.unlink()
+
+
+def _unfinished(folder: Path, segment: SegmentHeader) -> str:
+    if segment.shard:
+        _sweep(folder)
+        return "is compact already"
+    if segment.rows == 0:
+        return "has no rows"
+    if segment.status == "recording" and provenance.may_be_alive(segment.process):
+        return "may still be written to"
+    if any(JOURNAL_PATTERN.fullmatch(p.name) for p in folder.iterdir()):
+        return 'has rows in its journal: open the run once with mode="a" on the host that recorded it'
+    return ""
+
+
+def _digests(manifests: list[bytes], segment: SegmentHeader) -> dict[str, str]:
+    """Digest of every chunk by its key, from a chain that is checked on the way."""
+    found: dict[str, str] = {}
+    previous = segment.root
+    for i, data in enumerate(manifests):
+        manifest = json.loads(data)
+        if manifest["prev"] != previous:
+            raise CorruptRunError(f"{segment.name}: manifest {i} does not follow the one before; run: gradlog audit")
+        found |= {key: entry["blake2b"] for key, entry in manifest["chunks"].items()}
+        previous = digest([data])
+    if previous != segment.head:
+        raise CorruptRunError(f"{segment.name}: the chain of manifests is broken; run: gradlog audit")
+    return found
+
+
+def _plan(array: str, meta: dict[str, Any], per_shard: int) -> list[tuple[str, list[str]]]:
+    """(key of a shard, keys of its chunks) of one array; only the first axis is cut, and scalars also by column."""
+    shape, inner = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
+    rows = -(-shape[0] // inner[0])
+    columns = -(-shape[1] // inner[1]) if len(shape) == 2 else 1
+    plan = []
+    for start in range(0, rows, per_shard):
+        for column in range(columns):
+            tail = [column, 0][: len(shape) - 1]
+            chunks = [
+                f"{array}/c." + ".".join(map(str, [i, *tail])) for i in range(start, min(start + per_shard, rows))
+            ]
+            plan.append((f"{array}/c/" + "/".join(map(str, [start // per_shard, *tail])), _padded(chunks, per_shard)))
+    return plan
+
+
+def _padded(keys: list[str], count: int) -> list[str]:
+    return keys + [""] * (count - len(keys))
+
+
+def _shard(sink: LocalSink, name: str, key: str, chunks: list[str], digests: dict[str, str]) -> None:
+    data = [sink.get(f"{name}/{c}") if c in digests else None for c in chunks]
+    for c, chunk in zip(chunks, data, strict=True):
+        if chunk is not None and digest([chunk]) != digests[c]:
+            raise CorruptRunError(f"{name}/{c}: bytes contradict the manifest; run: gradlog audit")
+    if all(chunk is None for chunk in data):
+        return
+    sink.put(f"{name}/{key}", shards.pack(data, len(chunks)))
+    if shards.unpack(sink.get(f"{name}/{key}"), len(chunks)) != data:
+        raise OSError(f"{name}/{key} does not read back as written; nothing was changed")
+
+
+def _files(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))

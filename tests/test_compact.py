@@ -1,0 +1,157 @@
+"""Compaction keeps every byte, every digest and the chain; a kill in the middle of it loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gradlog
+from gradlog import shards
+from gradlog.analysis.audit import Folder, verify
+from gradlog.compact import compact
+from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
+from gradlog.sink import LocalSink
+
+SEGMENT = "seg-000000-r0000"
+
+
+def record(path: Path, steps: int = 100, **options: object) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    with gradlog.open(path, k=16, chunk=16, on_error="raise", **options) as log:
+        for t in range(steps):
+            late = {f"s{i}": float(i) for i in range(20)} if t > steps // 2 else {}
+            log.step({"a": rng.normal(size=200), "b": rng.normal(size=30)}, loss=float(t), **late)
+    return rows(path)
+
+
+def rows(path: Path) -> dict[str, np.ndarray]:
+    group = zarr.open_group(path / SEGMENT, mode="r", use_consolidated=True)
+    return {name: group[name][:] for name in ("sketch", "group_norm2", "scalars", "step", "flags")}
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(a[name], b[name], equal_nan=a[name].dtype.kind == "f") for name in a)
+
+
+@given(st.lists(st.none() | st.binary(min_size=1, max_size=50), min_size=1, max_size=9))
+def test_shard_round_trip(chunks: list[bytes | None]) -> None:
+    assert shards.unpack(b"".join(shards.pack(chunks, len(chunks))), len(chunks)) == chunks
+
+
+@given(st.binary(max_size=80), st.integers(1, 4))
+def test_random_bytes_are_no_shard(data: bytes, count: int) -> None:
+    with pytest.raises(ValueError, match="shard"):
+        shards.unpack(data, count)
+
+
+@pytest.mark.parametrize("options", [{}, {"sketch_bits": 12}, {"shard_bytes": 3 * 16 * 2 * 16 * 4}])
+def test_rows_stay_and_files_go(tmp_path: Path, options: dict[str, int]) -> None:
+    path = tmp_path / "run.zarr"
+    shard_bytes = options.pop("shard_bytes", 2**20)
+    before = record(path, **options)
+    (result,) = compact(path, shard_bytes)
+    assert result.after < result.before / 2
+    assert same(before, rows(path))
+    assert verify(Folder(path)) == []
+
+
+def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    record(path)
+    compact(path)
+    (again,) = compact(path)
+    assert again.skipped == "is compact already"
+    assert again.before == again.after
+
+
+def test_killed_at_any_write_it_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    put = LocalSink.put
+    for survived in range(100):
+        path = tmp_path / f"{survived}.zarr"
+        before = record(path, steps=40)
+        calls = 0
+
+        def stops(self: LocalSink, key: str, data: object, limit: int = survived) -> None:
+            nonlocal calls
+            if calls == limit:
+                raise Killed
+            calls += 1
+            put(self, key, data)
+
+        monkeypatch.setattr(LocalSink, "put", stops)
+        try:
+            compact(path)
+        except Killed:
+            monkeypatch.setattr(LocalSink, "put", put)
+            assert same(before, rows(path))
+            compact(path)
+            assert same(before, rows(path))
+            assert verify(Folder(path)) == []
+        else:
+            break
+        finally:
+            monkeypatch.setattr(LocalSink, "put", put)
+    assert survived > 5
+
+
+def test_leftovers_of_a_kill_after_the_commit_are_swept(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    record(path)
+    old = (path / SEGMENT / "step/c.0").read_bytes()
+    compact(path)
+    (path / SEGMENT / "step/c.0").write_bytes(old)
+    assert verify(Folder(path)) == [f"{SEGMENT}/step/c.0: in no manifest"]
+    compact(path)
+    assert verify(Folder(path)) == []
+
+
+def test_damage_is_found_before_anything_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    record(path)
+    chunk = path / SEGMENT / "sketch/c.2.0.0"
+    data = bytearray(chunk.read_bytes())
+    data[100] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(CorruptRunError, match=r"sketch/c\.2\.0\.0: bytes contradict"):
+        compact(path)
+    assert chunk.read_bytes() == bytes(data)
+
+
+@pytest.mark.parametrize("at", [10, -10, -30])
+def test_damage_in_a_shard_is_found(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "run.zarr"
+    record(path)
+    compact(path)
+    shard = path / SEGMENT / "sketch/c/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[at] ^= 1
+    shard.write_bytes(data)
+    assert any("sketch/c" in problem for problem in verify(Folder(path)))
+
+
+def test_a_live_segment_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    with gradlog.open(path, k=8, chunk=4, on_error="raise") as log:
+        for _ in range(10):
+            log.step(np.ones(30))
+        (result,) = compact(path)
+        assert result.skipped == "has no rows" or "written to" in result.skipped
+        log.step(np.ones(30))
+    (result,) = compact(path)
+    assert result.skipped == ""
+    assert len(rows(path)["step"]) == 11
+
+
+def test_only_local_runs(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="only local runs"):
+        compact("memory://run.zarr")
+    with pytest.raises(NotARunError):
+        compact(tmp_path)
