@@ -8,7 +8,6 @@ whole chain; a head kept elsewhere (in a checkpoint) can.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,16 +21,16 @@ from gradlog.schema import (
     MANIFEST,
     MANIFESTS,
     META,
-    NO_CHECK,
     SCALAR_COLUMNS,
     SEGMENT_PATTERN,
     RunHeader,
     SegmentHeader,
+    digest,
+    is_sealed,
     segment_arrays,
 )
 
 _DIMENSIONS = {"sketch": 3, "group_norm2": 2, "scalars": 2, "step": 1, "flags": 1}
-_CHECK = re.compile(rb'"check":"([0-9a-f]{64})"')
 
 
 class Files(Protocol):
@@ -86,11 +85,6 @@ def verify(files: Files) -> list[str]:
     ['zarr.json: missing']
     """
     return list(_run(files))
-
-
-def digest(data: bytes) -> str:
-    """BLAKE2b-256 in hex, as ``b2sum -l 256`` prints it."""
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 class Shards:
@@ -165,8 +159,7 @@ def _segment(files: Files, header: RunHeader, root: str, name: str, inside: set[
     if data is None:
         yield f"{META}: missing"
         return
-    check = _CHECK.search(data)
-    if check is None or digest(data.replace(check[1], NO_CHECK.encode(), 1)) != check[1].decode():
+    if not is_sealed(data):
         yield f"{META}: its bytes contradict its own digest"
         return
     try:

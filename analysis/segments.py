@@ -141,10 +141,17 @@ class Segment:
     def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str, tries: int = 10) -> Segment:
         """Open by its commit record and check every shape against the headers."""
         here = f"{where}/{name}"
+        sealed = _get(store, f"{prefix}{name}/{schema.META}")
+        if sealed is None or not schema.is_sealed(sealed):
+            raise CorruptRunError(f"{here}/{schema.META}: its bytes contradict its own digest; run: gradlog audit")
         with unbroken(here):
             group = zarr.open_group(store, path=prefix + name, mode="r", zarr_format=3, use_consolidated=True)
             header = SegmentHeader.from_attrs(group.attrs, here)
             _check_shapes(group, header, run, here)
+            if header.root != schema.digest(_get(store, prefix + schema.META)):
+                raise CorruptRunError(
+                    f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit"
+                )
             steps = np.asarray(group["step"][:], np.int64)
             flags = np.asarray(group["flags"][:], np.uint32)
         segment = cls(header, group, run, here, steps, flags)

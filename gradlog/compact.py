@@ -15,9 +15,9 @@ from typing import Any
 
 from gradlog import provenance, shards
 from gradlog.errors import CorruptRunError, UnsupportedError
-from gradlog.schema import JOURNAL_PATTERN, MANIFEST, MANIFESTS, RunHeader, SegmentHeader, segment_arrays
+from gradlog.schema import JOURNAL_PATTERN, MANIFEST, MANIFESTS, RunHeader, SegmentHeader, digest, segment_arrays
 from gradlog.sink import LocalSink
-from gradlog.store import SegmentWriter, digest, read_root, read_segment, segment_names
+from gradlog.store import SegmentWriter, read_root, read_segment, segment_names
 
 SHARD_BYTES = 256 * 2**20
 """Sketch bytes that go into one shard at most; a shard is built in memory."""
@@ -110,7 +110,7 @@ def _digests(manifests: list[bytes], segment: SegmentHeader) -> dict[str, str]:
         if manifest["prev"] != previous:
             raise CorruptRunError(f"{segment.name}: manifest {i} does not follow the one before; run: gradlog audit")
         found |= {key: entry["blake2b"] for key, entry in manifest["chunks"].items()}
-        previous = digest([data])
+        previous = digest(data)
     if previous != segment.head:
         raise CorruptRunError(f"{segment.name}: the chain of manifests is broken; run: gradlog audit")
     return found
@@ -139,7 +139,7 @@ def _padded(keys: list[str], count: int) -> list[str]:
 def _shard(sink: LocalSink, name: str, key: str, chunks: list[str], digests: dict[str, str]) -> None:
     data = [sink.get(f"{name}/{c}") if c in digests else None for c in chunks]
     for c, chunk in zip(chunks, data, strict=True):
-        if chunk is not None and digest([chunk]) != digests[c]:
+        if chunk is not None and digest(chunk) != digests[c]:
             raise CorruptRunError(f"{name}/{c}: bytes contradict the manifest; run: gradlog audit")
     if all(chunk is None for chunk in data):
         return

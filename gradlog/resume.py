@@ -25,9 +25,10 @@ from gradlog.schema import (
     SketchSpec,
     TensorInfo,
     chunk_rows,
+    digest,
 )
 from gradlog.sink import Sink, clear, open_sink
-from gradlog.store import SegmentWriter, create_root, digest, now, read_root, read_segment, segment_names
+from gradlog.store import SegmentWriter, create_root, now, read_root, read_segment, segment_names
 
 log = logging.getLogger("gradlog")
 
@@ -101,8 +102,8 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
             number=number,
             rank=plan.rank,
             parent=mine[-1] if mine else None,
-            root=digest([root]),
-            head=digest([root]),
+            root=digest(root),
+            head=digest(root),
             opened=now(),
             process={**provenance.process_identity(), "resumed": provenance.collect(plan.hostname) if mine else None},
         )

@@ -8,6 +8,7 @@ nothing else is shared between the two halves but the errors, the journal's reco
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -277,6 +278,25 @@ def _version(text: Any, where: str) -> tuple[int, int]:
             "upgrade with: pip install -U gradlog-zarr"
         )
     return major, minor
+
+
+def digest(*pieces: Any) -> str:
+    """BLAKE2b-256 of bytes-like pieces in hex, as ``b2sum -l 256`` prints it."""
+    h = hashlib.blake2b(digest_size=32)
+    for piece in pieces:
+        h.update(memoryview(piece).cast("B"))
+    return h.hexdigest()
+
+
+def seal(metadata: bytes) -> bytes:
+    """Put the digest of a segment's metadata file into its ``check`` field, which holds zeros so far."""
+    return metadata.replace(NO_CHECK.encode(), digest(metadata).encode(), 1)
+
+
+def is_sealed(metadata: bytes) -> bool:
+    """Whether a segment's metadata file agrees with its own digest."""
+    found = re.search(rb'"check":"([0-9a-f]{64})"', metadata)
+    return found is not None and digest(metadata.replace(found[1], NO_CHECK.encode(), 1)) == found[1].decode()
 
 
 def chunk_rows(row_bytes: int) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,8 +124,16 @@ class UrlSink:
         self._fs, self._root = fsspec.core.url_to_fs(url, **options)
 
     def put(self, key: str, data: Buffers) -> None:
-        """Upload one object."""
-        self._fs.pipe_file(f"{self._root}/{key}", b"".join(bytes(piece) for piece in data))
+        """Upload one object; a failure is tried again three times, after 0.5, 2 and 8 seconds."""
+        body = b"".join(bytes(piece) for piece in data)
+        for wait in (0.5, 2.0, 8.0):
+            try:
+                self._fs.pipe_file(f"{self._root}/{key}", body)
+            except OSError:
+                time.sleep(wait)
+            else:
+                return
+        self._fs.pipe_file(f"{self._root}/{key}", body)
 
     def create(self, key: str, data: Buffers) -> bool:
         """Upload one object if the key is free. Two writers in the same instant: the last one wins."""

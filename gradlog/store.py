@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import logging
 from typing import Any
@@ -31,7 +30,9 @@ from gradlog.schema import (
     SEGMENT_PATTERN,
     RunHeader,
     SegmentHeader,
+    digest,
     group_metadata,
+    seal,
     segment_arrays,
 )
 from gradlog.sink import Buffers, Sink
@@ -42,14 +43,6 @@ log = logging.getLogger("gradlog")
 def now() -> str:
     """UTC time in ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def digest(data: Buffers) -> str:
-    """BLAKE2b-256 in hex, as ``b2sum -l 256`` prints it."""
-    h = hashlib.blake2b(digest_size=32)
-    for piece in data:
-        h.update(memoryview(piece).cast("B"))
-    return h.hexdigest()
 
 
 def create_root(sink: Sink, header: RunHeader) -> tuple[RunHeader, bytes]:
@@ -124,7 +117,7 @@ class SegmentWriter:
         chunks = {}
         for key, data in self._encode(block, len(names)):
             self._sink.put(f"{s.name}/{key}", data)
-            chunks[key] = {"size": sum(memoryview(p).nbytes for p in data), "blake2b": digest(data)}
+            chunks[key] = {"size": sum(memoryview(p).nbytes for p in data), "blake2b": digest(*data)}
         first = block.index * self._header.chunk
         manifest = _json(
             {
@@ -146,7 +139,7 @@ class SegmentWriter:
                 s,
                 rows=first + block.rows,
                 flushes=s.flushes + 1,
-                head=digest([manifest]),
+                head=digest(manifest),
                 scalars=tuple(names),
                 dropped=dropped,
             )
@@ -173,8 +166,7 @@ class SegmentWriter:
 
     def _metadata(self) -> bytes:
         unchecked = dataclasses.replace(self.segment, check=NO_CHECK)
-        data = _json(group_metadata(unchecked.to_attrs(), self._arrays()))
-        return data.replace(NO_CHECK.encode(), digest([data]).encode(), 1)
+        return seal(_json(group_metadata(unchecked.to_attrs(), self._arrays())))
 
     def _sketch(self, block: Block) -> Buffers:
         return _raw(block.sketch) if self._header.codec == "raw" else _shuffled(block.sketch)
