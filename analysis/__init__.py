@@ -10,21 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradlog.analysis.analyze import analyze
+    from gradlog.analysis.pipeline import analyze
     from gradlog.analysis.predictors import Linear
     from gradlog.analysis.reader import Run, open_run
     from gradlog.analysis.result_json import to_json
-    from gradlog.analysis.rsvd import rsvd
 
-__all__ = ["Linear", "Run", "analyze", "open_run", "rsvd", "to_json"]
+__all__ = ["Linear", "Run", "analyze", "open_run", "to_json"]
 
 _HOME = {
     "open_run": "reader",
     "Run": "reader",
-    "analyze": "analyze",
+    "analyze": "pipeline",
     "to_json": "result_json",
     "Linear": "predictors",
-    "rsvd": "rsvd",
 }
 
 
@@ -32,7 +30,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # a submodule of the same name (analyze) must not shadow the function
+    globals()[name] = value
     return value
 
 

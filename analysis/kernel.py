@@ -66,6 +66,11 @@ def _tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary) -> No
     x = X[start:stop]
     first = max(start, 1)
     np.subtract(X[first:stop], X[first - 1 : stop - 1], out=h[1 + first - start :])
+    add_grams(s, "", h[1:], recipe)
+    if recipe.scatter:
+        add_grams(s, "_rows", x, recipe)
+    if not recipe.columns:
+        return
     s["energy"] += squares(x, x)
     s["total"] += sums(x)
     increment = squares(h[1:], h[1:])
@@ -80,9 +85,6 @@ def _tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary) -> No
         if low < stop:
             s["lag"][lag - 1] += squares(X[low:stop], X[low - lag : stop - lag])
             s["lag_pairs"][lag - 1] += stop - low
-    add_grams(s, "", h[1:], recipe)
-    if recipe.scatter:
-        add_grams(s, "_rows", x, recipe)
 
 
 def add_grams(s: dict[str, Float64], suffix: str, h: Float32, recipe: Recipe) -> None:
@@ -97,7 +99,7 @@ def add_grams(s: dict[str, Float64], suffix: str, h: Float32, recipe: Recipe) ->
         pooled = h.reshape(len(h), recipe.groups, recipe.k).sum(axis=1)
         s["pooled" + suffix] += pooled.T @ pooled
     if recipe.test is not None:
-        s["image" + suffix] += h.T @ (h @ recipe.test.astype(np.float32))
+        s["image" + suffix] += h.T @ (h @ recipe.test)
 
 
 def squares(a: NDArray[Any], b: NDArray[Any]) -> Float64:
@@ -114,7 +116,8 @@ def sums(a: Float32) -> Float64:
     """Column sums, float32 over at most 32 rows, then float64."""
     whole = len(a) // SEGMENT * SEGMENT
     out: Float64 = a[:whole].reshape(-1, SEGMENT, a.shape[1]).sum(1).sum(0, dtype=np.float64)
-    return out + a[whole:].sum(0, dtype=np.float64)
+    out += a[whole:].sum(0, dtype=np.float64)
+    return out
 
 
 class Ema:
@@ -135,8 +138,8 @@ class Ema:
         """Take the increments of rows start, start + 1, ... of the block."""
         if not len(self.betas):
             return
-        weights = self._weights(start, len(h))
-        if weights.size:
+        if self.betas.max() ** start > 1e-20:
+            weights = self._weights(start, len(h))
             self.v += weights @ h[: weights.shape[1]]
         segments = len(h) // SEGMENT
         if segments:
@@ -158,7 +161,10 @@ class Ema:
         summary.d = b ** (self.rows - 1)
 
     def _weights(self, start: int, rows: int) -> Float32:
-        """v = sum_t b^t r_t, a linear function of the increments: weights b^i (1 - b^{2(N-i)}) / (1 - b^2)."""
+        """Return the weights of v = sum_t b^t r_t, linear in the increments.
+
+        Row i of N has weight b^i (1 - b^{2(N-i)}) / (1 - b^2); those below 1e-20 are left out.
+        """
         i = np.arange(start, start + rows)
         b = self.betas[:, None]
         weights = b**i * (1 - b ** (2 * (self.rows - i))) / (1 - b * b)
@@ -172,7 +178,8 @@ class Ema:
         ends[:, 0] = self.r
         if S > 1:
             np.matmul(self.within, cube[:-1], out=ends[:, 1:].transpose(1, 0, 2))
-        return np.matmul(self._across(S), ends)
+        starts: Float32 = np.matmul(self._across(S), ends)
+        return starts
 
     def _across(self, S: int) -> Float32:
         if S not in self.across:

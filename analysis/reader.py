@@ -9,7 +9,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -118,9 +118,7 @@ class Run:
         The sketch rows.
     """
 
-    def __init__(
-        self, location: Location, where: str, header: RunHeader, segments: list[Segment], view: View
-    ) -> None:
+    def __init__(self, location: Location, where: str, header: RunHeader, segments: list[Segment], view: View) -> None:
         self.location, self.where, self.header, self.segments, self.view = location, where, header, segments, view
         numbers = groupby(segments, key=lambda s: s.header.number)
         lifetimes = [Lifetime.of(list(members)) for _, members in numbers]
@@ -145,7 +143,7 @@ class Run:
     @property
     def finite(self) -> NDArray[np.bool_]:
         """Which rows hold no NaN or inf."""
-        return (self.flags & NONFINITE) == 0
+        return np.asarray((self.flags & NONFINITE) == 0)
 
     @cached_property
     def chains(self) -> NDArray[np.int64]:
@@ -165,7 +163,7 @@ class Run:
         for piece in self._pieces:
             breaks = np.flatnonzero((np.diff(piece.local, axis=1) != 1).any(axis=0)) + 1
             edges = [0, *breaks.tolist(), len(piece.steps)]
-            for low, high in zip(edges[:-1], edges[1:], strict=True):
+            for low, high in pairwise(edges):
                 names = [m.header.name for m in piece.members]
                 members = tuple(zip(names, piece.local[:, low].tolist(), strict=True))
                 spans.append(Span(base + low, base + high, members))
@@ -306,7 +304,7 @@ class Run:
 
 
 def _pieces(lifetimes: list[Lifetime], view: View) -> list[Lifetime]:
-    """The lifetimes' rows in view order; the newest wins for each step when the view is the latest."""
+    """Select the lifetimes' rows in view order; the newest wins for each step when the view is the latest."""
     if view == "all":
         return lifetimes
     kept: list[Lifetime] = []

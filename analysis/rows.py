@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ class RowSource:
 
     def _segment(self, name: str) -> Segment:
         if name not in self._open:
-            segment = _open_segment(self.location, name, os.getpid())
+            segment = _open_segment(cast(Hashable, self.location), name, os.getpid())
             if name in self.tails:
                 # The writer may have committed more since: the rows of this view stay the ones it was made of.
                 tail, committed = self.tails[name]
@@ -99,7 +100,7 @@ class RowSource:
 
 
 @lru_cache(maxsize=64)
-def _open_segment(location: Location, name: str, pid: int) -> Segment:
-    store, prefix = zarr_segments.open_store(location)
+def _open_segment(location: Hashable, name: str, pid: int) -> Segment:
+    store, prefix = zarr_segments.open_store(cast(Location, location))
     header = zarr_segments.read_header(store, prefix, str(location))
     return Segment.open(store, prefix, name, header, str(location))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -152,8 +153,10 @@ class Segment:
                 raise CorruptRunError(
                     f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit"
                 )
-            steps = np.asarray(group["step"][:], np.int64)
-            flags = np.asarray(group["flags"][:], np.uint32)
+        with unbroken(f"{here}/step"):
+            steps = np.asarray(_array(group, "step")[:], np.int64)
+        with unbroken(f"{here}/flags"):
+            flags = np.asarray(_array(group, "flags")[:], np.uint32)
         segment = cls(header, group, run, here, steps, flags)
         segment.require_chunks("step", "flags")
         if header.status != "closed" and isinstance(store, LocalStore):
@@ -190,17 +193,16 @@ class Segment:
         found = {}
         for name in ARRAYS:
             array = self._array(name)
-            found[name] = {"bytes": int(array.nbytes_stored()), "files": int(array.nchunks_initialized)}
+            found[name] = {"bytes": int(array.nbytes_stored()), "files": _files(array)[0]}
         return found
 
     def require_chunks(self, *names: str) -> None:
         """Refuse arrays with a chunk that is not there: it would read as fill values."""
         for name in names:
-            array = self._array(name)
-            if array.nchunks_initialized != array.nchunks:
+            there, needed = _files(self._array(name))
+            if there < needed:
                 raise CorruptRunError(
-                    f"{self.where}/{name}: {array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks "
-                    "are missing; run: gradlog audit"
+                    f"{self.where}/{name}: {needed - there} of {needed} chunk files are missing; run: gradlog audit"
                 )
 
     def read_rows(self, start: int, stop: int, out: NDArray[np.float32]) -> None:
@@ -239,7 +241,7 @@ class Segment:
         }
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        return cast("zarr.Array[Any]", self.group[name])
+        return _array(self.group, name)
 
 
 def read_journals(folder: Path, run: RunHeader) -> list[Journal]:
@@ -265,6 +267,18 @@ def _join(first: Journal, second: Journal) -> Journal:
         scalars[rows, columns] = j.scalars
     joined = {a: np.concatenate([getattr(first, a), getattr(second, a)]) for a in ("step", "flags", "norm2", "sketch")}
     return Journal(**joined, scalars=scalars, names=names, unread=second.unread, chunk=first.chunk)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    return cast("zarr.Array[Any]", group[name])
+
+
+def _files(array: zarr.Array[Any]) -> tuple[int, int]:
+    """Chunk files (of a compacted run: shard files) that are there, and that the shape needs."""
+    file, chunk = array.shards or array.chunks, array.chunks
+    inside = math.prod(f // c for f, c in zip(file, chunk, strict=True))
+    needed = math.prod(-(-s // f) for s, f in zip(array.shape, file, strict=True))
+    return int(array.nchunks_initialized) // inside, needed
 
 
 def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, where: str) -> None:

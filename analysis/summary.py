@@ -41,8 +41,10 @@ class Recipe:
         Also the k x k Gram of the SUM of the groups' sketches.
     scatter : bool
         Also the Gram of the rows themselves, in the same form, for the rank of shuffled steps.
-    test : float64 array (n, l), or None
+    test : float32 array (n, l), or None
         Test matrix Omega: collect (H^T H) Omega, for spectra too wide for a Gram.
+    columns : bool
+        Whether to collect the per-column sums; a further pass for the spectrum alone does not need them.
     """
 
     groups: int
@@ -52,7 +54,8 @@ class Recipe:
     gram: str = "full"
     pooled: bool = False
     scatter: bool = False
-    test: Float64 | None = None
+    test: Float32 | None = None
+    columns: bool = True
 
     @property
     def n(self) -> int:
@@ -70,7 +73,11 @@ class Recipe:
         return np.asarray(self.betas, np.float64)[:, None]
 
     def zeros(self) -> dict[str, Float64]:
-        """Sums of no rows; every entry adds up over rows."""
+        """Return sums of no rows; every entry adds up over rows."""
+        return {name: np.zeros(shape) for name, shape in self.shapes().items()}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the sums."""
         n, p, k = self.n, self.lags, self.k
         shapes: dict[str, tuple[int, ...]] = {
             "rows": (),  # finite rows
@@ -91,10 +98,10 @@ class Recipe:
         if self.pooled:
             shapes["pooled"] = (k, k)
         if self.test is not None:
-            shapes["image"] = self.test.shape
+            shapes["image"] = (n, self.test.shape[1])
         if self.scatter:
             shapes |= {f"{name}_rows": shapes[name] for name in ("gram", "pooled", "image") if name in shapes}
-        return {name: np.zeros(shape) for name, shape in shapes.items()}
+        return shapes
 
 
 class Summary:
@@ -123,7 +130,7 @@ class Summary:
 
     @classmethod
     def gap(cls, recipe: Recipe) -> Summary:
-        """The element after which a row has no history."""
+        """Return the element after which a row has no history."""
         summary = cls(recipe)
         summary.cut = True
         return summary
@@ -136,11 +143,11 @@ class Summary:
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        arrays = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
+        arrays: list[NDArray[Any]] = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
         return sum(a.nbytes for a in arrays)
 
     def state(self) -> Summary:
-        """The history this stretch leaves behind, with sums of zero."""
+        """Return the history this stretch leaves behind, with sums of zero."""
         left = Summary.gap(self.recipe)
         left.tail, left.r = self.tail, self.r
         return left
@@ -165,7 +172,7 @@ class Summary:
         return self
 
     def copy(self) -> Summary:
-        """An independent copy."""
+        """Return an independent copy."""
         twin = Summary.__new__(Summary)
         twin.__dict__.update(self.__dict__)
         twin.sums = {name: value.copy() for name, value in self.sums.items()}
@@ -224,7 +231,7 @@ class Summary:
         if right.cut:
             self.r, self.tail = right.r if len(right.head) == 0 else self.r, right.tail
         else:
-            self.tail = np.concatenate([self.tail, right.head if len(right.tail) < q else right.tail])[-q:]
+            self.tail = np.concatenate([self.tail, right.tail])[-q:]
         self.cut = self.cut or right.cut
 
     def _add_outer(self, h: Float64) -> None:
@@ -242,12 +249,12 @@ class Summary:
 
 
 def merge(left: Summary, right: Summary) -> Summary:
-    """The summary of ``left`` followed by ``right``; both stay as they are."""
+    """Return the summary of ``left`` followed by ``right``; both stay as they are."""
     return left.copy().absorb(right)
 
 
 def edge(tail: NDArray[Any], lags: int) -> Float64:
-    """Sums of g_{s-i} g_{s-j} over the rows s past a chain's end, i, j = 1..lags, as (lags, lags, n).
+    """Return sums of g_{s-i} g_{s-j} over the rows s past a chain's end, i, j = 1..lags, as (lags, lags, n).
 
     With M_ij = sum over the chain's rows t of g_{t-i} g_{t-j} and R_a = sum g_t g_{t-a}, zero history:
     M_ij = R_|i-j| - edge_ij, where edge_ij sums the last min(i, j) products of lag |i-j|.
@@ -255,9 +262,10 @@ def edge(tail: NDArray[Any], lags: int) -> Float64:
     rows = tail.astype(np.float64)
     out = np.zeros((lags, lags, rows.shape[1]))
     for lag in range(lags):
-        products = rows[lag:] * rows[: len(rows) - lag]
+        products = rows[lag:] * rows[: max(len(rows) - lag, 0)]
         for i in range(1, lags - lag + 1):
-            out[i - 1, i + lag - 1] = out[i + lag - 1, i - 1] = products[len(products) - min(i, len(products)) :].sum(0)
+            last = products[max(len(products) - i, 0) :].sum(axis=0)
+            out[i - 1, i + lag - 1] = out[i + lag - 1, i - 1] = last
     return out
 
 
@@ -265,7 +273,7 @@ Totals = dict[str, Any]
 
 
 def contributions(panes: list[Summary]) -> list[Totals]:
-    """What the rows of each pane add to every sum, given all history before them; starts after a gap.
+    """Return what the rows of each pane add to every sum, given all history before them; starts after a gap.
 
     The entries of each pane are ``Recipe.zeros`` and ``moments`` (lags + 1, lags + 1, n) = sum g_{t-i} g_{t-j}.
     They add over panes: any window is a sum of its panes.
@@ -291,6 +299,6 @@ def _moments(totals: Totals, before: Float32, after: Float32, lags: int) -> Floa
     """M_ij over the pane's rows: lag products, less the edges of ended chains, with the open ends' difference."""
     R = np.concatenate([totals["energy"][None], totals["lag"]])
     i = np.arange(lags + 1)
-    M = R[np.abs(i[:, None] - i)]
+    M: Float64 = R[np.abs(i[:, None] - i)]
     M[1:, 1:] += edge(before, lags) - edge(after, lags) - totals["edge"]
     return M

@@ -1,0 +1,49 @@
+"""What shuffled noise would show: kappa of a linear predictor, and the rank, when the same rows come in random order.
+
+With c = E<g_i, g_j>_{i != j} / E||g||^2, a row at which weights of sum s1 and square sum s2 are in use has the
+expected error (1 - 2 c s1 + c s1^2 + (1 - c) s2) E||g||^2. Summed over the rows with the history each really has,
+this is the exact permutation mean; far from the edges it tends to (1 - c)(1 + ||w||^2) for weights of sum 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis.predictors import Fitted
+from gradlog.analysis.summary import Float64
+
+
+def coherence(energy: Float64, total: Float64, rows: int) -> Float64:
+    """Return c of the module, from per-column sums of squares and sums over ``rows`` rows; 0 where it has no meaning.
+
+    Works on the last axis: (..., columns) -> (...).
+    """
+    E, S = energy.sum(axis=-1), np.square(total).sum(axis=-1)
+    pairs = E * (rows - 1)
+    return np.where(pairs > 0, (S - E) / np.where(pairs > 0, pairs, 1.0), 0.0)
+
+
+def kappa_null(fitted: Fitted, c: Float64 | float, history: NDArray[np.int64]) -> Float64:
+    """Return the expected kappa of shuffled rows.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    c : float or array
+    history : int64 (rows,)
+        Past rows available at each row: 0, 1, 2, ... within each chain.
+    """
+    ages, counts = np.unique(history, return_counts=True)
+    s1, s2 = fitted.weight_sums(ages)
+    share = counts / counts.sum()
+    a1, a11, a2 = share @ s1, share @ (s1 * s1), share @ s2
+    return np.asarray(1 - 2 * c * a1 + c * a11 + (1 - c) * a2)
+
+
+def shuffled_gram(rows_gram: Float64, total: Float64, rows: int) -> Float64:
+    """Return the expected Gram of shuffled rows' increments, up to the factor pairs / (rows - 1).
+
+    E[(g_i - g_j)(g_i - g_j)^T] over i != j is 2 / (rows - 1) times the centred scatter matrix.
+    """
+    return 2 * (rows_gram - np.multiply.outer(total, total) / rows)

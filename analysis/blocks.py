@@ -1,0 +1,296 @@
+"""Dask graphs, built only here: coarse blocks of rows, one summary each, merged by a tree in step order.
+
+A block is many contiguous chunks. Its task opens the store itself, reads into one buffer and returns a summary, never
+rows. The tree depends on the rows alone, so every scheduler adds in the same order and gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.kernel import summarise
+from gradlog.analysis.rows import RowSource
+from gradlog.analysis.summary import Recipe, Summary, merge
+from gradlog.errors import CorruptRunError
+
+Fragment = tuple[int, int, bool]
+"""Rows [start, stop) without a gap inside, and whether a gap stands before."""
+
+Progress = Callable[[int, int], None]
+
+BLOCK_BYTES, BUFFER_BYTES = 32 * 2**20, 8 * 2**20
+
+
+def buffer_rows(source: RowSource) -> int:
+    """Rows read at a time: whole chunks, about 8 MiB."""
+    return max(1, BUFFER_BYTES // (4 * source.n * source.chunk)) * source.chunk
+
+
+def block_rows(source: RowSource) -> int:
+    """Rows of a task: whole buffers, about 32 MiB."""
+    buffer = buffer_rows(source)
+    return max(1, BLOCK_BYTES // (4 * source.n * buffer)) * buffer
+
+
+def plan(chains: NDArray[np.int64], start: int, stop: int, rows: int) -> list[list[Fragment]]:
+    """Cut view rows [start, stop) into blocks of fragments, at multiples of ``rows``."""
+    edges = [start, *range((start // rows + 1) * rows, stop, rows), stop]
+    found = []
+    for low, high in itertools.pairwise(edges):
+        first, last = np.searchsorted(chains[:, 1], low, "right"), np.searchsorted(chains[:, 0], high)
+        inside = chains[first:last].tolist()
+        found.append([(max(a, low), min(b, high), a >= low) for a, b in inside])
+    return found
+
+
+def summarise_block(source: RowSource, fragments: list[Fragment], recipe: Recipe) -> Summary:
+    """Read a block's rows and summarise them; the body of a task."""
+    whole = Summary(recipe)
+    size = buffer_rows(source)
+    rows = np.empty((min(size, max((b - a for a, b, _ in fragments), default=0)), source.n), np.float32)
+    with single_threaded():
+        for start, stop, fresh in fragments:
+            if fresh:
+                whole.absorb(Summary.gap(recipe))
+            edges = [start, *range((start // size + 1) * size, stop, size), stop]
+            for low, high in itertools.pairwise(edges):
+                X = source.read(low, high, rows[: high - low])
+                whole.absorb(summarise(X, recipe))
+    if not all(np.isfinite(x).all() for x in (whole.sums["energy"], whole.r)):
+        raise CorruptRunError(f"rows {fragments[0][0]}..{fragments[-1][1]}: NaN or inf in rows not flagged as such")
+    return whole
+
+
+def compute(
+    source: RowSource,
+    chains: NDArray[np.int64],
+    cuts: Sequence[int],
+    recipe: Recipe,
+    scheduler: Any = None,
+    progress: Progress | None = None,
+) -> list[Summary]:
+    """Summaries of the panes between consecutive cuts, from one pass over the rows.
+
+    Parameters
+    ----------
+    source, chains
+        Of the run.
+    cuts : sequence of int
+        Ascending view rows, first 0, last the number of rows.
+    recipe : Recipe
+    scheduler : None, "threads", "synchronous", address or distributed client
+        Default: threads when there is more than one block.
+    progress : callable, optional
+        Called with (blocks done, blocks in all) as tasks complete.
+    """
+    rows = block_rows(source)
+    panes = [plan(chains, a, b, rows) for a, b in itertools.pairwise(cuts)]
+    total = sum(map(len, panes))
+    report = progress or (lambda done, total: None)
+    report(0, total)
+    if scheduler == "synchronous" or (scheduler is None and (total == 1 or workers() == 1)):
+        return _in_order(source, panes, recipe, report)
+    if scheduler in (None, "threads"):
+        return _threaded(source, panes, recipe, report, total)
+    return _distributed(source, panes, recipe, report, total, scheduler)
+
+
+def workers(scheduler: Any = None) -> int:
+    """Tasks that run at once in this process."""
+    if scheduler not in (None, "threads"):
+        return 1
+    import dask
+
+    pinned = dask.config.get("num_workers", None)
+    return int(pinned or len(os.sched_getaffinity(0)))
+
+
+def tree(parts: list[Any], join: Callable[[Any, Any], Any]) -> Any:
+    """Reduce neighbours pairwise, keeping their order."""
+    while len(parts) > 1:
+        pairs = [join(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[len(parts) // 2 * 2 :]
+    return parts[0]
+
+
+def _in_order(source: RowSource, panes: list[list[list[Fragment]]], recipe: Recipe, report: Progress) -> list[Summary]:
+    done, total, found = 0, sum(map(len, panes)), []
+    for pane in panes:
+        parts = []
+        for block in pane:
+            parts.append(summarise_block(source, block, recipe))
+            done += 1
+            report(done, total)
+        found.append(tree(parts, merge))
+    return found
+
+
+def _threaded(
+    source: RowSource, panes: list[list[list[Fragment]]], recipe: Recipe, report: Progress, total: int
+) -> list[Summary]:
+    import dask
+    import dask.threaded
+    from dask.callbacks import Callback
+
+    graph: dict[Any, Any] = {}
+    block_keys = set()
+    results = []
+    for p, pane in enumerate(panes):
+        keys: list[Any] = []
+        for b, block in enumerate(pane):
+            key = f"summarise-{p}-{b}"
+            graph[key] = (_Task(summarise_block, source, block, recipe),)
+            block_keys.add(key)
+            keys.append(key)
+        counter = iter(range(2 * len(keys)))
+
+        def join(left: str, right: str, p: int = p, counter: Any = counter) -> str:
+            key = f"merge-{p}-{next(counter)}"
+            graph[key] = (merge, left, right)
+            return key
+
+        results.append(tree(keys, join))
+    done = 0
+
+    def posttask(key: Any, *_: Any) -> None:
+        nonlocal done
+        if key in block_keys:
+            done += 1
+            report(done, total)
+
+    with Callback(posttask=posttask), single_threaded():
+        return list(dask.threaded.get(graph, results, num_workers=workers()))
+
+
+class _Task:
+    """A call without dask-visible arguments, so that dask does not walk through them."""
+
+    def __init__(self, function: Callable[..., Summary], *args: Any) -> None:
+        self.function, self.args = function, args
+
+    def __call__(self) -> Summary:
+        return self.function(*self.args)
+
+
+def _distributed(
+    source: RowSource,
+    panes: list[list[list[Fragment]]],
+    recipe: Recipe,
+    report: Progress,
+    total: int,
+    scheduler: Any,
+) -> list[Summary]:
+    from distributed import Client, as_completed
+
+    own = isinstance(scheduler, str)
+    client = Client(scheduler, set_as_default=False) if own else scheduler
+    futures: list[Any] = []
+    try:
+        shared = [client.scatter(x, broadcast=True, hash=False) for x in (source, recipe)]
+        blocks = []
+        for pane in panes:
+            blocks.append([client.submit(summarise_block, shared[0], b, shared[1], pure=False) for b in pane])
+            futures += blocks[-1]
+        results = [tree(list(b), lambda x, y: client.submit(merge, x, y, pure=False)) for b in blocks]
+        for done, future in enumerate(as_completed(list(futures)), start=1):
+            if future.status == "error":
+                future.result()
+            report(done, total)
+        return list(client.gather(results))
+    finally:
+        client.cancel(futures)
+        if own:
+            client.close()
+
+
+def sketch_array(source: RowSource) -> Any:
+    """Rows as a dask array (step, group, k)."""
+    import dask.array as da
+    from dask import delayed
+
+    rows = block_rows(source)
+    parts = []
+    for start in range(0, len(source), rows):
+        stop = min(start + rows, len(source))
+        read = delayed(_read_cube, pure=True)(source, start, stop)
+        parts.append(da.from_delayed(read, (stop - start, source.groups, source.k), np.float32))
+    return da.concatenate(parts)
+
+
+def increments_array(source: RowSource, chains: NDArray[np.int64]) -> Any:
+    """Increments within chains as a dask array (rows, n)."""
+    import dask.array as da
+    from dask import delayed
+
+    follows = np.zeros(len(source), bool)
+    for start, stop in chains:
+        follows[start + 1 : stop] = True
+    rows = block_rows(source)
+    parts = []
+    for start in range(0, len(source), rows):
+        mask = follows[start : start + rows]
+        count = int(np.count_nonzero(mask))
+        if count:
+            read = delayed(_read_increments, pure=True)(source, start, mask)
+            parts.append(da.from_delayed(read, (count, source.n), np.float32))
+    return da.concatenate(parts) if parts else da.zeros((0, source.n), dtype=np.float32)
+
+
+def _read_cube(source: RowSource, start: int, stop: int) -> NDArray[np.float32]:
+    return source.read(start, stop).reshape(stop - start, source.groups, source.k)
+
+
+def _read_increments(source: RowSource, start: int, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    low = max(start - 1, 0)  # the halo row
+    rows = np.diff(source.read(low, start + len(mask)), axis=0)
+    return rows[mask if start else mask[1:]]
+
+
+def reduce_rows(H: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Sum of function(block, *args) over the row blocks of a dask array, by a tree."""
+    from dask import delayed
+
+    blocks = H.rechunk({1: -1}).to_delayed().ravel().tolist()
+    parts = [delayed(function)(block, *args) for block in blocks]
+    with single_threaded():
+        return tree(parts, lambda a, b: delayed(np.add)(a, b)).compute()
+
+
+@dataclasses.dataclass(frozen=True)
+class RowGrams:
+    """Grams of the rows themselves and of the increments, with the view row of each increment.
+
+    ``rows`` is (T, T) over all view rows, zero at non-finite ones; ``increments`` is H H^T.
+    """
+
+    rows: NDArray[np.float64]
+    increments: NDArray[np.float64]
+    increment_rows: NDArray[np.int64]
+
+
+def row_grams(source: RowSource, chains: NDArray[np.int64]) -> RowGrams:
+    """H H^T and G G^T of a short run, all rows in memory, float32 products of 1024 columns summed in float64."""
+    good = np.zeros(len(source), bool)
+    index = []
+    for start, stop in chains:
+        good[start:stop] = True
+        index.append(np.arange(start + 1, stop))
+    G = source.read(0, len(source))
+    G[~good] = 0
+    which = np.concatenate(index)
+    grams = np.zeros((len(G), len(G))), np.zeros((len(which), len(which)))
+    with single_threaded():
+        for low in range(0, source.n, 1024):
+            X = np.ascontiguousarray(G[:, low : low + 1024])
+            H = X[which] - X[which - 1]
+            for gram, block in zip(grams, (X, H), strict=True):
+                gram += block @ block.T
+    return RowGrams(*grams, which)

@@ -1,0 +1,78 @@
+"""The paper's two bounds with both sides: what the logged losses and learning rates make of a path length.
+
+Nonconvex stationarity: (1/T) sum ||grad F||^2 <= 2 (F_0 - F_*) / (eta T) + P / T.
+Optimistic mirror descent: Regret_T <= D^2 / eta + (eta / 2) P, least at eta = D sqrt(2 / P) with value D sqrt(2 P).
+Source: arXiv 2601.04270, convergence and regret sections; Rakhlin and Sridharan (2013).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from gradlog.analysis.summary import Float64
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Quantities of the bounds and where each came from: "logged", "measured", "assumed" or "missing"."""
+
+    eta: float
+    first_loss: float
+    lowest_loss: float
+    regret: float
+    diameter: float
+    sources: dict[str, str]
+
+
+def inputs(
+    loss: Float64 | None,
+    lr: Float64 | None,
+    eta: float | None = None,
+    lowest_loss: float | None = None,
+    diameter: float | None = None,
+) -> Inputs:
+    """Gather the inputs from logged columns (NaN = not logged) and the caller's assumptions.
+
+    eta is the mean logged learning rate; F_* is assumed to be 0, or the lowest logged loss where that is negative.
+    """
+    sources = {"eta": "assumed", "first_loss": "missing", "lowest_loss": "assumed", "diameter": "assumed"}
+    if eta is None:
+        eta, sources["eta"] = _mean(lr), "logged" if np.isfinite(_mean(lr)) else "missing"
+    seen = loss[np.isfinite(loss)] if loss is not None else np.empty(0)
+    first = float(seen[0]) if len(seen) else float("nan")
+    sources["first_loss"] = "logged" if len(seen) else "missing"
+    if lowest_loss is None:
+        lowest_loss = float(min(0.0, seen.min(initial=0.0)))
+    regret = float((seen - lowest_loss).sum()) if len(seen) else float("nan")
+    sources["regret"] = "logged" if len(seen) else "missing"
+    return Inputs(eta, first, lowest_loss, regret, 1.0 if diameter is None else diameter, sources)
+
+
+def stationarity(given: Inputs, path: Float64, energy: float, rows: int) -> dict[str, Float64]:
+    """Left side (mean squared norm), right side and their ratio (>= 1: the bound holds), per predictor."""
+    left = energy / rows
+    with np.errstate(divide="ignore", invalid="ignore"):
+        right = 2 * (given.first_loss - given.lowest_loss) / (given.eta * rows) + path / rows
+        return {"left": np.full_like(path, left), "right": right, "ratio": right / left}
+
+
+def regret(given: Inputs, path: Float64) -> dict[str, Float64]:
+    """Right side at the logged eta and at the best one, that eta, and the logged left side, per predictor."""
+    D = given.diameter
+    with np.errstate(divide="ignore", invalid="ignore"):
+        right = D**2 / given.eta + given.eta / 2 * path
+        return {
+            "left": np.full_like(path, given.regret),
+            "right": right,
+            "ratio": right / given.regret,
+            "best_eta": D * np.sqrt(2 / path),
+            "best": D * np.sqrt(2 * path),
+        }
+
+
+def _mean(values: Float64 | None) -> float:
+    if values is None or not np.isfinite(values).any():
+        return float("nan")
+    return float(np.nanmean(values))

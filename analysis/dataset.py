@@ -1,0 +1,182 @@
+"""Labels: every xarray Dataset of the analyzer is built here, with dims, units and attrs; nothing is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gradlog.analysis.blocks import sketch_array
+from gradlog.analysis.measure import Question, Values
+from gradlog.analysis.reader import Run
+from gradlog.analysis.scopes import Range
+
+P, E = ("predictor",), ("eps",)
+G2 = "gradient^2"
+
+VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "rows": ((), "1", "finite rows counted"),
+    "energy": ((), G2, "sum of exact squared gradient norms"),
+    "increment_energy": ((), G2, "squared Frobenius norm of the logged increments"),
+    "coherence": ((), "1", "mean inner product of different rows over the mean squared norm"),
+    "kappa": (P, "1", "predictability index, path length over energy"),
+    "kappa_low": (P, "1", "lower end of the 95 % interval for the sketch error of kappa"),
+    "kappa_high": (P, "1", "upper end of the 95 % interval for the sketch error of kappa"),
+    "kappa_null": (P, "1", "kappa expected of the same rows in random order"),
+    "gain": (P, "1", "1 - kappa / kappa_null"),
+    "gain_low": (P, "1", "lower end of the 95 % interval of the gain"),
+    "gain_high": (P, "1", "upper end of the 95 % interval of the gain"),
+    "path_length": (P, G2, "kappa times energy"),
+    "beta": (P, "1", "decay in use, for exponential moving averages"),
+    "rank": (E, "1", "r*(eps) of the logged increments; its certified upper bound where it is not closed"),
+    "rank_low": (E, "1", "certified lower bound of r*(eps) of the logged increments"),
+    "rank_high": (E, "1", "certified upper bound of r*(eps) of the logged increments"),
+    "rank_null": (E, "1", "r*(eps) of the expected Gram of shuffled steps"),
+    "rank_estimate": (E, "1", "r*(eps) of the gradients themselves, NaN where not identifiable"),
+    "rank_estimate_low": (E, "1", "smallest estimate over sub-sketches"),
+    "rank_estimate_high": (E, "1", "largest estimate over sub-sketches"),
+    "stable_rank": ((), "1", "E / sigma_1^2"),
+    "participation_rank": ((), "1", "(sum sigma^2)^2 / sum sigma^4"),
+    "participation_estimate": ((), "1", "participation ratio of the gradients themselves, sketch bias removed"),
+    "entropy_rank": ((), "1", "exp(-sum p log p), p = sigma^2 / E"),
+    "singular_value": (("mode",), "gradient", "singular values of the logged increments"),
+    "tail_energy": (("tail_rank",), "1", "relative energy beyond the leading singular values"),
+    "signal": ((), G2, "mean squared norm of the gradient free of minibatch noise"),
+    "signal_share": ((), "1", "signal over the mean squared norm"),
+    "noise": ((), G2, "trace of the minibatch noise covariance"),
+    "noise_scale": ((), "samples", "batch size times noise over signal"),
+    "stationarity_left": (P, G2, "mean squared gradient norm"),
+    "stationarity_left_noise_free": (P, G2, "mean squared gradient norm free of minibatch noise"),
+    "stationarity_right": (P, G2, "2 (F_0 - F_*) / (eta T) + P / T"),
+    "stationarity_ratio": (P, "1", "right side over left side; the bound holds from 1 on"),
+    "stationarity_ratio_noise_free": (P, "1", "right side over the noise-free left side"),
+    "regret_left": (P, "loss", "sum of logged losses above F_*"),
+    "regret_right": (P, "loss", "D^2 / eta + eta P / 2"),
+    "regret_ratio": (P, "1", "right side over left side"),
+    "regret_best_eta": (P, "step size", "D sqrt(2 / P), the eta that minimises the right side"),
+    "regret_best": (P, "loss", "D sqrt(2 P), the right side at the best eta"),
+    "components": (("component", "group", "k"), "1", "right singular vectors of the increments"),
+    "scores": (("increment_step", "component"), "gradient", "increments projected on the components"),
+    "window_overlap": (("window", "other_window"), "1", "mean squared cosine between leading increment subspaces"),
+    "window_overlap_random": ((), "1", "overlap expected of random subspaces"),
+}
+for _noise in ("signal", "signal_share", "noise", "noise_scale"):
+    for _end, _which in (("_low", "lower end"), ("_high", "upper end")):
+        VARIABLES[_noise + _end] = ((), VARIABLES[_noise][1], f"{_which} of the 95 % interval of {_noise}")
+
+SCOPES = {
+    "": ((), ""),
+    "group": (("group",), ", by parameter group"),
+    "window": (("window",), ", by window of rows"),
+    "prefix": (("prefix",), ", by growing prefix"),
+    "window_group": (("window", "group"), ", by window and group"),
+    "prefix_group": (("prefix", "group"), ", by growing prefix and group"),
+}
+LENGTHS = {"mode": "{}_mode", "tail_rank": "{}_tail_rank"}
+
+
+def result_dataset(
+    run: Run, ask: Question, values: dict[str, list[Values]], ranges: dict[str, list[Range]], attrs: dict[str, Any]
+) -> xr.Dataset:
+    """Dataset of an analysis, from the values of every scope in order."""
+    groups = list(run.header.groups)
+    sizes = {"group": len(groups), "window": len(ranges["window"]), "prefix": len(ranges["prefix"])}
+    coords: dict[str, Any] = {"predictor": _text([p.name for p in ask.predictors]), "eps": list(ask.eps)}
+    coords["group"] = _text(groups)
+    variables: dict[str, Any] = {}
+    for scope, found in values.items():
+        if found:
+            variables |= _scope(scope, found, sizes)
+    for kind in ("window", "prefix"):
+        if ranges[kind]:
+            edges = {"first": [r.start for r in ranges[kind]], "last": [r.stop - 1 for r in ranges[kind]]}
+            for end, rows in edges.items():
+                about = {"long_name": f"{end} step of the {kind}", "units": "step"}
+                coords[f"{kind}_{end}_step"] = ((kind,), run.steps[rows], about)
+    if "increment_step" in values[""][0]:
+        coords["increment_step"] = values[""][0]["increment_step"]
+    return xr.Dataset(variables, coords, _attrs(run, attrs))
+
+
+def _scope(scope: str, found: list[Values], sizes: dict[str, int]) -> dict[str, Any]:
+    outer, about = SCOPES[scope]
+    variables = {}
+    for name in found[0]:
+        if name not in VARIABLES:
+            continue
+        dims, units, text = VARIABLES[name]
+        rows = [np.asarray(v[name], np.float64) for v in found]
+        dims = tuple(LENGTHS[d].format(scope) if scope and d in LENGTHS else d for d in dims)
+        stacked = _stacked(rows)
+        data = stacked.reshape((*(sizes[d] for d in outer), *stacked.shape[1:]))
+        label = f"{scope}_{name}" if scope else name
+        variables[label] = (outer + dims, data, {"units": units, "long_name": text + about})
+    return variables
+
+
+def _stacked(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Stack, filling shorter spectra with NaN."""
+    longest = tuple(map(max, zip(*(r.shape for r in rows), strict=True))) if rows[0].ndim else ()
+    out = np.full((len(rows), *longest), np.nan)
+    for i, row in enumerate(rows):
+        inside: tuple[Any, ...] = (i, *map(slice, row.shape))
+        out[inside] = row
+    return out
+
+
+def _attrs(run: Run, attrs: dict[str, Any]) -> dict[str, Any]:
+    plain = {k: v if isinstance(v, int | float | str) else json.dumps(v, allow_nan=True) for k, v in attrs.items()}
+    try:
+        library = version("gradlog-zarr")
+    except PackageNotFoundError:
+        library = "source tree"
+    return {
+        "title": "gradlog analysis",
+        "Conventions": "CF-1.10",
+        "references": "arXiv:2601.04270",
+        "gradlog_version": library,
+        "run": json.dumps(run.info),
+        **plain,
+    }
+
+
+def scalars_dataset(run: Run) -> xr.Dataset:
+    """Label the logged scalars by step."""
+    return xr.Dataset(
+        {name: (("step",), column) for name, column in run.scalar_columns.items()}, {"step": ("step", run.steps)}
+    )
+
+
+def run_dataset(run: Run) -> xr.Dataset:
+    """Dataset of the run: lazy sketch, squared norms, flags, scalars by name."""
+    taken = {"sketch", "group_norm2", "flags", "step", "group", "k"}
+    about = "squared norm of the gradient" + ("" if run.norms_exact else ", estimated from the sketch")
+    data: dict[str, Any] = {
+        "sketch": (("step", "group", "k"), sketch_array(run.rows), _about("gradient", "sketch of the gradient")),
+        "group_norm2": (("step", "group"), run.group_norm2, _about(G2, about)),
+        "flags": (("step",), run.flags, _about("1", "bits: 1 non-finite, 2 skipped, 4 partial")),
+    }
+    for name, column in run.scalar_columns.items():
+        data[f"scalar_{name}" if name in taken else name] = (("step",), column)
+    coords = {"step": run.steps, "group": _text(list(run.header.groups))}
+    attrs = {"title": "gradlog run", "run": json.dumps(run.info)}
+    return xr.Dataset(data, coords, attrs)
+
+
+def _text(labels: list[str]) -> NDArray[np.object_]:
+    """Labels of variable length: the form in which zarr and netCDF give strings back."""
+    return np.array(labels, dtype=object)
+
+
+def _about(units: str, text: str) -> dict[str, str]:
+    return {"units": units, "long_name": text}
+
+
+def names(ds: xr.Dataset, dim: str) -> Sequence[str]:
+    """Labels of a dimension as plain strings."""
+    return [str(x) for x in ds[dim].values]

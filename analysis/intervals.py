@@ -1,0 +1,65 @@
+"""Confidence intervals for the sketch's error: k coordinates are k nearly independent estimates of every sum.
+
+Delete-one jackknife of a ratio or of any smooth function of pooled sums (Tukey 1958; Efron and Stein 1981).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from gradlog.analysis.summary import Float64
+
+LEVEL = 0.95
+
+
+def pool(per_column: Float64, k: int) -> Float64:
+    """Sum over groups: (..., groups x k) -> (..., k)."""
+    pooled: Float64 = per_column.reshape(*per_column.shape[:-1], -1, k).sum(axis=-2)
+    return pooled
+
+
+def leave_one_out(per_coordinate: Float64) -> Float64:
+    """Return the sums without one coordinate each, scaled back to all: (..., k) -> (..., k)."""
+    k = per_coordinate.shape[-1]
+    left: Float64 = (per_coordinate.sum(axis=-1, keepdims=True) - per_coordinate) * (k / (k - 1))
+    return left
+
+
+def jackknife(
+    statistic: Callable[..., Float64], *coordinates: Float64, exact: bool = False, level: float = LEVEL
+) -> tuple[float, float, float]:
+    """Value and confidence interval of a function of sums.
+
+    Parameters
+    ----------
+    statistic : callable
+        Maps sums (...,) to a value, elementwise.
+    *coordinates : float64 (k,)
+        Contribution of each sketch coordinate to each sum.
+    exact : bool
+        The coordinates are the gradient's own: no sketch error, low = high = value.
+
+    Returns
+    -------
+    value, low, high : float
+        NaN bounds when there are fewer than 4 coordinates.
+
+    Examples
+    --------
+    >>> jackknife(np.divide, np.array([1.0, 2.0]), np.array([2.0, 2.0]), exact=True)
+    (0.75, 0.75, 0.75)
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(*(x.sum(axis=-1) for x in coordinates)))
+        if exact:
+            return value, value, value
+        k = coordinates[0].shape[-1]
+        if k < 4:
+            return value, float("nan"), float("nan")
+        replicates = statistic(*(leave_one_out(x) for x in coordinates))
+        spread = np.sqrt((k - 1) / k * np.square(replicates - replicates.mean()).sum())
+    half = float(stats.t.ppf(0.5 + level / 2, k - 1) * spread)
+    return value, value - half, value + half

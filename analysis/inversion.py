@@ -1,0 +1,135 @@
+"""Rank of the gradients themselves: the spectrum behind a sketched one, by inverting the Marchenko-Pastur map.
+
+The k x k Gram of sketched increments is a sample covariance: k random combinations of directions with population
+energies tau_i = sigma_i^2. Its Stieltjes transform m(z) obeys, for large k (Silverstein 1995),
+
+    z = -1/m + (1/k) sum_i tau_i / (1 + tau_i m).
+
+With measured m(z) at many z this is linear in how many tau lie at each point of a grid, hence non-negative least
+squares (El Karoui 2008). The law assumes ONE k-dimensional sketch of the whole vector, and directions that are not
+aligned with its coordinates; where parts of the sketch disagree with the whole, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.optimize import nnls
+
+from gradlog.analysis.summary import Float64
+
+GRID, POINTS = 120, 60
+HALVES = 6
+AGREEMENT = 0.2
+"""Largest relative spread of the estimates of sub-sketches that still counts as agreement."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Estimated population spectrum: ``count`` directions (real numbers) of energy ``energy`` each, descending."""
+
+    energy: Float64
+    count: Float64
+
+    def rank(self, eps: float) -> float:
+        """r*(eps), interpolated within a grid point."""
+        led = np.cumsum(self.energy * self.count)
+        if len(led) == 0 or led[-1] <= 0:
+            return 0.0
+        need = (1 - eps) * led[-1]
+        i = int(np.searchsorted(led, need))
+        before = led[i - 1] if i else 0.0
+        return float(self.count[:i].sum() + (need - before) / self.energy[i])
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Rank of the gradients with its spread over sub-sketches; NaN when not identifiable."""
+
+    value: float
+    low: float
+    high: float
+
+
+NOT_IDENTIFIABLE = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+def population(eigenvalues: Float64, limit: float) -> Population:
+    """Estimate the population spectrum behind the eigenvalues of a sketched Gram.
+
+    Parameters
+    ----------
+    eigenvalues : float64 (k,)
+    limit : float
+        Largest possible rank, min(T - 1, d).
+    """
+    k, E = len(eigenvalues), float(eigenvalues.sum())
+    top = float(eigenvalues.max())
+    if not E > 0:
+        return Population(np.empty(0), np.empty(0))
+    tau = np.geomspace(1.1 * top, min(E / limit, top / 2) / 30, GRID)
+    low = max(float(eigenvalues.min()), 1e-4 * top)
+    x = np.concatenate([np.geomspace(low / 4, 2 * top, POINTS), -np.geomspace(low / 4, 2 * top, POINTS // 4)])
+    z = x + 1j * np.abs(x) * 0.25
+    m = (1 / (eigenvalues[:, None] - z)).mean(axis=0)
+    design = tau / (1 + tau * m[:, None]) / k
+    target = z + 1 / m
+    scale = 1 / np.abs(target)
+    design, target = design * scale[:, None], target * scale
+    strong = 30.0
+    A = np.vstack([design.real, design.imag, strong * tau[None] / E])
+    b = np.concatenate([target.real, target.imag, [strong]])
+    units = np.linalg.norm(A, axis=0)
+    count = nnls(A / units, b, maxiter=30 * GRID)[0] / units
+    return Population(tau, count)
+
+
+def estimate(gram: Float64, eps: tuple[float, ...], limit: float, seed: int = 0) -> list[Estimate]:
+    """Estimated r*(eps) of the gradients from the Gram of one sketch.
+
+    Parameters
+    ----------
+    gram : float64 (k, k)
+    eps : tuple of float
+    limit : float
+        Largest possible rank, min(T - 1, d).
+    seed : int
+        Of the random halves.
+    """
+    k = len(gram)
+    if k < 32 or not np.trace(gram) > 0:
+        return [NOT_IDENTIFIABLE] * len(eps)
+    whole = population(np.linalg.eigvalsh(gram).clip(0), limit)
+    parts = [population(np.linalg.eigvalsh(2 * gram[np.ix_(i, i)]).clip(0), limit) for i in _halves(k, seed)]
+    return [_agreed(whole.rank(e), np.array([p.rank(e) for p in parts]), limit) for e in eps]
+
+
+def _halves(k: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    halves = []
+    for _ in range(HALVES // 2):
+        order = rng.permutation(k)
+        halves += [order[: k // 2], order[k // 2 : k // 2 * 2]]
+    return halves
+
+
+def _agreed(value: float, parts: Float64, limit: float) -> Estimate:
+    spread = np.ptp(parts) / max(value, 1.0)
+    shift = abs(parts.mean() - value) / max(value, 1.0)
+    slack = 2.0 / max(value, 1.0)
+    if spread > 1.5 * AGREEMENT + slack or shift > AGREEMENT + slack:
+        return NOT_IDENTIFIABLE
+    low, high = min(value, float(parts.min())), max(value, float(parts.max()))
+    return Estimate(min(value, limit), min(low, limit), min(high, limit))
+
+
+def participation(gram: Float64) -> float:
+    """Participation ratio E^2 / sum sigma^4 without the sketch's bias: a2 is too large by a^2 / k.
+
+    E tr(G^2) = (1 + 1/k) a2 + a^2 / k for a Gaussian sketch, with a = sum tau and a2 = sum tau^2.
+    """
+    k = len(gram)
+    a, raw = float(np.trace(gram)), float(np.square(gram).sum())
+    a2 = (raw - a * a / k) / (1 + 1 / k)
+    return a * a / a2 if a2 > 0 else float("nan")

@@ -1,0 +1,88 @@
+"""Peak memory of an analysis, predicted from its recipe; refused before the first byte is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from gradlog.analysis.blocks import block_rows, buffer_rows
+from gradlog.analysis.kernel import tile_rows
+from gradlog.analysis.rows import RowSource
+from gradlog.analysis.summary import Recipe
+from gradlog.errors import MemoryLimitError
+
+LIBRARIES = 96 * 2**20
+"""Imports, allocator slack and decoded chunks that are not there yet when the prediction is made."""
+
+
+def parse_size(text: str | int | float) -> int:
+    """Bytes of a size such as 2G, 500MB or 1.5 GiB.
+
+    Examples
+    --------
+    >>> parse_size("2G"), parse_size("512 KiB")
+    (2147483648, 524288)
+    """
+    if isinstance(text, int | float):
+        return int(text)
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?b)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise ValueError(f"memory must be a size such as 2G or 500M, got {text!r}")
+    return int(float(match[1]) * 1024 ** "_kmgt".index(match[2].lower() or "_"))
+
+
+def summary_bytes(recipe: Recipe) -> int:
+    """Size of one summary."""
+    sums = sum(8 * math.prod(shape) for shape in recipe.shapes().values())
+    return sums + 8 * recipe.n * (2 * len(recipe.betas) + recipe.history)
+
+
+def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
+    """Bytes of the pass itself: per task a buffer, a tile and four summaries; per pane a summary and its totals."""
+    rows = min(buffer_rows(source), len(source))
+    buffer = 4 * recipe.n * rows
+    chunk = 2 * 4 * recipe.n * min(source.chunk, len(source))
+    tile = 4 * recipe.n * min(tile_rows(recipe.n), rows) * (4 + len(recipe.betas) / 8)
+    one = summary_bytes(recipe)
+    moments = 8 * recipe.n * (recipe.lags + 1) ** 2
+    blocks = -(-len(source) // block_rows(source)) + panes
+    pending = min(blocks, tasks * 4)
+    largest = 8 * recipe.n**2 if recipe.gram == "full" else 8 * recipe.k**2
+    wide = 0 if recipe.test is None else 12 * 8 * recipe.n * recipe.test.shape[1]
+    return int(
+        tasks * (buffer + chunk + tile + 3 * one)
+        + (2 * panes + pending + 3) * one
+        + panes * moments
+        + 6 * largest
+        + wide
+    )
+
+
+def predict(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
+    """Predicted peak resident memory of this process, in bytes."""
+    per_row = 8 * (12 + 2 * source.groups)
+    return resident() + LIBRARIES + working_set(recipe, source, panes, tasks) + per_row * len(source)
+
+
+def resident() -> int:
+    """Resident memory of this process now, 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
+
+
+def check(predicted: int, limit: str | int | float | None) -> None:
+    """Refuse when the prediction exceeds the limit.
+
+    Raises
+    ------
+    MemoryLimitError
+        With what would make it fit.
+    """
+    if limit is not None and predicted > parse_size(limit):
+        raise MemoryLimitError(
+            f"predicted peak memory {predicted / 2**20:.0f} MiB exceeds the limit of "
+            f"{parse_size(limit) / 2**20:.0f} MiB; "
+            "use fewer or longer windows, svd='nystrom', by_group=False, or fewer predictors"
+        )

@@ -1,0 +1,242 @@
+"""One pass over a run, and every measure of it as an xarray Dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradlog.analysis import blocks, bounds, noise, rank, spectra, subspace
+from gradlog.analysis.dataset import result_dataset
+from gradlog.analysis.measure import Question, Values, bound_sides
+from gradlog.analysis.memory import check, predict
+from gradlog.analysis.predictors import DEFAULT, Predictor, needs, parse
+from gradlog.analysis.rank import Spectrum
+from gradlog.analysis.reader import Run, open_run
+from gradlog.analysis.rsvd import test_matrix
+from gradlog.analysis.scopes import Range, Scopes
+from gradlog.analysis.spectra import Method, Route
+from gradlog.analysis.summary import Recipe, contributions
+from gradlog.errors import TooFewStepsError
+
+if TYPE_CHECKING:
+    import xarray
+
+EPS = (0.1, 0.05, 0.01)
+SUBSPACE = 8
+"""Dimensions of the leading subspaces compared between windows."""
+
+
+def analyze(
+    run: Run | str,
+    predictors: str | Sequence[str | Predictor] = DEFAULT,
+    eps: Sequence[float] = EPS,
+    window: int | None = None,
+    by_group: bool = True,
+    burn_in: int = 0,
+    svd: Method = "auto",
+    scheduler: Any = None,
+    memory: str | int | None = None,
+    progress: blocks.Progress | None = None,
+    *,
+    stride: int | None = None,
+    prefixes: int = 0,
+    null_rank: bool = True,
+    components: int = 0,
+    passes: int = 2,
+    eta: float | None = None,
+    lowest_loss: float | None = None,
+    diameter: float | None = None,
+    seed: int = 0,
+) -> xarray.Dataset:
+    """Measure the predictability and the rank of a run's gradients.
+
+    Parameters
+    ----------
+    run : Run or path
+    predictors : names or objects
+        ``zero``, ``last``, ``ema(B)``, ``trend``, ``ar(P)``, ``best-ema``, or any ``predictors.Predictor`` such as
+        ``Linear("mean of two", (0.5, 0.5))``.
+    eps : sequence of float
+        Tail energies at which r*(eps) is read.
+    window, stride : int, optional
+        Also measure windows of so many rows, every ``stride`` rows (default: side by side).
+    by_group : bool
+        Also measure each parameter group alone.
+    burn_in : int
+        Rows left out of every sum at the start; they still serve as history.
+    svd : {"auto", "gram", "rows", "nystrom"}
+        Route to the spectrum.
+    scheduler : None, "threads", "synchronous", address or distributed client
+    memory : int or str, optional
+        Refuse when the predicted peak exceeds this, such as ``"2G"``.
+    progress : callable, optional
+        ``progress(done, total)`` on completed blocks.
+    prefixes : int
+        Also measure so many growing prefixes of equal steps.
+    null_rank : bool
+        Also the rank that shuffled steps would show (a second Gram).
+    components : int
+        Also the leading right singular vectors and their scores over time (one more pass).
+    passes : int
+        Most passes of the randomized route.
+    eta, lowest_loss, diameter : float, optional
+        Inputs of the bounds that override what was logged or assumed.
+    seed : int
+        Of the randomized route.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables with dims, units and long_name; provenance, warnings and the run's record in attrs. Whole-run
+        variables bear plain names; ``window_``, ``prefix_``, ``group_`` and ``window_group_`` ones the other scopes.
+
+    Raises
+    ------
+    TooFewStepsError
+        Fewer than two finite steps after burn_in.
+    MemoryLimitError
+        The prediction exceeds ``memory``.
+    ValueError
+        An argument out of range.
+
+    Notes
+    -----
+    Definitions: arXiv 2601.04270. Intervals on kappa are 95 % jackknife intervals for the sketch's error.
+
+    Examples
+    --------
+    >>> ds = analyze("run.zarr", window=500)                  # doctest: +SKIP
+    >>> float(ds.kappa.sel(predictor="ema(0.9)"))             # doctest: +SKIP
+    1.058
+    """
+    if not isinstance(run, Run):
+        run = open_run(run)
+    ask = _question(run, parse(predictors), eps)
+    ranges = _ranges(run, burn_in, window, stride, prefixes)
+    route = spectra.choose(svd, len(run.steps), run.groups, run.k)
+    cuts = sorted({0, len(run.steps), *(edge for r in _flat(ranges) for edge in (r.start, r.stop))})
+    recipe = _recipe(run, ask, route, by_group, null_rank, seed)
+    tasks = blocks.workers(scheduler)
+    predicted = predict(recipe, run.rows, len(cuts) - 1, tasks)
+    if route.method == "rows":
+        predicted += 8 * len(run.steps) * (run.rows.n + 4 * len(run.steps))
+    check(predicted, memory)
+    panes = contributions(blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress))
+    scopes = Scopes(run, ask, route, recipe, cuts, panes)
+    whole = ranges["run"][0]
+    found = scopes.refined(whole, passes, seed, scheduler)
+    spectrum = found.spectrum if found else scopes.spectrum(whole)
+    main = scopes.values(whole, None, spectrum, full=True)
+    inputs = bounds.inputs(scopes.scalar("loss", whole), scopes.scalar("lr", whole), eta, lowest_loss, diameter)
+    main |= bound_sides(inputs, main)
+    if components:
+        main |= scopes.components(whole, found, components)
+    values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.groups * by_group)]}
+    for kind in ("window", "prefix"):
+        values[kind] = [scopes.values(r) for r in ranges[kind]]
+        values[f"{kind}_group"] = [scopes.values(r, g) for r in ranges[kind] for g in range(run.groups * by_group)]
+    main |= _overlaps(scopes, ranges["window"])
+    attrs: dict[str, Any] = {
+        "svd_method": route.method,
+        "svd_reason": route.reason,
+        "svd_passes": found.passes if found else 1 + (route.method == "rows"),
+        "svd_certificate": spectrum.unseen / spectrum.total if spectrum and spectrum.total > 0 else 0.0,
+        "svd_seed": seed,
+        "predicted_memory": predicted,
+        "burn_in": burn_in,
+        "bound_inputs": dataclasses.asdict(inputs),
+        "warnings": _warnings(run, main, ask, spectrum),
+    }
+    attrs["bytes_read"] = 4 * run.rows.n * len(run.steps) * (int(attrs["svd_passes"]) + bool(components))
+    return result_dataset(run, ask, values, ranges, attrs)
+
+
+def _question(run: Run, predictors: list[Predictor], eps: Sequence[float]) -> Question:
+    eps = tuple(float(e) for e in eps)
+    if not eps or not all(0 < e < 1 for e in eps) or len(set(eps)) < len(eps):
+        raise ValueError(f"eps must be distinct numbers between 0 and 1, got {eps}")
+    batch = [v for name in ("batch_size", "batch") if (v := run.scalar_columns.get(name)) is not None]
+    size = float(np.nanmean(batch[0])) if batch and np.isfinite(batch[0]).any() else float("nan")
+    return Question(predictors, eps, run.k, run.header.sketch.exact, size)
+
+
+def _ranges(run: Run, burn_in: int, window: int | None, stride: int | None, prefixes: int) -> dict[str, list[Range]]:
+    T = len(run.steps)
+    run.require(2)
+    if burn_in < 0 or prefixes < 0:
+        raise ValueError(f"burn_in and prefixes must not be negative, got {burn_in} and {prefixes}")
+    counted = [b - max(a, burn_in) for a, b in run.chains.tolist() if b > max(a, burn_in)]
+    if sum(counted) < 2:
+        raise TooFewStepsError(f"{run.where}: {sum(counted)} finite steps after burn_in={burn_in}, at least 2 needed")
+    found = {"run": [Range(burn_in, T)], "window": [], "prefix": []}
+    if window is not None:
+        if window < 2 or (stride is not None and stride < 1):
+            raise ValueError(f"window must be at least 2 and stride at least 1, got {window} and {stride}")
+        found["window"] = [Range(a, a + window) for a in range(burn_in, T - window + 1, stride or window)]
+        if not found["window"]:
+            raise TooFewStepsError(f"{run.where}: no whole window of {window} rows in {T - burn_in}")
+    ends = np.linspace(burn_in, T, prefixes + 1).round().astype(int)[1:].tolist() if prefixes else []
+    found["prefix"] = [Range(burn_in, int(b)) for b in dict.fromkeys(ends) if b > burn_in + 1]
+    return found
+
+
+def _flat(ranges: dict[str, list[Range]]) -> list[Range]:
+    return [r for group in ranges.values() for r in group]
+
+
+def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int) -> Recipe:
+    needed = needs(ask.predictors, noise.LAGS)
+    return Recipe(
+        groups=run.groups,
+        k=run.k,
+        betas=needed["betas"],
+        lags=needed["lags"],
+        gram=route.gram(by_group),
+        pooled=run.groups > 1 and not ask.exact and run.k <= spectra.GROUP_WIDTH,
+        scatter=null_rank,
+        test=test_matrix(run.rows.n, spectra.BLOCK, seed) if route.method == "nystrom" else None,
+    )
+
+
+def _overlaps(scopes: Scopes, windows: list[Range]) -> Values:
+    """Overlap of the leading increment subspaces of every pair of windows, and of random ones."""
+    bases = [scopes.leading(r, SUBSPACE) for r in windows]
+    if len(bases) < 2 or any(b is None for b in bases):
+        return {}
+    r = min(b.shape[1] for b in bases if b is not None)
+    return {
+        "window_overlap": subspace.overlaps([b[:, :r] for b in bases if b is not None]),
+        "window_overlap_random": subspace.random_overlap(scopes.run.rows.n, r),
+    }
+
+
+def _warnings(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) -> list[str]:
+    info, said = run.info, []
+    if info["every"] > 1:
+        said.append(f"every={info['every']}: increments span {info['every']} optimizer steps")
+    if info["gaps"]:
+        said.append(f"{len(info['gaps'])} gaps in the steps; no increment or history crosses them")
+    if info["nonfinite"]:
+        said.append(f"{len(info['nonfinite'])} non-finite rows left out; the rows after them have no history")
+    if info["abandoned"]:
+        said.append(f"{info['abandoned']} rows abandoned by a resume are left out")
+    if not run.norms_exact:
+        said.append("several ranks: squared norms are estimated from the mean of their sketches")
+    if info["status"] != "closed":
+        said.append(f"the run is {info['status']}: a later analysis may see more rows")
+    if spectrum is None:
+        said.append("no spectrum: the Gram of the groups does not fit this route")
+        return said
+    for e, low, high, estimate in zip(ask.eps, main["rank_low"], main["rank_high"], main["rank_estimate"], strict=True):
+        if low != high:
+            said.append(f"rank({e:g}) is only known to lie in [{low:g}, {high:g}]; allow more passes")
+        if not ask.exact and rank.saturated(high, run.rows.n):
+            said.append(
+                f"rank({e:g}) = {high:g} is near the sketch's ceiling {run.rows.n}: it is a lower bound, not a rank"
+            )
+        if not ask.exact and not np.isfinite(estimate):
+            said.append(f"rank({e:g}) of the gradients themselves is not identifiable from k = {run.k}")
+    return said

@@ -1,0 +1,286 @@
+"""Predictors m_t of the next gradient from past ones, and their path lengths from the sums of one pass.
+
+Missing history counts as zero, m_0 = 0; trend starts with m_1 = g_0. Source: arXiv 2601.04270, section on
+predictors; ar and best-ema are the best members of their classes in hindsight, P*_T.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gradlog.analysis.summary import Float64, Totals
+
+DEFAULT = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema")
+
+BETA_GRID = tuple(1 - 2.0 ** (-j / 4) for j in range(40))
+"""Candidates of best-ema: averaging lengths 1 / (1 - beta) from 1 to 860 steps, 19 % apart."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """Totals of some rows, restricted to the columns of some groups.
+
+    Attributes
+    ----------
+    totals : dict
+        Sums of ``summary.Recipe.zeros`` and ``moments``.
+    betas : tuple of float
+        Of the rows of ``p0``.
+    columns : slice
+    """
+
+    totals: Totals
+    betas: tuple[float, ...]
+    columns: slice = dataclasses.field(default_factory=lambda: slice(None))
+
+    def of(self, name: str) -> Float64:
+        """One per-column sum, columns last."""
+        values: Float64 = self.totals[name][..., self.columns]
+        return values
+
+    def ema(self, beta: float) -> Float64:
+        """Path length of ema(beta), per column."""
+        path: Float64 = self.of("p0")[self.betas.index(beta)]
+        return path
+
+    def moments(self, lags: int) -> Float64:
+        """Return the sums over rows of g_{t-i} g_{t-j}, (lags + 1, lags + 1, columns)."""
+        return self.of("moments")[: lags + 1, : lags + 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A predictor applied to some rows.
+
+    Attributes
+    ----------
+    path : float64 (columns,)
+        Path length of each column.
+    weights : float64 (history,)
+        Weights on g_{t-1}, g_{t-2}, ... (an EMA: empty, see ``beta``).
+    beta : float or None
+    """
+
+    path: Float64
+    weights: Float64
+    beta: float | None = None
+    one_row: Float64 | None = None
+
+    def weight_sums(self, history: NDArray[np.int64]) -> tuple[Float64, Float64]:
+        """Sum and sum of squares of the weights in use when ``history`` past rows are there."""
+        if self.beta is not None:
+            b = self.beta
+            age = history.astype(np.float64)
+            return 1 - b**age, (1 - b) ** 2 * (1 - b ** (2 * age)) / (1 - b * b)
+        used = np.minimum(history, len(self.weights))
+        s1 = np.concatenate([[0.0], np.cumsum(self.weights)])[used]
+        s2 = np.concatenate([[0.0], np.cumsum(self.weights**2)])[used]
+        if self.one_row is not None:
+            s1 = np.where(history == 1, self.one_row.sum(), s1)
+            s2 = np.where(history == 1, np.square(self.one_row).sum(), s2)
+        return s1, s2
+
+
+class Predictor(Protocol):
+    """What the analyzer asks of a predictor.
+
+    ``betas`` and ``lags`` name the sums that the pass has to collect for it; ``fit`` turns them into path lengths.
+    """
+
+    @property
+    def name(self) -> str:
+        """Label in tables and files."""
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """EMAs needed."""
+
+    @property
+    def lags(self) -> int:
+        """Lag products needed."""
+
+    def fit(self, evidence: Evidence) -> Fitted:
+        """Path length on the evidence's rows and columns."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Zero:
+    """m_t = 0, so that kappa = 1."""
+
+    name: ClassVar[str] = "zero"
+    betas: ClassVar[tuple[float, ...]] = ()
+    lags: ClassVar[int] = 0
+
+    def fit(self, evidence: Evidence) -> Fitted:
+        """See Predictor."""
+        return Fitted(evidence.of("energy"), np.empty(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Last:
+    """m_t = g_{t-1}."""
+
+    name: ClassVar[str] = "last"
+    betas: ClassVar[tuple[float, ...]] = ()
+    lags: ClassVar[int] = 0
+
+    def fit(self, evidence: Evidence) -> Fitted:
+        """See Predictor."""
+        return Fitted(evidence.of("last"), np.array([1.0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trend:
+    """m_t = 2 g_{t-1} - g_{t-2}, m_1 = g_0."""
+
+    name: ClassVar[str] = "trend"
+    betas: ClassVar[tuple[float, ...]] = ()
+    lags: ClassVar[int] = 0
+
+    def fit(self, evidence: Evidence) -> Fitted:
+        """See Predictor."""
+        return Fitted(evidence.of("trend"), np.array([2.0, -1.0]), one_row=np.array([1.0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class EMA:
+    """m_t = beta m_{t-1} + (1 - beta) g_{t-1}, no bias correction."""
+
+    beta: float
+    lags: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < 1:
+            raise ValueError(f"ema needs 0 <= beta < 1, got {self.beta}")
+
+    @property
+    def name(self) -> str:
+        """ema(beta)."""
+        return f"ema({self.beta:g})"
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """See Predictor."""
+        return (self.beta,)
+
+    def fit(self, evidence: Evidence) -> Fitted:
+        """See Predictor."""
+        return Fitted(evidence.ema(self.beta), np.empty(0), beta=self.beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class BestEMA:
+    """ema(beta) of the least path length on these rows, over BETA_GRID and every other EMA of the pass."""
+
+    name: ClassVar[str] = "best-ema"
+    betas: ClassVar[tuple[float, ...]] = BETA_GRID
+    lags: ClassVar[int] = 0
+
+    def fit(self, evidence: Evidence) -> Fitted:
+        """See Predictor."""
+        paths = evidence.of("p0")
+        best = int(np.argmin(paths.sum(axis=-1)))
+        return Fitted(paths[best], np.empty(0), beta=evidence.betas[best])
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Fixed weights on the most recent rows: m_t = sum_j weights[j-1] g_{t-j}.
+
+    Examples
+    --------
+    >>> Linear("mean of two", (0.5, 0.5)).lags
+    2
+    """
+
+    name: str
+    weights: tuple[float, ...]
+    betas: ClassVar[tuple[float, ...]] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", tuple(map(float, self.weights)))
+        if not self.weights or not np.isfinite(self.weights).all():
+            raise ValueError(f"{self.name}: weights must be finite numbers, at least one")
+
+    @property
+    def lags(self) -> int:
+        """See Predictor."""
+        return len(self.weights)
+
+    def fit(self, evidence: Evidence) -> Fitted:
+        """See Predictor."""
+        return _linear(evidence.moments(self.lags), self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class AR:
+    """m_t = sum_{j<=p} w_j g_{t-j} with the least-squares weights of these rows, shared by all columns."""
+
+    lags: int
+    betas: ClassVar[tuple[float, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lags <= 256:
+            raise ValueError(f"ar needs an order from 1 to 256, got {self.lags}")
+
+    @property
+    def name(self) -> str:
+        """ar(p)."""
+        return f"ar({self.lags})"
+
+    def fit(self, evidence: Evidence) -> Fitted:
+        """See Predictor."""
+        moments = evidence.moments(self.lags)
+        pooled = moments.sum(axis=-1)
+        weights = np.linalg.lstsq(pooled[1:, 1:], pooled[1:, 0], rcond=1e-10)[0]
+        return _linear(moments, weights)
+
+
+def _linear(moments: Float64, weights: ArrayLike) -> Fitted:
+    w = np.concatenate([[1.0], -np.asarray(weights, np.float64)])
+    path = np.einsum("i,ijn,j->n", w, moments, w, optimize=True)
+    return Fitted(np.maximum(path, 0.0), -w[1:])
+
+
+def parse(predictors: str | Predictor | Iterable[str | Predictor]) -> list[Predictor]:
+    """Predictors from their names: zero, last, trend, ema(B), ar(P), best-ema; objects pass through.
+
+    Examples
+    --------
+    >>> [p.name for p in parse("last, ema(0.5)")]
+    ['last', 'ema(0.5)']
+    """
+    if isinstance(predictors, str):
+        predictors = [part for part in re.split(r",\s*(?![^()]*\))", predictors) if part]
+    elif not isinstance(predictors, Iterable):
+        predictors = [predictors]
+    found = [_parse(p.strip()) if isinstance(p, str) else p for p in predictors]
+    names = [p.name for p in found]
+    if len(set(names)) < len(names) or not names:
+        raise ValueError(f"predictors must be named once each and at least one, got {names}")
+    return found
+
+
+def _parse(name: str) -> Predictor:
+    plain: dict[str, Predictor] = {p.name: p for p in (Zero(), Last(), Trend(), BestEMA())}
+    if name in plain:
+        return plain[name]
+    match = re.fullmatch(r"(ema|ar)\(\s*([0-9.eE+-]+)\s*\)", name)
+    if match:
+        try:
+            return EMA(float(match[2])) if match[1] == "ema" else AR(int(match[2]))
+        except ValueError as error:
+            raise ValueError(f"bad predictor {name!r}: {error}") from error
+    raise ValueError(f"unknown predictor {name!r}; known: {', '.join(DEFAULT)}, ema(B), ar(P)")
+
+
+def needs(predictors: Sequence[Predictor], lags: int = 0) -> dict[str, Any]:
+    """Betas and lags that a pass must collect for all of them."""
+    betas = sorted({b for p in predictors for b in p.betas})
+    return {"betas": tuple(betas), "lags": max([lags, *(p.lags for p in predictors)])}

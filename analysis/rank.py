@@ -1,0 +1,101 @@
+"""Predictable rank of the increments: r*(eps), its certified interval, the tail curve and smooth rank measures.
+
+r*(eps) is the smallest r with sum_{i>r} sigma_i^2 <= eps E, E = ||H||_F^2 (arXiv 2601.04270). By Eckart and Young the
+tail is the least path length of any rank-r predictor of the increments. Spectra are energies sigma_i^2, descending.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from gradlog.analysis.summary import Float64
+
+ROUNDING = 2e-6
+"""Relative slack for float32 products: of the energy, in both ends of a certified interval."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """What is known of a spectrum.
+
+    Attributes
+    ----------
+    energies : float64 (r,)
+        Lower bounds of the leading sigma_i^2, descending; all of them when ``complete``.
+    total : float
+        E, known exactly whatever the number of energies.
+    complete : bool
+        Whether no energy is missing.
+    """
+
+    energies: Float64
+    total: float
+    complete: bool = True
+
+    @property
+    def unseen(self) -> float:
+        """Energy that the listed values do not account for."""
+        return 0.0 if self.complete else max(self.total - float(self.energies.sum()), 0.0)
+
+
+def of_gram(gram: Float64) -> Spectrum:
+    """Complete spectrum of a Gram matrix H^T H or H H^T."""
+    energies = np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
+    return Spectrum(energies, float(energies.sum()))
+
+
+def rank_interval(spectrum: Spectrum, eps: float) -> tuple[float, float]:
+    """Certified bounds lo <= r*(eps) <= hi; hi is NaN when the listed energies do not reach far enough.
+
+    Every listed L_i is at most sigma_i^2, and the unseen t = E - sum L can add at most t to any leading sum.
+    """
+    if spectrum.total <= 0:
+        return 0.0, 0.0
+    if spectrum.complete:
+        r = _first(spectrum.energies, (1 - eps) * spectrum.total * (1 - 1e-12))
+        return r, r
+    slack = ROUNDING * spectrum.total
+    need = (1 - eps) * spectrum.total
+    low = _first(spectrum.energies, need - spectrum.unseen - slack)
+    high = _first(spectrum.energies, need + slack)
+    return (low if np.isfinite(low) else float(len(spectrum.energies))), high
+
+
+def _first(energies: Float64, need: float) -> float:
+    """Smallest r whose leading sum reaches ``need``, NaN if none does."""
+    if need <= 0:
+        return 0.0
+    r = int(np.searchsorted(np.cumsum(energies), need)) + 1
+    return float(r) if r <= len(energies) else float("nan")
+
+
+def tail_curve(spectrum: Spectrum) -> Float64:
+    """Relative tail energy sum_{i>r} sigma_i^2 / E for r = 0..len (an upper bound when incomplete)."""
+    if spectrum.total <= 0:
+        return np.zeros(len(spectrum.energies) + 1)
+    led = np.concatenate([[0.0], np.cumsum(spectrum.energies)])
+    return np.maximum(1 - led / spectrum.total, 0.0)
+
+
+def measures(spectrum: Spectrum) -> dict[str, float]:
+    """Stable rank E / sigma_1^2, participation ratio E^2 / sum sigma^4, entropy rank exp(-sum p log p).
+
+    For an incomplete spectrum the unseen energy counts as spread thinly: participation and entropy are then
+    estimates, entropy with the unseen part left out.
+    """
+    e, E = spectrum.energies, spectrum.total
+    if E <= 0 or len(e) == 0:
+        return {"stable": float("nan"), "participation": float("nan"), "entropy": float("nan")}
+    p = e[e > 0] / E
+    return {
+        "stable": float(E / e[0]),
+        "participation": float(1 / np.square(p).sum()),
+        "entropy": float(np.exp(-(p * np.log(p)).sum())),
+    }
+
+
+def saturated(rank: float, ceiling: int) -> bool:
+    """Whether a rank is so near the sketch's ceiling that it mostly shows the sketch."""
+    return bool(rank > 0.15 * ceiling)

@@ -1,0 +1,145 @@
+"""The result as one JSON object, schema ``gradlog.analysis/1``: fields may be added, never renamed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray
+
+SCHEMA = "gradlog.analysis/1"
+RUN_FIELDS = (
+    "path", "steps", "first_step", "last_step", "every", "groups", "k", "seed", "kind", "stage", "what", "status",
+    "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
+)  # fmt: skip
+MEASURES = ("stable", "participation", "entropy")
+NOISE = ("signal", "signal_share", "noise", "noise_scale")
+
+
+def to_json(ds: xarray.Dataset) -> dict[str, Any]:
+    """Plain object of an analysis, ready for ``json.dumps(..., allow_nan=False)``.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        From ``analyze``, or read back from netCDF or zarr.
+
+    Returns
+    -------
+    dict
+        NaN and inf are None, with a warning that names their fields.
+    """
+    warnings = list(json.loads(ds.attrs["warnings"]))
+    run = json.loads(ds.attrs["run"])
+    result: dict[str, Any] = {"schema": SCHEMA, "run": {f: run[f] for f in RUN_FIELDS}}
+    result |= _scope(ds, "")
+    result["singular_values"] = ds["singular_value"].values.tolist()
+    result["svd"] = {
+        "method": ds.attrs["svd_method"],
+        "reason": ds.attrs["svd_reason"],
+        "passes": int(ds.attrs["svd_passes"]),
+        "certificate": float(ds.attrs["svd_certificate"]),
+        "seed": int(ds.attrs["svd_seed"]),
+        "bytes_read": int(ds.attrs["bytes_read"]),
+        "predicted_memory": int(ds.attrs["predicted_memory"]),
+    }
+    result["burn_in"] = int(ds.attrs["burn_in"])
+    result["bounds"] = _bounds(ds)
+    result["windows"] = _ranges(ds, "window")
+    result["prefixes"] = _ranges(ds, "prefix")
+    if "window_overlap" in ds:
+        result["subspace"] = {
+            "overlap": ds["window_overlap"].values.tolist(),
+            "random": float(ds["window_overlap_random"]),
+        }
+    result["by_group"] = {}
+    if "group_kappa" in ds:
+        for i, name in enumerate(ds["group"].values):
+            here = ds.isel(group=i)
+            result["by_group"][str(name)] = _scope(here, "group_") | {
+                "singular_values": [x for x in here["group_singular_value"].values.tolist() if not math.isnan(x)]
+            }
+    lost: list[str] = []
+    plain: dict[str, Any] = _plain(result, "", lost)
+    if lost:
+        shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+        warnings.append(f"undefined values written as null: {shown}")
+    plain["warnings"] = warnings
+    return plain
+
+
+def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
+    def value(name: str, **at: Any) -> float:
+        return float(ds[prefix + name].sel(at).values)
+
+    predictors = [str(p) for p in ds["predictor"].values]
+    kappa = {}
+    for p in predictors:
+        ends = {"value": "kappa", "low": "kappa_low", "high": "kappa_high", "null": "kappa_null", "gain": "gain"}
+        ends |= {"gain_low": "gain_low", "gain_high": "gain_high"}
+        kappa[p] = {field: value(name, predictor=p) for field, name in ends.items()}
+        if p == "best-ema":
+            kappa[p]["beta"] = value("beta", predictor=p)
+    found: dict[str, Any] = {
+        "rows": int(value("rows")),
+        "energy": value("energy"),
+        "path_length": {p: value("path_length", predictor=p) for p in predictors},
+        "kappa": kappa,
+        "increment_energy": value("increment_energy"),
+        "coherence": value("coherence"),
+        "rank": {f"{e:g}": _rank(ds.sel(eps=e), prefix) for e in ds["eps"].values},
+        "rank_measures": {name: value(f"{name}_rank") for name in MEASURES},
+        "noise": {n + end: value(n + end) for n in NOISE for end in ("", "_low", "_high")},
+    }
+    if prefix + "participation_estimate" in ds:
+        found["rank_measures"]["participation_estimate"] = value("participation_estimate")
+    return found
+
+
+def _rank(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
+    fields = {"value": "rank", "low": "rank_low", "high": "rank_high", "null": "rank_null"}
+    fields |= {f"estimate{end}": f"rank_estimate{end}" for end in ("", "_low", "_high")}
+    found = {f: float(ds[prefix + name].values) if prefix + name in ds else None for f, name in fields.items()}
+    return {f: int(x) if x is not None and x == int(x if math.isfinite(x) else 0) else x for f, x in found.items()}
+
+
+def _ranges(ds: xarray.Dataset, kind: str) -> list[dict[str, Any]]:
+    if f"{kind}_kappa" not in ds:
+        return []
+    found = []
+    for i in range(ds.sizes[kind]):
+        here = ds.isel({kind: i})
+        steps = {f"{end}_step": int(here[f"{kind}_{end}_step"]) for end in ("first", "last")}
+        entry = steps | _scope(here, f"{kind}_")
+        if f"{kind}_group_kappa" in ds:
+            entry["by_group"] = {
+                str(g): _scope(here.isel(group=j), f"{kind}_group_") for j, g in enumerate(ds["group"].values)
+            }
+        found.append(entry)
+    return found
+
+
+def _bounds(ds: xarray.Dataset) -> dict[str, Any]:
+    inputs = json.loads(ds.attrs["bound_inputs"])
+    found: dict[str, Any] = {"inputs": inputs, "stationarity": {}, "regret": {}}
+    for p in ds["predictor"].values:
+        here = ds.sel(predictor=p)
+        for kind in ("stationarity", "regret"):
+            names = [str(n) for n in ds.data_vars if str(n).startswith(kind + "_")]
+            found[kind][str(p)] = {n.removeprefix(kind + "_"): float(here[n].values) for n in names}
+    return found
+
+
+def _plain(value: Any, path: str, lost: list[str]) -> Any:
+    """Replace non-finite numbers by None, noting where (an estimate that is withheld is no loss)."""
+    if isinstance(value, dict):
+        return {k: _plain(v, f"{path}.{k}" if path else k, lost) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v, f"{path}[{i}]", lost) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        if ".estimate" not in path:
+            lost.append(path)
+        return None
+    return value

@@ -1,0 +1,155 @@
+"""The scopes of an analysis: ranges of rows, whole or by group, each a sum of panes of the one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis import blocks, measure, rank, spectra, subspace
+from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.measure import Question, Values
+from gradlog.analysis.predictors import Evidence
+from gradlog.analysis.rank import Spectrum
+from gradlog.analysis.reader import Run
+from gradlog.analysis.rsvd import Decomposition, nystrom, refine
+from gradlog.analysis.spectra import Route, columns_of
+from gradlog.analysis.summary import Float32, Float64, Recipe, Totals, add, contributions
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """View rows [start, stop) that a scope counts; the history before them is still used."""
+
+    start: int
+    stop: int
+
+
+class Scopes:
+    """Values of any range that begins and ends at the pass's cuts, for all groups or one."""
+
+    def __init__(
+        self, run: Run, ask: Question, route: Route, recipe: Recipe, cuts: list[int], panes: list[Totals]
+    ) -> None:
+        self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
+        self.at = {cut: i for i, cut in enumerate(cuts)}
+        self.history = _history(run)
+        self.row_grams = blocks.row_grams(run.rows, run.chains) if route.method == "rows" else None
+        self._last: tuple[Range, Totals] | None = None
+
+    def totals(self, r: Range) -> Totals:
+        """Totals of the range's rows."""
+        if self._last is None or self._last[0] != r:
+            self._last = r, add(self.panes[self.at[r.start] : self.at[r.stop]])
+        return self._last[1]
+
+    def values(
+        self, r: Range, group: int | None = None, spectrum: Spectrum | None = None, full: bool = False
+    ) -> Values:
+        """All measures of a scope; ``full`` adds the spectrum itself and the rank behind the sketch."""
+        totals = self.totals(r)
+        rows = self._rows(r)
+        norms = self.run.group_norm2[rows]
+        norms = norms.sum(axis=1) if group is None else norms[:, group]
+        evidence = Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
+        spectrum = spectrum or self.spectrum(r, group)
+        shuffled = self.shuffled(r, group) if self.recipe.scatter else None
+        found = measure.scope(evidence, norms, self.history[rows], self.ask)
+        found |= measure.ranks(spectrum, shuffled, self.ask.eps)
+        if full:
+            found |= _curves(spectrum)
+            found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), self.ask, found)
+        return found
+
+    def spectrum(self, r: Range, group: int | None = None) -> Spectrum | None:
+        """Spectrum of the increments."""
+        if self.row_grams is not None and group is None:
+            index = self.row_grams.increment_rows
+            return spectra.of_rows(self.row_grams.increments, (index >= r.start) & (index < r.stop))
+        return spectra.spectrum(self.totals(r), self.recipe, group)
+
+    def shuffled(self, r: Range, group: int | None) -> Spectrum | None:
+        """Spectrum expected when the same rows come in random order."""
+        if self.row_grams is not None and group is None:
+            return spectra.shuffled_of_rows(self.row_grams.rows[np.ix_(self._rows(r), self._rows(r))])
+        return spectra.shuffled(self.totals(r), self.recipe, group)
+
+    def refined(self, r: Range, passes: int, seed: int, scheduler: Any) -> Decomposition | None:
+        """Refine the randomized route by further passes over the rows until every r* is certain."""
+        if self.route.method != "nystrom" or self.recipe.test is None:
+            return None
+        cuts = sorted({0, r.start, r.stop, len(self.run.steps)})
+
+        def apply(block: Float32) -> Float64:
+            recipe = Recipe(self.run.groups, self.run.k, lags=0, gram="none", test=block, columns=False)
+            panes = contributions(blocks.compute(self.run.rows, self.run.chains, cuts, recipe, scheduler))
+            image: Float64 = add(panes[cuts.index(r.start) : cuts.index(r.stop)])["image"]
+            return image
+
+        totals = self.totals(r)
+        energy = float(totals["increment"].sum())
+        return refine(apply, self.recipe.test, totals["image"], energy, passes, self.ask.eps, seed)
+
+    def leading(self, r: Range, count: int) -> Float64 | None:
+        """Leading right singular vectors, (n, <= count), where the pass allows them."""
+        totals = self.totals(r)
+        gram = spectra.gram_of(totals, self.recipe, None)
+        if gram is not None:
+            return subspace.leading(gram, count)
+        if self.recipe.test is None:
+            return None
+        return nystrom(self.recipe.test.astype(np.float64), totals["image"])[1][:, :count]
+
+    def components(self, r: Range, found: Decomposition | None, count: int) -> Values:
+        """Right singular vectors as (mode, group, k), and their scores (increment, mode) from one more pass."""
+        vectors = found.components[:, :count] if found else self.leading(r, count)
+        if vectors is None:
+            raise ValueError("components need svd='gram' or svd='nystrom'")
+        scores = self.run.increments() @ vectors.astype(np.float32)
+        with single_threaded():
+            kept = np.asarray(scores.compute())
+        steps = _increment_rows(self.run)
+        inside = (steps >= r.start) & (steps < r.stop)
+        return {
+            "components": vectors.T.reshape(-1, self.run.groups, self.run.k),
+            "scores": kept[inside],
+            "increment_step": self.run.steps[steps[inside]],
+        }
+
+    def scalar(self, name: str, r: Range) -> Float64 | None:
+        """Return a logged scalar at the range's finite rows."""
+        column = self.run.scalar_columns.get(name)
+        return None if column is None else column[self._rows(r)]
+
+    def _rows(self, r: Range) -> NDArray[np.int64]:
+        return np.arange(r.start, r.stop)[self.run.finite[r.start : r.stop]]
+
+    def _one_sketch(self, totals: Totals, group: int | None) -> Float64 | None:
+        if group is None and self.run.groups > 1:
+            return totals.get("pooled")
+        return spectra.gram_of(totals, self.recipe, group)
+
+    def _limit(self, found: Values, group: int | None) -> float:
+        sizes = self.run.header.group_sizes()
+        return max(1.0, min(float(found["rows"]) - 1, sum(sizes) if group is None else sizes[group]))
+
+
+def _curves(spectrum: Spectrum | None) -> Values:
+    if spectrum is None:
+        return {"singular_value": np.empty(0), "tail_energy": np.empty(0)}
+    return {"singular_value": np.sqrt(spectrum.energies), "tail_energy": rank.tail_curve(spectrum)}
+
+
+def _history(run: Run) -> NDArray[np.int64]:
+    """Past rows available at each view row."""
+    age = np.zeros(len(run.steps), np.int64)
+    for start, stop in run.chains:
+        age[start:stop] = np.arange(stop - start)
+    return age
+
+
+def _increment_rows(run: Run) -> NDArray[np.int64]:
+    """View rows that have an increment."""
+    return np.concatenate([np.arange(start + 1, stop) for start, stop in run.chains])

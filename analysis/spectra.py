@@ -1,0 +1,116 @@
+"""Which route to the spectrum fits a run, and the spectra of its scopes from what the pass kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis import baseline, rank
+from gradlog.analysis.rank import Spectrum
+from gradlog.analysis.rsvd import nystrom
+from gradlog.analysis.summary import Float64, Recipe, Totals
+
+Method = Literal["auto", "gram", "rows", "nystrom"]
+
+GRAM_WIDTH, GROUP_WIDTH, ROWS, BLOCK = 1536, 2048, 1024, 96
+ROW_BYTES = 192 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """A choice of method and the sentence that explains it.
+
+    ``blocks`` says whether k x k Grams of single groups are affordable.
+    """
+
+    method: str
+    reason: str
+    blocks: bool
+
+    def gram(self, by_group: bool) -> str:
+        """Name the recipe's Gram."""
+        if self.method == "gram":
+            return "full"
+        return "groups" if by_group and self.blocks else "none"
+
+
+def choose(svd: str, rows: int, groups: int, k: int) -> Route:
+    """Route to the spectrum of rows x (groups x k) increments.
+
+    Raises
+    ------
+    ValueError
+        Unknown method.
+    """
+    n = groups * k
+    blocks = k <= GROUP_WIDTH and groups * k * k <= 2**25
+    if svd == "gram":
+        return Route("gram", "exact n x n Gram, as asked", True)
+    if svd == "rows":
+        return Route("rows", "exact Gram of the rows, as asked", blocks)
+    if svd == "nystrom":
+        return Route("nystrom", "randomized, as asked", blocks)
+    if svd != "auto":
+        raise ValueError(f"svd must be 'auto', 'gram', 'rows' or 'nystrom', got {svd!r}")
+    if n <= GRAM_WIDTH:
+        return Route("gram", f"n = {n} columns: the exact Gram is cheapest", True)
+    if rows <= ROWS and 8 * rows * n <= ROW_BYTES:
+        return Route("rows", f"{rows} rows of {n} columns: the exact Gram of the rows is cheapest", blocks)
+    return Route("nystrom", f"n = {n} columns, {rows} rows: randomized, one pass and a second if r* stays open", blocks)
+
+
+def gram_of(totals: Totals, recipe: Recipe, group: int | None, suffix: str = "") -> Float64 | None:
+    """Gram of all columns or of one group's, where the pass kept it."""
+    grams: Float64 | None = totals.get("gram" + suffix)
+    if grams is None or (recipe.gram == "groups" and group is None and recipe.groups > 1):
+        return None
+    if recipe.gram == "groups":
+        own: Float64 = grams[group or 0]
+        return own
+    columns = columns_of(group, recipe.k)
+    block: Float64 = grams[columns, columns]
+    return block
+
+
+def columns_of(group: int | None, k: int) -> slice:
+    """Columns of a group, or all."""
+    return slice(None) if group is None else slice(group * k, (group + 1) * k)
+
+
+def spectrum(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | None:
+    """Spectrum of the increments of a scope, None where the pass kept nothing for it."""
+    gram = gram_of(totals, recipe, group)
+    if gram is not None:
+        return rank.of_gram(gram)
+    if group is not None or recipe.test is None:
+        return None
+    energies, _ = nystrom(recipe.test.astype(np.float64), totals["image"])
+    return Spectrum(energies, float(totals["increment"].sum()), complete=False)
+
+
+def shuffled(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | None:
+    """Spectrum expected of the increments of the same rows in random order, up to a common factor."""
+    rows, total = float(totals["rows"]), totals["total"][columns_of(group, recipe.k)]
+    gram = gram_of(totals, recipe, group, "_rows")
+    if gram is not None:
+        return rank.of_gram(baseline.shuffled_gram(gram, total, int(rows)))
+    if group is not None or "image_rows" not in totals or recipe.test is None:
+        return None
+    test = recipe.test.astype(np.float64)
+    image = 2 * (totals["image_rows"] - np.multiply.outer(total, total @ test) / rows)
+    energy = 2 * float(totals["energy"].sum() - np.square(total).sum() / rows)
+    return Spectrum(nystrom(test, image)[0], energy, complete=False)
+
+
+def of_rows(rows_gram: Float64, keep: NDArray[np.bool_] | None = None) -> Spectrum:
+    """Spectrum from a Gram of rows H H^T, restricted to the rows ``keep``."""
+    return rank.of_gram(rows_gram if keep is None else rows_gram[np.ix_(keep, keep)])
+
+
+def shuffled_of_rows(rows_gram: Float64) -> Spectrum:
+    """Likewise for shuffled rows, from G G^T: its doubly centred form has the centred scatter's eigenvalues."""
+    centred = rows_gram - rows_gram.mean(0) - rows_gram.mean(1)[:, None] + rows_gram.mean()
+    return rank.of_gram(2 * centred)

@@ -1,0 +1,105 @@
+"""``gradlog analyze``: one pass over a run, and what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradlog.cli import console, output, tables
+
+
+@click.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    callback=output.destination,
+    metavar="FILE",
+    help="Also write the result: .json, .nc or .zarr.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option(
+    "--predictor",
+    "predictors",
+    multiple=True,
+    metavar="NAME",
+    help="zero, last, ema(B), trend, ar(P) or best-ema; may be repeated. Default: the usual seven.",
+)
+@click.option(
+    "--eps",
+    multiple=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of energy that the rank leaves out; may be repeated. Default: 0.1 0.05 0.01.",
+)
+@click.option(
+    "--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out of every sum."
+)
+@click.option(
+    "--view",
+    type=click.Choice(["latest", "all"]),
+    default="latest",
+    show_default=True,
+    help="After a rewind: the newest row of each step, or all rows.",
+)
+@click.option("--by-group", is_flag=True, help="Also each parameter group alone.")
+@click.option("--memory", metavar="SIZE", help="Refuse to start if the predicted peak exceeds SIZE, such as 2G.")
+@click.option("--scheduler", metavar="ADDR", help="Address of a running dask scheduler. Default: threads.")
+@console.verbosity
+def analyze(
+    run: str,
+    as_json: bool,
+    target: Path | None,
+    force: bool,
+    predictors: tuple[str, ...],
+    eps: tuple[float, ...],
+    burn_in: int,
+    view: Any,
+    by_group: bool,
+    memory: str | None,
+    scheduler: str | None,
+    quiet: bool,
+) -> None:
+    """Measure predictability and rank of the gradients in RUN.
+
+    Kappa is the path length sum ||g_t - m_t||^2 over the energy sum ||g_t||^2, for predictions m_t made from
+    earlier gradients only. It stands beside the kappa that the same gradients would have in random order.
+    """
+    from gradlog import analysis
+
+    if target is not None:
+        output.require_free(target, force)
+    options: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
+    options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
+    _check(predictors, memory)
+    opened = analysis.open_run(run, view)
+    with console.progress("analyze", quiet) as progress:
+        result = analysis.analyze(opened, progress=progress, **options)
+    document = analysis.to_json(result)
+    if target is not None:
+        output.save(result, document, target, force)
+        console.log.info("wrote %s", target)
+    lines = [json.dumps(document, indent=1, allow_nan=False)] if as_json else tables.report(run, document)
+    click.echo("\n".join(lines))
+
+
+def _check(predictors: tuple[str, ...], memory: str | None) -> None:
+    """Wrong values of options are wrong usage, found before the run is opened."""
+    from gradlog.analysis.memory import parse_size
+    from gradlog.analysis.predictors import parse
+
+    checks: list[tuple[str, Callable[[], object]]] = []
+    if predictors:
+        checks.append(("--predictor", lambda: parse(predictors)))
+    if memory is not None:
+        checks.append(("--memory", lambda: parse_size(memory)))
+    for option, check in checks:
+        try:
+            check()
+        except (ValueError, TypeError) as error:
+            raise click.BadParameter(str(error), param_hint=option) from error

@@ -1,0 +1,90 @@
+"""The ``gradlog`` command, and what becomes of errors: one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from gradlog.cli import console
+from gradlog.cli.analyze import analyze
+from gradlog.cli.audit import audit
+from gradlog.cli.compact import compact
+from gradlog.cli.info import info
+from gradlog.cli.render import printable
+from gradlog.errors import GradlogError
+
+BROKEN_PIPE = 141
+INTERRUPTED = 130
+
+
+def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("gradlog-zarr")
+        except PackageNotFoundError:
+            number = "not installed, running from a checkout"
+        click.echo(f"gradlog-zarr {number}")
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
+              help="Show the version and exit.")  # fmt: skip
+@click.pass_context
+def gradlog(context: click.Context) -> None:
+    """Measure how predictable, and how low-dimensional, the gradients of a training run were.
+
+    Results go to standard output, progress and warnings to standard error. Exit status: 0 done, 1 error,
+    2 wrong usage, 3 the input cannot answer (no run, a newer format, too few steps).
+    """
+    if os.environ.get("NO_COLOR"):
+        context.color = False
+
+
+for verb in (info, analyze, audit, compact):
+    gradlog.add_command(verb)
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    console.prepare()
+    try:
+        with gradlog.make_context("gradlog", list(sys.argv[1:] if args is None else args)) as context:
+            gradlog.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
+    except Exception as error:
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    if console.debugging():
+        traceback.print_exc()
+    expected = isinstance(error, (GradlogError, OSError, MemoryError))
+    text = str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
+    hint = "" if expected or console.debugging() else " (an error in gradlog itself; -vv shows where)"
+    click.echo(f"gradlog: {printable(' '.join(text.split()))}{hint}", err=True)
+    return error.exit_code if isinstance(error, GradlogError) else 1
+
+
+def _silence_stdout() -> None:
+    """Point stdout elsewhere, so that the interpreter's last flush does not complain about the pipe."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

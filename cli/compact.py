@@ -1,0 +1,21 @@
+"""``gradlog compact``: a finished run in few files."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("run")
+def compact(run: str) -> None:
+    """Rewrite the finished segments of RUN into few files.
+
+    Every recorded byte, digest and the chain stay as they are; what is written is read back before it takes over.
+    """
+    from gradlog.compact import compact as rewrite
+
+    for segment in rewrite(run):
+        done = (
+            f"left alone: it {segment.skipped}" if segment.skipped else f"{segment.before} files, now {segment.after}"
+        )
+        click.echo(f"{segment.segment}  {done}")

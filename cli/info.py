@@ -1,0 +1,129 @@
+"""``gradlog info``: what a run is, from its metadata alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from gradlog.cli import render
+from gradlog.cli.console import verbosity
+
+
+@click.command()
+@click.argument("run")
+@click.option("--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
+              help="After a rewind: the newest row of each step, or all rows.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@verbosity
+def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:
+    """Show what RUN holds: status, steps, segments, model, sketch, storage.
+
+    RUN is a folder such as run.zarr, a .zip of one, or a URL. A run that is being recorded may be looked at.
+    """
+    from gradlog.analysis import open_run
+
+    facts = open_run(run, view).info
+    lines = [json.dumps(facts, indent=1)] if as_json else summary(facts)
+    click.echo("\n".join(lines))
+
+
+def summary(run: dict[str, Any]) -> list[str]:
+    """List the facts in the order a reader asks for them."""
+    return [*_overview(run), "", *_segments(run), "", *_groups(run), "", *_storage(run), "", *_next(run)]
+
+
+def _overview(run: dict[str, Any]) -> list[str]:
+    origin = run["provenance"]
+    versions = origin.get("versions", {})
+    kind = "the gradient itself" if run["kind"] == "exact/1" else f"{run['kind']}, k = {run['k']}, seed {run['seed']}"
+    return [
+        render.heading(render.printable(run["path"])),
+        *render.facts(
+            [
+                ("status", run["status"] + (f": {run['reason']}" if run["reason"] else "")),
+                ("steps", _steps(run)),
+                (
+                    "recorded",
+                    f"{run['what']}, {run['stage']}; {run['dimension']:,} numbers in {run['tensors']} tensors",
+                ),
+                ("sketch", f"{kind}; {len(run['groups'])} groups, {len(run['groups']) * run['k']:,} numbers a step"),
+                ("scalars", render.shorten(run["scalars"], 12)),
+                ("created", run["created"]),
+                ("format", run["format"]),
+                ("command", " ".join(map(str, origin.get("argv", [])))),
+                ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
+                ("code", _code(origin.get("git", {}))),
+                ("host", origin.get("hostname")),
+                *((f"note: {k}", v) for k, v in origin.get("notes", {}).items()),
+            ]
+        ),
+        *(line for text in _remarks(run) for line in render.note(text)),
+    ]
+
+
+def _steps(run: dict[str, Any]) -> str:
+    if not run["steps"]:
+        return "none yet"
+    every = "" if run["every"] == 1 else f", every {run['every']}"
+    return f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}{every}"
+
+
+def _code(git: dict[str, Any]) -> str:
+    if not git.get("commit"):
+        return ""
+    return f"git {git['commit'][:12]}" + (", with uncommitted changes" if git.get("dirty") else "")
+
+
+def _remarks(run: dict[str, Any]) -> Iterator[str]:
+    if run["gaps"]:
+        before, after = run["gaps"][0]
+        yield f"steps are missing in {_count(run['gaps'], 'place')}, first between {before} and {after}"
+    if run["nonfinite"]:
+        yield f"NaN or inf in {_count(run['nonfinite'], 'step')}: {render.shorten(list(map(str, run['nonfinite'])))}"
+    for key, text in (
+        ("skipped", "steps that the optimizer skipped"),
+        ("partial", "steps in which some tensors had no gradient"),
+        ("abandoned", "rows of abandoned branches, left out of this view"),
+        ("journal_rows", "rows still in the journal, read from there"),
+    ):
+        if run[key]:
+            yield f"{run[key]:,} {text}"
+
+
+def _count(things: list[Any], name: str) -> str:
+    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _segments(run: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            s["name"],
+            f"{s['rows']:,}",
+            _range(s),
+            s["status"],
+            (s["parent"] or "") and f"{s['parent']} at {s['parent_step']}",
+        ]
+        for s in run["segments"]
+    ]
+    return [render.heading("segments"), *render.table(["name", "rows", "steps", "status", "after"], rows, (0, 3, 4))]
+
+
+def _range(segment: dict[str, Any]) -> str:
+    return "-" if segment["first_step"] is None else f"{segment['first_step']:,} .. {segment['last_step']:,}"
+
+
+def _groups(run: dict[str, Any]) -> list[str]:
+    rows = [[name, f"{size:,}"] for name, size in zip(run["groups"], run["group_sizes"], strict=True)]
+    return [render.heading("groups"), *render.table(["name", "numbers"], rows)]
+
+
+def _storage(run: dict[str, Any]) -> list[str]:
+    rows = [[name, render.size(v["bytes"]), f"{v['files']:,}"] for name, v in run["storage"].items()]
+    return [render.heading("storage"), *render.table(["array", "stored", "files"], rows)]
+
+
+def _next(run: dict[str, Any]) -> list[str]:
+    return [f"next: gradlog analyze {render.printable(run['path'])}"] if run["steps"] > 1 else []

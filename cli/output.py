@@ -1,0 +1,76 @@
+"""Results into files: all or nothing, and never over something else by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import xarray
+
+SUFFIXES = (".json", ".nc", ".zarr")
+
+
+def destination(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """Check the suffix of ``-o`` before anything is computed."""
+    if value is not None and Path(value).suffix not in SUFFIXES:
+        raise click.BadParameter(f"{value!r} ends in none of {', '.join(SUFFIXES)}")
+    return None if value is None else Path(value)
+
+
+def require_free(target: Path, force: bool) -> None:
+    """Refuse a target that must not be written.
+
+    Raises
+    ------
+    FileExistsError
+        It exists and ``force`` is off, or it is a folder that holds no result of ours (a recorded run, say).
+    FileNotFoundError
+        Its folder does not exist.
+    """
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}")
+    if not target.exists():
+        return
+    if not force:
+        raise FileExistsError(f"{target} exists; --force replaces it")
+    if target.is_dir() and not _is_result(target):
+        raise FileExistsError(f"{target} is a folder that gradlog analyze did not write; choose another path")
+
+
+def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: bool) -> None:
+    """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
+    require_free(target, force)
+    write: dict[str, Callable[[Path], Any]] = {
+        ".json": lambda p: p.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n"),
+        ".nc": lambda p: result.to_netcdf(p, engine="h5netcdf"),
+        ".zarr": lambda p: _to_zarr(result, p),
+    }
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        fresh = Path(folder) / target.name
+        write[target.suffix](fresh)
+        if target.is_dir():
+            os.replace(target, Path(folder) / "replaced")
+        os.replace(fresh, target)
+
+
+def _to_zarr(result: xarray.Dataset, path: Path) -> None:
+    """Consolidate: xarray looks for it first and warns where it is missing, zarr warns that it is an extension."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+        result.to_zarr(path, consolidated=True, zarr_format=3)
+
+
+def _is_result(folder: Path) -> bool:
+    try:
+        attributes = json.loads((folder / "zarr.json").read_text())["attributes"]
+        return bool(attributes["title"] == "gradlog analysis")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

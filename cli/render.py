@@ -1,0 +1,93 @@
+"""Plain text for 80 columns: a line of labels, numbers below. Strings in, strings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+WIDTH = 80
+
+
+def printable(text: object) -> str:
+    """Escape control characters: text in a store may come from anybody."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Show a number to some significant digits; a dash where there is none.
+
+    >>> number(1.05), number(13.84), number(123456.0), number(None)
+    ('1.050', '13.84', '1.235e+05', '-')
+    """
+    if value is None or value != value:
+        return "-"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 10**digits:
+        whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+        return f"{value:.{max(0, digits - whole)}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 4) -> str:
+    """Show ``low .. high``; nothing where there is none."""
+    return "" if low is None or high is None else f"{number(low, digits)} .. {number(high, digits)}"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def heading(text: str) -> str:
+    """Title of a table."""
+    return click.style(text, bold=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Align cells under their labels, numbers to the right; ``left`` columns to the left."""
+    cells = [[printable(c) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return ("  " + "  ".join(aligned)).rstrip()
+
+    return [click.style(line(columns), dim=True), *map(line, cells)]
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> list[str]:
+    """Aligned ``label  value`` lines, long values wrapped under themselves; empty values left out."""
+    shown = [(label, printable(value)) for label, value in pairs if value not in (None, "", [], {})]
+    width = max((len(label) for label, _ in shown), default=0)
+    return [line for label, value in shown for line in _fact(label, value, width)]
+
+
+def _fact(label: str, value: str, width: int) -> list[str]:
+    first, *more = wrap(value, WIDTH - width - 4)
+    return [f"  {label.ljust(width)}  {first}", *(" " * (width + 4) + m for m in more)]
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break into lines of at most ``width``; a word that is longer is broken too."""
+    import textwrap
+
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+
+
+def note(text: str) -> list[str]:
+    """Wrap and indent a warning or remark."""
+    first, *more = wrap(printable(text), WIDTH - 4)
+    return [f"  * {first}", *(f"    {m}" for m in more)]
+
+
+def shorten(names: Sequence[str], most: int = 6) -> str:
+    """List the first names and count the rest."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,182 @@
+"""The result of an analysis in words and numbers, from the document that ``--json`` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradlog.cli import render
+
+Document = dict[str, Any]
+
+NEGLIGIBLE = 0.02
+"""A gain smaller than this is called noise, however narrow the interval of the sketch."""
+
+READING = """\
+shuffled: what the same gradients would show in random order; gain = 1 - kappa / shuffled. smoother, rougher: order
+matters; noise: it does not, to 2 % or within the interval. The interval is the sketch's error only."""
+
+
+def report(path: str, result: Document) -> list[str]:
+    """All tables, warnings, and what to do next."""
+    parts = [
+        _run(path, result),
+        _kappa(result),
+        [f"  {line}" for line in render.wrap(READING, render.WIDTH - 2)],
+        _rank(result),
+        _measures(result),
+        _noise(result),
+        _groups(result),
+        _bounds(result),
+        [line for text in result["warnings"] for line in render.note(text)],
+        [f"next: gradlog analyze {render.printable(path)} --json"],
+    ]
+    return [line for part in parts if part for line in (*part, "")][:-1]
+
+
+def verdict(kappa: Document) -> str:
+    """One word on the order of the steps.
+
+    >>> verdict({"value": 1.05, "low": 1.04, "high": 1.06, "null": 1.053, "gain": 0.003})
+    'noise'
+    """
+    null, gain = kappa.get("null"), kappa.get("gain")
+    if null is None or gain is None or kappa["value"] is None:
+        return "-"
+    low, high = (kappa["value"] if kappa.get(end) is None else kappa[end] for end in ("low", "high"))
+    if low <= null <= high or abs(gain) < NEGLIGIBLE:
+        return "noise"
+    return "smoother" if gain > 0 else "rougher"
+
+
+def _run(path: str, result: Document) -> list[str]:
+    run = result["run"]
+    groups = run["groups"]
+    return [
+        render.heading(render.printable(path)),
+        *render.facts(
+            [
+                ("steps", f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}"),
+                ("gradient", f"{run['stage']}; {len(groups)} groups: {render.shorten(groups)}"),
+                ("sketch", f"k = {run['k']} a group"),
+                (
+                    "energy",
+                    f"{render.number(result['energy'])}, of the increments {render.number(result['increment_energy'])}",
+                ),
+            ]
+        ),
+    ]
+
+
+def _kappa(result: Document) -> list[str]:
+    rows = [_kappa_cells(name, k) for name, k in result["kappa"].items()]
+    columns = ["predictor", "kappa", "95 % interval", "shuffled", "gain", "order"]
+    return [render.heading("predictability"), *render.table(columns, rows, (0, 5))]
+
+
+def _kappa_cells(name: str, k: Document) -> list[str]:
+    if name == "zero":
+        return [name, _fixed(k["value"]), "", _fixed(k["null"]), "", "reference"]
+    return [
+        _label(name, k),
+        _fixed(k["value"]),
+        f"{_fixed(k['low'])} .. {_fixed(k['high'])}",
+        _fixed(k["null"]),
+        _signed(k["gain"]),
+        verdict(k),
+    ]
+
+
+def _fixed(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{3 if abs(value) < 10 else 2}f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _label(name: str, kappa: Document) -> str:
+    return name if kappa.get("beta") is None or "(" in name else f"{name} ({kappa['beta']:.4g})"
+
+
+def _rank(result: Document) -> list[str]:
+    rows = [[eps, *_rank_cells(r)] for eps, r in result["rank"].items()]
+    columns = ["eps", "logged", "certified", "shuffled", "gradients", "range"]
+    return [
+        render.heading("rank of the increments: directions that leave at most eps of their energy"),
+        *render.table(columns, rows),
+    ]
+
+
+def _rank_cells(rank: Document) -> list[str]:
+    low, high = rank.get("estimate_low"), rank.get("estimate_high")
+    known = rank.get("estimate") is not None
+    return [
+        _count(rank["value"]),
+        f"{_count(rank['low'])} .. {_count(rank['high'])}",
+        _count(rank.get("null")),
+        _count(rank["estimate"]) if known else "not identifiable",
+        f"{_count(low)} .. {_count(high)}" if known else "",
+    ]
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _measures(result: Document) -> list[str]:
+    names = {"participation_estimate": "participation without sketch bias"}
+    measures, svd = result["rank_measures"], result["svd"]
+    columns = [names.get(n, n) for n in measures]
+    return [
+        render.heading("effective rank of the increments"),
+        *render.table(columns, [[render.number(x) for x in measures.values()]], ()),
+        f"  spectrum by {svd['method']}, {svd['passes']} pass{'' if svd['passes'] == 1 else 'es'} over the rows",
+    ]
+
+
+def _groups(result: Document) -> list[str]:
+    groups = result.get("by_group") or {}
+    if not groups:
+        return []
+    names = list(result["kappa"])
+    rows = [[g, *(_fixed(found["kappa"][n]["value"]) for n in names)] for g, found in groups.items()]
+    return [render.heading("kappa by group"), *render.table(["group", *names], rows)]
+
+
+def _noise(result: Document) -> list[str]:
+    noise = result.get("noise") or {}
+    share, scale = noise.get("signal_share"), noise.get("noise_scale")
+    if share is None:
+        return []
+    spread = render.interval(noise.get("signal_share_low"), noise.get("signal_share_high"), 3)
+    text = (
+        f"{render.number(share, 3)} ({spread}) of the mean squared norm outlasts one step, the rest is minibatch noise"
+    )
+    if share <= 0:
+        text = f"none visible: successive gradients oppose each other (share {render.number(share, 3)})"
+    elif scale is not None:
+        text += f"; gradient noise scale {render.number(scale, 3)} samples"
+    return [render.heading("signal"), *(f"  {line}" for line in render.wrap(text, render.WIDTH - 2))]
+
+
+def _bounds(result: Document) -> list[str]:
+    bounds = result["bounds"]
+    still, regret = bounds["stationarity"], bounds["regret"]
+    if all(sides["right"] is None for sides in still.values()):
+        return render.note("no bounds: they need the logged loss and learning rate")
+    columns = ["predictor", "mean norm^2", "bound", "ratio", "regret", "bound", "ratio"]
+    rows = [
+        [name, *(render.number(sides[name][end]) for sides in (still, regret) for end in ("left", "right", "ratio"))]
+        for name in still
+    ]
+    return [
+        render.heading("bounds: stationarity, regret"),
+        *render.table(columns, rows),
+        *(f"  {line}" for line in render.wrap(_inputs(bounds["inputs"]), render.WIDTH - 2)),
+    ]
+
+
+def _inputs(inputs: Document) -> str:
+    names = {"eta": "eta", "first_loss": "F_0", "lowest_loss": "F_*", "diameter": "D"}
+    known = (f"{name} = {render.number(inputs[key])} ({inputs['sources'][key]})" for key, name in names.items())
+    return "ratio: bound over left side, 1 or more where the bound holds. inputs: " + ", ".join(known)

@@ -1,0 +1,74 @@
+"""Write stores by the schema alone, so that any layout of segments, ranks and damage can be made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from gradlog import schema
+from gradlog.schema import RunHeader, SegmentHeader, SketchSpec, TensorInfo
+
+
+def header(groups=2, k=8, chunk=16, exact=False, sizes=None, **fields) -> RunHeader:
+    spec = SketchSpec("exact/1", k, 0, 0) if exact else SketchSpec("fold-hash/1", k, 2**15, 7)
+    names = tuple(f"g{i}" for i in range(groups))
+    sizes = sizes or [k if exact else 1000] * groups
+    tensors = tuple(
+        TensorInfo(f"{n}.weight", (s,), "float32", i) for i, (n, s) in enumerate(zip(names, sizes, strict=False))
+    )
+    return RunHeader(spec, names, tensors, chunk, created="2026-01-01T00:00:00Z", uuid="u", **fields)
+
+
+def write_root(path: Path, head: RunHeader) -> None:
+    path.mkdir(parents=True)
+    (path / schema.META).write_text(json.dumps(schema.group_metadata(head.to_attrs())))
+
+
+def write_meta(folder: Path, meta) -> None:
+    (folder / schema.META).write_bytes(schema.seal(json.dumps(meta, separators=(",", ":")).encode()))
+
+
+def write_segment(path, head, sketch, steps=None, flags=None, scalars=None, norm2=None, **fields) -> SegmentHeader:
+    T = len(sketch)
+    scalars = scalars or {}
+    steps = np.arange(T) * head.every if steps is None else np.asarray(steps)
+    values = {
+        "sketch": np.asarray(sketch, np.float32),
+        "group_norm2": np.square(np.asarray(sketch, np.float64)).sum(2) if norm2 is None else norm2,
+        "scalars": np.stack([np.asarray(v, float) for v in scalars.values()], 1) if scalars else np.empty((T, 0)),
+        "step": steps,
+        "flags": np.zeros(T, np.uint32) if flags is None else np.asarray(flags, np.uint32),
+    }
+    root = schema.digest((path / schema.META).read_bytes())
+    seg = SegmentHeader(**{"status": "closed", "root": root, **fields, "scalars": tuple(scalars), "rows": T})
+    folder = path / seg.name
+    folder.mkdir()
+    arrays = schema.segment_arrays(head, T, len(scalars))
+    write_meta(folder, schema.group_metadata(seg.to_attrs(), arrays))
+    group = zarr.open_group(folder, mode="r+", use_consolidated=True)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name, data in values.items():
+            if data.size:
+                group[name][:] = data
+    return seg
+
+
+def write_run(path: Path, rows, *, exact=False, chunk=16, every=1, sizes=None, **segment) -> Path:
+    """One closed segment of rows (T, groups, k)."""
+    rows = np.asarray(rows, np.float32)
+    head = header(rows.shape[1], rows.shape[2], chunk, exact, sizes, every=every)
+    write_root(path, head)
+    write_segment(path, head, rows, **segment)
+    return path
+
+
+def edit_segment(folder: Path, **fields) -> None:
+    meta = json.loads((folder / schema.META).read_text())
+    attrs = meta["attributes"][schema.SEGMENT_KEY]
+    assert set(fields) <= {f.name for f in dataclasses.fields(SegmentHeader)}
+    attrs.update(fields, check=schema.NO_CHECK)
+    write_meta(folder, meta)

@@ -1,0 +1,258 @@
+"""analyze() on real stores against the definitions, irregular logs and refusals included."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import stores
+import xarray as xr
+
+from gradlog.analysis import Linear, analyze, open_run, to_json
+from gradlog.analysis.predictors import parse
+from gradlog.errors import MemoryLimitError, TooFewStepsError
+from tests import reference
+
+rng = np.random.default_rng(5)
+
+
+def smooth(T, groups=2, k=8, noise=1.0, seed=0):
+    r = np.random.default_rng(seed)
+    X = np.cumsum(r.standard_normal((T, groups, k)), 0) * 0.3 + noise * r.standard_normal((T, groups, k))
+    return X.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def exact_run(tmp_path_factory):
+    X = smooth(130)
+    path = stores.write_run(
+        tmp_path_factory.mktemp("runs") / "exact.zarr",
+        X,
+        exact=True,
+        scalars={"loss": np.linspace(2, 1, 130), "lr": np.full(130, 0.1), "batch_size": np.full(130, 32.0)},
+    )
+    return path, X.reshape(130, -1).astype(np.float64)
+
+
+PREDICTORS = ["zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(3)", "best-ema", Linear("two", (0.5, 0.5))]
+
+
+def oracle_kappa(G, chains, name):
+    E = sum(np.square(G[a:b]).sum() for a, b in chains)
+    if name == "two":
+        P = reference.path_length(G, chains, "linear", (0.5, 0.5))
+    elif name.startswith("ar"):
+        P = reference.path_length(G, chains, "linear", reference.ar_weights(G, chains, 3))
+    else:
+        P = reference.path_length(G, chains, name)
+    return P.sum() / E
+
+
+def test_exact_mode_agrees_with_the_definitions(exact_run):
+    path, G = exact_run
+    ds = analyze(str(path), PREDICTORS, eps=(0.3, 0.1, 0.01))
+    chains = [(0, len(G))]
+    for name in ds.predictor.values:
+        if name == "best-ema":
+            betas = [1 - 2 ** (-j / 4) for j in range(40)] + [0.9, 0.99]
+            expected = min(oracle_kappa(G, chains, f"ema({b!r})") for b in betas)
+        else:
+            expected = oracle_kappa(G, chains, name)
+        kappa = ds.sel(predictor=name)
+        assert float(kappa.kappa) == pytest.approx(expected, rel=1e-6)
+        assert float(kappa.kappa_low) == float(kappa.kappa_high) == float(kappa.kappa)
+    H = np.diff(G, axis=0)
+    sigma = np.linalg.svd(H, compute_uv=False)
+    np.testing.assert_allclose(ds.singular_value, sigma, rtol=1e-5)
+    assert ds["rank"].values.tolist() == [reference.rank_at(H, e) for e in ds.eps.values]
+    np.testing.assert_allclose(ds.tail_energy[1:-1], 1 - np.cumsum(sigma**2)[:-1] / np.sum(sigma**2), atol=1e-6)
+    assert float(ds.energy) == pytest.approx(np.square(G).sum())
+
+
+def test_groups_windows_and_prefixes_are_the_same_measures_of_their_rows(exact_run):
+    path, G = exact_run
+    ds = analyze(str(path), ["last", "ema(0.9)", "trend"], window=40, stride=20, prefixes=3, burn_in=7)
+    for g in range(2):
+        own = G[:, 8 * g : 8 * g + 8]
+        E = np.square(own[7:]).sum()
+        for name in ds.predictor.values:
+            expected = np.square(reference.errors(own, name)[7:]).sum() / E
+            assert float(ds.group_kappa.sel(group=f"g{g}", predictor=name)) == pytest.approx(expected, rel=1e-6)
+        H = np.diff(own, axis=0)[6:]
+        assert ds.group_rank.sel(group=f"g{g}", eps=0.1) == reference.rank_at(H, 0.1)
+    assert ds.window_first_step.values.tolist() == [7, 27, 47, 67, 87]
+    for i, a in enumerate(ds.window_first_step.values):
+        for name in ds.predictor.values:
+            expected = np.square(reference.errors(G, name)[a : a + 40]).sum() / np.square(G[a : a + 40]).sum()
+            assert float(ds.window_kappa.sel(predictor=name)[i]) == pytest.approx(expected, rel=1e-6)
+        assert ds.window_rank.sel(eps=0.1)[i] == reference.rank_at(np.diff(G, axis=0)[a - 1 : a + 39], 0.1)
+    last = {v: ds[f"prefix_{v}"][-1] for v in ("energy", "kappa", "rank", "kappa_null")}
+    for name, value in last.items():
+        np.testing.assert_allclose(value, ds[name], rtol=1e-12)
+
+
+def test_gaps_and_nonfinite_rows_break_the_chain(tmp_path):
+    X = smooth(60, noise=0.3)
+    steps = np.arange(60) * 2
+    steps[25:] += 4
+    flags = np.zeros(60, np.uint32)
+    flags[[0, 40, 41]] = 1
+    X[40] = np.nan
+    path = stores.write_run(tmp_path / "r.zarr", X, exact=True, every=2, steps=steps, flags=flags)
+    chains = reference.chains_of(steps, flags == 0, every=2)
+    assert chains == [(1, 25), (25, 40), (42, 60)]
+    run = open_run(path)
+    assert run.chains.tolist() == [list(c) for c in chains]
+    G = np.nan_to_num(X.reshape(60, -1).astype(np.float64))
+    ds = analyze(run, ["last", "trend", "ema(0.9)", "ar(3)", "two" and Linear("two", (0.5, 0.5))], window=20)
+    for name in ds.predictor.values:
+        assert float(ds.kappa.sel(predictor=name)) == pytest.approx(oracle_kappa(G, chains, name), rel=1e-6)
+    np.testing.assert_allclose(run.increments().compute(), reference.increments(G, chains), atol=1e-6)
+    assert int(ds.rows) == 57
+    text = " ".join(json.loads(ds.attrs["warnings"]))
+    assert "1 gaps" in text
+    assert "3 non-finite" in text
+    assert "every=2" in text
+
+
+def test_results_do_not_depend_on_how_rows_are_cut_into_tasks(tmp_path, monkeypatch):
+    from gradlog.analysis import blocks
+
+    path = stores.write_run(tmp_path / "r.zarr", smooth(300), chunk=8)
+    whole = analyze(str(path), window=64)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
+    seen = []
+    pieces = analyze(str(path), window=64, scheduler="threads", progress=lambda *x: seen.append(x))
+    serial = analyze(str(path), window=64, scheduler="synchronous")
+    assert seen[0] == (0, 38)
+    assert sorted(seen)[-1] == (38, 38)
+    for name in ("kappa", "window_kappa", "group_kappa", "tail_energy", "signal", "kappa_low"):
+        np.testing.assert_array_equal(pieces[name], serial[name])
+        np.testing.assert_allclose(pieces[name], whole[name], rtol=2e-5, atol=1e-7)
+
+
+def test_distributed_processes_agree_with_threads(tmp_path, monkeypatch):
+    from distributed import Client, LocalCluster
+
+    from gradlog.analysis import blocks
+
+    path = stores.write_run(tmp_path / "r.zarr", smooth(20000, k=64), chunk=1024)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    here = analyze(str(path))
+    with (
+        LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1") as cluster,
+        Client(cluster) as client,
+    ):
+        seen = []
+        there = analyze(str(path), scheduler=client, progress=lambda *x: seen.append(x))
+        assert seen[-1][0] == seen[-1][1] > 1
+        addressed = analyze(str(path), scheduler=cluster.scheduler_address)
+    for name in ("kappa", "kappa_low", "tail_energy", "group_kappa", "signal"):
+        np.testing.assert_allclose(there[name], here[name], rtol=1e-12)
+        np.testing.assert_allclose(addressed[name], here[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["gram", "rows", "nystrom"])
+def test_every_route_to_the_spectrum_agrees(tmp_path, method):
+    X = smooth(90, groups=3, k=16, noise=0.02)
+    path = stores.write_run(tmp_path / "r.zarr", X)
+    G = X.reshape(90, -1).astype(np.float64)
+    H = np.diff(G, axis=0)
+    ds = analyze(str(path), ["last"], svd=method, window=30, burn_in=2)
+    for e in ds.eps.values:
+        truth = reference.rank_at(H[1:], e)
+        assert ds.rank_low.sel(eps=e) <= truth <= ds.rank_high.sel(eps=e)
+        assert truth == ds["rank"].sel(eps=e)
+        for i in range(ds.sizes["window"]):
+            here = ds.isel(window=i).sel(eps=e)
+            assert here.window_rank_low <= reference.rank_at(H[1 + 30 * i : 31 + 30 * i], e) <= here.window_rank_high
+    shuffled = 2 * np.cov(G[2:].T, bias=True)
+    energies = np.linalg.eigvalsh(shuffled)[::-1]
+    expected = int(np.searchsorted(np.cumsum(energies), 0.9 * energies.sum())) + 1
+    assert ds.rank_null.sel(eps=0.1) == expected
+
+
+def test_components_and_scores(exact_run):
+    path, G = exact_run
+    ds = analyze(str(path), ["last"], components=3, burn_in=4)
+    H = np.diff(G, axis=0)[3:]
+    _U, s, Vt = np.linalg.svd(H, full_matrices=False)
+    V = ds.components.values.reshape(3, -1)
+    np.testing.assert_allclose(np.abs(np.sum(V * Vt[:3], axis=1)), 1, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(ds.scores, axis=0), s[:3], rtol=1e-4)
+    assert ds.increment_step.values.tolist() == list(range(4, 130))
+
+
+def test_bounds_show_both_sides_and_their_inputs(exact_run):
+    path, G = exact_run
+    ds = analyze(str(path), ["last"], diameter=2.0)
+    P = np.square(reference.errors(G, "last")).sum()
+    right = 2 * (2.0 - 0.0) / (0.1 * 130) + P / 130
+    assert float(ds.stationarity_right[0]) == pytest.approx(right, rel=1e-6)
+    assert float(ds.stationarity_left[0]) == pytest.approx(np.square(G).sum() / 130)
+    assert float(ds.regret_best[0]) == pytest.approx(2 * np.sqrt(2 * P), rel=1e-6)
+    assert float(ds.regret_right[0]) == pytest.approx(4 / 0.1 + 0.05 * P, rel=1e-6)
+    assert float(ds.regret_left[0]) == pytest.approx(np.linspace(2, 1, 130).sum())
+    sources = json.loads(ds.attrs["bound_inputs"])["sources"]
+    assert sources["eta"] == "logged"
+    assert sources["lowest_loss"] == "assumed"
+
+
+def test_json_follows_the_contract_and_has_no_nan(tmp_path):
+    path = stores.write_run(tmp_path / "r.zarr", smooth(40, groups=1), chunk=8)
+    ds = analyze(str(path), window=20)
+    found = to_json(ds)
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text) == found
+    assert found["schema"] == "gradlog.analysis/1"
+    assert set(found["kappa"]) == {"zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema"}
+    assert set(found["kappa"]["last"]) >= {"value", "low", "high", "null", "gain"}
+    assert "beta" in found["kappa"]["best-ema"]
+    assert set(found["rank"]) == {"0.1", "0.05", "0.01"}
+    assert set(found["rank"]["0.1"]) >= {"value", "low", "high", "estimate", "estimate_low", "estimate_high"}
+    assert found["rank"]["0.1"]["estimate"] is None
+    assert set(found["rank_measures"]) >= {"stable", "participation", "entropy"}
+    assert set(found["svd"]) >= {"method", "passes", "certificate"}
+    assert len(found["windows"]) == 2
+    assert set(found["by_group"]) == {"g0"}
+    assert any("null" in w for w in found["warnings"])  # no loss, no learning rate were logged
+
+
+@pytest.mark.parametrize("kind", ["nc", "zarr"])
+def test_saves_and_comes_back_equal(exact_run, tmp_path, kind):
+    ds = analyze(str(exact_run[0]), window=60, components=2)
+    if kind == "nc":
+        ds.to_netcdf(tmp_path / "a.nc")
+        back = xr.load_dataset(tmp_path / "a.nc")
+    else:
+        ds.to_zarr(tmp_path / "a.zarr", consolidated=False)
+        back = xr.open_zarr(tmp_path / "a.zarr", consolidated=False).load()
+    xr.testing.assert_identical(back, ds)
+    assert to_json(back) == to_json(ds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"predictors": "ema(1.5)"}, ValueError, r"0 <= beta < 1"),
+        ({"predictors": "median"}, ValueError, "unknown predictor"),
+        ({"predictors": ["last", "last"]}, ValueError, "once each"),
+        ({"eps": ()}, ValueError, "eps must be"),
+        ({"eps": (1.5,)}, ValueError, "eps must be"),
+        ({"svd": "qr"}, ValueError, "svd must be"),
+        ({"window": 1}, ValueError, "window must be"),
+        ({"window": 500}, TooFewStepsError, "no whole window"),
+        ({"burn_in": 129}, TooFewStepsError, "after burn_in=129"),
+        ({"memory": "10M"}, MemoryLimitError, "exceeds the limit"),
+        ({"memory": "much"}, ValueError, "memory must be"),
+    ],
+)
+def test_refusals_say_what_is_wrong(exact_run, arguments, error, match):
+    with pytest.raises(error, match=match):
+        analyze(str(exact_run[0]), **arguments)
+
+
+def test_parse_splits_outside_parentheses():
+    assert [p.name for p in parse("ema(0.5), ar(2),last")] == ["ema(0.5)", "ar(2)", "last"]

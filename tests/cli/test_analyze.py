@@ -1,0 +1,154 @@
+"""``gradlog analyze``: what it prints and what it writes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import gradlog
+from gradlog.analysis import analyze, open_run, to_json
+from gradlog.cli.tables import verdict
+
+USUAL = ["zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema"]
+
+
+def test_json_is_what_the_library_says(call, samples):
+    path = samples / "mlp_wine_exact.zarr"
+    shown = call("analyze", path, "--json", "-q")
+    assert (shown.code, shown.err) == (0, "")
+    found = json.loads(shown.out)
+    expected = to_json(analyze(open_run(path), by_group=False))
+    for volatile in ("predicted_memory", "bytes_read"):
+        found["svd"].pop(volatile)
+        expected["svd"].pop(volatile)
+    assert found == expected
+    assert found["schema"] == "gradlog.analysis/1"
+    assert list(found["kappa"]) == USUAL
+    assert found["by_group"] == {}
+
+
+def test_tables_show_the_numbers(call, samples, monkeypatch):
+    monkeypatch.chdir(samples)
+    true = json.loads((samples / "expected.json").read_text())["mlp_wine_exact"]
+    shown = call("analyze", "mlp_wine_exact.zarr", "--by-group")
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.split()[:1] == ["last"])
+    assert row.split()[1] == f"{true['kappa']['last']:.3f}"
+    assert next(line for line in lines if line.split()[:1] == ["0.05"]).split()[1] == str(true["rank"]["0.05"])
+    assert any(line.split()[:1] == ["hidden"] for line in lines)
+    assert "95 % interval" in shown.out
+    assert "F_* = 0" in shown.out
+    assert lines[-1] == "next: gradlog analyze mlp_wine_exact.zarr --json"
+
+
+def test_options_reach_the_analysis(call, make_run):
+    path = make_run(steps=60)
+    args = ("--predictor", "last", "--predictor", "ema(0.5)", "--eps", "0.2", "--burn-in", "10", "--by-group", "--json")
+    found = json.loads(call("analyze", path, *args).out)
+    assert list(found["kappa"]) == ["last", "ema(0.5)"]
+    assert list(found["rank"]) == ["0.2"]
+    assert found["burn_in"] == 10
+    assert list(found["by_group"]) == ["a.weight", "b.weight"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".nc", ".zarr"])
+def test_output_files_hold_the_result(call, make_run, tmp_path, suffix):
+    target = tmp_path / f"result{suffix}"
+    path = make_run()
+    shown = call("analyze", path, "-o", target, "--json")
+    assert (shown.code, shown.err) == (0, "")
+    printed = json.loads(shown.out)
+    if suffix == ".json":
+        assert json.loads(target.read_text()) == printed
+    else:
+        with xr.open_dataset(target, engine="h5netcdf" if suffix == ".nc" else "zarr") as ds:
+            assert to_json(ds.load()) == printed
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([target.name, path.name])
+
+
+@pytest.mark.parametrize("suffix", [".json", ".nc", ".zarr"])
+def test_nothing_is_replaced_without_force(call, make_run, tmp_path, suffix):
+    path, target = make_run(), tmp_path / f"result{suffix}"
+    assert call("analyze", path, "-o", target).code == 0
+    before = target.stat().st_mtime_ns
+    again = call("analyze", path, "-o", target)
+    assert again.code == 1
+    assert again.err == f"gradlog: {target} exists; --force replaces it\n"
+    assert again.out == ""
+    assert target.stat().st_mtime_ns == before
+    assert call("analyze", path, "-o", target, "--force").code == 0
+    assert target.stat().st_mtime_ns > before
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([target.name, path.name])
+
+
+def test_force_never_replaces_a_recorded_run(call, make_run):
+    path = make_run()
+    shown = call("analyze", path, "-o", path, "--force")
+    assert shown.code == 1
+    assert "did not write" in shown.err
+    assert open_run(path).info["steps"] == 40
+
+
+def test_a_failing_write_leaves_the_old_result(call, make_run, tmp_path, monkeypatch):
+    path, target = make_run(), tmp_path / "result.nc"
+    assert call("analyze", path, "-o", target).code == 0
+    before = target.read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
+    shown = call("analyze", path, "-o", target, "--force")
+    assert shown.code == 1
+    assert shown.err == "gradlog: [Errno 28] No space left on device\n"
+    assert target.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([target.name, path.name])
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["--predictor", "oracle"], "--predictor"),
+        (["--eps", "1.5"], "--eps"),
+        (["--burn-in", "-1"], "--burn-in"),
+        (["--memory", "lots"], "--memory"),
+        (["-o", "result.txt"], ".json"),
+        (["--frobnicate"], "--frobnicate"),
+    ],
+)
+def test_wrong_usage(call, make_run, args, word):
+    shown = call("analyze", make_run(), *args)
+    assert shown.code == 2
+    assert shown.out == ""
+    assert word in shown.err
+
+
+def test_memory_limit_is_refused_in_one_line(call, make_run):
+    shown = call("analyze", make_run(), "--memory", "1M")
+    assert shown.code == 1
+    assert shown.err.startswith("gradlog: ")
+    assert shown.err.count("\n") == 1
+
+
+def test_shuffled_noise_is_called_noise(call, tmp_path):
+    rng = np.random.default_rng(3)
+    with gradlog.open(tmp_path / "noise.zarr", k="exact", on_error="raise") as log:
+        for _ in range(400):
+            log.step({"w": rng.standard_normal(300)})
+    shown = call("analyze", tmp_path / "noise.zarr", "--predictor", "last", "--predictor", "ema(0.9)")
+    words = [line.split()[-1] for line in shown.out.splitlines() if line.split()[:1] in (["last"], ["ema(0.9)"])]
+    assert words == ["noise", "noise"]
+    assert "no bounds" in shown.out
+
+
+def test_verdict_words():
+    kappa = {"value": 1.5, "low": 1.4, "high": 1.6, "null": 2.0, "gain": 0.25}
+    assert verdict(kappa) == "smoother"
+    assert verdict({**kappa, "null": 1.0, "gain": -0.5}) == "rougher"
+    assert verdict({**kappa, "null": 1.55, "gain": 0.03}) == "noise"
+    assert verdict({**kappa, "null": None}) == "-"

@@ -1,0 +1,89 @@
+"""Damaged, foreign and too short input: one line on standard error, nothing on standard output, the agreed status."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+VERBS = ["info", "analyze"]
+
+
+def refused(outcome, code: int, *words: str) -> None:
+    assert outcome.code == code
+    assert outcome.out == ""
+    assert outcome.err.startswith("gradlog: ")
+    assert outcome.err.count("\n") == 1
+    assert "in gradlog itself" not in outcome.err
+    for word in words:
+        assert word in outcome.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_not_a_run(call, tmp_path, verb):
+    refused(call(verb, tmp_path / "nothing.zarr"), 3, "no such file")
+    (tmp_path / "folder").mkdir()
+    refused(call(verb, tmp_path / "folder"), 3, "zarr.json")
+    (tmp_path / "file.zarr").write_text("text")
+    refused(call(verb, tmp_path / "file.zarr"), 3, "neither a folder nor a zip")
+    (tmp_path / "folder" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    refused(call(verb, tmp_path / "folder"), 3, "not a gradlog run")
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_too_few_steps(call, make_run, steps):
+    path = make_run(steps=steps)
+    assert call("info", path).code == 0
+    refused(call("analyze", path), 3, f"{steps} finite steps")
+
+
+def test_burn_in_that_leaves_nothing(call, make_run):
+    refused(call("analyze", make_run(), "--burn-in", "39"), 3, "burn_in=39")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_newer_format(call, make_run, verb):
+    meta = make_run() / "zarr.json"
+    document = json.loads(meta.read_text())
+    document["attributes"]["gradlog"]["format"] = "2.0"
+    meta.write_text(json.dumps(document))
+    refused(call(verb, meta.parent), 3, "2.0", "pip install -U gradlog-zarr")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_broken_metadata(call, make_run, verb):
+    meta = make_run() / "zarr.json"
+    meta.write_text(meta.read_text()[:50])
+    refused(call(verb, meta.parent), 1)
+
+
+@pytest.mark.parametrize("array", ["sketch/c.1.0.0", "group_norm2/c.1.0", "step/c.1", "flags/c.1"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_damaged_chunks(call, make_run, array, damage):
+    path = make_run()
+    chunk = path / "seg-000000-r0000" / array
+    data = bytearray(chunk.read_bytes())
+    if damage == "missing":
+        chunk.unlink()
+    elif damage == "truncated":
+        chunk.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 4
+        chunk.write_bytes(data)
+    refused(call("analyze", path), 1, "seg-000000-r0000")
+
+
+def test_a_missing_segment_record(call, make_run):
+    path = make_run()
+    (path / "seg-000000-r0000" / "zarr.json").unlink()
+    refused(call("analyze", path), 1, "seg-000000-r0000")
+
+
+def test_missing_folder_of_the_output(call, make_run, tmp_path):
+    refused(call("analyze", make_run(), "-o", tmp_path / "no" / "result.json"), 1, "there is no folder")
+
+
+def test_an_undamaged_copy_is_accepted(call, make_run, tmp_path):
+    shutil.copytree(make_run(), tmp_path / "copy.zarr")
+    assert call("analyze", tmp_path / "copy.zarr").code == 0

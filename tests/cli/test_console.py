@@ -1,0 +1,161 @@
+"""Streams, signals and colours of the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gradlog.cli import app, console, render
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "gradlog"]
+
+
+def run_and_poke(code: str, path: Path, poke: Callable[[subprocess.Popen[bytes]], None]) -> tuple[int, bytes]:
+    """Start ``gradlog info`` with ``code`` run before; poke the process once it says ready; status and stderr."""
+    code = f"import sys, time; from gradlog.cli import info, main; {code}; main(['info', sys.argv[1]])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"ready\n"
+        poke(process)
+        return process.wait(), process.stderr.read()
+
+
+def test_help_names_the_verbs_and_exit_codes(call):
+    shown = call("--help")
+    assert shown.code == 0
+    for word in ("info", "analyze", "Exit status: 0 done"):
+        assert word in " ".join(shown.out.split())
+
+
+def test_no_verb_is_wrong_usage(call):
+    assert call().code == 2
+    assert call("frob").code == 2
+
+
+def test_version(call):
+    assert call("--version").out.startswith("gradlog-zarr ")
+
+
+def test_a_broken_pipe_ends_quietly(samples):
+    code = "print('ready', flush=True); time.sleep(0.5)"
+    ended = run_and_poke(code, samples / "mlp_wine_exact.zarr", lambda process: process.stdout.close())
+    assert ended == (app.BROKEN_PIPE, b"")
+
+
+def test_control_c_ends_quietly(samples):
+    code = "info.summary = lambda run: print('ready', flush=True) or time.sleep(60)"
+    ended = run_and_poke(code, samples / "mlp_wine_exact.zarr", lambda process: process.send_signal(signal.SIGINT))
+    assert ended == (app.INTERRUPTED, b"")
+
+
+@pytest.mark.parametrize(("flag", "shown"), [([], False), (["-vv"], True)])
+def test_traceback_with_vv_only(call, flag, shown):
+    outcome = call("info", "nothing.zarr", *flag)
+    assert outcome.code == 3
+    assert ("Traceback" in outcome.err) is shown
+
+
+def test_an_error_of_our_own_says_so(call, samples, monkeypatch):
+    monkeypatch.setattr("gradlog.cli.info.summary", lambda run: 1 / 0)
+    outcome = call("info", samples / "mlp_wine_exact.zarr")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "gradlog: ZeroDivisionError: division by zero (an error in gradlog itself; -vv shows where)\n"
+    )
+
+
+def on_terminal(*args: str, **environment: str) -> str:
+    """Standard output of the command on a pseudo-terminal."""
+    pty = pytest.importorskip("pty")
+    parent, child = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | environment
+    process = subprocess.Popen([*COMMAND, *args], cwd=ROOT, stdout=child, stderr=subprocess.DEVNULL, env=env)
+    os.close(child)
+    shown = b""
+    try:
+        while piece := os.read(parent, 65536):
+            shown += piece
+    except OSError:  # Linux reports the closed terminal so
+        pass
+    os.close(parent)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_colour_on_terminals_only_and_not_with_no_color(call, samples):
+    path = str(samples / "mlp_wine_exact.zarr")
+    assert "\x1b[1m" in on_terminal("info", path)
+    assert "\x1b" not in on_terminal("info", path, NO_COLOR="1")
+    assert "\x1b" not in call("info", path).out
+
+
+def test_heartbeat_lines_are_rare(monkeypatch, capsys):
+    clock = iter([0.0, 5.0, 12.0, 13.0, 25.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.progress("analyze", quiet=False) as progress:
+        for done in (1, 2, 3, 4):
+            progress(done, 4)
+    assert capsys.readouterr().err == (
+        "gradlog: analyze: 2 of 4 blocks, about 12 s left\ngradlog: analyze: 4 of 4 blocks, about 0 s left\n"
+    )
+
+
+def test_no_progress_when_quiet(monkeypatch, capsys):
+    monkeypatch.setattr(console, "HEARTBEAT", 0.0)
+    with console.progress("analyze", quiet=True) as progress:
+        progress(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    class Terminal(list):
+        encoding = "utf-8"
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> None:
+            self.append(text)
+
+        def flush(self) -> None: ...
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(console, "PATIENCE", 0.0)
+    with console.progress("analyze", quiet=False) as progress:
+        for done in range(1, 5):
+            progress(done, 4)
+    assert "analyze:" in "".join(terminal)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.05, "1.050"),
+        (13.84, "13.84"),
+        (0.0, "0"),
+        (0.05312, "0.0531"),
+        (-0.5, "-0.5000"),
+        (1e-5, "1.000e-05"),
+        (123456.0, "1.235e+05"),
+        (9999.9, "10000"),
+        (float("nan"), "-"),
+        (None, "-"),
+    ],
+)
+def test_numbers(value, text):
+    assert render.number(value) == text
+
+
+def test_tables_align_labels_above_numbers():
+    assert render.table(["name", "x"], [["a", "1.0"], ["longer", "10.0"]])[1:] == ["  a        1.0", "  longer  10.0"]

@@ -1,0 +1,78 @@
+"""``gradlog info``."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import gradlog
+
+
+def test_says_what_the_run_holds(call, samples):
+    shown = call("info", samples / "tiny_sort_rmsprop.zarr")
+    assert shown.code == 0
+    assert shown.err == ""
+    for fact in ("400, numbered 0 to 399", "closed", "k = 256", "102,282 numbers", "layer.1", "batch_size", "RMSprop"):
+        assert fact in shown.out
+    assert shown.out.rstrip().endswith(f"next: gradlog analyze {samples / 'tiny_sort_rmsprop.zarr'}")
+
+
+def test_fits_80_columns(call, samples, monkeypatch):
+    monkeypatch.chdir(samples)
+    shown = call("info", "tiny_sort_rmsprop.zarr")
+    assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_json_is_the_run_s_info(call, make_run):
+    facts = json.loads(call("info", make_run(), "--json").out)
+    assert (facts["steps"], facts["k"], facts["groups"]) == (40, 16, ["a.weight", "b.weight"])
+    assert facts["storage"]["sketch"]["files"] == 3
+
+
+def test_an_empty_run_is_shown(call, make_run):
+    shown = call("info", make_run(steps=0))
+    assert shown.code == 0
+    assert "none yet" in shown.out
+    assert "next:" not in shown.out
+
+
+def test_a_run_that_is_being_recorded_shows_every_step(call, tmp_path):
+    log = gradlog.open(tmp_path / "live.zarr", k=8, chunk=8, on_error="raise")
+    try:
+        for _ in range(11):
+            log.step({"w": np.ones(20)})
+        shown = call("info", tmp_path / "live.zarr")
+        assert "11, numbered 0 to 10" in shown.out
+        assert "recording" in shown.out
+    finally:
+        log.close()
+
+
+def test_irregular_steps_are_named(call, tmp_path):
+    with gradlog.open(tmp_path / "odd.zarr", k=8, on_error="raise") as log:
+        for step in (0, 1, 5, 6):
+            log.step({"w": np.full(20, np.nan if step == 6 else 1.0)}, step=step)
+    shown = call("info", tmp_path / "odd.zarr")
+    assert "steps are missing in 1 place, first between 1 and 5" in shown.out
+    assert "NaN or inf in 1 step: 6" in shown.out
+
+
+def test_control_characters_of_a_store_do_not_reach_the_terminal(call, tmp_path):
+    with gradlog.open(tmp_path / "evil.zarr", k=8, notes={"task": "\x1b[2J\x1b]0;owned\x07"}, on_error="raise") as log:
+        log.step({"w\x1b[31m": np.ones(20)})
+    shown = call("info", tmp_path / "evil.zarr")
+    assert shown.code == 0
+    assert not set(shown.out) & {"\x1b", "\x07"}
+    assert "\\x1b[2J" in shown.out
+
+
+@pytest.mark.parametrize("view", ["latest", "all"])
+def test_view(call, tmp_path, view):
+    for first in (0, 5):
+        with gradlog.open(tmp_path / "r.zarr", k=8, mode="a", first_step=first, on_error="raise") as log:
+            for _ in range(8):
+                log.step({"w": np.ones(20)})
+    shown = call("info", tmp_path / "r.zarr", "--view", view)
+    assert f"{13 if view == 'latest' else 16}, numbered 0 to 12" in shown.out

@@ -1,0 +1,116 @@
+"""Slow, obvious oracles: float64 loops that read like the definitions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float64]
+
+# --- predictors, path lengths, rank ------------------------------------------------------------------------
+
+
+def errors(G: Rows, name: str, weights: Sequence[float] = ()) -> Rows:
+    """g_t - m_t of one unbroken chain of rows, by the definition of the predictor ``name``."""
+    m = np.zeros_like(G)
+    for t in range(1, len(G)):
+        if name == "last":
+            m[t] = G[t - 1]
+        elif name.startswith("ema("):
+            beta = float(name[4:-1])
+            m[t] = beta * m[t - 1] + (1 - beta) * G[t - 1]
+        elif name == "trend":
+            m[t] = 2 * G[t - 1] - G[t - 2] if t >= 2 else G[0]
+        elif name == "linear":
+            for j, w in enumerate(weights, start=1):
+                if t - j >= 0:
+                    m[t] += w * G[t - j]
+    return G - m
+
+
+def chains_of(steps: Sequence[int], finite: Sequence[bool], every: int = 1) -> list[tuple[int, int]]:
+    """Row ranges without gap and without non-finite rows."""
+    chains: list[tuple[int, int]] = []
+    for t in range(len(steps)):
+        if not finite[t]:
+            continue
+        if chains and chains[-1][1] == t and steps[t] - steps[t - 1] == every:
+            chains[-1] = (chains[-1][0], t + 1)
+        else:
+            chains.append((t, t + 1))
+    return chains
+
+
+def path_length(G: Rows, chains: Sequence[tuple[int, int]], name: str, weights: Sequence[float] = ()) -> Rows:
+    """Sum of squared errors, per column, over all chains."""
+    return sum((np.square(errors(G[a:b], name, weights)).sum(0) for a, b in chains), np.zeros(G.shape[1]))
+
+
+def ar_weights(G: Rows, chains: Sequence[tuple[int, int]], p: int) -> Rows:
+    """Least-squares weights on p lags, missing history = 0."""
+    rows, targets = [], []
+    for a, b in chains:
+        for t in range(a, b):
+            rows.append(np.stack([G[t - j] if t - j >= a else np.zeros(G.shape[1]) for j in range(1, p + 1)], 1))
+            targets.append(G[t])
+    w: Rows = np.linalg.lstsq(np.concatenate(rows), np.concatenate(targets), rcond=None)[0]
+    return w
+
+
+def increments(G: Rows, chains: Sequence[tuple[int, int]]) -> Rows:
+    """All g_t - g_{t-1} within chains, as rows."""
+    return np.concatenate([np.diff(G[a:b], axis=0) for a, b in chains])
+
+
+def rank_at(H: Rows, eps: float) -> int:
+    """Smallest r whose tail of squared singular values is at most eps of the energy."""
+    energies = np.linalg.svd(H, compute_uv=False) ** 2
+    r = 0
+    while energies[r:].sum() > eps * energies.sum():
+        r += 1
+    return r
+
+
+def shuffled_kappa(G: Rows, error: Callable[[Rows], Rows], draws: int, seed: int = 0) -> float:
+    """Mean kappa of a predictor over random orders of the rows."""
+    rng = np.random.default_rng(seed)
+    values = [np.square(error(G[rng.permutation(len(G))])).sum() / np.square(G).sum() for _ in range(draws)]
+    return math.fsum(values) / draws
+
+
+def shuffled_gram(G: Rows, draws: int, seed: int = 0) -> Any:
+    """Mean Gram of the increments over random orders of the rows."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((G.shape[1], G.shape[1]))
+    for _ in range(draws):
+        H = np.diff(G[rng.permutation(len(G))], axis=0)
+        total += H.T @ H
+    return total / draws
+
+
+def fold_hash_matrix(spec, name, size):
+    """The dense S (k, size) of tensor ``name`` under fold-hash/1, one entry at a time from its definition."""
+    k, m = spec.k, spec.m
+    base = f"fold-hash/1|seed={spec.seed}|m={m}"
+
+    def words(key, n):
+        stream = hashlib.shake_256(key.encode()).digest(8 * n)
+        return [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(n)]
+
+    def sign(word):
+        return -1.0 if word % 2 else 1.0
+
+    t = [sign(u) for u in words(f"{base}|t", m)]
+    entry = words(f"{base}|k={k}", m)
+    place = {i: rank for rank, i in enumerate(sorted(range(m), key=lambda i: entry[i] // 2))}
+    rows = words(f"{base}|tensor={name}", size // m + 1)
+    S = np.zeros((k, size))
+    for j in range(size):
+        q, i = divmod(j, m)
+        e = (i + (rows[q] // 2) % m) % m
+        S[place[e] % k, j] = sign(rows[q]) * t[i] * sign(entry[e])
+    return S

@@ -1,0 +1,154 @@
+"""The shipped runs against the exact answers that their full gradients gave."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradlog.analysis import analyze, open_run, to_json
+
+SAMPLES = Path(__file__).resolve().parent.parent / "sample_logs"
+EXPECTED: dict[str, Any] = json.loads((SAMPLES / "expected.json").read_text())
+SKETCHED = ["tiny_sort_rmsprop", "mlp_synth_adamw", "cnn_digits_sgd"]
+EXACT = "mlp_wine_exact"
+PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend")
+
+
+@cache
+def measured(name: str) -> dict[str, Any]:
+    return to_json(analyze(open_run(SAMPLES / f"{name}.zarr"), predictors=PREDICTORS, by_group=True))
+
+
+@pytest.fixture(scope="module")
+def record() -> ModuleType:
+    """The recording script, as a module."""
+    sys.path.insert(0, str(SAMPLES))
+    try:
+        spec = importlib.util.spec_from_file_location("record_samples", SAMPLES / "record.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["record_samples"] = module
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(SAMPLES))
+
+
+def test_expected_answers_belong_to_the_shipped_runs():
+    assert sorted(EXPECTED) == sorted(p.stem for p in SAMPLES.glob("*.zarr")) == sorted([*SKETCHED, EXACT])
+
+
+@pytest.mark.parametrize("name", [*SKETCHED, EXACT])
+def test_runs_are_small_closed_and_name_no_machine(name):
+    run = open_run(SAMPLES / f"{name}.zarr")
+    assert sum(p.stat().st_size for p in (SAMPLES / f"{name}.zarr").rglob("*") if p.is_file()) < 3e6
+    assert run.info["steps"] == EXPECTED[name]["steps"]
+    assert run.info["dimension"] == EXPECTED[name]["dimension"]
+    assert run.info["status"] == "closed"
+    assert run.info["provenance"]["hostname"] == ""
+    assert run.info["provenance"]["argv"][0] == "sample_logs/record.py"
+    assert len(list((SAMPLES / f"{name}.zarr").glob("seg-*/sketch/c.*"))) > 2
+
+
+@pytest.mark.parametrize("name", SKETCHED)
+@pytest.mark.parametrize("predictor", PREDICTORS[1:])
+def test_kappa_intervals_cover_the_truth(name, predictor):
+    found = measured(name)["kappa"][predictor]
+    assert found["low"] <= EXPECTED[name]["kappa"][predictor] <= found["high"]
+    assert found["high"] - found["low"] < 0.2 * found["value"]
+
+
+def test_most_intervals_of_single_groups_cover_the_truth():
+    """At a nominal 95 %: single groups may miss, few do."""
+    inside = [
+        found["kappa"][p]["low"] <= EXPECTED[name]["by_group"][group]["kappa"][p] <= found["kappa"][p]["high"]
+        for name in SKETCHED
+        for group, found in measured(name)["by_group"].items()
+        for p in PREDICTORS[1:]
+    ]
+    assert len(inside) == 40
+    assert np.mean(inside) >= 0.85
+
+
+def test_intervals_do_not_cover_everything():
+    """The answers of another run lie outside: the intervals say something."""
+    found = measured("tiny_sort_rmsprop")["kappa"]
+    other = EXPECTED["cnn_digits_sgd"]["kappa"]
+    assert not any(found[p]["low"] <= other[p] <= found[p]["high"] for p in ("last", "ema(0.9)", "trend"))
+
+
+@pytest.mark.parametrize("name", SKETCHED)
+def test_energy_is_exact_and_the_shuffled_baseline_close(name):
+    assert measured(name)["energy"] == pytest.approx(EXPECTED[name]["energy"], rel=1e-6)
+    for p in PREDICTORS:
+        assert measured(name)["kappa"][p]["null"] == pytest.approx(EXPECTED[name]["null"][p], rel=0.02)
+
+
+@pytest.mark.parametrize("name", SKETCHED)
+@pytest.mark.parametrize("eps", ["0.1", "0.05", "0.01"])
+def test_rank_of_the_sketch_is_certified_and_an_estimate_is_right_or_withheld(name, eps):
+    found, true = measured(name)["rank"][eps], EXPECTED[name]["rank"][eps]
+    assert found["low"] <= found["value"] <= found["high"]
+    if found["estimate"] is not None:
+        assert found["estimate_low"] <= true <= found["estimate_high"]
+
+
+def test_the_exact_run_agrees_to_a_millionth():
+    found, true = measured(EXACT), EXPECTED[EXACT]
+    for p in PREDICTORS:
+        assert found["kappa"][p]["value"] == pytest.approx(true["kappa"][p], rel=1e-6)
+        assert found["kappa"][p]["null"] == pytest.approx(true["null"][p], rel=1e-6)
+        assert found["path_length"][p] == pytest.approx(true["path_length"][p], rel=1e-6)
+    for key in ("energy", "increment_energy"):
+        assert found[key] == pytest.approx(true[key], rel=1e-6)
+    for key, value in true["rank_measures"].items():
+        assert found["rank_measures"][key] == pytest.approx(value, rel=1e-6)
+    for eps, rank in true["rank"].items():
+        assert found["rank"][eps]["value"] == rank
+        assert found["rank"][eps]["low"] == rank == found["rank"][eps]["high"]
+    leading = np.asarray(found["singular_values"][:32])
+    np.testing.assert_allclose(leading, true["singular_values"][: len(leading)], rtol=1e-6)
+
+
+def test_groups_of_the_exact_run_agree_to_a_millionth():
+    for group, found in measured(EXACT)["by_group"].items():
+        true = EXPECTED[EXACT]["by_group"][group]
+        for p in PREDICTORS:
+            assert found["kappa"][p]["value"] == pytest.approx(true["kappa"][p], rel=1e-6)
+
+
+def test_recording_again_gives_the_same_rows(record, tmp_path):
+    """Forty steps: rounding differs from machine to machine, and training has not amplified it yet."""
+    record.record("mlp_synth_adamw", tmp_path / "again.zarr", steps=40)
+    again, shipped = open_run(tmp_path / "again.zarr"), open_run(SAMPLES / "mlp_synth_adamw.zarr")
+    np.testing.assert_allclose(again.group_norm2, shipped.group_norm2[:40], rtol=1e-3)
+    a, b = again.rows.read(0, 40), shipped.rows.read(0, 40)
+    assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b)
+    assert np.linalg.norm(a - shipped.rows.read(1, 41)) > 0.1 * np.linalg.norm(b)
+
+
+def test_the_oracle_on_a_run_that_is_solved_by_hand(record):
+    G = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    true = record.oracle.truth(G)
+    assert true["energy"] == 6
+    assert true["path_length"] == pytest.approx(
+        {
+            "zero": 6,
+            "last": 1 + 0 + 5,
+            "trend": 1 + 0 + 5,
+            "ema(0.9)": 1 + 0.9**2 + 0.19**2 + 4,
+            "ema(0.99)": 1 + 0.99**2 + 0.0199**2 + 4,
+        }
+    )
+    assert true["c"] == pytest.approx(2 / 12)
+    assert true["increment_energy"] == pytest.approx(5)
+    assert true["rank"] == {"0.1": 1, "0.05": 1, "0.01": 1}
