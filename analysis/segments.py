@@ -139,9 +139,11 @@ class Segment:
     tail: Journal | None = None
 
     @classmethod
-    def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str, tries: int = 10) -> Segment:
+    def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str) -> Segment:
         """Open by its commit record and check every shape against the headers."""
         here = f"{where}/{name}"
+        # Journals first: one that a live writer retires from here on is a chunk in the commit record read next.
+        journals = read_journals(Path(store.root) / prefix / name, run) if isinstance(store, LocalStore) else []
         sealed = _get(store, f"{prefix}{name}/{schema.META}")
         if sealed is None or not schema.is_sealed(sealed):
             raise CorruptRunError(f"{here}/{schema.META}: its bytes contradict its own digest; run: gradlog audit")
@@ -159,16 +161,7 @@ class Segment:
             flags = np.asarray(_array(group, "flags")[:], np.uint32)
         segment = cls(header, group, run, here, steps, flags)
         segment.require_chunks("step", "flags")
-        if header.status != "closed" and isinstance(store, LocalStore):
-            journals = [
-                journal
-                for journal in read_journals(Path(store.root) / prefix / name, run)
-                if journal.chunk * run.chunk >= header.rows
-            ]
-            if journals and journals[0].chunk * run.chunk > header.rows and tries:
-                # A live writer committed a chunk between our two looks, and its journal went with it: look again.
-                return cls.open(store, prefix, name, run, where, tries - 1)
-            segment._overlay(journals)
+        segment._overlay([j for j in journals if j.chunk * run.chunk >= header.rows])
         if np.any(np.diff(segment.steps) <= 0):
             raise CorruptRunError(f"{here}: step numbers do not increase")
         return segment

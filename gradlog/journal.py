@@ -27,6 +27,7 @@ class JournalWriter:
     """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._fd = -1
         self._names = 0
@@ -48,7 +49,6 @@ class JournalWriter:
         """Append one row, opening the chunk's file first where needed."""
         parts = [self._name_record(names), records.row_record(step, flags, norm2, sketch, scalars)]
         if self._fd < 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path(chunk), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
             parts.insert(0, records.head(chunk))
         self._write(b"".join(parts))

@@ -140,8 +140,10 @@ class Logger:
     def close(self) -> None:
         """Commit what is left and end the segment. Safe to call twice; waits for the disk 60 seconds at most."""
         if self._drain is not None and self.active:
-            with self.guarded():
-                self._drain()
+            try:
+                self._drain()  # not under the lock: what it waits for records from another thread
+            except Exception as error:
+                self._fail(error)
         if os.getpid() != self._pid:
             return
         with self._lock:

@@ -209,6 +209,8 @@ def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -
             if index * header.chunk == writer.segment.rows:
                 writer.commit(_block(header, index, journal, segment.scalars), segment.dropped)
         writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
+        for leftover in [] if sink.local is None else (sink.local / name).rglob("*.partial"):
+            leftover.unlink()
         for index, path in _journals(folder).items():
             _retire(path, torn=any(i == index and journal.torn for i, journal in tail))
     return name, first, last
