@@ -69,6 +69,11 @@ class Logger:
         return self._recording.header if self._recording else None
 
     @property
+    def seconds(self) -> float:
+        """Time that the training thread has spent in here so far."""
+        return self._spent
+
+    @property
     def due(self) -> bool:
         """Whether the next step is one that is recorded: always, but for ``every=N``."""
         return self.active and (self._recording is None or self._recording.next % self._recording.header.every == 0)

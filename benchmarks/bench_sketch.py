@@ -1,0 +1,37 @@
+"""The sketch against the cost of touching the gradient once: np.dot(x, x) at ResNet-18's size, one thread."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradlog.schema import TensorInfo
+from gradlog.sketch import FoldHash, projector
+
+CONVOLUTIONS = [(64, 3, 3, 3)] + [(64, 64, 3, 3)] * 4
+for wide in (128, 256, 512):
+    CONVOLUTIONS += [(wide, wide // 2, 3, 3), (wide, wide // 2, 1, 1)] + [(wide, wide, 3, 3)] * 3
+SHAPES = CONVOLUTIONS + [(shape[0],) for shape in CONVOLUTIONS for _ in range(2)] + [(100, 512), (100,)]
+
+
+@pytest.mark.parametrize("groups", [1, 16])
+def test_project_against_dot(benchmark: Any, groups: int) -> None:
+    tensors = [TensorInfo(f"t{i}", s, "float32", i * groups // len(SHAPES)) for i, s in enumerate(SHAPES)]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s, np.float32) for s in SHAPES]
+    flat = np.concatenate([a.ravel() for a in arrays])
+    p = projector(FoldHash(256).spec, tensors, groups)
+    out, norm2 = np.empty((groups, 256), np.float32), np.empty(groups)
+    ratios = []
+    for _ in range(30):
+        start = time.perf_counter()
+        np.dot(flat, flat)
+        middle = time.perf_counter()
+        p.project(arrays, out, norm2)
+        ratios.append((time.perf_counter() - middle) / (middle - start))
+    benchmark.extra_info |= {"d": flat.size, "ratio_to_dot": float(np.median(ratios))}
+    benchmark.pedantic(p.project, (arrays, out, norm2), rounds=30, warmup_rounds=3)
+    print(f"\nd = {flat.size:,}, {groups} groups: sketch and norms cost {np.median(ratios):.2f} x np.dot(x, x)")
