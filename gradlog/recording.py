@@ -136,7 +136,7 @@ class Recording:
         flags = row.flags | (SKIPPED if row.skipped else 0)
         if missing:
             flags |= PARTIAL
-        if not np.isfinite(block.norm2[i]).all():
+        if not (np.isfinite(block.norm2[i]).all() and np.isfinite(block.sketch[i]).all()):
             flags |= NONFINITE
         block.step[i], block.flags[i] = number, flags
         block.scalars[i] = np.nan

@@ -132,6 +132,13 @@ def test_labelled_rows(tmp_path: Path) -> None:
     assert run.segments[0].header.dropped == ((2, 2, "no parameter had a gradient"),)
 
 
+def test_a_sketch_that_overflows_is_flagged(tmp_path: Path) -> None:
+    with gradlog.open(tmp_path / "r.zarr", k=1, on_error="raise") as log:
+        log.step(np.full(1000, 3e38))
+        log.step(np.ones(1000))
+    assert open_run(tmp_path / "r.zarr").flags.tolist() == [NONFINITE, 0]
+
+
 def test_every_and_late_scalars(tmp_path: Path) -> None:
     with start(tmp_path / "r.zarr", every=3) as log:
         for t in range(100):
