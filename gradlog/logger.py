@@ -199,7 +199,7 @@ class Logger:
 
     def _fail(self, error: Exception) -> None:
         self.reason = f"{type(error).__name__}: {error}"
-        self._end()
+        self._ended = True  # the hooks stay until close: the framework may be walking through them right now
         if self._recording is not None:
             # What was logged before the failure is still good: keep it, and say in the store why it ends here.
             with contextlib.suppress(Exception):

@@ -244,6 +244,7 @@ class Recording:
 
     def _named(self, block: Block) -> Block:
         block.names = list(self._names)
+        block.widen(len(block.names))
         return block
 
     def _commit(self, block: Block) -> None:

@@ -27,7 +27,7 @@ from gradlog.schema import (
     chunk_rows,
     digest,
 )
-from gradlog.sink import Sink, clear, open_sink
+from gradlog.sink import PARTIAL, Sink, clear, open_sink
 from gradlog.store import SegmentWriter, create_root, now, read_root, read_segment, segment_names
 
 log = logging.getLogger("gradlog")
@@ -83,7 +83,10 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
     """
     sink = open_sink(plan.path, plan.durable)
     _require_free(sink, plan.path)
+    number = 0
     if plan.mode == "w":
+        # A writer of the old run that still lives shall find its folder gone, and not share one with the new run.
+        number = 1 + max((n for n, _, _ in segment_names(sink)), default=-1)
         clear(sink)
     wanted = _header(plan, layout)
     header, root = create_root(sink, wanted)
@@ -96,7 +99,7 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
     ends = [p for p in parents if p[2] >= p[1]]
     last = ends[-1][2] if ends else -1
     next_step = plan.first_step if plan.first_step is not None else last + 1
-    number = int(mine[-1][4:10]) + 1 if mine else 0
+    number = int(mine[-1][4:10]) + 1 if mine else number
     while True:
         segment = SegmentHeader(
             number=number,
@@ -187,7 +190,8 @@ def _require_free(sink: Any, path: str) -> None:
     local = getattr(sink, "local", None)
     if local is None or not local.exists():
         return
-    if not local.is_dir() or (any(local.iterdir()) and not (local / META).exists()):
+    foreign = local.is_dir() and any(not p.name.endswith(PARTIAL) for p in local.iterdir())
+    if not local.is_dir() or (foreign and not (local / META).exists()):
         raise RunExistsError(f"{path} exists and is no gradlog run; choose another path")
     if (local / META).exists():
         read_root(sink)
@@ -211,14 +215,15 @@ def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -
         writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
         for leftover in [] if sink.local is None else (sink.local / name).rglob("*.partial"):
             leftover.unlink()
+        whole = {i for i, j in tail if not j.torn and i * header.chunk + len(j) <= writer.segment.rows}
         for index, path in _journals(folder).items():
-            _retire(path, torn=any(i == index and journal.torn for i, journal in tail))
+            _retire(path, keep=path.stat().st_size > 0 and index not in whole)
     return name, first, last
 
 
-def _retire(path: Path, torn: bool) -> None:
-    """Delete a journal that was read to its end; keep a torn one under another name, for whoever wants to look."""
-    if torn:
+def _retire(path: Path, keep: bool) -> None:
+    """Delete a journal whose rows are committed; keep any other under another name, for whoever wants to look."""
+    if keep:
         path.rename(path.with_name(path.name.replace("journal", "torn")))
     else:
         path.unlink(missing_ok=True)

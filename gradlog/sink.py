@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+PARTIAL = ".partial"
+"""Ending of temporary files. A killed writer may leave some; no reader looks at them."""
+
 Buffers = Sequence[Any]
 """Bytes-like pieces that together make one object; big arrays are written without a copy."""
 
@@ -88,7 +91,7 @@ class LocalSink:
         return sorted(entry.name for entry in os.scandir(self._path) if entry.is_dir())
 
     def _write(self, target: Path, data: Buffers) -> str:
-        temporary = f"{target}.{os.getpid()}-{threading.get_native_id()}.partial"
+        temporary = f"{target}.{os.getpid()}-{threading.get_native_id()}{PARTIAL}"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         except FileNotFoundError:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.buffer import Block
-from gradlog.errors import CorruptRunError, NotARunError
+from gradlog.errors import CorruptRunError, NotARunError, SpecMismatchError
 from gradlog.schema import (
     FULL_BITS,
     MANIFEST,
@@ -35,7 +35,7 @@ from gradlog.schema import (
     seal,
     segment_arrays,
 )
-from gradlog.sink import Buffers, Sink
+from gradlog.sink import PARTIAL, Buffers, Sink
 
 log = logging.getLogger("gradlog")
 
@@ -80,9 +80,14 @@ def read_segment(sink: Sink, name: str) -> SegmentHeader:
 
 
 def segment_names(sink: Sink) -> list[tuple[int, int, str]]:
-    """List (number, rank, name) of each segment folder, in order."""
+    """List (number, rank, name) of each segment, in order."""
     found = [(SEGMENT_PATTERN.fullmatch(name), name) for name in sink.folders()]
-    return sorted((int(m[1]), int(m[2]), name) for m, name in found if m)
+    return sorted((int(m[1]), int(m[2]), name) for m, name in found if m and not _unclaimed(sink, name))
+
+
+def _unclaimed(sink: Sink, name: str) -> bool:
+    """Whether a kill came between the making of a segment's folder and its metadata."""
+    return sink.local is not None and all(p.name.endswith(PARTIAL) for p in (sink.local / name).iterdir())
 
 
 class SegmentWriter:
@@ -112,6 +117,7 @@ class SegmentWriter:
         s, names = self.segment, block.names
         if block.rows == 0:
             return
+        self._require_root()
         if not block.full:
             block.pad()
         chunks = {}
@@ -147,6 +153,7 @@ class SegmentWriter:
 
     def finish(self, status: str, reason: str = "", dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
         """Record that this segment gets no more rows, and why."""
+        self._require_root()
         self.publish(dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now()))
 
     def publish(self, segment: SegmentHeader) -> None:
@@ -159,6 +166,10 @@ class SegmentWriter:
         except BaseException:
             self.segment = previous
             raise
+
+    def _require_root(self) -> None:
+        if digest(self._sink.get(META)) != self.segment.root:
+            raise SpecMismatchError(f"the run of {self.segment.name} was replaced by another one while it was recorded")
 
     def _arrays(self) -> dict[str, dict[str, Any]]:
         s = self.segment

@@ -99,4 +99,4 @@ def _remove(hooks: tuple[Any, ...]) -> None:
 
 
 def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return (args[0] if args else kwargs.get("closure")) is not None
+    return (args[1] if len(args) > 1 else kwargs.get("closure")) is not None  # args[0] is the optimizer
