@@ -241,10 +241,10 @@ def read_journals(folder: Path, run: RunHeader) -> list[Journal]:
     """Journals of a local segment, oldest first."""
     files = sorted(f for f in folder.iterdir() if schema.JOURNAL_PATTERN.fullmatch(f.name))
     read = []
-    for file in files:
+    for file in reversed(files):  # newest first: a live writer may go on to the next one between two reads
         with contextlib.suppress(FileNotFoundError):  # a live writer may have just retired it
             read.append(records.read_journal(file.read_bytes(), len(run.groups), run.sketch.k))
-    return read
+    return read[::-1]
 
 
 def _rows_where(journal: Journal, keep: NDArray[np.bool_]) -> Journal:
