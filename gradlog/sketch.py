@@ -26,6 +26,7 @@ thread count gives the same bytes. (Squared norms do use BLAS and may differ in 
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import math
 from collections.abc import Sequence
@@ -266,7 +267,7 @@ def projector(spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> P
     return _SketchProjector(from_spec(spec), tensors, groups)
 
 
-class _GroupProjector:
+class _GroupProjector(abc.ABC):
     """Checks the arrays and hands each group its own."""
 
     def __init__(self, spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> None:
@@ -285,8 +286,9 @@ class _GroupProjector:
                 norm2[g] = self._group(members, arrays, out[g])
         return sum(a is None for a in arrays)
 
+    @abc.abstractmethod
     def _group(self, members: list[int], arrays: Sequence[NDArray[Any] | None], out: Floats) -> float:
-        raise NotImplementedError
+        """Fill one group's sketch and return its squared norm."""
 
 
 class _SketchProjector(_GroupProjector):
