@@ -3,26 +3,31 @@
 Each flush wrote a manifest with the size and BLAKE2b-256 of its chunks and the digest of the manifest before;
 the chain starts at the root's metadata and ends at the head that the segment's commit record names, and that
 record carries a digest of itself. This finds damage and accidents. It cannot find a forger who rewrites the
-whole chain; a head kept elsewhere (in a checkpoint) can.
+whole chain; a head kept elsewhere (in a checkpoint) can. ``docs/format.md`` lists what no check can find.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
-from gradlog import records, shards
+from gradlog import records
+from gradlog.analysis.files import Files, Folder, Shards, open_files
+from gradlog.analysis.tails import following
 from gradlog.errors import GradlogError
 from gradlog.schema import (
+    JOURNAL,
     JOURNAL_PATTERN,
     MANIFEST,
-    MANIFESTS,
     META,
-    SCALAR_COLUMNS,
+    PARTIAL_FILE,
     SEGMENT_PATTERN,
+    TORN,
+    UNSETTLED,
     RunHeader,
     SegmentHeader,
     digest,
@@ -30,40 +35,26 @@ from gradlog.schema import (
     segment_arrays,
 )
 
-_DIMENSIONS = {"sketch": 3, "group_norm2": 2, "scalars": 2, "step": 1, "flags": 1}
+__all__ = ["Files", "Findings", "Folder", "check", "examine", "open_files", "verify"]
+
+_TRIES = 5
+"""How often a segment is looked at again that its writer changed meanwhile."""
 
 
-class Files(Protocol):
-    """Read access to the objects of a run by key."""
+@dataclasses.dataclass
+class Findings:
+    """What an integrity check found.
 
-    def get(self, key: str) -> bytes | None:
-        """Content of an object; None if there is none."""
+    Attributes
+    ----------
+    problems : list of str
+        One line each; bytes are missing, changed, or where none belong. Empty for a sound run.
+    notes : list of str
+        Traces of kills and rewinds, which are normal.
+    """
 
-    def keys(self) -> list[str]:
-        """Every key of the run."""
-
-
-class Folder:
-    """The files of a local run. Links are not followed: a run handed over by somebody may point anywhere."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
-
-    def get(self, key: str) -> bytes | None:
-        """Read a file."""
-        try:
-            with open(os.path.join(self._path, key), "rb") as file:
-                return file.read()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-
-    def keys(self) -> list[str]:
-        """Walk the folder."""
-        found = []
-        for folder, _, names in os.walk(self._path):
-            prefix = os.path.relpath(folder, self._path)
-            found += [name if prefix == "." else f"{prefix}/{name}" for name in names]
-        return sorted(found)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def verify(files: Files) -> list[str]:
@@ -72,7 +63,7 @@ def verify(files: Files) -> list[str]:
     Parameters
     ----------
     files : Files
-        ``Folder(path)`` for a local run.
+        ``Folder(path)`` for a local run, ``open_files`` for any.
 
     Returns
     -------
@@ -84,57 +75,48 @@ def verify(files: Files) -> list[str]:
     >>> verify(Folder("/nonexistent.zarr"))
     ['zarr.json: missing']
     """
-    return list(_run(files))
+    return examine(files).problems
 
 
-class Shards:
-    """A compacted segment seen as the chunks and manifests that it was made of."""
-
-    def __init__(self, files: Files, name: str, header: RunHeader, segment: SegmentHeader) -> None:
-        self._files, self._name, self._count = files, name, segment.shard
-        self._columns = max(1, -(-len(segment.scalars) // SCALAR_COLUMNS))
-        self._rows = -(-segment.rows // (header.chunk * segment.shard))
-        self._open: tuple[str, list[bytes | None]] = ("", [])
-        lines = files.get(f"{name}/{MANIFESTS}")
-        self._manifests = [] if lines is None else lines.split(b"\n")
-        self.listed = {MANIFESTS} | {self._shard(array, row, column) for array, row, column in self._places()}
-
-    def get(self, key: str) -> bytes | None:
-        """Content of a chunk or manifest by the key it had."""
-        key = key.removeprefix(f"{self._name}/")
-        if key.startswith("manifest/"):
-            i = int(key[-11:-5])
-            return self._manifests[i] if i < len(self._manifests) else None
-        array, _, place = key.partition("/c.")
-        row, *rest = map(int, place.split("."))
-        shard = self._shard(array, row // self._count, rest[0] if rest else 0)
-        if self._open[0] != shard:
-            self._open = (shard, self._chunks(shard))
-        return self._open[1][row % self._count] if self._open[1] else None
-
-    def keys(self) -> list[str]:
-        """Every key of the run."""
-        return self._files.keys()
-
-    def _chunks(self, shard: str) -> list[bytes | None]:
-        data = self._files.get(f"{self._name}/{shard}")
-        try:
-            return [] if data is None else shards.unpack(data, self._count)
-        except ValueError:
-            return []
-
-    def _places(self) -> Iterator[tuple[str, int, int]]:
-        for row in range(self._rows):
-            for array in _DIMENSIONS:
-                for column in range(self._columns if array == "scalars" else 1):
-                    yield array, row, column
-
-    @staticmethod
-    def _shard(array: str, row: int, column: int) -> str:
-        return f"{array}/c/" + "/".join(map(str, [row, column, 0][: _DIMENSIONS[array]]))
+def examine(files: Files) -> Findings:
+    """Check as :func:`verify` does, and tell also what a kill or a rewind left behind. A run may be live."""
+    findings = Findings()
+    findings.problems += _run(files, findings.notes)
+    return findings
 
 
-def _run(files: Files) -> Iterator[str]:
+def check(path: str | os.PathLike[str]) -> Findings:
+    """Examine the files of a run, then read it, comparing rows that were logged again after a rewind.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A folder, a .zip of one, or an fsspec URL.
+
+    Raises
+    ------
+    NotARunError
+        Nothing is there.
+
+    Examples
+    --------
+    >>> check("run.zarr").problems          # doctest: +SKIP
+    []
+    """
+    findings = examine(open_files(path))
+    if findings.problems:
+        return findings
+    from gradlog.analysis.reader import open_run
+    from gradlog.analysis.relogged import describe
+
+    try:
+        findings.notes += describe(open_run(path).relogged)
+    except GradlogError as error:
+        findings.problems.append(str(error))
+    return findings
+
+
+def _run(files: Files, notes: list[str]) -> Iterator[str]:
     root = files.get(META)
     if root is None:
         yield f"{META}: missing"
@@ -145,16 +127,45 @@ def _run(files: Files) -> Iterator[str]:
         yield f"{META}: {error}"
         return
     keys = files.keys()
-    segments = sorted({key.split("/")[0] for key in keys if SEGMENT_PATTERN.fullmatch(key.split("/")[0])})
+    folders = sorted({key.split("/")[0] for key in keys if "/" in key})
+    segments = [name for name in folders if SEGMENT_PATTERN.fullmatch(name)]
     if not segments:
         yield "no segment: the run is empty"
+    for name in [*(key for key in keys if "/" not in key), *folders]:
+        if name not in segments and name != META and not name.endswith(PARTIAL_FILE):
+            yield f"{name}: no part of a run"
     for name in segments:
-        inside = {key[len(name) + 1 :] for key in keys if key.startswith(f"{name}/")}
-        for problem in _segment(files, header, digest(root), name, inside):
-            yield f"{name}/{problem}"
+        problems, found = _settled(files, header, digest(root), name, segments)
+        yield from (f"{name}/{problem}" for problem in problems)
+        notes += [f"{name}/{note}" for note in found]
 
 
-def _segment(files: Files, header: RunHeader, root: str, name: str, inside: set[str]) -> Iterator[str]:
+def _settled(files: Files, header: RunHeader, root: str, name: str, segments: list[str]) -> tuple[list[str], list[str]]:
+    """Problems and notes of a segment, looked at again while its writer changes it under our eyes."""
+    for _ in range(_TRIES):
+        before = files.get(f"{name}/{META}")
+        inside = {key[len(name) + 1 :] for key in files.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
+        notes: list[str] = []
+        problems = list(_segment(files, header, root, name, segments, inside, notes))
+        if not problems or files.get(f"{name}/{META}") == before:
+            break
+    return problems, notes
+
+
+def _segment(
+    files: Files,
+    header: RunHeader,
+    root: str,
+    name: str,
+    segments: list[str],
+    inside: set[str],
+    notes: list[str],
+) -> Iterator[str]:
+    if all(key.endswith(PARTIAL_FILE) for key in inside):
+        notes.append("not begun: its writer was killed before it wrote the metadata")
+        return
+    # Before the commit record: the rows of a journal that is retired from here on are in the chunks it names.
+    journals = _read_journals(files, header, name, inside)
     data = files.get(f"{name}/{META}")
     if data is None:
         yield f"{META}: missing"
@@ -172,24 +183,35 @@ def _segment(files: Files, header: RunHeader, root: str, name: str, inside: set[
         yield f"{META}: belongs to {segment.name}"
     if segment.root != root:
         yield f"{META}: the run's zarr.json is not the one that this segment was recorded under"
-    expected = segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)
-    if arrays != expected:
+    if segment.parent is not None and segment.parent not in segments:
+        yield f"{META}: continues {segment.parent}, which is missing"
+    if arrays != segment_arrays(header, segment.rows, len(segment.scalars), segment.shard):
         yield f"{META}: the arrays' metadata is not what the headers imply"
-    listed = {META}
-    for array, meta in expected.items():
-        listed.add(f"{array}/{META}")
-        if _json(files.get(f"{name}/{array}/{META}")) != meta and segment.flushes:
-            yield f"{array}/{META}: missing or not what the headers imply"
+    listed = {META, *(f"{array}/{META}" for array in arrays)}
+    yield from _arrays(files, header, segment)
     if segment.shard:
         source = Shards(files, name, header, segment)
         listed |= source.listed
         yield from _chain(source, segment, set())
     else:
         yield from _chain(files, segment, listed)
-    yield from _journals(files, header, segment, inside)
-    for key in sorted(inside - listed):
-        if not JOURNAL_PATTERN.fullmatch(key) and segment.status != "recording":
-            yield f"{key}: in no manifest"
+    yield from _tail(header, segment, journals, notes)
+    yield from _unlisted(header, segment, inside - listed, notes)
+
+
+def _arrays(files: Files, header: RunHeader, segment: SegmentHeader) -> Iterator[str]:
+    """Each array's own metadata: as committed or, where a flush was cut off, as the next manifest has it."""
+    allowed = [segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)]
+    following = _json(files.get(f"{segment.name}/{MANIFEST.format(segment.flushes)}"))
+    if segment.status in UNSETTLED and isinstance(following, dict) and following.get("prev") == segment.head:
+        names = following.get("scalars")
+        stop = _interval(following.get("rows"))[1]
+        allowed.append(segment_arrays(header, stop, len(names) if isinstance(names, list) else 0))
+    unwritten = segment.flushes == 0 and segment.status == "recording"
+    for array in allowed[0]:
+        data = files.get(f"{segment.name}/{array}/{META}")
+        if _json(data) not in [arrays[array] for arrays in allowed] and not (data is None and unwritten):
+            yield f"{array}/{META}: missing or not what the headers imply"
 
 
 def _chain(files: Files, segment: SegmentHeader, listed: set[str]) -> Iterator[str]:
@@ -235,18 +257,48 @@ def _chunks(files: Files, name: str, chunks: Any, listed: set[str]) -> Iterator[
             yield f"{key}: bytes contradict the manifest"
 
 
-def _journals(files: Files, header: RunHeader, segment: SegmentHeader, inside: set[str]) -> Iterator[str]:
-    expected = segment.rows // header.chunk
-    for key in sorted(k for k in inside if JOURNAL_PATTERN.fullmatch(k)):
-        data = files.get(f"{segment.name}/{key}") or b""
-        journal = records.read_journal(data, len(header.groups), header.sketch.k)
-        if journal.chunk != int(key[-6:]):
-            yield f"{key}: damaged at its head; its rows cannot be read"
-        elif journal.chunk > expected:
-            yield f"{key}: the journal of chunk {expected} is missing before it"
-        elif journal.unread:
-            yield f"{key}: {journal.unread} bytes after row {len(journal)} are no whole record"
-        expected = max(expected, journal.chunk + 1)
+def _read_journals(files: Files, header: RunHeader, name: str, inside: set[str]) -> dict[int, records.Journal]:
+    """Journals by number, newest first, as a reader takes them."""
+    found = {}
+    for match in filter(None, map(JOURNAL_PATTERN.fullmatch, sorted(inside, reverse=True))):
+        data = files.get(f"{name}/{match[0]}")
+        if data is not None:
+            found[int(match[1])] = records.read_journal(data, len(header.groups), header.sketch.k)
+    return found
+
+
+def _tail(
+    header: RunHeader, segment: SegmentHeader, journals: dict[int, records.Journal], notes: list[str]
+) -> Iterator[str]:
+    if segment.status not in UNSETTLED:
+        return
+    for journal, fault in following(journals, segment.rows, header.chunk):
+        if fault:
+            yield fault
+        elif journal.torn:
+            notes.append(f"{JOURNAL.format(journal.chunk)}: a last row was cut short by a kill")
+
+
+def _unlisted(header: RunHeader, segment: SegmentHeader, keys: set[str], notes: list[str]) -> Iterator[str]:
+    """Files that no manifest names: what a kill leaves, or what does not belong here."""
+    chunk = segment.rows // header.chunk
+    manifest, journal = MANIFEST.format(segment.flushes), JOURNAL.format(chunk)
+    flush = re.compile(rf"[a-z0-9_]+/c\.{chunk}(\.\d+)*|[a-z0-9_]+/{re.escape(META)}|{re.escape(manifest)}")
+    for key in sorted(keys):
+        if key.endswith(PARTIAL_FILE) or (JOURNAL_PATTERN.fullmatch(key) and segment.status in UNSETTLED):
+            continue
+        if key.startswith(TORN):
+            notes.append(f"{key}: rows that could not be taken over into the run")
+        elif segment.status == "closed" or segment.shard:
+            yield f"{key}: in no manifest"
+        elif key == manifest and segment.status == "recording" and journal not in keys:
+            yield f"{key}: written but not committed, and {journal}, which must hold its rows, is missing"
+        elif flush.fullmatch(key):
+            notes.append(f"{key}: of a flush that was not committed")
+        elif JOURNAL_PATTERN.fullmatch(key):
+            notes.append(f"{key}: left over, its rows were taken over into the run")
+        else:
+            yield f"{key}: in no manifest"
 
 
 def _interval(rows: Any) -> tuple[int, int]:

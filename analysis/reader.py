@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import segments as zarr_segments
+from gradlog.analysis.relogged import compare
 from gradlog.analysis.rows import RowSource, Span
 from gradlog.analysis.segments import Location, Segment
 from gradlog.errors import SpecMismatchError, TooFewStepsError
@@ -29,7 +30,7 @@ View = Literal["latest", "all"]
 
 
 def open_run(path: Location, view: View = "latest") -> Run:
-    """Open a run for reading; a run that is still being recorded shows exactly its committed rows.
+    """Open a run for reading; a run that is still being recorded shows every step that was acknowledged.
 
     Parameters
     ----------
@@ -182,6 +183,11 @@ class Run:
             return _norms_of(self.rows)
         return _concat([x.gather("norm2")[0] for x in self._pieces], np.float64, (self.groups,))
 
+    @cached_property
+    def relogged(self) -> dict[str, Any]:
+        """How rows that were logged again after a rewind agree with the abandoned ones; norms are read if any."""
+        return compare(self.segments)
+
     @property
     def norms_exact(self) -> bool:
         """Whether every row has one writer (or holds the gradient itself)."""
@@ -237,6 +243,7 @@ class Run:
             "segments": [_segment_info(x) for x in self.segments],
             "ranks": max((len(x.members) for x in self._pieces), default=0),
             "abandoned": self._abandoned,
+            "relogged": self.relogged,
             "gaps": self._gaps(),
             "chains": len(self.chains),
             "nonfinite": self.steps[~self.finite].tolist(),

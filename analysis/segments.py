@@ -25,7 +25,8 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from gradlog import records, schema
-from gradlog.errors import CorruptRunError, GradlogError, NotARunError
+from gradlog.analysis.tails import following
+from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
 from gradlog.records import Journal
 from gradlog.schema import RunHeader, SegmentHeader
 
@@ -39,9 +40,9 @@ def unbroken(where: str) -> Iterator[None]:
     """Turn whatever damaged bytes make zarr or a codec raise into CorruptRunError."""
     try:
         yield
-    except GradlogError:
+    except (GradlogError, MemoryError):
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:
         text = str(error) or type(error).__name__
         raise CorruptRunError(f"{where}: cannot be decoded ({text}); run: gradlog audit") from error
 
@@ -58,7 +59,7 @@ def open_store(location: Location) -> tuple[Store, str]:
         return location, ""
     text = os.fspath(location)
     if "://" in text or "::" in text:
-        return FsspecStore.from_url(text, read_only=True), ""
+        return _open_url(text), ""
     path = Path(text)
     if not path.exists():
         raise NotARunError(f"{text}: no such file or folder; expected a run such as 'run.zarr'")
@@ -76,6 +77,37 @@ def open_store(location: Location) -> tuple[Store, str]:
     return store, ""
 
 
+def _open_url(url: str) -> Store:
+    try:
+        store = FsspecStore.from_url(url, read_only=True)
+    except ImportError as error:
+        raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
+    # File systems are shared within the process, listings and all, and a live run has more files by now.
+    store.fs.invalidate_cache()
+    return store
+
+
+class StoreFiles:
+    """The objects of a run in a zip archive, behind a URL or in a zarr store, by key."""
+
+    def __init__(self, location: Location) -> None:
+        self._store, self._prefix = open_store(location)
+
+    def get(self, key: str) -> bytes | None:
+        """Content of an object; None if there is none."""
+        with unbroken(key):
+            return _get(self._store, self._prefix + key)
+
+    def keys(self) -> list[str]:
+        """Every key of the run."""
+
+        async def collect() -> list[str]:
+            return [key async for key in self._store.list_prefix(self._prefix)]
+
+        found = sync(collect())
+        return sorted(key.removeprefix(self._prefix) for key in found if not key.endswith("/"))
+
+
 def read_header(store: Store, prefix: str, where: str) -> RunHeader:
     """Read the root's header record.
 
@@ -84,15 +116,16 @@ def read_header(store: Store, prefix: str, where: str) -> RunHeader:
     NotARunError, NewerFormatError, CorruptRunError
         No zarr group, or one that is no run; written by a newer major format; malformed.
     """
-    try:
-        raw = _get(store, prefix + schema.META)
-    except OSError as error:
-        raise NotARunError(f"{where}: cannot be read: {error}") from error
+    with unbroken(f"{where}/{schema.META}"):
+        try:
+            raw = _get(store, prefix + schema.META)
+        except OSError as error:
+            raise NotARunError(f"{where}: cannot be read: {error}") from error
     if raw is None:
         raise NotARunError(f"{where}: no {schema.META} inside; expected the folder of a run such as 'run.zarr'")
     try:
         meta = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptRunError(f"{where}/{schema.META}: malformed JSON: {error}") from error
     attrs = meta.get("attributes") if isinstance(meta, dict) else None
     if not isinstance(attrs, Mapping) or schema.ROOT_KEY not in attrs:
@@ -103,19 +136,26 @@ def read_header(store: Store, prefix: str, where: str) -> RunHeader:
 def segment_names(store: Store, prefix: str) -> list[str]:
     """Names of the segments with a commit record, oldest first.
 
+    A folder without one, in which nothing but temporary files lies, belongs to a writer that was killed at birth.
+
     Raises
     ------
     CorruptRunError
-        A segment holds chunks but its commit record is gone.
+        A segment holds files but its commit record is gone.
     """
     names = sorted(n for n in _list(store, prefix) if schema.SEGMENT_PATTERN.fullmatch(n))
-    committed = []
-    for name in names:
-        if _get(store, f"{prefix}{name}/{schema.META}") is not None:
-            committed.append(name)
-        elif "sketch" in _list(store, f"{prefix}{name}"):
-            raise CorruptRunError(f"{name}: chunks without {schema.META}, the segment's commit record")
-    return committed
+    return [name for name in names if _is_claimed(store, f"{prefix}{name}")]
+
+
+def _is_claimed(store: Store, folder: str) -> bool:
+    key = f"{folder}/{schema.META}"
+    if _get(store, key) is not None:
+        return True
+    if not any(not name.endswith(schema.PARTIAL_FILE) for name in _list(store, folder)):
+        return False
+    if _get(store, key) is None:  # asked again: a live writer may have claimed it before it wrote the rest
+        raise CorruptRunError(f"{folder}: files without {schema.META}, the segment's commit record")
+    return True
 
 
 @dataclasses.dataclass
@@ -143,13 +183,15 @@ class Segment:
         """Open by its commit record and check every shape against the headers."""
         here = f"{where}/{name}"
         # Journals first: one that a live writer retires from here on is a chunk in the commit record read next.
-        journals = read_journals(Path(store.root) / prefix / name, run) if isinstance(store, LocalStore) else []
+        journals = read_journals(store, f"{prefix}{name}", run)
         sealed = _get(store, f"{prefix}{name}/{schema.META}")
         if sealed is None or not schema.is_sealed(sealed):
             raise CorruptRunError(f"{here}/{schema.META}: its bytes contradict its own digest; run: gradlog audit")
         with unbroken(here):
             group = zarr.open_group(store, path=prefix + name, mode="r", zarr_format=3, use_consolidated=True)
             header = SegmentHeader.from_attrs(group.attrs, here)
+            if header.name != name:
+                raise CorruptRunError(f"{here}/{schema.META}: belongs to {header.name}; run: gradlog audit")
             _check_shapes(group, header, run, here)
             if header.root != schema.digest(_get(store, prefix + schema.META)):
                 raise CorruptRunError(
@@ -161,19 +203,19 @@ class Segment:
             flags = np.asarray(_array(group, "flags")[:], np.uint32)
         segment = cls(header, group, run, here, steps, flags)
         segment.require_chunks("step", "flags")
-        segment._overlay([j for j in journals if j.chunk * run.chunk >= header.rows])
+        if header.status in schema.UNSETTLED:
+            segment._overlay(journals)
         if np.any(np.diff(segment.steps) <= 0):
             raise CorruptRunError(f"{here}: step numbers do not increase")
         return segment
 
-    def _overlay(self, journals: list[Journal]) -> None:
-        for journal in journals:
-            fresh = len(self.steps) == 0 or journal.step > self.steps[-1]
-            part = _rows_where(journal, np.broadcast_to(fresh, journal.step.shape))
-            if len(part):
-                self.tail = part if self.tail is None else _join(self.tail, part)
-                self.steps = np.concatenate([self.steps, part.step])
-                self.flags = np.concatenate([self.flags, part.flags])
+    def _overlay(self, journals: Mapping[int, Journal]) -> None:
+        for journal, fault in following(journals, self.header.rows, self.run.chunk):
+            if fault:
+                raise CorruptRunError(f"{self.where}/{fault}; run: gradlog audit")
+            self.tail = journal if self.tail is None else _join(self.tail, journal)
+            self.steps = np.concatenate([self.steps, journal.step])
+            self.flags = np.concatenate([self.flags, journal.flags])
 
     @property
     def committed(self) -> int:
@@ -237,19 +279,16 @@ class Segment:
         return _array(self.group, name)
 
 
-def read_journals(folder: Path, run: RunHeader) -> list[Journal]:
-    """Journals of a local segment, oldest first."""
-    files = sorted(f for f in folder.iterdir() if schema.JOURNAL_PATTERN.fullmatch(f.name))
-    read = []
-    for file in reversed(files):  # newest first: a live writer may go on to the next one between two reads
-        with contextlib.suppress(FileNotFoundError):  # a live writer may have just retired it
-            read.append(records.read_journal(file.read_bytes(), len(run.groups), run.sketch.k))
-    return read[::-1]
-
-
-def _rows_where(journal: Journal, keep: NDArray[np.bool_]) -> Journal:
-    arrays = ("step", "flags", "norm2", "sketch", "scalars")
-    return dataclasses.replace(journal, **{name: getattr(journal, name)[keep] for name in arrays})
+def read_journals(store: Store, folder: str, run: RunHeader) -> dict[int, Journal]:
+    """Journals of a segment by the number of their chunk."""
+    found = {}
+    # Newest first: a live writer may go on to the next one between two reads, and retire the one before.
+    for name in sorted(_list(store, folder), reverse=True):
+        match = schema.JOURNAL_PATTERN.fullmatch(name)
+        data = _get(store, f"{folder}/{name}") if match else None
+        if match and data is not None:
+            found[int(match[1])] = records.read_journal(data, len(run.groups), run.sketch.k)
+    return found
 
 
 def _join(first: Journal, second: Journal) -> Journal:
@@ -258,7 +297,9 @@ def _join(first: Journal, second: Journal) -> Journal:
     scalars = np.full((len(first) + len(second), len(names)), np.nan)
     for (j, columns), rows in zip(parts, (slice(len(first)), slice(len(first), None)), strict=True):
         scalars[rows, columns] = j.scalars
-    joined = {a: np.concatenate([getattr(first, a), getattr(second, a)]) for a in ("step", "flags", "norm2", "sketch")}
+    joined: dict[str, Any] = {
+        a: np.concatenate([getattr(first, a), getattr(second, a)]) for a in ("step", "flags", "norm2", "sketch")
+    }
     return Journal(**joined, scalars=scalars, names=names, unread=second.unread, chunk=first.chunk)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import click
@@ -83,6 +83,12 @@ def _remarks(run: dict[str, Any]) -> Iterator[str]:
         yield f"steps are missing in {_count(run['gaps'], 'place')}, first between {before} and {after}"
     if run["nonfinite"]:
         yield f"NaN or inf in {_count(run['nonfinite'], 'step')}: {render.shorten(list(map(str, run['nonfinite'])))}"
+    again = run["relogged"]
+    if again["steps"]:
+        yield (
+            f"{_count(range(again['steps']), 'step')} logged again after a rewind, {again['identical']:,} of them with "
+            "identical norms" + ("" if again["first_different"] is None else f", not step {again['first_different']:,}")
+        )
     for key, text in (
         ("skipped", "steps that the optimizer skipped"),
         ("partial", "steps in which some tensors had no gradient"),
@@ -93,7 +99,7 @@ def _remarks(run: dict[str, Any]) -> Iterator[str]:
             yield f"{run[key]:,} {text}"
 
 
-def _count(things: list[Any], name: str) -> str:
+def _count(things: Sized, name: str) -> str:
     return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
 
 

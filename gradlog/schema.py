@@ -22,11 +22,17 @@ META = "zarr.json"
 MANIFEST = "manifest/{:06d}.json"
 MANIFESTS = "manifest/all.jsonl"
 JOURNAL = ".journal-{:06d}"
+TORN = ".torn-"
+PARTIAL_FILE = ".partial"
 SEGMENT = "seg-{number:06d}-r{rank:04d}"
 SEGMENT_PATTERN = re.compile(r"seg-(\d{6})-r(\d{4})")
 JOURNAL_PATTERN = re.compile(r"\.journal-(\d{6})")
 
+UNSETTLED = ("recording", "failed")
+"""States of a segment in which journals may hold rows beyond its chunks."""
+
 NO_CHECK = "0" * 64
+_CHECK = b'"check":"%s"'
 
 SCALAR_COLUMNS = 16
 """Scalars are chunked in columns of 16, so that a name first seen at a late step needs no rewrite."""
@@ -223,7 +229,7 @@ class SegmentHeader:
     flushes: int = 0
     root: str = ""
     head: str = ""
-    status: str = "recording"  # | "closed" | "failed"
+    status: str = "recording"  # | "closed" | "failed" | "recovered"
     reason: str = ""
     opened: str = ""
     closed: str = ""
@@ -290,7 +296,7 @@ def digest(*pieces: Any) -> str:
 
 def seal(metadata: bytes) -> bytes:
     """Put the digest of a segment's metadata file into its ``check`` field, which holds zeros so far."""
-    return metadata.replace(NO_CHECK.encode(), digest(metadata).encode(), 1)
+    return metadata.replace(_CHECK % NO_CHECK.encode(), _CHECK % digest(metadata).encode(), 1)
 
 
 def is_sealed(metadata: bytes) -> bool:

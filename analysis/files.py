@@ -1,0 +1,107 @@
+"""The objects of a run as bytes by key, wherever they lie: what the integrity check reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+from gradlog import shards
+from gradlog.schema import MANIFESTS, SCALAR_COLUMNS, RunHeader, SegmentHeader
+
+DIMENSIONS = {"sketch": 3, "group_norm2": 2, "scalars": 2, "step": 1, "flags": 1}
+
+
+class Files(Protocol):
+    """Read access to the objects of a run by key."""
+
+    def get(self, key: str) -> bytes | None:
+        """Content of an object; None if there is none."""
+
+    def keys(self) -> list[str]:
+        """Every key of the run."""
+
+
+class Folder:
+    """The files of a local run. Links are not followed: a run handed over by somebody may point anywhere."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+
+    def get(self, key: str) -> bytes | None:
+        """Read a file."""
+        try:
+            with open(os.path.join(self._path, key), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def keys(self) -> list[str]:
+        """Walk the folder."""
+        found = []
+        for folder, _, names in os.walk(self._path):
+            prefix = os.path.relpath(folder, self._path)
+            found += [name if prefix == "." else f"{prefix}/{name}" for name in names]
+        return sorted(found)
+
+
+def open_files(path: str | os.PathLike[str]) -> Files:
+    """Files of the run at a local folder, a .zip of one, or an fsspec URL.
+
+    Raises
+    ------
+    NotARunError
+        Nothing is there.
+    """
+    if os.path.isdir(path):
+        return Folder(path)
+    from gradlog.analysis.segments import StoreFiles
+
+    return StoreFiles(path)
+
+
+class Shards:
+    """A compacted segment seen as the chunks and manifests that it was made of."""
+
+    def __init__(self, files: Files, name: str, header: RunHeader, segment: SegmentHeader) -> None:
+        self._files, self._name, self._count = files, name, segment.shard
+        self._columns = max(1, -(-len(segment.scalars) // SCALAR_COLUMNS))
+        self._rows = -(-segment.rows // (header.chunk * segment.shard))
+        self._open: tuple[str, list[bytes | None]] = ("", [])
+        lines = files.get(f"{name}/{MANIFESTS}")
+        self._manifests = [] if lines is None else lines.split(b"\n")
+        self.listed = {MANIFESTS} | {self._shard(array, row, column) for array, row, column in self._places()}
+
+    def get(self, key: str) -> bytes | None:
+        """Content of a chunk or manifest by the key it had."""
+        key = key.removeprefix(f"{self._name}/")
+        if key.startswith("manifest/"):
+            i = int(key[-11:-5])
+            return self._manifests[i] if i < len(self._manifests) else None
+        array, _, place = key.partition("/c.")
+        row, *rest = map(int, place.split("."))
+        shard = self._shard(array, row // self._count, rest[0] if rest else 0)
+        if self._open[0] != shard:
+            self._open = (shard, self._chunks(shard))
+        return self._open[1][row % self._count] if self._open[1] else None
+
+    def keys(self) -> list[str]:
+        """Every key of the run."""
+        return self._files.keys()
+
+    def _chunks(self, shard: str) -> list[bytes | None]:
+        data = self._files.get(f"{self._name}/{shard}")
+        try:
+            return [] if data is None else shards.unpack(data, self._count)
+        except ValueError:
+            return []
+
+    def _places(self) -> Iterator[tuple[str, int, int]]:
+        for row in range(self._rows):
+            for array in DIMENSIONS:
+                for column in range(self._columns if array == "scalars" else 1):
+                    yield array, row, column
+
+    @staticmethod
+    def _shard(array: str, row: int, column: int) -> str:
+        return f"{array}/c/" + "/".join(map(str, [row, column, 0][: DIMENSIONS[array]]))
