@@ -185,32 +185,35 @@ def _segment(
         yield f"{META}: the run's zarr.json is not the one that this segment was recorded under"
     if segment.parent is not None and segment.parent not in segments:
         yield f"{META}: continues {segment.parent}, which is missing"
-    if arrays != segment_arrays(header, segment.rows, len(segment.scalars), segment.shard):
+    # A newer minor version may have more arrays.
+    implied = segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)
+    if not isinstance(arrays, dict) or arrays != arrays | implied:
         yield f"{META}: the arrays' metadata is not what the headers imply"
+        return
     listed = {META, *(f"{array}/{META}" for array in arrays)}
-    yield from _arrays(files, header, segment)
+    yield from _arrays(files, header, segment, arrays)
     if segment.shard:
-        source = Shards(files, name, header, segment)
-        listed |= source.listed
+        source = Shards(files, segment)
         yield from _chain(source, segment, set())
+        listed |= source.listed
     else:
         yield from _chain(files, segment, listed)
     yield from _tail(header, segment, journals, notes)
     yield from _unlisted(header, segment, inside - listed, notes)
 
 
-def _arrays(files: Files, header: RunHeader, segment: SegmentHeader) -> Iterator[str]:
+def _arrays(files: Files, header: RunHeader, segment: SegmentHeader, committed: dict[str, Any]) -> Iterator[str]:
     """Each array's own metadata: as committed or, where a flush was cut off, as the next manifest has it."""
-    allowed = [segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)]
+    allowed = [committed]
     following = _json(files.get(f"{segment.name}/{MANIFEST.format(segment.flushes)}"))
     if segment.status in UNSETTLED and isinstance(following, dict) and following.get("prev") == segment.head:
         names = following.get("scalars")
         stop = _interval(following.get("rows"))[1]
         allowed.append(segment_arrays(header, stop, len(names) if isinstance(names, list) else 0))
     unwritten = segment.flushes == 0 and segment.status == "recording"
-    for array in allowed[0]:
+    for array in committed:
         data = files.get(f"{segment.name}/{array}/{META}")
-        if _json(data) not in [arrays[array] for arrays in allowed] and not (data is None and unwritten):
+        if _json(data) not in [arrays.get(array) for arrays in allowed] and not (data is None and unwritten):
             yield f"{array}/{META}: missing or not what the headers imply"
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Protocol
 
 from gradlog import shards
-from gradlog.schema import MANIFESTS, SCALAR_COLUMNS, RunHeader, SegmentHeader
-
-DIMENSIONS = {"sketch": 3, "group_norm2": 2, "scalars": 2, "step": 1, "flags": 1}
+from gradlog.schema import MANIFESTS, SegmentHeader
 
 
 class Files(Protocol):
@@ -61,16 +58,20 @@ def open_files(path: str | os.PathLike[str]) -> Files:
 
 
 class Shards:
-    """A compacted segment seen as the chunks and manifests that it was made of."""
+    """A compacted segment seen as the chunks and manifests that it was made of.
 
-    def __init__(self, files: Files, name: str, header: RunHeader, segment: SegmentHeader) -> None:
-        self._files, self._name, self._count = files, name, segment.shard
-        self._columns = max(1, -(-len(segment.scalars) // SCALAR_COLUMNS))
-        self._rows = -(-segment.rows // (header.chunk * segment.shard))
+    Attributes
+    ----------
+    listed : set of str
+        Files that were needed so far.
+    """
+
+    def __init__(self, files: Files, segment: SegmentHeader) -> None:
+        self._files, self._name, self._count = files, segment.name, segment.shard
         self._open: tuple[str, list[bytes | None]] = ("", [])
-        lines = files.get(f"{name}/{MANIFESTS}")
+        lines = files.get(f"{segment.name}/{MANIFESTS}")
         self._manifests = [] if lines is None else lines.split(b"\n")
-        self.listed = {MANIFESTS} | {self._shard(array, row, column) for array, row, column in self._places()}
+        self.listed = {MANIFESTS}
 
     def get(self, key: str) -> bytes | None:
         """Content of a chunk or manifest by the key it had."""
@@ -80,9 +81,10 @@ class Shards:
             return self._manifests[i] if i < len(self._manifests) else None
         array, _, place = key.partition("/c.")
         row, *rest = map(int, place.split("."))
-        shard = self._shard(array, row // self._count, rest[0] if rest else 0)
+        shard = f"{array}/c/" + "/".join(map(str, [row // self._count, *rest]))
         if self._open[0] != shard:
             self._open = (shard, self._chunks(shard))
+            self.listed.add(shard)
         return self._open[1][row % self._count] if self._open[1] else None
 
     def keys(self) -> list[str]:
@@ -95,13 +97,3 @@ class Shards:
             return [] if data is None else shards.unpack(data, self._count)
         except ValueError:
             return []
-
-    def _places(self) -> Iterator[tuple[str, int, int]]:
-        for row in range(self._rows):
-            for array in DIMENSIONS:
-                for column in range(self._columns if array == "scalars" else 1):
-                    yield array, row, column
-
-    @staticmethod
-    def _shard(array: str, row: int, column: int) -> str:
-        return f"{array}/c/" + "/".join(map(str, [row, column, 0][: DIMENSIONS[array]]))
