@@ -286,7 +286,7 @@ def _unlisted(header: RunHeader, segment: SegmentHeader, keys: set[str], notes: 
     """Files that no manifest names: what a kill leaves, or what does not belong here."""
     chunk = segment.rows // header.chunk
     manifest, journal = MANIFEST.format(segment.flushes), JOURNAL.format(chunk)
-    flush = re.compile(rf"[a-z0-9_]+/c\.{chunk}(\.\d+)*|[a-z0-9_]+/{re.escape(META)}|{re.escape(manifest)}")
+    flush = re.compile(rf"[a-z0-9_]+/c\.{chunk}(\.\d+)*|{re.escape(manifest)}")
     for key in sorted(keys):
         if key.endswith(PARTIAL_FILE) or (JOURNAL_PATTERN.fullmatch(key) and segment.status in UNSETTLED):
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -100,11 +101,7 @@ class StoreFiles:
 
     def keys(self) -> list[str]:
         """Every key of the run."""
-
-        async def collect() -> list[str]:
-            return [key async for key in self._store.list_prefix(self._prefix)]
-
-        found = sync(collect())
+        found = _list_all(self._store, self._prefix)
         return sorted(key.removeprefix(self._prefix) for key in found if not key.endswith("/"))
 
 
@@ -309,10 +306,12 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def _files(array: zarr.Array[Any]) -> tuple[int, int]:
     """Chunk files (of a compacted run: shard files) that are there, and that the shape needs."""
-    file, chunk = array.shards or array.chunks, array.chunks
-    inside = math.prod(f // c for f, c in zip(file, chunk, strict=True))
-    needed = math.prod(-(-s // f) for s, f in zip(array.shape, file, strict=True))
-    return int(array.nchunks_initialized) // inside, needed
+    file = array.shards or array.chunks
+    grid = [-(-s // f) for s, f in zip(array.shape, file, strict=True)]
+    folder = array.store_path.path + "/"
+    present = set(_list_all(array.store_path.store, folder))
+    keys = (folder + array.metadata.encode_chunk_key(place) for place in itertools.product(*map(range, grid)))
+    return sum(key in present for key in keys), math.prod(grid)
 
 
 def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, where: str) -> None:
@@ -330,6 +329,15 @@ def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, wher
 def _get(store: Store, key: str) -> bytes | None:
     buffer = sync(store.get(key, default_buffer_prototype()))
     return None if buffer is None else buffer.to_bytes()
+
+
+def _list_all(store: Store, prefix: str) -> list[str]:
+    """Keys below a prefix, at any depth."""
+
+    async def collect() -> list[str]:
+        return [key async for key in store.list_prefix(prefix)]
+
+    return sync(collect())
 
 
 def _list(store: Store, prefix: str) -> list[str]:

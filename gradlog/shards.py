@@ -33,13 +33,14 @@ def unpack(data: bytes, count: int) -> list[bytes | None]:
     Raises
     ------
     ValueError
-        The index is damaged or points outside the file.
+        The index is damaged, points outside the file, or leaves some of it out.
     """
     size = 16 * count
     table = data[len(data) - size - 4 : len(data) - 4]
     if len(data) < size + 4 or struct.unpack("<I", data[-4:])[0] != google_crc32c.value(table):
         raise ValueError("the shard's index is damaged")
     chunks: list[bytes | None] = []
+    held = size + 4
     for offset, length in np.frombuffer(table, "<u8").reshape(count, 2).tolist():
         if offset == length == _ABSENT:
             chunks.append(None)
@@ -47,4 +48,7 @@ def unpack(data: bytes, count: int) -> list[bytes | None]:
             raise ValueError("the shard's index points outside the file")
         else:
             chunks.append(data[offset : offset + length])
+            held += length
+    if held != len(data):
+        raise ValueError("the shard holds bytes that its index does not account for")
     return chunks
