@@ -1,0 +1,250 @@
+"""Killed, resumed and rewound however often, a run reads as if it had never been interrupted, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import gradlog
+from gradlog.analysis import open_run
+from gradlog.analysis.audit import check
+from gradlog.sink import LocalSink
+
+SHAPES = {"a": (3, 4), "b": (5,)}
+
+
+class Life(NamedTuple):
+    """One process: how far it goes back, how many steps it takes, and where it ends.
+
+    ``end`` is None for a proper close, "step" for a kill after its last step, or a number for a kill at that write of the
+    store, before it or right after.
+    """
+
+    back: int
+    steps: int
+    end: None | str | tuple[int, bool]
+    salt: int
+
+
+class Options(NamedTuple):
+    chunk: int
+    ranks: int
+    k: Any
+    codec: str
+    bits: int
+    every: int
+
+    def open(self, path: Path, rank: int, **more: Any) -> gradlog.Logger:
+        like = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+        return gradlog.open(
+            path, like, k=self.k, chunk=self.chunk, codec=self.codec, sketch_bits=self.bits, every=self.every,
+            rank=rank, groups="tensors", hostname=False, on_error="raise", **more,
+        )  # fmt: skip
+
+
+LIVES = st.builds(
+    Life,
+    back=st.integers(0, 12),
+    steps=st.integers(0, 20),
+    end=st.none() | st.just("step") | st.tuples(st.integers(0, 40), st.booleans()),
+    salt=st.integers(0, 1),
+)
+OPTIONS = st.builds(
+    Options,
+    chunk=st.sampled_from([1, 2, 4, 8]),
+    ranks=st.integers(1, 2),
+    k=st.sampled_from([4, "exact"]),
+    codec=st.sampled_from(["raw", "bitshuffle-zstd"]),
+    bits=st.sampled_from([23, 10]),
+    every=st.sampled_from([1, 1, 2]),
+)
+
+
+def gradient(t: int, rank: int, salt: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([t, rank, salt])
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def scalars(t: int, salt: int) -> dict[str, float]:
+    late = {f"late/{t // 10}": float(t)} if t > 9 else {}
+    return {"loss": 1.0 / (t + 1 + salt), "wall_time": float(t), **late}
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run ``work`` in a forked process; how it ended."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside zarr's idle thread
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1]
+
+
+def kill_at(write: int, after: bool) -> None:
+    """SIGKILL this process at its store's write number ``write``."""
+    put, left = LocalSink.put, iter(range(write, -1, -1))
+
+    def put_or_die(self: LocalSink, key: str, data: Any) -> None:
+        last = next(left, 1) == 0
+        if after or not last:
+            put(self, key, data)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    LocalSink.put = put_or_die  # type: ignore[method-assign]
+
+
+def live(path: Path, options: Options, life: Life, start: int, pipe: int) -> None:
+    logs = [options.open(path, rank, mode="a", first_step=start) for rank in range(options.ranks)]
+    if isinstance(life.end, tuple):
+        kill_at(*life.end)
+    for t in range(start, start + life.steps):
+        for rank, log in enumerate(logs):
+            log.step(gradient(t, rank, life.salt), t, **scalars(t, life.salt))
+        os.write(pipe, t.to_bytes(4, "little"))
+    if life.end == "step":
+        os.kill(os.getpid(), signal.SIGKILL)
+    for log in logs:
+        log.close()
+
+
+def lived(path: Path, options: Options, life: Life, start: int) -> list[int]:
+    """Steps that were acknowledged before the process ended."""
+    read, write = os.pipe()
+    status = in_child(lambda: live(path, options, life, start, write))
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        data = pipe.read()
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert killed if life.end == "step" else killed or status == 0
+    return np.frombuffer(data, "<u4").tolist()
+
+
+def whole(path: Path, view: Any = "latest") -> dict[str, Any]:
+    run = open_run(path, view)
+    return {
+        "step": run.steps,
+        "flags": run.flags,
+        "sketch": run.rows.read(0, len(run.steps)),
+        "norm2": run.group_norm2,
+        **{f"scalar {name}": values for name, values in sorted(run.scalar_columns.items())},
+    }
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def the_law(folder: Path, options: Options, lives: list[Life]) -> None:
+    path, next_step, rows, again = folder / "r.zarr", 0, 0, 0
+    salts: dict[int, int] = {}
+    for life in [*lives, Life(0, 3, None, 0)]:
+        start = max(0, next_step - life.back)
+        done = lived(path, options, life, start)
+        run = open_run(path)
+        # A row may have come through without its acknowledgement, of some of the ranks or of all of them.
+        recorded = [t for t in range(start, start + life.steps) if t % options.every == 0]
+        held = min(_rows_of_newest(run, rank) for rank in range(options.ranks))
+        assert len([t for t in done if t % options.every == 0]) <= held <= len(recorded)
+        again += held - len([t for t in recorded[:held] if t not in salts])
+        salts |= dict.fromkeys(recorded[:held], life.salt)
+        salts = {t: s for t, s in salts.items() if t < start or t in recorded[:held] or not recorded[:held]}
+        next_step = (recorded[held - 1] if held else start - 1) + 1
+        next_step = max(next_step, max(salts, default=-1) + 1)
+        rows += held
+        assert run.steps.tolist() == sorted(salts)
+    plain = folder / "plain.zarr"
+    for rank in range(options.ranks):
+        with options.open(plain, rank, mode="a") as log:
+            for t, salt in sorted(salts.items()):
+                log.step(gradient(t, rank, salt), t, **scalars(t, salt))
+    found, uninterrupted = whole(path), whole(plain)
+    # Names that only abandoned rows used are still there, all NaN.
+    extra = [n for n in found if n not in uninterrupted]
+    assert all(np.isnan(found.pop(n)).all() for n in extra)
+    assert_same(found, uninterrupted)
+    assert len(whole(path, "all")["step"]) == rows
+    assert check(path).problems == []
+    if len({life.salt for life in lives}) == 1 and lives[0].salt == 0:
+        relogged = open_run(path).relogged
+        assert relogged["identical"] == relogged["steps"]
+        assert relogged["steps"] >= again
+
+
+def _rows_of_newest(run: Any, rank: int) -> int:
+    segments = [s for s in run.segments if s.header.rank == rank]
+    return len(segments[-1].steps)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(OPTIONS, st.lists(LIVES, min_size=1, max_size=4))
+def test_resumed_equals_uninterrupted(options: Options, lives: list[Life]) -> None:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        the_law(folder, options, lives)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_every_write_of_a_flush(tmp_path: Path, after: bool) -> None:
+    options = Options(chunk=4, ranks=1, k=4, codec="raw", bits=23, every=1)
+    for write in range(14):
+        the_law(tmp_path / str(write), options, [Life(0, 10, (write, after), 0), Life(3, 6, "step", 1)])
+
+
+def test_the_law_notices_a_lost_row(tmp_path: Path) -> None:
+    options = Options(chunk=4, ranks=1, k=4, codec="raw", bits=23, every=1)
+    with options.open(tmp_path / "a", 0) as log:
+        for t in range(9):
+            log.step(gradient(t, 0, 0), t, **scalars(t, 0))
+    with options.open(tmp_path / "b", 0) as log:
+        for t in range(9):
+            log.step(gradient(t, 0, t == 7), t, **scalars(t, 0))
+    with pytest.raises(AssertionError, match="sketch"):
+        assert_same(whole(tmp_path / "a"), whole(tmp_path / "b"))
+
+
+def test_a_copy_at_any_moment_is_a_run_of_its_own(tmp_path: Path) -> None:
+    """What a file system snapshot takes while a writer is at work: readable, sound, a prefix."""
+    options = Options(chunk=4, ranks=1, k="exact", codec="raw", bits=23, every=1)
+    with options.open(tmp_path / "r.zarr", 0) as log:
+        for t in range(30):
+            log.step(gradient(t, 0, 0), t)
+            copy = tmp_path / f"{t}.zarr"
+            snapshot(tmp_path / "r.zarr", copy)
+            run = open_run(copy)
+            assert run.steps.tolist() == list(range(t + 1))
+            assert check(copy).problems == []
+
+
+def snapshot(source: Path, target: Path) -> None:
+    """Copy in the order that a reader takes: journals newest first, then the commit record, then what it names."""
+    segment = source / "seg-000000-r0000"
+    first = [*sorted(segment.glob(".journal-*"), reverse=True), segment / "zarr.json"]
+    for file in [*first, *(p for p in sorted(source.rglob("*")) if p not in first)]:
+        if not file.is_dir():
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(file, place)
+            except FileNotFoundError:
+                continue  # retired or renamed meanwhile
