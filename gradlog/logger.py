@@ -48,13 +48,14 @@ class Logger:
         self._ended = plan is None
         self._recording: Recording | None = None
         self._detach: Callable[[], None] | None = None
+        self._drain: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._spent, self._opened = 0.0, time.perf_counter()
         if plan is not None:
             atexit.register(self.close)
             if plan.layout is not None:
-                with self._guarded():
+                with self.guarded():
                     self._begin(plan.layout)
 
     @property
@@ -71,6 +72,11 @@ class Logger:
     def seconds(self) -> float:
         """Time that the training thread has spent in here so far."""
         return self._spent
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step is one that is recorded: always, but for ``every=N``."""
+        return self.active and (self._recording is None or self._recording.next % self._recording.header.every == 0)
 
     def step(self, grads: Any, step: int | None = None, **scalars: float) -> None:
         """Record the gradient of one optimizer step.
@@ -99,7 +105,7 @@ class Logger:
         """
         if not self.active:
             return
-        with self._guarded():
+        with self.guarded():
             pairs = flatten(grads)
             recording = self._recording or self._begin(describe(pairs))
             recording.append(lambda: Row(recording.ordered(pairs), scalars), step)
@@ -107,7 +113,7 @@ class Logger:
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a framework's hook gathers; ``source`` runs only for steps that are recorded, and guarded."""
         if self.active and self._recording:
-            with self._guarded():
+            with self.guarded():
                 self._recording.append(source, step)
 
     def annotate(self, **scalars: float) -> None:
@@ -116,7 +122,7 @@ class Logger:
         With ``every=N`` the scalars of steps that are not recorded are left out.
         """
         if self.active and self._recording:
-            with self._guarded():
+            with self.guarded():
                 self._recording.annotate(scalars)
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,15 +132,23 @@ class Logger:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at a checkpoint's step number. Rows logged after it stay in the store as an abandoned branch."""
         if state and self.active and self._recording:
-            with self._guarded():
+            with self.guarded():
                 self._recording.rewind(state)
 
-    def on_close(self, detach: Callable[[], None]) -> None:
-        """Call ``detach`` from :meth:`close`, also after a failure: hooks go, and the job is as it was."""
-        self._detach = detach
+    def on_close(self, detach: Callable[[], None], drain: Callable[[], None] | None = None) -> None:
+        """Call ``detach`` when recording ends, for whatever reason: hooks go, and the job is as it was.
+
+        ``drain`` is called first by :meth:`close`, while rows are still taken: for those that are under way.
+        """
+        self._detach, self._drain = detach, drain
 
     def close(self) -> None:
         """Commit what is left and end the segment. Safe to call twice; waits for the disk 60 seconds at most."""
+        if self._drain is not None and self.active:
+            try:
+                self._drain()  # not under the lock: what it waits for records from another thread
+            except Exception as error:
+                self._fail(error)
         if os.getpid() != self._pid:
             return
         with self._lock:
@@ -161,12 +175,13 @@ class Logger:
 
     def _begin(self, layout: Layout) -> Recording:
         assert self._plan is not None
-        self._recording = Recording(self._plan, layout, self._warn)
+        self._recording = Recording(self._plan, layout, self.warn)
         log.info("%s", describe_plan(self._plan.path, self._recording.header))
         return self._recording
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
+        """Run a framework's hook: what it raises ends the recording and not the training; its time is counted."""
         start = time.perf_counter()
         with self._lock:
             try:
@@ -195,9 +210,10 @@ class Logger:
 
     def _report(self, error: Exception) -> None:
         self.reason = self.reason or f"{type(error).__name__}: {error}"
-        self._warn(f"recording ended, training goes on: {self.reason}")
+        self.warn(f"recording ended, training goes on: {self.reason}")
 
-    def _warn(self, message: str) -> None:
+    def warn(self, message: str) -> None:
+        """Tell the user something about this recording, once to the log and once as a warning."""
         message = f"{self._plan.path if self._plan else 'gradlog'}: {message}"
         log.warning("%s", message)
         # A user who turned warnings into errors must not lose the job to one of ours.

@@ -6,6 +6,7 @@ Everything here raises freely; :mod:`gradlog.logger` decides what becomes of an 
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from gradlog.errors import GradientError, SpecMismatchError, StepOrderError
 from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
 from gradlog.resume import Layout, Plan, journal_folder, open_segment, with_parent
-from gradlog.schema import NONFINITE, PARTIAL
+from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
 from gradlog.store import SegmentWriter, read_segment, round_mantissa
 from gradlog.tree import as_numpy
 
@@ -27,12 +28,32 @@ PATIENCE = 5.0
 """Seconds that training waits for a slow disk before rows are dropped, once an outage."""
 
 
-class Row(NamedTuple):
-    """One step as a hook hands it over: arrays in the order of the run's tensors, scalars, flag bits."""
+Fill = Callable[[NDArray[np.float32], NDArray[np.float64]], int]
+"""Writes one row's sketches (G, k) and squared norms (G,); returns how many tensors had no gradient."""
 
-    arrays: Sequence[NDArray[Any] | None]
-    scalars: Mapping[str, float]
+
+class Row(NamedTuple):
+    """One step as a hook hands it over.
+
+    Attributes
+    ----------
+    arrays : sequence of ndarray or None, or callable
+        Gradients in the order of the run's tensors; or a :data:`Fill`, where they were sketched elsewhere.
+    scalars : mapping
+        Numbers, or one-element tensors that are read when the row is written.
+    flags : int
+        Bits of ``flags``.
+    skipped : bool or tensor
+        Whether the optimizer skipped this step; read when the row is written.
+    later : bool
+        The sketch is still under way on a device: write the row when the next step comes, or at the end.
+    """
+
+    arrays: Sequence[NDArray[Any] | None] | Fill
+    scalars: Mapping[str, Any]
     flags: int = 0
+    skipped: Any = False
+    later: bool = False
 
 
 class Recording:
@@ -67,6 +88,7 @@ class Recording:
         self._block: Block | None = Block(self.header)
         self._chunks = 1
         self._last: int | None = None
+        self._flight: tuple[int, Row] | None = None
         self._notify = notify
 
     def ordered(self, pairs: Sequence[tuple[str, Any]]) -> list[NDArray[Any] | None]:
@@ -80,32 +102,45 @@ class Recording:
 
     def append(self, source: Callable[[], Row], step: int | None) -> None:
         """Write one row. ``source`` is asked only when the step is one that is recorded."""
+        self._land()
         number = self.next if step is None else int(step)
         if self._last is not None and number <= self._last:
             raise StepOrderError(f"steps must increase: expected at least {self._last + 1}, got {number}")
         self.next = number + 1
         if number % self.header.every:
             return
+        row = source()
+        row = row._replace(scalars={"wall_time": time.time(), **self._pending, **row.scalars})
+        self._flight = (number, row)
+        if not row.later:
+            self._land()
+
+    def _land(self) -> None:
+        """Write the row that is under way, if there is one."""
+        if self._flight is None:
+            return
+        (number, row), self._flight = self._flight, None
         if self._flusher.error is not None:
             raise self._flusher.error
         block = self._room()
         if block is None:
             self._drop(number, "the disk did not keep up")
             return
-        arrays, scalars, flags = source()
         i = block.rows
-        missing = self._projector.project(arrays, block.sketch[i], block.norm2[i])
-        if missing == len(arrays):
+        fill = row.arrays if callable(row.arrays) else functools.partial(self._projector.project, row.arrays)
+        missing = fill(block.sketch[i], block.norm2[i])
+        if missing == len(self._index):
             self._drop(number, "no parameter had a gradient")
             return
         round_mantissa(block.sketch[i], self.header.sketch_bits)
+        flags = row.flags | (SKIPPED if row.skipped else 0)
         if missing:
             flags |= PARTIAL
         if not (np.isfinite(block.norm2[i]).all() and np.isfinite(block.sketch[i]).all()):
             flags |= NONFINITE
         block.step[i], block.flags[i] = number, flags
         block.scalars[i] = np.nan
-        for name, value in {"wall_time": time.time(), **self._pending, **scalars}.items():
+        for name, value in row.scalars.items():
             self._set(block, i, name, value)
         if self._journal is not None:
             values = block.scalars[i, : len(self._names)]
@@ -120,7 +155,10 @@ class Recording:
 
     def annotate(self, scalars: Mapping[str, float]) -> None:
         """Add scalars to the newest row, or keep them for the first one."""
-        if self._last is None:
+        if self._flight is not None:
+            number, row = self._flight
+            self._flight = (number, row._replace(scalars={**row.scalars, **scalars}))
+        elif self._last is None:
             self._pending.update({name: float(value) for name, value in scalars.items()})
         elif self._block is not None and self._block.rows and self._last == self.next - 1:
             i = self._block.rows - 1
@@ -153,6 +191,8 @@ class Recording:
         OSError
             As the file system says.
         """
+        if status == "closed":
+            self._land()
         if self._journal is not None:
             self._journal.rotate()
         if not self._flusher.close(wait):
