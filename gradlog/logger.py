@@ -46,6 +46,7 @@ class Logger:
         self._plan = plan
         self._raise = on_error == "raise"
         self._ended = plan is None
+        self._closed = plan is None
         self._recording: Recording | None = None
         self._detach: Callable[[], None] | None = None
         self._drain: Callable[[], None] | None = None
@@ -55,8 +56,12 @@ class Logger:
         if plan is not None:
             atexit.register(self.close)
             if plan.layout is not None:
-                with self.guarded():
-                    self._begin(plan.layout)
+                try:
+                    with self.guarded():
+                        self._begin(plan.layout)
+                except BaseException:  # on_error="raise", or Ctrl-C: nobody will hold this object
+                    self.close()
+                    raise
 
     @property
     def active(self) -> bool:
@@ -144,25 +149,26 @@ class Logger:
 
     def close(self) -> None:
         """Commit what is left and end the segment. Safe to call twice; waits for the disk 60 seconds at most."""
+        if os.getpid() != self._pid or self._closed:
+            return
         if self._drain is not None and self.active:
             try:
                 self._drain()  # not under the lock: what it waits for records from another thread
             except Exception as error:
                 self._fail(error)
-        if os.getpid() != self._pid:
-            return
         with self._lock:
-            ended = self._ended
             self._end()
-            if ended or self._recording is None:
-                return
-            try:
-                self._recording.finish("closed", "", CLOSE_WAIT)
-            except Exception as error:
-                self._report(error)
-            wall = max(time.perf_counter() - self._opened, 1e-9)
-            share = 100 * self._spent / wall
-            log.info("%d rows recorded; recorder: %.2f %% of wall time", self._recording.rows, share)
+            if self._recording is not None and not self.reason:
+                try:
+                    self._recording.finish("closed", "", CLOSE_WAIT)
+                except Exception as error:
+                    self._report(error)
+                wall = max(time.perf_counter() - self._opened, 1e-9)
+                share = 100 * self._spent / wall
+                log.info("%d rows recorded; recorder: %.2f %% of wall time", self._recording.rows, share)
+            # Last, so that a close which was interrupted can be called again, and is at exit.
+            self._closed = True
+            atexit.unregister(self.close)
 
     def __enter__(self) -> Logger:
         return self
@@ -192,7 +198,6 @@ class Logger:
 
     def _end(self) -> None:
         self._ended = True
-        atexit.unregister(self.close)
         if self._detach is not None:
             detach, self._detach = self._detach, None
             detach()

@@ -56,6 +56,8 @@ def may_be_alive(process: Mapping[str, Any]) -> bool:
         return False
     except OSError:
         return True
+    if _stat(pid, 0) == "Z":  # killed, but its parent has not asked yet
+        return False
     return not started or _start_time(pid) == started
 
 
@@ -95,9 +97,14 @@ def _git() -> dict[str, Any]:
 
 def _start_time(pid: int) -> str:
     """Start time of a process in clock ticks since boot, where the system tells it (Linux)."""
+    return _stat(pid, 19)
+
+
+def _stat(pid: int, field: int) -> str:
+    """One field of what Linux tells about a process, counted from its state; elsewhere empty."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
+            return file.read().rpartition(")")[2].split()[field]
     except (OSError, IndexError):
         return ""
 

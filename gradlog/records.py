@@ -10,7 +10,8 @@ become, ``length`` counts the payload. Payload by its first byte:
  A    annotation: pad u8, n u16, row u32 (index in this journal), then n pairs (column u32, value f64)
 ====  ==========================================================================================
 
-A torn tail (a killed process, a full disk) ends the journal and is normal; what stands before it counts.
+Records of another kind are passed over. A last record that is cut short (a killed process, a full disk) ends the
+journal and is normal; anything else that is no whole record is damage. What stands before it counts either way.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Journal:
         Bytes after the last whole record, which were left aside.
     chunk : int
         Index of the chunk that these rows become; -1 where the head itself is damaged.
+    damaged : bool
+        Whether the unread bytes are anything but one last record that was cut short.
     """
 
     step: NDArray[np.int64]
@@ -96,6 +99,7 @@ class Journal:
     names: list[str]
     unread: int
     chunk: int
+    damaged: bool = False
 
     @property
     def torn(self) -> bool:
@@ -137,16 +141,20 @@ def read_journal(data: bytes, groups: int, k: int) -> Journal:
             scalars.append(np.frombuffer(payload, "<f8", n, _ROW.size + 8 * groups).copy())
             sketch.append(np.frombuffer(payload, "<f4", groups * k, _ROW.size + 8 * (groups + n)))
         elif kind == b"N":
-            names = [str(name) for name in json.loads(payload[1:])]
+            told = _names(payload)
+            if told is None:
+                break
+            names = told
         elif kind == b"A" and len(payload) >= _NOTE.size:
             _, n, row = _NOTE.unpack_from(payload)
             if row >= len(rows) or len(payload) != _NOTE.size + n * _PAIR.itemsize:
                 break
             for column, value in np.frombuffer(payload, _PAIR, n, _NOTE.size):
                 scalars[row] = _set(scalars[row], int(column), float(value))
-        else:
+        elif kind in b"RA":
             break
         at += _FRAME.size + len(payload)
+    unread = len(data) - at
     table = np.full((len(rows), len(names)), np.nan)
     for i, values in enumerate(scalars):
         table[i, : len(values)] = values[: len(names)]
@@ -157,8 +165,9 @@ def read_journal(data: bytes, groups: int, k: int) -> Journal:
         sketch=np.array(sketch, np.float32).reshape(len(rows), groups, k),
         scalars=table,
         names=names,
-        unread=len(data) - at,
+        unread=unread,
         chunk=chunk,
+        damaged=unread > 0 and not _cut_short(data[at:], width if chunk >= 0 else 0),
     )
 
 
@@ -168,6 +177,38 @@ def _chunk(data: bytes) -> tuple[int, int]:
         return -1, 0
     magic, chunk, crc = _HEAD.unpack_from(data)
     return (chunk, _HEAD.size) if magic == _MAGIC and crc == _crc(data[:8]) else (-1, 0)
+
+
+def _cut_short(data: bytes, width: int) -> bool:
+    """Whether the last bytes of a journal look like the beginning of one record (``width`` 0: of the head)."""
+    if width == 0:
+        return len(data) < _HEAD.size and _MAGIC.startswith(data[:4])
+    begun = data[_FRAME.size :]
+    if len(data) < _FRAME.size or len(begun) < _NOTE.size:
+        return True
+    length: int = _FRAME.unpack_from(data)[0]
+    if begun[:1] == b"N":
+        return len(begun) < length and not _begins_with_list(begun[1:])
+    n: int = _ROW.unpack_from(begun + bytes(_ROW.size))[1]
+    expected = {b"R": width + 8 * n, b"A": _NOTE.size + n * _PAIR.itemsize}.get(begun[:1])
+    return length == expected and len(begun) < length
+
+
+def _begins_with_list(data: bytes) -> bool:
+    """Whether a whole JSON list stands here: then its record is not cut short, but its length is wrong."""
+    try:
+        json.JSONDecoder().raw_decode(data.decode("latin-1"))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _names(payload: bytes) -> list[str] | None:
+    try:
+        names = json.loads(payload[1:])
+    except (ValueError, RecursionError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def _payload(data: bytes, at: int) -> bytes | None:

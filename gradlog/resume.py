@@ -17,6 +17,7 @@ from gradlog import provenance, records, sketch
 from gradlog.buffer import Block
 from gradlog.errors import CorruptRunError, RunExistsError, SpecMismatchError
 from gradlog.schema import (
+    JOURNAL,
     JOURNAL_PATTERN,
     MANIFEST,
     META,
@@ -111,6 +112,7 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
             process={**provenance.process_identity(), "resumed": provenance.collect(plan.hostname) if mine else None},
         )
         if SegmentWriter(sink, header, segment).create():
+            _sweep(sink, segment.name)
             return Opened(sink, header, segment, next_step, ends)
         number += 1
 
@@ -202,7 +204,8 @@ def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -
     segment = read_segment(sink, name)
     first, last = _steps(sink, segment)
     folder = journal_folder(plan, header, segment)
-    tail = _read_tail(folder, header)
+    journals = _read_journals(folder, header)
+    tail = [(index, journal) for index, journal in journals.items() if len(journal) and journal.chunk == index]
     if tail:
         first = min(first, *(int(j.step[0]) for _, j in tail)) if last >= first else int(tail[0][1].step[0])
         last = max([last] + [int(j.step[-1]) for _, j in tail])
@@ -213,11 +216,10 @@ def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -
             if index * header.chunk == writer.segment.rows:
                 writer.commit(_block(header, index, journal, segment.scalars), segment.dropped)
         writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
-        for leftover in [] if sink.local is None else (sink.local / name).rglob("*.partial"):
-            leftover.unlink()
-        whole = {i for i, j in tail if not j.torn and i * header.chunk + len(j) <= writer.segment.rows}
-        for index, path in _journals(folder).items():
-            _retire(path, keep=path.stat().st_size > 0 and index not in whole)
+        _sweep(sink, name)
+        for index, journal in journals.items():
+            replayed = index * header.chunk + len(journal) <= writer.segment.rows
+            _retire(folder / JOURNAL.format(index), keep=journal.damaged or not replayed)
     return name, first, last
 
 
@@ -227,6 +229,12 @@ def _retire(path: Path, keep: bool) -> None:
         path.rename(path.with_name(path.name.replace("journal", "torn")))
     else:
         path.unlink(missing_ok=True)
+
+
+def _sweep(sink: Sink, name: str) -> None:
+    """Delete the temporary files that a killed writer left in a segment."""
+    for leftover in [] if sink.local is None else (sink.local / name).rglob(f"*{PARTIAL}"):
+        leftover.unlink(missing_ok=True)
 
 
 def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
@@ -240,20 +248,11 @@ def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
         raise CorruptRunError(f"{segment.name}: manifest cannot be read: {error!r}") from error
 
 
-def _journals(folder: Path) -> dict[int, Path]:
-    if not folder.is_dir():
-        return {}
-    found = ((JOURNAL_PATTERN.fullmatch(p.name), p) for p in folder.iterdir())
-    return {int(m[1]): p for m, p in sorted(found, key=lambda f: f[1].name) if m}
-
-
-def _read_tail(folder: Path, header: RunHeader) -> list[tuple[int, records.Journal]]:
-    tail = []
-    for index, path in _journals(folder).items():
-        journal = records.read_journal(path.read_bytes(), len(header.groups), header.sketch.k)
-        if len(journal) and journal.chunk == index:
-            tail.append((index, journal))
-    return tail
+def _read_journals(folder: Path, header: RunHeader) -> dict[int, records.Journal]:
+    """Journals of a segment by the chunk that their names tell, oldest first."""
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    found = {int(m[1]): folder / m[0] for m in map(JOURNAL_PATTERN.fullmatch, names) if m}
+    return {i: records.read_journal(p.read_bytes(), len(header.groups), header.sketch.k) for i, p in found.items()}
 
 
 def _block(header: RunHeader, index: int, journal: records.Journal, committed: Sequence[str]) -> Block:

@@ -32,6 +32,7 @@ from gradlog.schema import (
     SegmentHeader,
     digest,
     group_metadata,
+    is_sealed,
     seal,
     segment_arrays,
 )
@@ -71,11 +72,19 @@ def read_root(sink: Sink) -> tuple[RunHeader, bytes]:
 
 
 def read_segment(sink: Sink, name: str) -> SegmentHeader:
-    """Attributes of a segment as last committed."""
+    """Attributes of a segment as last committed.
+
+    Raises
+    ------
+    CorruptRunError
+        They are missing, damaged or malformed.
+    """
     try:
         data = sink.get(f"{name}/{META}")
     except FileNotFoundError:
         raise CorruptRunError(f"{name}: zarr.json is missing") from None
+    if not is_sealed(data):
+        raise CorruptRunError(f"{name}: the bytes of zarr.json contradict their own digest; run: gradlog audit")
     return SegmentHeader.from_attrs(_attributes(data, name), name)
 
 
