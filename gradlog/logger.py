@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
@@ -129,6 +130,33 @@ class Logger:
         if self.active and self._recording:
             with self.guarded():
                 self._recording.annotate(scalars)
+
+    def join(self, like: Any) -> None:
+        """Go on in a new segment whose rows include these parameters too, as after layers were added or unfrozen.
+
+        Their gradients count to the group of their nearest relative by name. Earlier rows had no part of them, as if
+        their gradient had been zero.
+
+        Parameters
+        ----------
+        like : array, nested dict or list of arrays, or iterable of (name, array)
+            The new parameters alone.
+
+        Raises
+        ------
+        SpecMismatchError
+            With ``on_error="raise"`` only: the run holds exact gradients, whose coordinates are fixed.
+        """
+        if self.active and self._recording:
+            with self.guarded():
+                new, recording = describe(flatten(like)), self._recording
+                recording.finish("closed", f"{len(new)} parameters joined", PATIENCE)
+                assert self._plan is not None
+                self._plan = dataclasses.replace(self._plan, mode="a", first_step=recording.next)
+                layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
+                self._recording = Recording(self._plan, layout, self.warn, new)
+                names = ", ".join(name for name, _, _ in new[:3]) + (", ..." if len(new) > 3 else "")
+                self.warn(f"{len(new)} parameters joined ({names}): the run goes on in a new segment")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: run, segment, committed rows, chain head, next step; {} when off."""

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 _PACKAGES = ("gradlog-zarr", "numpy", "zarr", "torch", "transformers", "lightning", "jax", "optax", "keras")
 
 
@@ -35,6 +37,41 @@ def collect(hostname: bool, notes: Mapping[str, Any] | None = None) -> dict[str,
         "cpus": os.cpu_count(),
         "notes": dict(notes or {}),
     }
+
+
+def fingerprint(data: Any) -> float:
+    """Hash of batch ids or whatever else identifies a step's data, small enough to be kept as a scalar.
+
+    Parameters
+    ----------
+    data : bytes, str, array or sequence of numbers or str
+        In the order in which it was used: the hash depends on it.
+
+    Returns
+    -------
+    float
+        An integer below 2^48: exact in float64.
+
+    Examples
+    --------
+    >>> log.annotate(batch=gradlog.fingerprint(indices))                      # doctest: +SKIP
+    >>> fingerprint([3, 1, 2]) == fingerprint(np.array([3, 1, 2])), fingerprint([1, 2, 3]) == fingerprint([3, 1, 2])
+    (True, False)
+    """
+    if isinstance(data, str):
+        data = data.encode()
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        array = np.asarray(data)
+        if array.dtype.kind in "biu":
+            array = array.astype("<i8")
+        elif array.dtype.kind == "f":
+            array = array.astype("<f8")
+        elif array.dtype.kind == "U":
+            array = np.char.encode(array, "utf-8")
+        if array.dtype.kind not in "ifS":
+            raise TypeError(f"fingerprint: expected numbers, str or bytes, got an array of dtype {array.dtype}")
+        data = str(array.shape).encode() + array.tobytes()
+    return float(int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "big"))
 
 
 def process_identity() -> dict[str, Any]:

@@ -70,11 +70,13 @@ class Recording:
     layout : sequence of (name, shape, dtype)
         The parameter tensors.
     notify : callable
-        Told, once an outage, that rows are being dropped and why.
+        Told that rows are being dropped and why, when that begins.
+    new : sequence of (name, shape, dtype)
+        Tensors that join the run in this segment.
     """
 
-    def __init__(self, plan: Plan, layout: Layout, notify: Callable[[str], None]) -> None:
-        opened = open_segment(plan, layout)
+    def __init__(self, plan: Plan, layout: Layout, notify: Callable[[str], None], new: Layout = ()) -> None:
+        opened = open_segment(plan, layout, new)
         self.header = opened.header
         self.next = opened.next_step
         self._sink = opened.sink

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -62,7 +63,7 @@ def row_record(
 ) -> bytes:
     """Record of one row: ``norm2`` (G,), ``sketch`` (G, k), ``scalars`` (n,)."""
     # One copy of the sketch, the largest part: checked where it lies and then joined.
-    parts = [_ROW.pack(b"R", len(scalars), flags, step)]
+    parts: list[Any] = [_ROW.pack(b"R", len(scalars), flags, step)]
     parts += [
         np.ascontiguousarray(x, x.dtype.newbyteorder("<")).reshape(-1).view(np.uint8) for x in (norm2, scalars, sketch)
     ]

@@ -72,8 +72,11 @@ class Opened:
     parents: list[tuple[str, int, int]]
 
 
-def open_segment(plan: Plan, layout: Layout) -> Opened:
+def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     """Create or join the run at ``plan.path`` and claim a segment of it.
+
+    The header that is returned has every tensor that rows of the segment include: those of the run, those of
+    ``layout`` that joined in an earlier segment, and the ``new`` ones that join in this one.
 
     Raises
     ------
@@ -89,13 +92,15 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
         # A writer of the old run that still lives shall find its folder gone, and not share one with the new run.
         number = 1 + max((n for n, _, _ in segment_names(sink)), default=-1)
         clear(sink)
-    wanted = _header(plan, layout)
-    header, root = create_root(sink, wanted)
     mine = [name for _, rank, name in segment_names(sink) if rank == plan.rank]
+    earlier = {t.name: t for name in mine for t in read_segment(sink, name).joined}
+    wanted = _header(plan, [t for t in layout if t[0] not in earlier])
+    header, root = create_root(sink, wanted)
     if plan.mode == "w-" and mine:
         raise RunExistsError(f'{plan.path} holds a run; pass mode="a" to continue it, mode="w" to replace it')
     if header.uuid != wanted.uuid:
         require_same(header, wanted, plan.path)
+    joined = _joined(header, layout, earlier, new)
     parents = [_settle(sink, header, plan, name, root) for name in mine]
     ends = [p for p in parents if p[2] >= p[1]]
     last = ends[-1][2] if ends else -1
@@ -108,11 +113,13 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
             parent=mine[-1] if mine else None,
             root=digest(root),
             head=digest(root),
+            joined=joined,
             opened=now(),
             process={**provenance.process_identity(), "resumed": provenance.collect(plan.hostname) if mine else None},
         )
         if SegmentWriter(sink, header, segment).create():
             _sweep(sink, segment.name)
+            header = dataclasses.replace(header, tensors=header.tensors + joined)
             return Opened(sink, header, segment, next_step, ends)
         number += 1
 
@@ -185,6 +192,23 @@ def _header(plan: Plan, layout: Layout) -> RunHeader:
         uuid=uuid.uuid4().hex,
         provenance=provenance.collect(plan.hostname, plan.notes),
     )
+
+
+def _joined(
+    header: RunHeader, layout: Layout, earlier: Mapping[str, TensorInfo], new: Layout
+) -> tuple[TensorInfo, ...]:
+    """Tensors that a segment has beyond the run's own, each in the group of its nearest relative."""
+    joined = []
+    for name, shape, dtype in layout:
+        if name in earlier:
+            if (tuple(shape), dtype) != (earlier[name].shape, earlier[name].dtype):
+                raise SpecMismatchError(f"parameter {earlier[name]} joined the run, this process has {shape} {dtype}")
+            joined.append(earlier[name])
+    if new and header.sketch.exact:
+        raise SpecMismatchError(f"k='exact' fixes the coordinates of a run: {new[0][0]!r} cannot join it")
+    names, index = [t.name for t in header.tensors], [t.group for t in header.tensors]
+    joined += [TensorInfo(n, tuple(s), d, grouping.nearest(n, names, index)) for n, s, d in new]
+    return tuple(joined)
 
 
 def _require_free(sink: Any, path: str) -> None:

@@ -162,14 +162,10 @@ class RunHeader:
         version = _version(d.get("format"), where)
         try:
             sketch = SketchSpec(**{f: d["sketch"][f] for f in ("kind", "k", "m", "seed")})
-            tensors = tuple(
-                TensorInfo(str(t["name"]), tuple(map(int, t["shape"])), str(t["dtype"]), int(t["group"]))
-                for t in d["tensors"]
-            )
             header = cls(
                 sketch=sketch,
                 groups=tuple(map(str, d["groups"])),
-                tensors=tensors,
+                tensors=_tensors(d["tensors"]),
                 chunk=int(d["chunk"]),
                 codec=str(d["codec"]),
                 sketch_bits=int(d["sketch_bits"]),
@@ -211,6 +207,8 @@ class SegmentHeader:
     ``rows`` is the committed length, ``root`` the digest of the root's metadata file, ``head`` that of the newest
     manifest (before the first: ``root``), ``dropped`` the step intervals [first, last, reason] that were not kept.
     ``shard`` is the number of chunks in each shard of a compacted segment, 0 for one file a chunk.
+    ``joined`` are parameter tensors that came after the run's header was written and that rows of this segment include;
+    before, they had no gradient. The field is left out where there are none.
     ``check`` is the digest of the segment's own metadata file, taken with 64 zeros in its place.
     """
 
@@ -230,6 +228,7 @@ class SegmentHeader:
     dropped: tuple[tuple[int, int, str], ...] = ()
     process: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shard: int = 0
+    joined: tuple[TensorInfo, ...] = ()
     check: str = NO_CHECK
 
     @property
@@ -239,7 +238,10 @@ class SegmentHeader:
 
     def to_attrs(self) -> dict[str, Any]:
         """Attributes of the segment group."""
-        return {SEGMENT_KEY: dataclasses.asdict(self)}
+        d = dataclasses.asdict(self)
+        if not self.joined:
+            del d["joined"]
+        return {SEGMENT_KEY: d}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any], where: str = "segment") -> SegmentHeader:
@@ -257,6 +259,7 @@ class SegmentHeader:
         try:
             fields = {k: v for k, v in d.items() if k in known}
             fields["scalars"] = tuple(map(str, fields.get("scalars", ())))
+            fields["joined"] = _tensors(fields.get("joined", ()))
             fields["dropped"] = tuple((int(a), int(b), str(c)) for a, b, c in fields.get("dropped", ()))
             for key in ("number", "rank", "rows", "flushes", "shard"):
                 fields[key] = int(fields.get(key, 0))
@@ -265,6 +268,12 @@ class SegmentHeader:
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptRunError(f"{where}: bad segment field: {error!r}") from error
+
+
+def _tensors(found: Any) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(str(t["name"]), tuple(map(int, t["shape"])), str(t["dtype"]), int(t["group"])) for t in found
+    )
 
 
 def _version(text: Any, where: str) -> tuple[int, int]:

@@ -373,3 +373,46 @@ def test_zarr_reads_what_was_written(tmp_path: Path) -> None:
             log.step(gradient(t))
     group = zarr.open_group(tmp_path / "r.zarr" / "seg-000000-r0000", mode="r")
     assert not (group["sketch"][:].view(np.uint32) & 0x1FFF).any()
+
+
+def test_parameters_that_join_later(tmp_path: Path) -> None:
+    """The same rows as of a run that knew them from the start and saw no gradient of them; also after a resume."""
+    names = ["body.0.w", "body.1.w", "head.w"]
+    rng = np.random.default_rng(0)
+    rows = [{name: rng.normal(size=30) for name in names} for _ in range(9)]
+    for row in rows[:4]:
+        row["body.1.w"] = None
+
+    with gradlog.open(tmp_path / "all.zarr", like=rows[5], k=16, on_error="raise") as log:
+        for row in rows:
+            log.step(row)
+    first = {name: rows[0][name] for name in ("body.0.w", "head.w")}
+    groups = {"body": "^body", "head": "^head"}
+    with gradlog.open(tmp_path / "r.zarr", like=first, k=16, groups=groups, on_error="raise") as log:
+        for row in rows[:4]:
+            log.step({name: row[name] for name in first})
+        with pytest.warns(GradlogWarning, match=r"1 parameters joined \(body.1.w\)"):
+            log.join({"body.1.w": rows[5]["body.1.w"]})
+        for row in rows[4:6]:
+            log.step(row)
+    with gradlog.open(tmp_path / "r.zarr", like=rows[5], k=16, groups=groups, mode="a", on_error="raise") as log:
+        assert [t.group for t in log.header.tensors] == [0, 1, 0]
+        for row in rows[6:]:
+            log.step(row)
+    both = open_run(tmp_path / "r.zarr")
+    assert both.steps.tolist() == list(range(9))
+    assert [len(s.header.joined) for s in both.segments] == [0, 1, 1]
+    whole = open_run(tmp_path / "all.zarr").sketch.compute().sum(axis=1)
+    np.testing.assert_allclose(both.sketch.compute().sum(axis=1), whole, rtol=1e-5, atol=1e-5)
+    assert verify(Folder(tmp_path / "r.zarr")) == []
+    with pytest.raises(SpecMismatchError, match="joined the run"):
+        gradlog.open(tmp_path / "r.zarr", like=rows[5] | {"body.1.w": np.ones(7)}, k=16, groups=groups, mode="a",
+                     on_error="raise")  # fmt: skip
+
+
+def test_fingerprints() -> None:
+    assert gradlog.fingerprint([1, 2]) == gradlog.fingerprint(torch.tensor([1, 2], dtype=torch.int32))
+    assert gradlog.fingerprint(["a", "b"]) != gradlog.fingerprint(["ab", ""])
+    assert gradlog.fingerprint("x") == gradlog.fingerprint(b"x") == int(gradlog.fingerprint(b"x")) < 2**48
+    with pytest.raises(TypeError, match="expected numbers"):
+        gradlog.fingerprint([object()])
