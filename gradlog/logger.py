@@ -131,6 +131,21 @@ class Logger:
             with self.guarded():
                 self._recording.annotate(scalars)
 
+    def parameters(self, params: Any) -> None:
+        """Keep a sketch of the parameters themselves, as they are before the next step.
+
+        At the start, at checkpoints and at the end: whoever holds a checkpoint years later can tell whether it belongs
+        to this run. The sketch is small; it is stored with the next chunk, and lost if the process is killed before.
+
+        Parameters
+        ----------
+        params : array, nested dict or list of them, or iterable of (name, array)
+            All parameters of the run, named as in ``like``.
+        """
+        if self.active and self._recording:
+            with self.guarded():
+                self._recording.snapshot(flatten(params))
+
     def join(self, like: Any) -> None:
         """Go on in a new segment whose rows include these parameters too, as after layers were added or unfrozen.
 

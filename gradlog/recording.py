@@ -89,6 +89,7 @@ class Recording:
         self._names: dict[str, int] = {}
         self._pending: dict[str, float] = {}
         self._dropped: list[tuple[int, int, str]] = []
+        self._snapshots: list[tuple[int, NDArray[np.float32]]] = []
         ring = [Block(self.header) for _ in range(BLOCKS)]
         self._block = ring[0]
         self._flusher = Flusher(self._commit, ring)
@@ -182,6 +183,16 @@ class Recording:
                 values = [float(value) for value in scalars.values()]
                 self._journal.annotate(block.index, i, columns, values, list(self._names))
 
+    def snapshot(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """Sketch the parameters as they are before the next step; stored with the next chunk, or at the end."""
+        self._land()
+        groups = len(self.header.groups)
+        theta, norm2 = np.empty((groups, self.header.sketch.k), np.float32), np.empty(groups)
+        self._projector.project(self.ordered(pairs), theta, norm2)
+        if self._snapshots and self._snapshots[-1][0] == self.next:
+            self._snapshots.pop()
+        self._snapshots.append((self.next, theta))
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         s = self._writer.segment
@@ -223,7 +234,7 @@ class Recording:
         if error is not None:
             status, reason = "failed", f"{type(error).__name__}: {error}"
         try:
-            self._writer.finish(status, reason, tuple(self._dropped))
+            self._writer.finish(status, reason, tuple(self._dropped), self._snapshots)
         except Exception as failure:
             self._flusher.error = error or failure
 
@@ -263,6 +274,8 @@ class Recording:
         return block
 
     def _commit(self, block: Block) -> None:
-        self._writer.commit(block, tuple(self._dropped))
+        taken = self._snapshots[:]
+        self._writer.commit(block, tuple(self._dropped), taken)
+        del self._snapshots[: len(taken)]
         if self._journal is not None:
             self._journal.remove(block.index)

@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -263,13 +263,21 @@ def _sweep(sink: Sink, name: str) -> None:
 
 def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
     """First and last committed step, from the manifests; (0, -1) for none."""
-    if segment.flushes == 0:
-        return 0, -1
     try:
-        ends = [json.loads(sink.get(f"{segment.name}/{MANIFEST.format(i)}"))["steps"] for i in (0, segment.flushes - 1)]
-        return int(ends[0][0]), int(ends[1][1])
+        first = _first(sink, segment, range(segment.flushes))
+        last = _first(sink, segment, reversed(range(segment.flushes)))
+        return (int(first[0]), int(last[1])) if first else (0, -1)
     except (ValueError, KeyError, TypeError, IndexError, FileNotFoundError) as error:
         raise CorruptRunError(f"{segment.name}: manifest cannot be read: {error!r}") from error
+
+
+def _first(sink: Sink, segment: SegmentHeader, flushes: Iterable[int]) -> list[int]:
+    """First and last step of the first of these flushes that has rows."""
+    for i in flushes:
+        steps: list[int] = json.loads(sink.get(f"{segment.name}/{MANIFEST.format(i)}"))["steps"]
+        if steps:
+            return steps
+    return []
 
 
 def _read_journals(folder: Path, header: RunHeader) -> dict[int, records.Journal]:

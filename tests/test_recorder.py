@@ -416,3 +416,24 @@ def test_fingerprints() -> None:
     assert gradlog.fingerprint("x") == gradlog.fingerprint(b"x") == int(gradlog.fingerprint(b"x")) < 2**48
     with pytest.raises(TypeError, match="expected numbers"):
         gradlog.fingerprint([object()])
+
+
+def test_sketches_of_the_parameters(tmp_path: Path) -> None:
+    """At the start, twice at one step (the newer counts), and at the end, where no row follows."""
+    path = tmp_path / "r.zarr"
+    with start(path, k="exact", chunk=4) as log:
+        log.parameters(gradient(100))
+        for t in range(8):
+            log.step(gradient(t))
+            if t == 5:
+                log.parameters(gradient(101))
+                log.parameters(gradient(102))
+        while log.state_dict()["rows"] < 4:
+            pass
+        log.parameters(gradient(103))
+    with start(path, k="exact", chunk=4, mode="a") as log:
+        assert log.state_dict()["step"] == 8
+    segment = zarr.open_group(path / "seg-000000-r0000", mode="r", use_consolidated=True)
+    assert segment["theta_step"][:].tolist() == [0, 6, 8]
+    flat = [np.concatenate([np.ravel(gradient(t)["a"]["w"]), gradient(t)["a"]["b"]]) for t in (100, 102, 103)]
+    assert np.array_equal(segment["theta"][:, 0], np.array(flat, np.float32))
