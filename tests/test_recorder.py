@@ -100,6 +100,38 @@ def test_reading_in_a_loop_while_a_process_writes(tmp_path: Path) -> None:
     np.testing.assert_allclose(open_run(path).group_norm2[:, 0], 30 * np.arange(1.0, 4001) ** 2, rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_reading_in_a_loop_while_three_ranks_write(tmp_path: Path) -> None:
+    """Ranks start, run and end at different times; what is shown is a prefix of the steps that all of them hold."""
+    script = (
+        "import gradlog, numpy as np, sys, time\n"
+        "rank = int(sys.argv[2])\n"
+        "time.sleep(0.1 * rank)\n"
+        "log = gradlog.open(sys.argv[1], like={'w': np.zeros(30)}, k='exact', chunk=16, rank=rank, mode='a',\n"
+        "                   stage='local', on_error='raise')\n"
+        "for t in range(1000):\n"
+        "    log.step({'w': np.full(30, (t + 1.0) * 10**rank)})\n"
+        "    time.sleep(0.002)\n"
+        "log.close()\n"
+    )
+    path = tmp_path / "r.zarr"
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), str(rank)]) for rank in range(3)]
+    opened = 0
+    while any(writer.poll() is None for writer in writers):
+        if not (path / "zarr.json").exists():
+            continue
+        run = open_run(path)
+        opened += 1
+        present = sum(10**segment.header.rank for segment in run.segments)
+        assert run.steps.tolist() == list(range(len(run.steps)))
+        if len(run.steps):
+            rows = run.rows.read(0, len(run.steps))[:, 0]
+            assert np.array_equal(rows, (np.arange(len(rows)) + 1) * present)
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert opened > 5
+    assert open_run(path).sketch.compute()[-1, 0, 0] == 1000 * 111
+
+
 def test_bad_gradients_raise_when_asked_to(tmp_path: Path) -> None:
     cases = [
         ({"a": {"w": np.zeros((4, 5))}}, GradientError, r"a\.w: expected a gradient of shape \(5, 4\), got \(4, 5\)"),
