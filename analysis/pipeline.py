@@ -224,7 +224,7 @@ def _warnings(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) 
     if info["abandoned"]:
         said.append(f"{info['abandoned']} rows abandoned by a resume are left out")
     if not run.norms_exact:
-        said.append("several ranks: squared norms are estimated from the mean of their sketches")
+        said.append("several ranks: squared norms are estimated from the sum of their sketches")
     if info["status"] != "closed":
         said.append(f"the run is {info['status']}: a later analysis may see more rows")
     if spectrum is None:

@@ -83,7 +83,7 @@ class Lifetime:
             if other.run != members[0].run:
                 raise SpecMismatchError(f"{other.where}: another sketch or layout than {members[0].where}")
             steps = np.intersect1d(steps, other.steps, assume_unique=True)
-        if len(steps) == 0 and any(len(m.steps) for m in members):
+        if len(steps) == 0 and all(len(m.steps) for m in members):
             held = ", ".join(f"{m.header.name}: {len(m.steps)} rows" for m in members)
             raise SpecMismatchError(f"the ranks of segment {members[0].header.number} share no step ({held})")
         local = np.stack([np.searchsorted(m.steps, steps) for m in members])
@@ -178,7 +178,7 @@ class Run:
 
     @cached_property
     def group_norm2(self) -> NDArray[np.float64]:
-        """Squared norm of the gradient, (rows, group); exact, but for several ranks estimated from their mean."""
+        """Squared norm of the gradient, (rows, group); exact, but for several ranks that of their sketches' sum."""
         if not self.norms_exact:
             return _norms_of(self.rows)
         return _concat([x.gather("norm2")[0] for x in self._pieces], np.float64, (self.groups,))
@@ -239,7 +239,7 @@ class Run:
             "dimension": h.dimension,
             "tensors": len(h.tensors),
             "scalars": list(self.scalar_columns),
-            "norms": "exact" if self.norms_exact else "estimated from the mean of the ranks' sketches",
+            "norms": "exact" if self.norms_exact else "estimated from the sum of the ranks' sketches",
             "segments": [_segment_info(x) for x in self.segments],
             "ranks": max((len(x.members) for x in self._pieces), default=0),
             "abandoned": self._abandoned,

@@ -19,7 +19,7 @@ from gradlog.analysis.segments import Location, Segment
 class Span:
     """View rows [start, stop): the same number of rows of each member (segment name, first local row).
 
-    Several members are the ranks of one job: the gradient is the mean of their local gradients.
+    Several members are the ranks of one job: their rows add up, for the sketch is linear.
     """
 
     start: int
@@ -78,7 +78,6 @@ class RowSource:
             for member in others:
                 self._read_member(member, low - span.start, high - span.start, more)
                 out += more
-            out /= np.float32(len(span.members))
 
     def _read_member(self, member: tuple[str, int], low: int, high: int, out: NDArray[np.float32]) -> None:
         name, offset = member

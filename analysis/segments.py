@@ -294,10 +294,16 @@ def _join(first: Journal, second: Journal) -> Journal:
     scalars = np.full((len(first) + len(second), len(names)), np.nan)
     for (j, columns), rows in zip(parts, (slice(len(first)), slice(len(first), None)), strict=True):
         scalars[rows, columns] = j.scalars
-    joined: dict[str, Any] = {
-        a: np.concatenate([getattr(first, a), getattr(second, a)]) for a in ("step", "flags", "norm2", "sketch")
-    }
-    return Journal(**joined, scalars=scalars, names=names, unread=second.unread, chunk=first.chunk)
+    return dataclasses.replace(
+        second,
+        step=np.concatenate([first.step, second.step]),
+        flags=np.concatenate([first.flags, second.flags]),
+        norm2=np.concatenate([first.norm2, second.norm2]),
+        sketch=np.concatenate([first.sketch, second.sketch]),
+        scalars=scalars,
+        names=names,
+        chunk=first.chunk,
+    )
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -13,31 +13,45 @@ from torch import nn
 
 import gradlog
 
+WORK = np.ones((400, 400), np.float32)
 
-@pytest.mark.parametrize("journal", [False, True])
+
 @pytest.mark.parametrize("groups", [1, 62])
-def test_row_outside_the_sketch(benchmark: Any, tmp_path: Path, groups: int, journal: bool) -> None:
+def test_row_outside_the_sketch(benchmark: Any, tmp_path: Path, groups: int) -> None:
+    """Journal on, chunks flushed beside a loop that computes for a millisecond or two a step, as training does.
+
+    The same loop without a logger tells how much of the slowest percent is the machine's own.
+    """
     grads = {f"w{i}": np.ones(10, np.float32) for i in range(groups)}
-    log = gradlog.open(tmp_path / "r.zarr", like=grads, groups="tensors", journal=journal, on_error="raise")
+    log = gradlog.open(tmp_path / "r.zarr", like=grads, groups="tensors", on_error="raise")
     assert log.header is not None
     from gradlog.sketch import projector
 
     sketch = projector(log.header.sketch, log.header.tensors, groups)
     out, norm2 = np.empty((groups, 256), np.float32), np.empty(groups)
     arrays = list(grads.values())
-    outside, whole = [], []
-    for _ in range(4000):
-        start = time.perf_counter()
+    alone, times = [], []
+    for _ in range(3000):
+        a = time.perf_counter()
+        WORK @ WORK
+        b = time.perf_counter()
         log.step(grads, loss=1.0)
-        middle = time.perf_counter()
+        c = time.perf_counter()
         sketch.project(arrays, out, norm2)
-        whole.append(middle - start)
-        outside.append(2 * middle - start - time.perf_counter())
-    benchmark.pedantic(log.step, (grads,), {"loss": 1.0}, rounds=500)
+        d = time.perf_counter()
+        alone.append(b - a)
+        times.append((c - b, d - c))
+    step, sketched = np.array(times).T * 1e6
+    benchmark.pedantic(log.step, (grads,), {"loss": 1.0}, rounds=100)
     log.close()
-    p50, p99 = np.median(outside) * 1e6, np.percentile(whole, 99) * 1e3
-    benchmark.extra_info |= {"outside_us": p50, "p99_ms": p99}
-    print(f"\n{groups} groups, journal {journal}: {p50:.0f} us outside the sketch, p99 of a step {p99:.2f} ms")
+    outside = np.median(step - sketched)
+    tail = (np.percentile(step, 99) - np.median(sketched)) / 1e3
+    floor = (np.percentile(alone, 99) - np.median(alone)) * 1e3
+    benchmark.extra_info |= {"outside_us": outside, "p99_ms": tail, "machine_p99_ms": floor}
+    print(
+        f"\n{groups} groups: {outside:.0f} us a step beside the sketch ({np.median(sketched):.0f} us), slowest percent "
+        f"{tail:.2f} ms; the loop's own work varies by {floor:.2f} ms at its slowest percent"
+    )
 
 
 class Block(nn.Module):

@@ -9,5 +9,6 @@ from __future__ import annotations
 from gradlog._open import attach, open
 from gradlog.errors import GradlogError, GradlogWarning
 from gradlog.logger import Logger
+from gradlog.provenance import fingerprint
 
-__all__ = ["GradlogError", "GradlogWarning", "Logger", "attach", "open"]
+__all__ = ["GradlogError", "GradlogWarning", "Logger", "attach", "fingerprint", "open"]

@@ -113,6 +113,10 @@ def open(
     for name, value, least in (("every", every, 1), ("rank", rank, 0), ("chunk", chunk or 1, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if mode == "w" and rank > 0:
+        raise ValueError(
+            f'mode="w" replaces the whole run: open it so on rank 0 first, and with mode="a" on rank {rank}'
+        )
     _one_of("codec", codec or "raw", CODECS)
     if not isinstance(sketch_bits, int) or not 1 <= sketch_bits <= FULL_BITS:
         raise ValueError(f"sketch_bits must be an integer from 1 to {FULL_BITS}, got {sketch_bits!r}")

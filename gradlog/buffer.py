@@ -21,6 +21,8 @@ class Block:
         How many rows are filled.
     index : int
         Which chunk of the segment this is.
+    before : int or None
+        Step of the row before the first one here; None at the beginning of a segment.
     names : list of str
         Scalar names known when the block was handed over for its commit.
     """
@@ -34,6 +36,7 @@ class Block:
         self.flags = np.zeros(C, np.uint32)
         self.rows = 0
         self.index = 0
+        self.before: int | None = None
         self.names: list[str] = []
 
     @property
@@ -41,9 +44,14 @@ class Block:
         """Whether the next row needs another block."""
         return self.rows == len(self.step)
 
-    def reuse(self, index: int) -> Block:
+    @property
+    def last(self) -> int | None:
+        """Step of the newest row, here or before."""
+        return int(self.step[self.rows - 1]) if self.rows else self.before
+
+    def reuse(self, index: int, before: int | None = None) -> Block:
         """Make it the block of chunk ``index``; rows are overwritten as they come."""
-        self.rows, self.index = 0, index
+        self.rows, self.index, self.before = 0, index, before
         self.scalars.fill(np.nan)
         self.flags.fill(0)
         return self

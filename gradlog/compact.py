@@ -15,7 +15,16 @@ from typing import Any
 
 from gradlog import provenance, shards
 from gradlog.errors import CorruptRunError, UnsupportedError
-from gradlog.schema import JOURNAL_PATTERN, MANIFEST, MANIFESTS, RunHeader, SegmentHeader, digest, segment_arrays
+from gradlog.schema import (
+    JOURNAL_PATTERN,
+    MANIFEST,
+    MANIFESTS,
+    SNAPSHOTS,
+    RunHeader,
+    SegmentHeader,
+    digest,
+    segment_arrays,
+)
 from gradlog.sink import LocalSink
 from gradlog.store import SegmentWriter, read_root, read_segment, segment_names
 
@@ -85,7 +94,8 @@ def _segment(sink: LocalSink, folder: Path, header: RunHeader, name: str, shard_
 def _sweep(folder: Path) -> None:
     """Delete what the shards replaced; a compaction that was killed after its commit leaves this to the next."""
     for old in [*folder.glob("*/c.*"), *folder.glob("manifest/*.json")]:
-        old.unlink()
+        if old.parent.name not in SNAPSHOTS:
+            old.unlink()
 
 
 def _unfinished(folder: Path, segment: SegmentHeader) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -109,6 +110,21 @@ def _by_pattern(names: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
     if empty:
         raise ValueError(f"groups: no tensor falls into {empty[0]!r} ({patterns[empty[0]]!r}); remove the entry")
     return labels
+
+
+def nearest(name: str, names: Sequence[str], index: Sequence[int]) -> int:
+    """Group of the tensor whose path shares most leading parts with ``name``; of the last such tensor.
+
+    >>> nearest("body.3.weight", ["body.0.weight", "body.2.weight", "head.weight"], [0, 1, 2])
+    1
+    """
+
+    def shared(other: str) -> int:
+        pairs = zip(name.split("."), other.split("."), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], pairs))
+
+    _, place = max((shared(other), i) for i, other in enumerate(names))
+    return index[place]
 
 
 def _blocks(names: Sequence[str], sizes: Sequence[int]) -> list[str]:

@@ -1,14 +1,18 @@
-"""The durable tail: each row is appended to a local file before ``step()`` returns.
+"""The durable tail: each row is written to a local file before ``step()`` returns.
 
 The operating system keeps what was written when the process dies, so a killed job loses no row that it was
-told is logged. One file a chunk; it goes when the chunk is committed, so the tail never grows past a chunk.
+told is logged. One file a chunk; it goes when the chunk is committed, so the tail never grows past the blocks in
+memory. Every record is written at a place that follows from the rows that count: one that was interrupted before
+its row counted is overwritten by the next.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +21,16 @@ from gradlog import records
 from gradlog.schema import JOURNAL
 
 
+class _Mark(NamedTuple):
+    """What a file holds: rows, bytes, and how many scalar names it tells."""
+
+    rows: int
+    end: int
+    names: int
+
+
 class JournalWriter:
-    """Appends rows of one segment.
+    """Writes the rows of one segment.
 
     Parameters
     ----------
@@ -29,8 +41,9 @@ class JournalWriter:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._fd = -1
-        self._names = 0
+        self._file: FileIO | None = None
+        self._chunk = -1
+        self._marks = (_Mark(0, 0, 0), _Mark(0, 0, 0))
 
     def path(self, chunk: int) -> Path:
         """File of the rows of chunk ``chunk``."""
@@ -39,6 +52,7 @@ class JournalWriter:
     def row(
         self,
         chunk: int,
+        row: int,
         step: int,
         flags: int,
         norm2: NDArray[np.float64],
@@ -46,36 +60,55 @@ class JournalWriter:
         scalars: NDArray[np.float64],
         names: list[str],
     ) -> None:
-        """Append one row, opening the chunk's file first where needed."""
-        parts = [self._name_record(names), records.row_record(step, flags, norm2, sketch, scalars)]
-        if self._fd < 0:
-            self._fd = os.open(self.path(chunk), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-            parts.insert(0, records.head(chunk))
-        self._write(b"".join(parts))
+        """Write row number ``row`` of a chunk, in place of one of that number that never counted."""
+        if chunk != self._chunk:
+            self._open(chunk)
+        before, after = self._marks
+        mark = after if after.rows == row else before
+        if mark is not after:
+            os.ftruncate(self._descriptor, mark.end)
+        data = _new_names(names, mark) + records.row_record(step, flags, norm2, sketch, scalars)
+        self._write(data, mark.end)
+        self._marks = mark, _Mark(row + 1, mark.end + len(data), len(names))
 
-    def annotate(self, row: int, columns: list[int], values: list[float], names: list[str]) -> None:
-        """Append scalars that belong to row ``row`` of the current chunk."""
-        if self._fd >= 0:
-            self._write(self._name_record(names) + records.annotation_record(row, columns, values))
-
-    def rotate(self) -> None:
-        """Leave the current file as it is; the next row starts another."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd, self._names = -1, 0
+    def annotate(self, chunk: int, row: int, columns: list[int], values: list[float], names: list[str]) -> None:
+        """Write scalars that belong to the newest row, number ``row`` of its chunk."""
+        before, after = self._marks
+        if chunk != self._chunk or after.rows != row + 1:
+            return
+        data = _new_names(names, after) + records.annotation_record(row, columns, values)
+        self._write(data, after.end)
+        self._marks = before, _Mark(after.rows, after.end + len(data), len(names))
 
     def remove(self, chunk: int) -> None:
         """Drop the file of a chunk that is committed."""
         with contextlib.suppress(FileNotFoundError):
             self.path(chunk).unlink()
 
-    def _name_record(self, names: list[str]) -> bytes:
-        if len(names) == self._names:
-            return b""
-        self._names = len(names)
-        return records.names_record(names)
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
 
-    def _write(self, data: bytes) -> None:
+    @property
+    def _descriptor(self) -> int:
+        assert self._file is not None
+        return self._file.fileno()
+
+    def _open(self, chunk: int) -> None:
+        self.close()
+        self._file = FileIO(self.path(chunk), "w")
+        head = records.head(chunk)
+        self._write(head, 0)
+        self._marks = (_Mark(0, len(head), 0),) * 2
+        self._chunk = chunk
+
+    def _write(self, data: bytes, at: int) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            n = os.pwrite(self._descriptor, view, at)
+            view, at = view[n:], at + n
+
+
+def _new_names(names: list[str], mark: _Mark) -> bytes:
+    return b"" if len(names) == mark.names else records.names_record(names)

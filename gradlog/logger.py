@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
@@ -46,16 +47,22 @@ class Logger:
         self._plan = plan
         self._raise = on_error == "raise"
         self._ended = plan is None
+        self._closed = plan is None
         self._recording: Recording | None = None
         self._detach: Callable[[], None] | None = None
+        self._drain: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._spent, self._opened = 0.0, time.perf_counter()
         if plan is not None:
             atexit.register(self.close)
             if plan.layout is not None:
-                with self._guarded():
-                    self._begin(plan.layout)
+                try:
+                    with self.guarded():
+                        self._begin(plan.layout)
+                except BaseException:  # on_error="raise", or Ctrl-C: nobody will hold this object
+                    self.close()
+                    raise
 
     @property
     def active(self) -> bool:
@@ -71,6 +78,11 @@ class Logger:
     def seconds(self) -> float:
         """Time that the training thread has spent in here so far."""
         return self._spent
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step is one that is recorded: always, but for ``every=N``."""
+        return self.active and (self._recording is None or self._recording.next % self._recording.header.every == 0)
 
     def step(self, grads: Any, step: int | None = None, **scalars: float) -> None:
         """Record the gradient of one optimizer step.
@@ -99,7 +111,7 @@ class Logger:
         """
         if not self.active:
             return
-        with self._guarded():
+        with self.guarded():
             pairs = flatten(grads)
             recording = self._recording or self._begin(describe(pairs))
             recording.append(lambda: Row(recording.ordered(pairs), scalars), step)
@@ -107,7 +119,7 @@ class Logger:
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a framework's hook gathers; ``source`` runs only for steps that are recorded, and guarded."""
         if self.active and self._recording:
-            with self._guarded():
+            with self.guarded():
                 self._recording.append(source, step)
 
     def annotate(self, **scalars: float) -> None:
@@ -116,8 +128,50 @@ class Logger:
         With ``every=N`` the scalars of steps that are not recorded are left out.
         """
         if self.active and self._recording:
-            with self._guarded():
+            with self.guarded():
                 self._recording.annotate(scalars)
+
+    def parameters(self, params: Any) -> None:
+        """Keep a sketch of the parameters themselves, as they are before the next step.
+
+        At the start, at checkpoints and at the end: whoever holds a checkpoint years later can tell whether it belongs
+        to this run. The sketch is small; it is stored with the next chunk, and lost if the process is killed before.
+
+        Parameters
+        ----------
+        params : array, nested dict or list of them, or iterable of (name, array)
+            All parameters of the run, named as in ``like``.
+        """
+        if self.active and self._recording:
+            with self.guarded():
+                self._recording.snapshot(flatten(params))
+
+    def join(self, like: Any) -> None:
+        """Go on in a new segment whose rows include these parameters too, as after layers were added or unfrozen.
+
+        Their gradients count to the group of their nearest relative by name. Earlier rows had no part of them, as if
+        their gradient had been zero.
+
+        Parameters
+        ----------
+        like : array, nested dict or list of arrays, or iterable of (name, array)
+            The new parameters alone.
+
+        Raises
+        ------
+        SpecMismatchError
+            With ``on_error="raise"`` only: the run holds exact gradients, whose coordinates are fixed.
+        """
+        if self.active and self._recording:
+            with self.guarded():
+                new, recording = describe(flatten(like)), self._recording
+                recording.finish("closed", f"{len(new)} parameters joined", PATIENCE)
+                assert self._plan is not None
+                self._plan = dataclasses.replace(self._plan, mode="a", first_step=recording.next)
+                layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
+                self._recording = Recording(self._plan, layout, self.warn, new)
+                names = ", ".join(name for name, _, _ in new[:3]) + (", ..." if len(new) > 3 else "")
+                self.warn(f"{len(new)} parameters joined ({names}): the run goes on in a new segment")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: run, segment, committed rows, chain head, next step; {} when off."""
@@ -126,29 +180,38 @@ class Logger:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at a checkpoint's step number. Rows logged after it stay in the store as an abandoned branch."""
         if state and self.active and self._recording:
-            with self._guarded():
+            with self.guarded():
                 self._recording.rewind(state)
 
-    def on_close(self, detach: Callable[[], None]) -> None:
-        """Call ``detach`` from :meth:`close`, also after a failure: hooks go, and the job is as it was."""
-        self._detach = detach
+    def on_close(self, detach: Callable[[], None], drain: Callable[[], None] | None = None) -> None:
+        """Call ``detach`` when recording ends, for whatever reason: hooks go, and the job is as it was.
+
+        ``drain`` is called first by :meth:`close`, while rows are still taken: for those that are under way.
+        """
+        self._detach, self._drain = detach, drain
 
     def close(self) -> None:
         """Commit what is left and end the segment. Safe to call twice; waits for the disk 60 seconds at most."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or self._closed:
             return
-        with self._lock:
-            ended = self._ended
-            self._end()
-            if ended or self._recording is None:
-                return
+        if self._drain is not None and self.active:
             try:
-                self._recording.finish("closed", "", CLOSE_WAIT)
+                self._drain()  # not under the lock: what it waits for records from another thread
             except Exception as error:
-                self._report(error)
-            wall = max(time.perf_counter() - self._opened, 1e-9)
-            share = 100 * self._spent / wall
-            log.info("%d rows recorded; recorder: %.2f %% of wall time", self._recording.rows, share)
+                self._fail(error)
+        with self._lock:
+            self._end()
+            if self._recording is not None and not self.reason:
+                try:
+                    self._recording.finish("closed", "", CLOSE_WAIT)
+                except Exception as error:
+                    self._report(error)
+                wall = max(time.perf_counter() - self._opened, 1e-9)
+                share = 100 * self._spent / wall
+                log.info("%d rows recorded; recorder: %.2f %% of wall time", self._recording.rows, share)
+            # Last, so that a close which was interrupted can be called again, and is at exit.
+            self._closed = True
+            atexit.unregister(self.close)
 
     def __enter__(self) -> Logger:
         return self
@@ -161,12 +224,13 @@ class Logger:
 
     def _begin(self, layout: Layout) -> Recording:
         assert self._plan is not None
-        self._recording = Recording(self._plan, layout, self._warn)
+        self._recording = Recording(self._plan, layout, self.warn)
         log.info("%s", describe_plan(self._plan.path, self._recording.header))
         return self._recording
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
+        """Run a framework's hook: what it raises ends the recording and not the training; its time is counted."""
         start = time.perf_counter()
         with self._lock:
             try:
@@ -177,7 +241,6 @@ class Logger:
 
     def _end(self) -> None:
         self._ended = True
-        atexit.unregister(self.close)
         if self._detach is not None:
             detach, self._detach = self._detach, None
             detach()
@@ -195,9 +258,10 @@ class Logger:
 
     def _report(self, error: Exception) -> None:
         self.reason = self.reason or f"{type(error).__name__}: {error}"
-        self._warn(f"recording ended, training goes on: {self.reason}")
+        self.warn(f"recording ended, training goes on: {self.reason}")
 
-    def _warn(self, message: str) -> None:
+    def warn(self, message: str) -> None:
+        """Tell the user something about this recording, once to the log and once as a warning."""
         message = f"{self._plan.path if self._plan else 'gradlog'}: {message}"
         log.warning("%s", message)
         # A user who turned warnings into errors must not lose the job to one of ours.

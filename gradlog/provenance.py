@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 _PACKAGES = ("gradlog-zarr", "numpy", "zarr", "torch", "transformers", "lightning", "jax", "optax", "keras")
 
 
@@ -37,6 +39,41 @@ def collect(hostname: bool, notes: Mapping[str, Any] | None = None) -> dict[str,
     }
 
 
+def fingerprint(data: Any) -> float:
+    """Hash of batch ids or whatever else identifies a step's data, small enough to be kept as a scalar.
+
+    Parameters
+    ----------
+    data : bytes, str, array or sequence of numbers or str
+        In the order in which it was used: the hash depends on it.
+
+    Returns
+    -------
+    float
+        An integer below 2^48: exact in float64.
+
+    Examples
+    --------
+    >>> log.annotate(batch=gradlog.fingerprint(indices))                      # doctest: +SKIP
+    >>> fingerprint([3, 1, 2]) == fingerprint(np.array([3, 1, 2])), fingerprint([1, 2, 3]) == fingerprint([3, 1, 2])
+    (True, False)
+    """
+    if isinstance(data, str):
+        data = data.encode()
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        array = np.asarray(data)
+        if array.dtype.kind in "biu":
+            array = array.astype("<i8")
+        elif array.dtype.kind == "f":
+            array = array.astype("<f8")
+        elif array.dtype.kind == "U":
+            array = np.char.encode(array, "utf-8")
+        if array.dtype.kind not in "ifS":
+            raise TypeError(f"fingerprint: expected numbers, str or bytes, got an array of dtype {array.dtype}")
+        data = str(array.shape).encode() + array.tobytes()
+    return float(int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "big"))
+
+
 def process_identity() -> dict[str, Any]:
     """Who writes: enough for a later process on the same host to tell whether this one still lives."""
     pid = os.getpid()
@@ -56,6 +93,8 @@ def may_be_alive(process: Mapping[str, Any]) -> bool:
         return False
     except OSError:
         return True
+    if _stat(pid, 0) == "Z":  # killed, but its parent has not asked yet
+        return False
     return not started or _start_time(pid) == started
 
 
@@ -95,9 +134,14 @@ def _git() -> dict[str, Any]:
 
 def _start_time(pid: int) -> str:
     """Start time of a process in clock ticks since boot, where the system tells it (Linux)."""
+    return _stat(pid, 19)
+
+
+def _stat(pid: int, field: int) -> str:
+    """One field of what Linux tells about a process, counted from its state; elsewhere empty."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
+            return file.read().rpartition(")")[2].split()[field]
     except (OSError, IndexError):
         return ""
 

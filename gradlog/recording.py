@@ -5,7 +5,7 @@ Everything here raises freely; :mod:`gradlog.logger` decides what becomes of an 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,20 +19,45 @@ from gradlog.errors import GradientError, SpecMismatchError, StepOrderError
 from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
 from gradlog.resume import Layout, Plan, journal_folder, open_segment, with_parent
-from gradlog.schema import NONFINITE, PARTIAL
+from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
 from gradlog.store import SegmentWriter, read_segment, round_mantissa
 from gradlog.tree import as_numpy
 
 PATIENCE = 5.0
 """Seconds that training waits for a slow disk before rows are dropped, once an outage."""
 
+BLOCKS = 2
+"""Chunks in memory: one is filled while the other is committed."""
+
+GAPS = 64
+"""Intervals of dropped steps that a segment lists one by one; later ones widen the last."""
+
+Fill = Callable[[NDArray[np.float32], NDArray[np.float64]], int]
+"""Writes one row's sketches (G, k) and squared norms (G,); returns how many tensors had no gradient."""
+
 
 class Row(NamedTuple):
-    """One step as a hook hands it over: arrays in the order of the run's tensors, scalars, flag bits."""
+    """One step as a hook hands it over.
 
-    arrays: Sequence[NDArray[Any] | None]
-    scalars: Mapping[str, float]
+    Attributes
+    ----------
+    arrays : sequence of ndarray or None, or callable
+        Gradients in the order of the run's tensors; or a :data:`Fill`, where they were sketched elsewhere.
+    scalars : mapping
+        Numbers, or one-element tensors that are read when the row is written.
+    flags : int
+        Bits of ``flags``.
+    skipped : bool or tensor
+        Whether the optimizer skipped this step; read when the row is written.
+    later : bool
+        The sketch is still under way on a device: write the row when the next step comes, or at the end.
+    """
+
+    arrays: Sequence[NDArray[Any] | None] | Fill
+    scalars: Mapping[str, Any]
     flags: int = 0
+    skipped: Any = False
+    later: bool = False
 
 
 class Recording:
@@ -45,14 +70,15 @@ class Recording:
     layout : sequence of (name, shape, dtype)
         The parameter tensors.
     notify : callable
-        Told, once an outage, that rows are being dropped and why.
+        Told that rows are being dropped and why, when that begins.
+    new : sequence of (name, shape, dtype)
+        Tensors that join the run in this segment.
     """
 
-    def __init__(self, plan: Plan, layout: Layout, notify: Callable[[str], None]) -> None:
-        opened = open_segment(plan, layout)
+    def __init__(self, plan: Plan, layout: Layout, notify: Callable[[str], None], new: Layout = ()) -> None:
+        opened = open_segment(plan, layout, new)
         self.header = opened.header
         self.next = opened.next_step
-        self.rows = 0
         self._sink = opened.sink
         self._parents = opened.parents
         self._writer = SegmentWriter(opened.sink, opened.header, opened.segment)
@@ -63,11 +89,18 @@ class Recording:
         self._names: dict[str, int] = {}
         self._pending: dict[str, float] = {}
         self._dropped: list[tuple[int, int, str]] = []
-        self._flusher = Flusher(self._commit, [Block(self.header)])
-        self._block: Block | None = Block(self.header)
-        self._chunks = 1
-        self._last: int | None = None
+        self._snapshots: list[tuple[int, NDArray[np.float32]]] = []
+        ring = [Block(self.header) for _ in range(BLOCKS)]
+        self._block = ring[0]
+        self._flusher = Flusher(self._commit, ring)
+        self._patient = True
+        self._flight: tuple[int, Row] | None = None
         self._notify = notify
+
+    @property
+    def rows(self) -> int:
+        """Rows of this segment so far."""
+        return self._block.index * self.header.chunk + self._block.rows
 
     def ordered(self, pairs: Sequence[tuple[str, Any]]) -> list[NDArray[Any] | None]:
         """Named gradients in the order of the run's tensors; those that are left out are None."""
@@ -80,53 +113,85 @@ class Recording:
 
     def append(self, source: Callable[[], Row], step: int | None) -> None:
         """Write one row. ``source`` is asked only when the step is one that is recorded."""
+        self._land()
         number = self.next if step is None else int(step)
-        if self._last is not None and number <= self._last:
-            raise StepOrderError(f"steps must increase: expected at least {self._last + 1}, got {number}")
+        last = self._block.last
+        if number < 0 or (last is not None and number <= last):
+            least = 0 if last is None else last + 1
+            raise StepOrderError(f"steps must increase: expected at least {least}, got {number}")
         self.next = number + 1
         if number % self.header.every:
             return
+        row = source()
+        early = {} if self.rows else self._pending
+        row = row._replace(scalars={"wall_time": time.time(), **early, **row.scalars})
+        if row.later:
+            self._flight = (number, row)
+        else:
+            self._write(number, row)
+
+    def _land(self) -> None:
+        """Write the row that is under way, if there is one and it was not written before an interrupt."""
+        if self._flight is not None:
+            number, row = self._flight
+            last = self._block.last
+            if last is None or number > last:
+                self._write(number, row)
+            self._flight = None
+
+    def _write(self, number: int, row: Row) -> None:
+        """Put a row into memory and journal. It counts from the last line on; what ends it earlier leaves no trace."""
+        block = self._room()
         if self._flusher.error is not None:
             raise self._flusher.error
-        block = self._room()
         if block is None:
             self._drop(number, "the disk did not keep up")
             return
-        arrays, scalars, flags = source()
         i = block.rows
-        missing = self._projector.project(arrays, block.sketch[i], block.norm2[i])
-        if missing == len(arrays):
+        fill = row.arrays if callable(row.arrays) else functools.partial(self._projector.project, row.arrays)
+        missing = fill(block.sketch[i], block.norm2[i])
+        if missing == len(self._index):
             self._drop(number, "no parameter had a gradient")
             return
         round_mantissa(block.sketch[i], self.header.sketch_bits)
-        if missing:
-            flags |= PARTIAL
+        flags = row.flags | (SKIPPED if row.skipped else 0) | (PARTIAL if missing else 0)
         if not (np.isfinite(block.norm2[i]).all() and np.isfinite(block.sketch[i]).all()):
             flags |= NONFINITE
         block.step[i], block.flags[i] = number, flags
         block.scalars[i] = np.nan
-        for name, value in {"wall_time": time.time(), **self._pending, **scalars}.items():
+        for name, value in row.scalars.items():
             self._set(block, i, name, value)
-        if self._journal is not None:
-            values = block.scalars[i, : len(self._names)]
-            names = list(self._names)
-            self._journal.row(block.index, number, flags, block.norm2[i], block.sketch[i], values, names)
-        if self._last is None and self._parents:
+        if not self.rows and self._parents:
             self._writer.segment = with_parent(self._writer.segment, self._parents, number)
-        self._pending.clear()
-        self._last = number
-        self.rows += 1
+        if self._journal is not None:
+            values, names = block.scalars[i, : len(self._names)], list(self._names)
+            self._journal.row(block.index, i, number, flags, block.norm2[i], block.sketch[i], values, names)
         block.rows = i + 1
 
     def annotate(self, scalars: Mapping[str, float]) -> None:
         """Add scalars to the newest row, or keep them for the first one."""
-        if self._last is None:
+        block = self._block
+        if self._flight is not None:
+            number, row = self._flight
+            self._flight = (number, row._replace(scalars={**row.scalars, **scalars}))
+        elif block.last is None:
             self._pending.update({name: float(value) for name, value in scalars.items()})
-        elif self._block is not None and self._block.rows and self._last == self.next - 1:
-            i = self._block.rows - 1
-            columns = [self._set(self._block, i, name, value) for name, value in scalars.items()]
+        elif block.rows and block.last == self.next - 1:
+            i = block.rows - 1
+            columns = [self._set(block, i, name, value) for name, value in scalars.items()]
             if self._journal is not None:
-                self._journal.annotate(i, columns, list(map(float, scalars.values())), list(self._names))
+                values = [float(value) for value in scalars.values()]
+                self._journal.annotate(block.index, i, columns, values, list(self._names))
+
+    def snapshot(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """Sketch the parameters as they are before the next step; stored with the next chunk, or at the end."""
+        self._land()
+        groups = len(self.header.groups)
+        theta, norm2 = np.empty((groups, self.header.sketch.k), np.float32), np.empty(groups)
+        self._projector.project(self.ordered(pairs), theta, norm2)
+        if self._snapshots and self._snapshots[-1][0] == self.next:
+            self._snapshots.pop()
+        self._snapshots.append((self.next, theta))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -153,23 +218,25 @@ class Recording:
         OSError
             As the file system says.
         """
-        if self._journal is not None:
-            self._journal.rotate()
-        if not self._flusher.close(wait):
+        if status == "closed":
+            self._land()
+        if self._block.rows:
+            self._flusher.hand_over(self._named(self._block).index)
+        if not self._flusher.close(lambda: self._conclude(status, reason), wait):
             raise TimeoutError(f"the disk took nothing for {wait:.0f} s; the last rows are in the journal")
+        if self._journal is not None:
+            self._journal.close()
+        if self._flusher.error is not None:
+            raise self._flusher.error
+
+    def _conclude(self, status: str, reason: str) -> None:
         error = self._flusher.error
-        if error is None and self._block is not None:
-            block, self._block = self._block, None
-            try:
-                self._commit(self._named(block))
-            except OSError as failure:
-                error = failure
         if error is not None:
             status, reason = "failed", f"{type(error).__name__}: {error}"
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-            self._writer.finish(status, reason, tuple(self._dropped))
-        if error is not None:
-            raise error
+        try:
+            self._writer.finish(status, reason, tuple(self._dropped), self._snapshots)
+        except Exception as failure:
+            self._flusher.error = error or failure
 
     def _set(self, block: Block, i: int, name: str, value: float) -> int:
         column = self._names.setdefault(name, len(self._names))
@@ -178,29 +245,28 @@ class Recording:
         return column
 
     def _room(self) -> Block | None:
-        """Return the block to write to, handing a full one over first; None while the disk keeps both."""
-        wait = 0.0
-        if self._block is not None:
-            if not self._block.full:
-                return self._block
-            full, self._block = self._block, None
-            if self._journal is not None:
-                self._journal.rotate()
-            self._flusher.submit(self._named(full))
-            wait = PATIENCE
-        free = self._flusher.take(wait)
+        """Return the block to write to, handing a full one over first; None while the disk keeps them all."""
+        block = self._block
+        if not block.full:
+            return block
+        self._flusher.hand_over(self._named(block).index)
+        free = self._flusher.room(block.index + 1, PATIENCE if self._patient else 0.0)
+        self._patient = free is not None
         if free is not None:
-            self._block = free.reuse(self._chunks)
-            self._chunks += 1
-        return self._block
+            self._block = free.reuse(block.index + 1, block.last)
+        return free
 
     def _drop(self, number: int, reason: str) -> None:
-        previous = self._dropped[-1] if self._dropped else None
-        if previous and previous[1] == number - self.header.every and previous[2] == reason:
-            self._dropped[-1] = (previous[0], number, reason)
-            return
-        self._dropped.append((number, number, reason))
-        self._notify(f"step {number} and maybe more are not recorded: {reason}")
+        """Remember that a step was not kept: as part of the last gap where it continues it, or past so many gaps."""
+        first, last, why = self._dropped[-1] if self._dropped else (0, -2, "")
+        if (last, why) == (number - self.header.every, reason):
+            self._dropped[-1] = (first, number, reason)
+        elif len(self._dropped) < GAPS:
+            self._dropped.append((number, number, reason))
+            if len(self._dropped) == 1 or why != reason:
+                self._notify(f"step {number} and maybe more are not recorded: {reason}")
+        else:
+            self._dropped[-1] = (first, number, "some of these steps: " + reason)
 
     def _named(self, block: Block) -> Block:
         block.names = list(self._names)
@@ -208,6 +274,8 @@ class Recording:
         return block
 
     def _commit(self, block: Block) -> None:
-        self._writer.commit(block, tuple(self._dropped))
+        taken = self._snapshots[:]
+        self._writer.commit(block, tuple(self._dropped), taken)
+        del self._snapshots[: len(taken)]
         if self._journal is not None:
             self._journal.remove(block.index)

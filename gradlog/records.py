@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -61,8 +62,15 @@ def row_record(
     scalars: NDArray[np.float64],
 ) -> bytes:
     """Record of one row: ``norm2`` (G,), ``sketch`` (G, k), ``scalars`` (n,)."""
-    head = _ROW.pack(b"R", len(scalars), flags, step)
-    return frame(b"".join((head, norm2.tobytes(), scalars.tobytes(), sketch.tobytes())))
+    # One copy of the sketch, the largest part: checked where it lies and then joined.
+    parts: list[Any] = [_ROW.pack(b"R", len(scalars), flags, step)]
+    parts += [
+        np.ascontiguousarray(x, x.dtype.newbyteorder("<")).reshape(-1).view(np.uint8) for x in (norm2, scalars, sketch)
+    ]
+    crc, length = 0, 0
+    for part in parts:
+        crc, length = google_crc32c.extend(crc, part), length + len(part)
+    return b"".join((_FRAME.pack(length, crc), *parts))
 
 
 def annotation_record(row: int, columns: list[int], values: list[float]) -> bytes:

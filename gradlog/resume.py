@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gradlog import provenance, records, sketch
 from gradlog.buffer import Block
 from gradlog.errors import CorruptRunError, RunExistsError, SpecMismatchError
 from gradlog.schema import (
+    JOURNAL,
     JOURNAL_PATTERN,
     MANIFEST,
     META,
@@ -71,8 +72,11 @@ class Opened:
     parents: list[tuple[str, int, int]]
 
 
-def open_segment(plan: Plan, layout: Layout) -> Opened:
+def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     """Create or join the run at ``plan.path`` and claim a segment of it.
+
+    The header that is returned has every tensor that rows of the segment include: those of the run, those of
+    ``layout`` that joined in an earlier segment, and the ``new`` ones that join in this one.
 
     Raises
     ------
@@ -88,13 +92,15 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
         # A writer of the old run that still lives shall find its folder gone, and not share one with the new run.
         number = 1 + max((n for n, _, _ in segment_names(sink)), default=-1)
         clear(sink)
-    wanted = _header(plan, layout)
-    header, root = create_root(sink, wanted)
     mine = [name for _, rank, name in segment_names(sink) if rank == plan.rank]
+    earlier = {t.name: t for name in mine for t in read_segment(sink, name).joined}
+    wanted = _header(plan, [t for t in layout if t[0] not in earlier])
+    header, root = create_root(sink, wanted)
     if plan.mode == "w-" and mine:
         raise RunExistsError(f'{plan.path} holds a run; pass mode="a" to continue it, mode="w" to replace it')
     if header.uuid != wanted.uuid:
         require_same(header, wanted, plan.path)
+    joined = _joined(header, layout, earlier, new)
     parents = [_settle(sink, header, plan, name, root) for name in mine]
     ends = [p for p in parents if p[2] >= p[1]]
     last = ends[-1][2] if ends else -1
@@ -107,10 +113,13 @@ def open_segment(plan: Plan, layout: Layout) -> Opened:
             parent=mine[-1] if mine else None,
             root=digest(root),
             head=digest(root),
+            joined=joined,
             opened=now(),
             process={**provenance.process_identity(), "resumed": provenance.collect(plan.hostname) if mine else None},
         )
         if SegmentWriter(sink, header, segment).create():
+            _sweep(sink, segment.name)
+            header = dataclasses.replace(header, tensors=header.tensors + joined)
             return Opened(sink, header, segment, next_step, ends)
         number += 1
 
@@ -185,6 +194,23 @@ def _header(plan: Plan, layout: Layout) -> RunHeader:
     )
 
 
+def _joined(
+    header: RunHeader, layout: Layout, earlier: Mapping[str, TensorInfo], new: Layout
+) -> tuple[TensorInfo, ...]:
+    """Tensors that a segment has beyond the run's own, each in the group of its nearest relative."""
+    joined = []
+    for name, shape, dtype in layout:
+        if name in earlier:
+            if (tuple(shape), dtype) != (earlier[name].shape, earlier[name].dtype):
+                raise SpecMismatchError(f"parameter {earlier[name]} joined the run, this process has {shape} {dtype}")
+            joined.append(earlier[name])
+    if new and header.sketch.exact:
+        raise SpecMismatchError(f"k='exact' fixes the coordinates of a run: {new[0][0]!r} cannot join it")
+    names, index = [t.name for t in header.tensors], [t.group for t in header.tensors]
+    joined += [TensorInfo(n, tuple(s), d, grouping.nearest(n, names, index)) for n, s, d in new]
+    return tuple(joined)
+
+
 def _require_free(sink: Any, path: str) -> None:
     """Refuse a folder that holds something other than a run: it is neither written into nor replaced."""
     local = getattr(sink, "local", None)
@@ -202,7 +228,8 @@ def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -
     segment = read_segment(sink, name)
     first, last = _steps(sink, segment)
     folder = journal_folder(plan, header, segment)
-    tail = _read_tail(folder, header)
+    journals = _read_journals(folder, header)
+    tail = [(index, journal) for index, journal in journals.items() if len(journal) and journal.chunk == index]
     if tail:
         first = min(first, *(int(j.step[0]) for _, j in tail)) if last >= first else int(tail[0][1].step[0])
         last = max([last] + [int(j.step[-1]) for _, j in tail])
@@ -213,11 +240,10 @@ def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -
             if index * header.chunk == writer.segment.rows:
                 writer.commit(_block(header, index, journal, segment.scalars), segment.dropped)
         writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
-        for leftover in [] if sink.local is None else (sink.local / name).rglob("*.partial"):
-            leftover.unlink()
-        whole = {i for i, j in tail if not j.torn and i * header.chunk + len(j) <= writer.segment.rows}
-        for index, path in _journals(folder).items():
-            _retire(path, keep=path.stat().st_size > 0 and index not in whole)
+        _sweep(sink, name)
+        for index, journal in journals.items():
+            replayed = index * header.chunk + len(journal) <= writer.segment.rows
+            _retire(folder / JOURNAL.format(index), keep=journal.damaged or not replayed)
     return name, first, last
 
 
@@ -229,31 +255,36 @@ def _retire(path: Path, keep: bool) -> None:
         path.unlink(missing_ok=True)
 
 
+def _sweep(sink: Sink, name: str) -> None:
+    """Delete the temporary files that a killed writer left in a segment."""
+    for leftover in [] if sink.local is None else (sink.local / name).rglob(f"*{PARTIAL}"):
+        leftover.unlink(missing_ok=True)
+
+
 def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
     """First and last committed step, from the manifests; (0, -1) for none."""
-    if segment.flushes == 0:
-        return 0, -1
     try:
-        ends = [json.loads(sink.get(f"{segment.name}/{MANIFEST.format(i)}"))["steps"] for i in (0, segment.flushes - 1)]
-        return int(ends[0][0]), int(ends[1][1])
+        first = _first(sink, segment, range(segment.flushes))
+        last = _first(sink, segment, reversed(range(segment.flushes)))
+        return (int(first[0]), int(last[1])) if first else (0, -1)
     except (ValueError, KeyError, TypeError, IndexError, FileNotFoundError) as error:
         raise CorruptRunError(f"{segment.name}: manifest cannot be read: {error!r}") from error
 
 
-def _journals(folder: Path) -> dict[int, Path]:
-    if not folder.is_dir():
-        return {}
-    found = ((JOURNAL_PATTERN.fullmatch(p.name), p) for p in folder.iterdir())
-    return {int(m[1]): p for m, p in sorted(found, key=lambda f: f[1].name) if m}
+def _first(sink: Sink, segment: SegmentHeader, flushes: Iterable[int]) -> list[int]:
+    """First and last step of the first of these flushes that has rows."""
+    for i in flushes:
+        steps: list[int] = json.loads(sink.get(f"{segment.name}/{MANIFEST.format(i)}"))["steps"]
+        if steps:
+            return steps
+    return []
 
 
-def _read_tail(folder: Path, header: RunHeader) -> list[tuple[int, records.Journal]]:
-    tail = []
-    for index, path in _journals(folder).items():
-        journal = records.read_journal(path.read_bytes(), len(header.groups), header.sketch.k)
-        if len(journal) and journal.chunk == index:
-            tail.append((index, journal))
-    return tail
+def _read_journals(folder: Path, header: RunHeader) -> dict[int, records.Journal]:
+    """Journals of a segment by the chunk that their names tell, oldest first."""
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    found = {int(m[1]): folder / m[0] for m in map(JOURNAL_PATTERN.fullmatch, names) if m}
+    return {i: records.read_journal(p.read_bytes(), len(header.groups), header.sketch.k) for i, p in found.items()}
 
 
 def _block(header: RunHeader, index: int, journal: records.Journal, committed: Sequence[str]) -> Block:

@@ -46,6 +46,9 @@ STAGES = ("consumed", "preclip", "local")
 CODECS = ("raw", "bitshuffle-zstd")
 """How ``sketch`` chunks are encoded. Random floats barely compress, so raw is the default."""
 
+SNAPSHOTS = ("theta", "theta_step")
+"""Arrays of a segment that hold sketches of the parameters."""
+
 FULL_BITS = 23
 """Mantissa bits of a float32."""
 
@@ -168,14 +171,10 @@ class RunHeader:
         version = _version(d.get("format"), where)
         try:
             sketch = SketchSpec(**{f: d["sketch"][f] for f in ("kind", "k", "m", "seed")})
-            tensors = tuple(
-                TensorInfo(str(t["name"]), tuple(map(int, t["shape"])), str(t["dtype"]), int(t["group"]))
-                for t in d["tensors"]
-            )
             header = cls(
                 sketch=sketch,
                 groups=tuple(map(str, d["groups"])),
-                tensors=tensors,
+                tensors=_tensors(d["tensors"]),
                 chunk=int(d["chunk"]),
                 codec=str(d["codec"]),
                 sketch_bits=int(d["sketch_bits"]),
@@ -217,6 +216,9 @@ class SegmentHeader:
     ``rows`` is the committed length, ``root`` the digest of the root's metadata file, ``head`` that of the newest
     manifest (before the first: ``root``), ``dropped`` the step intervals [first, last, reason] that were not kept.
     ``shard`` is the number of chunks in each shard of a compacted segment, 0 for one file a chunk.
+    ``joined`` are parameter tensors that came after the run's header was written and that rows of this segment include;
+    before, they had no gradient. ``snapshots`` counts sketches of the parameters themselves. Both fields are left out
+    where there are none.
     ``check`` is the digest of the segment's own metadata file, taken with 64 zeros in its place.
     """
 
@@ -236,6 +238,8 @@ class SegmentHeader:
     dropped: tuple[tuple[int, int, str], ...] = ()
     process: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shard: int = 0
+    joined: tuple[TensorInfo, ...] = ()
+    snapshots: int = 0
     check: str = NO_CHECK
 
     @property
@@ -245,7 +249,8 @@ class SegmentHeader:
 
     def to_attrs(self) -> dict[str, Any]:
         """Attributes of the segment group."""
-        return {SEGMENT_KEY: dataclasses.asdict(self)}
+        d = dataclasses.asdict(self)
+        return {SEGMENT_KEY: {key: d[key] for key in d if d[key] or key not in ("joined", "snapshots")}}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any], where: str = "segment") -> SegmentHeader:
@@ -263,14 +268,21 @@ class SegmentHeader:
         try:
             fields = {k: v for k, v in d.items() if k in known}
             fields["scalars"] = tuple(map(str, fields.get("scalars", ())))
+            fields["joined"] = _tensors(fields.get("joined", ()))
             fields["dropped"] = tuple((int(a), int(b), str(c)) for a, b, c in fields.get("dropped", ()))
-            for key in ("number", "rank", "rows", "flushes", "shard"):
+            for key in ("number", "rank", "rows", "flushes", "shard", "snapshots"):
                 fields[key] = int(fields.get(key, 0))
                 if fields[key] < 0:
                     raise ValueError(f"{key}={fields[key]}")
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptRunError(f"{where}: bad segment field: {error!r}") from error
+
+
+def _tensors(found: Any) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(str(t["name"]), tuple(map(int, t["shape"])), str(t["dtype"]), int(t["group"])) for t in found
+    )
 
 
 def _version(text: Any, where: str) -> tuple[int, int]:
@@ -349,6 +361,21 @@ def segment_arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0) -
         "flags": _array((rows,), (C,), "uint32", ("step",), _PACKED),
     }
     return {name: _sharded(meta, shard) for name, meta in arrays.items()} if shard else arrays
+
+
+def snapshot_arrays(header: RunHeader, snapshots: int) -> dict[str, dict[str, Any]]:
+    """Zarr v3 metadata of the arrays that a segment has where sketches of the parameters were kept.
+
+    ``theta`` (snapshot, group, k) float32: the run's random map applied to the parameters; ``theta_step`` (snapshot)
+    int64: the step before which they had these values. One chunk a snapshot, never in shards.
+    """
+    if not snapshots:
+        return {}
+    G, k = len(header.groups), header.sketch.k
+    return {
+        "theta": _array((snapshots, G, k), (1, G, k), "float32", ("snapshot", "group", "k"), _RAW),
+        "theta_step": _array((snapshots,), (1,), "int64", ("snapshot",), _PACKED),
+    }
 
 
 def _sharded(meta: dict[str, Any], shard: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ same of a put. Nothing here knows what the bytes mean.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 
 PARTIAL = ".partial"
 """Ending of temporary files. A killed writer may leave some; no reader looks at them."""
+
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
 Buffers = Sequence[Any]
 """Bytes-like pieces that together make one object; big arrays are written without a copy."""
@@ -69,11 +72,20 @@ class LocalSink:
             _sync_folder(target.parent)
 
     def create(self, key: str, data: Buffers) -> bool:
-        """Write to a temporary neighbour, then link, which fails where the name is taken."""
+        """Write to a temporary neighbour, then link, which fails where the name is taken.
+
+        File systems without hard links (some network and FUSE mounts) get an empty file first, then the content.
+        """
         target = self._path / key
         temporary = self._write(target, data)
         try:
-            os.link(temporary, target)
+            try:
+                os.link(temporary, target)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+                os.replace(temporary, target)
         except FileExistsError:
             return False
         finally:
@@ -88,7 +100,8 @@ class LocalSink:
         """List the directory."""
         if not self._path.is_dir():
             return []
-        return sorted(entry.name for entry in os.scandir(self._path) if entry.is_dir())
+        with os.scandir(self._path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
 
     def _write(self, target: Path, data: Buffers) -> str:
         temporary = f"{target}.{os.getpid()}-{threading.get_native_id()}{PARTIAL}"
@@ -176,10 +189,12 @@ def open_sink(path: str | os.PathLike[str], durable: bool = False) -> LocalSink 
 
 
 def clear(sink: LocalSink | UrlSink) -> None:
-    """Delete a run, as mode "w" asks for."""
+    """Delete a run, as mode "w" asks for; the root's metadata last, so that a kill leaves what is still a run."""
     if isinstance(sink, UrlSink):
         sink.clear()
     elif sink.local is not None and sink.local.exists():
+        for folder in sink.folders():
+            shutil.rmtree(sink.local / folder)
         shutil.rmtree(sink.local)
 
 

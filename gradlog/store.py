@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import google_crc32c
@@ -32,12 +34,20 @@ from gradlog.schema import (
     SegmentHeader,
     digest,
     group_metadata,
+    is_sealed,
     seal,
     segment_arrays,
+    snapshot_arrays,
 )
 from gradlog.sink import PARTIAL, Buffers, Sink
 
 log = logging.getLogger("gradlog")
+
+Gaps = tuple[tuple[int, int, str], ...]
+"""Intervals of steps that were not kept: first, last, why."""
+
+Snapshots = Sequence[tuple[int, NDArray[np.float32]]]
+"""Step and sketch (G, k) of the parameters as they were before it."""
 
 
 def now() -> str:
@@ -71,11 +81,19 @@ def read_root(sink: Sink) -> tuple[RunHeader, bytes]:
 
 
 def read_segment(sink: Sink, name: str) -> SegmentHeader:
-    """Attributes of a segment as last committed."""
+    """Attributes of a segment as last committed.
+
+    Raises
+    ------
+    CorruptRunError
+        They are missing, damaged or malformed.
+    """
     try:
         data = sink.get(f"{name}/{META}")
     except FileNotFoundError:
         raise CorruptRunError(f"{name}: zarr.json is missing") from None
+    if not is_sealed(data):
+        raise CorruptRunError(f"{name}: the bytes of zarr.json contradict their own digest; run: gradlog audit")
     return SegmentHeader.from_attrs(_attributes(data, name), name)
 
 
@@ -112,27 +130,41 @@ class SegmentWriter:
         """Claim the segment's name; False if another writer has it."""
         return self._sink.create(f"{self.segment.name}/{META}", [self._metadata()])
 
-    def commit(self, block: Block, dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
-        """Make the rows of ``block`` readable. Raises OSError as the file system does; nothing is half-visible."""
-        s, names = self.segment, block.names
-        if block.rows == 0:
+    def commit(self, block: Block | None, dropped: Gaps = (), snapshots: Snapshots = ()) -> None:
+        """Make the rows of ``block`` and the snapshots readable. Nothing is ever half-visible.
+
+        Raises
+        ------
+        OSError
+            As the file system says.
+        SpecMismatchError
+            Somebody put another run in this one's place.
+        """
+        s = self.segment
+        rows = 0 if block is None else block.rows
+        if not rows and not snapshots:
             return
         self._require_root()
-        if not block.full:
-            block.pad()
+        objects = [self._snapshot(s.snapshots + i, *taken) for i, taken in enumerate(snapshots)]
+        names, first, steps = list(s.scalars), s.rows, []
+        if block is not None and rows:
+            if not block.full:
+                block.pad()
+            names, first = block.names, block.index * self._header.chunk
+            steps = [int(block.step[0]), int(block.step[rows - 1])]
+            objects.insert(0, self._encode(block, len(names)))
         chunks = {}
-        for key, data in self._encode(block, len(names)):
+        for key, data in itertools.chain.from_iterable(objects):
             self._sink.put(f"{s.name}/{key}", data)
             chunks[key] = {"size": sum(memoryview(p).nbytes for p in data), "blake2b": digest(*data)}
-        first = block.index * self._header.chunk
         manifest = _json(
             {
                 "format": "{}.{}".format(*self._header.format),
                 "segment": s.name,
                 "flush": s.flushes,
-                "rows": [first, first + block.rows],
-                "steps": [int(block.step[0]), int(block.step[block.rows - 1])],
-                "scalars": list(names),
+                "rows": [first, first + rows],
+                "steps": steps,
+                "scalars": names,
                 "dropped": [list(gap) for gap in dropped],
                 "chunks": chunks,
                 "time": now(),
@@ -143,16 +175,18 @@ class SegmentWriter:
         self.publish(
             dataclasses.replace(
                 s,
-                rows=first + block.rows,
+                rows=first + rows,
                 flushes=s.flushes + 1,
                 head=digest(manifest),
                 scalars=tuple(names),
                 dropped=dropped,
+                snapshots=s.snapshots + len(snapshots),
             )
         )
 
-    def finish(self, status: str, reason: str = "", dropped: tuple[tuple[int, int, str], ...] = ()) -> None:
-        """Record that this segment gets no more rows, and why."""
+    def finish(self, status: str, reason: str = "", dropped: Gaps = (), snapshots: Snapshots = ()) -> None:
+        """Record that this segment gets no more rows, and why. Raises as :meth:`commit` does."""
+        self.commit(None, dropped, snapshots)
         self._require_root()
         self.publish(dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now()))
 
@@ -173,7 +207,8 @@ class SegmentWriter:
 
     def _arrays(self) -> dict[str, dict[str, Any]]:
         s = self.segment
-        return segment_arrays(self._header, s.rows, len(s.scalars), s.shard)
+        rows = segment_arrays(self._header, s.rows, len(s.scalars), s.shard)
+        return rows | snapshot_arrays(self._header, s.snapshots)
 
     def _metadata(self) -> bytes:
         unchecked = dataclasses.replace(self.segment, check=NO_CHECK)
@@ -192,6 +227,9 @@ class SegmentWriter:
         out.append((f"step/c.{i}", _packed(block.step)))
         out.append((f"flags/c.{i}", _packed(block.flags)))
         return out
+
+    def _snapshot(self, i: int, step: int, theta: NDArray[np.float32]) -> list[tuple[str, Buffers]]:
+        return [(f"theta/c.{i}.0.0", _raw(theta)), (f"theta_step/c.{i}", _packed(np.array([step], np.int64)))]
 
 
 def round_mantissa(x: NDArray[np.float32], bits: int) -> None:

@@ -97,11 +97,11 @@ def as_numpy(leaf: Any, name: str = "gradient") -> NDArray[Any] | None:
     if torch is not None and isinstance(leaf, torch.Tensor):
         return _from_torch(leaf, torch, name)
     a = np.asarray(leaf)
+    if a.dtype.kind in "fciu":
+        return a
     if a.dtype.name.startswith(("bfloat16", "float8")):
-        a = a.astype(np.float32)
-    if a.dtype.kind not in "fciu":
-        raise GradientError(f"{name}: expected numbers, got an array of dtype {a.dtype}")
-    return a
+        return a.astype(np.float32)
+    raise GradientError(f"{name}: expected numbers, got an array of dtype {a.dtype}")
 
 
 def _from_torch(tensor: Any, torch: Any, name: str) -> NDArray[Any]:

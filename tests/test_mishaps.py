@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import subprocess
+import threading
 import time
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,7 @@ import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.audit import Folder, verify
 from gradlog.errors import GradlogWarning
+from gradlog.sink import LocalSink
 
 ROW = {"w": np.ones(6)}
 
@@ -107,3 +113,112 @@ def test_no_journal_is_deleted_that_was_not_replayed(tmp_path: Path) -> None:
     assert len(open_run(path).steps) == 2
     assert (segment / ".torn-000000").read_bytes() == bytes(first)
     assert (segment / ".torn-000001").read_bytes() == second
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, which a test may take away."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_becomes_read_only(disk: Path) -> None:
+    log = start(disk / "r.zarr", on_error="warn")
+    for _ in range(10):
+        log.step(ROW)
+    while log.state_dict()["rows"] < 8:
+        time.sleep(0.01)
+    log._recording._journal.close()  # the kernel refuses the remount while a file is open for writing
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.warns(GradlogWarning, match="training goes on"):
+        for _ in range(10):
+            log.step(ROW)
+        log.close()
+    assert open_run(disk / "r.zarr").steps.tolist() == list(range(10))
+
+
+def test_a_disk_with_a_bad_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = LocalSink.put
+
+    def bad(self: LocalSink, key: str, data: object) -> None:
+        if key.endswith("/c.2.0.0"):
+            raise OSError(5, "Input/output error")
+        put(self, key, data)
+
+    monkeypatch.setattr(LocalSink, "put", bad)
+    log = start(tmp_path / "r.zarr", on_error="warn")
+    with pytest.warns(GradlogWarning, match="Input/output error") as caught:
+        for _ in range(100):
+            log.step(ROW)
+            time.sleep(0.0005)
+        log.close()
+    assert len(caught) == 1
+    run = open_run(tmp_path / "r.zarr")
+    assert len(run.steps) >= 12
+    assert run.info["status"] == "failed"
+    assert "Input/output error" in run.segments[0].header.reason
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_the_training_loop_fails(tmp_path: Path, stop: type[BaseException]) -> None:
+    def train() -> None:
+        with start(tmp_path / "r.zarr") as log:
+            for _ in range(6):
+                log.step(ROW)
+            raise stop
+
+    with pytest.raises(stop):
+        train()
+    assert open_run(tmp_path / "r.zarr").info["status"] == "closed"
+    assert len(open_run(tmp_path / "r.zarr").steps) == 6
+
+
+def test_nothing_grows(tmp_path: Path) -> None:
+    """Memory, threads and open files after 2,000 steps are those after 20,000, half of them without a gradient."""
+
+    def state() -> tuple[int, int, int]:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0], threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    tracemalloc.start()
+    try:
+        log = start(tmp_path / "r.zarr", chunk=64)
+        with pytest.warns(GradlogWarning, match="no parameter had a gradient"):
+            log.step({"w": None})
+        for t in range(1, 20_000):
+            log.step(ROW if t % 2 else {"w": None}, loss=1.0)
+            if t == 2000:
+                memory, threads, files = state()
+        after = state()
+        log.close()
+    finally:
+        tracemalloc.stop()
+    assert after[0] < memory + 50_000
+    assert after[1] <= threads
+    assert after[2] <= files + 2  # a chunk may be on its way
+    segment = open_run(tmp_path / "r.zarr").segments[0].header
+    assert len(segment.dropped) == 64
+    assert segment.dropped[-1][1] == 19_998
+    assert not [t for t in threading.enumerate() if t.name == "gradlog-flush"]
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with start(tmp_path / "r.zarr") as log:
+        log.step(ROW)
+    with start(tmp_path / "r.zarr", mode="a") as log:
+        log.step(ROW)
+    assert open_run(tmp_path / "r.zarr").steps.tolist() == [0, 1]
+    assert len(open_run(tmp_path / "r.zarr").segments) == 2
+
+
+def test_only_rank_0_replaces_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rank 0 first"):
+        start(tmp_path / "r.zarr", mode="w", rank=1)

@@ -100,6 +100,38 @@ def test_reading_in_a_loop_while_a_process_writes(tmp_path: Path) -> None:
     np.testing.assert_allclose(open_run(path).group_norm2[:, 0], 30 * np.arange(1.0, 4001) ** 2, rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_reading_in_a_loop_while_three_ranks_write(tmp_path: Path) -> None:
+    """Ranks start, run and end at different times; what is shown is a prefix of the steps that all of them hold."""
+    script = (
+        "import gradlog, numpy as np, sys, time\n"
+        "rank = int(sys.argv[2])\n"
+        "time.sleep(0.1 * rank)\n"
+        "log = gradlog.open(sys.argv[1], like={'w': np.zeros(30)}, k='exact', chunk=16, rank=rank, mode='a',\n"
+        "                   stage='local', on_error='raise')\n"
+        "for t in range(1000):\n"
+        "    log.step({'w': np.full(30, (t + 1.0) * 10**rank)})\n"
+        "    time.sleep(0.002)\n"
+        "log.close()\n"
+    )
+    path = tmp_path / "r.zarr"
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), str(rank)]) for rank in range(3)]
+    opened = 0
+    while any(writer.poll() is None for writer in writers):
+        if not (path / "zarr.json").exists():
+            continue
+        run = open_run(path)
+        opened += 1
+        present = sum(10**segment.header.rank for segment in run.segments)
+        assert run.steps.tolist() == list(range(len(run.steps)))
+        if len(run.steps):
+            rows = run.rows.read(0, len(run.steps))[:, 0]
+            assert np.array_equal(rows, (np.arange(len(rows)) + 1) * present)
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert opened > 5
+    assert open_run(path).sketch.compute()[-1, 0, 0] == 1000 * 111
+
+
 def test_bad_gradients_raise_when_asked_to(tmp_path: Path) -> None:
     cases = [
         ({"a": {"w": np.zeros((4, 5))}}, GradientError, r"a\.w: expected a gradient of shape \(5, 4\), got \(4, 5\)"),
@@ -373,3 +405,67 @@ def test_zarr_reads_what_was_written(tmp_path: Path) -> None:
             log.step(gradient(t))
     group = zarr.open_group(tmp_path / "r.zarr" / "seg-000000-r0000", mode="r")
     assert not (group["sketch"][:].view(np.uint32) & 0x1FFF).any()
+
+
+def test_parameters_that_join_later(tmp_path: Path) -> None:
+    """The same rows as of a run that knew them from the start and saw no gradient of them; also after a resume."""
+    names = ["body.0.w", "body.1.w", "head.w"]
+    rng = np.random.default_rng(0)
+    rows = [{name: rng.normal(size=30) for name in names} for _ in range(9)]
+    for row in rows[:4]:
+        row["body.1.w"] = None
+
+    with gradlog.open(tmp_path / "all.zarr", like=rows[5], k=16, on_error="raise") as log:
+        for row in rows:
+            log.step(row)
+    first = {name: rows[0][name] for name in ("body.0.w", "head.w")}
+    groups = {"body": "^body", "head": "^head"}
+    with gradlog.open(tmp_path / "r.zarr", like=first, k=16, groups=groups, on_error="raise") as log:
+        for row in rows[:4]:
+            log.step({name: row[name] for name in first})
+        with pytest.warns(GradlogWarning, match=r"1 parameters joined \(body.1.w\)"):
+            log.join({"body.1.w": rows[5]["body.1.w"]})
+        for row in rows[4:6]:
+            log.step(row)
+    with gradlog.open(tmp_path / "r.zarr", like=rows[5], k=16, groups=groups, mode="a", on_error="raise") as log:
+        assert [t.group for t in log.header.tensors] == [0, 1, 0]
+        for row in rows[6:]:
+            log.step(row)
+    both = open_run(tmp_path / "r.zarr")
+    assert both.steps.tolist() == list(range(9))
+    assert [len(s.header.joined) for s in both.segments] == [0, 1, 1]
+    whole = open_run(tmp_path / "all.zarr").sketch.compute().sum(axis=1)
+    np.testing.assert_allclose(both.sketch.compute().sum(axis=1), whole, rtol=1e-5, atol=1e-5)
+    assert verify(Folder(tmp_path / "r.zarr")) == []
+    with pytest.raises(SpecMismatchError, match="joined the run"):
+        gradlog.open(tmp_path / "r.zarr", like=rows[5] | {"body.1.w": np.ones(7)}, k=16, groups=groups, mode="a",
+                     on_error="raise")  # fmt: skip
+
+
+def test_fingerprints() -> None:
+    assert gradlog.fingerprint([1, 2]) == gradlog.fingerprint(torch.tensor([1, 2], dtype=torch.int32))
+    assert gradlog.fingerprint(["a", "b"]) != gradlog.fingerprint(["ab", ""])
+    assert gradlog.fingerprint("x") == gradlog.fingerprint(b"x") == int(gradlog.fingerprint(b"x")) < 2**48
+    with pytest.raises(TypeError, match="expected numbers"):
+        gradlog.fingerprint([object()])
+
+
+def test_sketches_of_the_parameters(tmp_path: Path) -> None:
+    """At the start, twice at one step (the newer counts), and at the end, where no row follows."""
+    path = tmp_path / "r.zarr"
+    with start(path, k="exact", chunk=4) as log:
+        log.parameters(gradient(100))
+        for t in range(8):
+            log.step(gradient(t))
+            if t == 5:
+                log.parameters(gradient(101))
+                log.parameters(gradient(102))
+        while log.state_dict()["rows"] < 4:
+            pass
+        log.parameters(gradient(103))
+    with start(path, k="exact", chunk=4, mode="a") as log:
+        assert log.state_dict()["step"] == 8
+    segment = zarr.open_group(path / "seg-000000-r0000", mode="r", use_consolidated=True)
+    assert segment["theta_step"][:].tolist() == [0, 6, 8]
+    flat = [np.concatenate([np.ravel(gradient(t)["a"]["w"]), gradient(t)["a"]["b"]]) for t in (100, 102, 103)]
+    assert np.array_equal(segment["theta"][:, 0], np.array(flat, np.float32))

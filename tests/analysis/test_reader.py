@@ -77,7 +77,7 @@ def test_the_newest_segment_wins_for_each_step(tmp_path):
     assert audit.chains.tolist() == [[0, 60], [60, 90], [90, 100]]
 
 
-def test_ranks_are_averaged_at_their_common_steps(tmp_path):
+def test_ranks_add_up_at_their_common_steps(tmp_path):
     path = tmp_path / "r.zarr"
     head = stores.header()
     stores.write_root(path, head)
@@ -87,9 +87,9 @@ def test_ranks_are_averaged_at_their_common_steps(tmp_path):
     stores.write_segment(path, head, b[keep], steps=keep, rank=1, scalars={"loss": np.full(40, 3.0)})
     run = open_run(path)
     assert run.steps.tolist() == np.delete(np.arange(40), 7).tolist()
-    mean = ((a + b[:40]) / 2)[run.steps]
-    np.testing.assert_allclose(run.sketch.compute(), mean, rtol=1e-6)
-    np.testing.assert_allclose(run.group_norm2, np.square(mean, dtype=float).sum(2), rtol=1e-6)
+    total = (a + b[:40])[run.steps]
+    np.testing.assert_allclose(run.sketch.compute(), total, rtol=1e-6)
+    np.testing.assert_allclose(run.group_norm2, np.square(total, dtype=float).sum(2), rtol=1e-6)
     assert "estimated" in run.info["norms"]
     assert (run.scalars["loss"] == 2).all()
     assert run.chains.tolist() == [[0, 7], [7, 39]]

@@ -1,0 +1,90 @@
+"""``gradlog run``: record a torch script without touching it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradlog.cli.render import printable
+from gradlog.errors import RunExistsError
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="RUN.zarr",
+              help="Where to record. Default: the script's name, in the current folder.")  # fmt: skip
+@click.option("-m", "--module", is_flag=True, help="SCRIPT is a module's name, as for python -m.")
+@click.option("--k", type=int, default=256, show_default=True, help="Sketch coordinates a group.")
+@click.option("--groups", type=click.Choice(["blocks", "all", "tensors"]), default="blocks", show_default=True,
+              help="How parameters are grouped.")  # fmt: skip
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Record every N-th step.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sketch.")
+@click.option("--stage", type=click.Choice(["consumed", "preclip"]), default="consumed", show_default=True,
+              help="The gradient after clipping, or before.")  # fmt: skip
+@click.option("--what", type=click.Choice(["gradient", "update"]), default="gradient", show_default=True,
+              help="Gradients, or the change of the parameters in each step.")  # fmt: skip
+@click.option("--append", is_flag=True, help="Continue an existing run in a new segment.")
+@click.option("--force", is_flag=True, help="Replace an existing run.")
+@click.argument("script")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def run(
+    output: Path | None, module: bool, append: bool, force: bool, script: str, args: tuple[str, ...], **options: Any
+) -> None:
+    """Run SCRIPT with ARGS as python would, and record every torch optimizer in it.
+
+    Each optimizer gets a run of its own: train.zarr, train-2.zarr, in the order of their first steps. Exit status and
+    signals are the script's own.
+    """
+    if not module and not Path(script).exists():
+        raise click.UsageError(f"no script {script!r}")
+    if append and force:
+        raise click.UsageError("--append and --force exclude each other")
+    from gradlog.run_script import default_path, run_script
+
+    path = output or default_path(script)
+    if path.exists() and not (append or force):
+        raise RunExistsError(f"{path} exists; pass --append to continue it, --force to replace it")
+    warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
+    mode = "a" if append else "w" if force else "w-"
+    try:
+        _tell_next(run_script(script, args, path, module=module, mode=mode, **options))
+    except BaseException as stop:
+        if not hasattr(stop, "recorder"):
+            raise
+        _tell_next(stop.recorder)
+        _pass_through(stop, script)
+
+
+def _tell_next(recorder: Any) -> None:
+    for path, logger in recorder.runs:
+        note = f" (ended early: {logger.reason})" if logger.reason else ""
+        click.echo(
+            f"gradlog: recorded {printable(str(path))}{note}; next: gradlog analyze {printable(str(path))}", err=True
+        )
+    if not recorder.runs:
+        click.echo("gradlog: nothing was recorded: no torch optimizer took a step", err=True)
+
+
+def _pass_through(stop: BaseException, script: str) -> None:
+    """End as ``python script.py`` would have ended."""
+    if isinstance(stop, SystemExit):
+        raise stop
+    trace = stop.__traceback__
+    while trace is not None and trace.tb_next is not None and _ours(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    traceback.print_exception(type(stop), stop, trace)
+    if isinstance(stop, KeyboardInterrupt):
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    raise SystemExit(1)
+
+
+def _ours(filename: str) -> bool:
+    return "runpy" in filename or filename.endswith(("gradlog/run_script.py", "cli/run.py"))

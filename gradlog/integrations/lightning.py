@@ -1,0 +1,100 @@
+"""Lightning: a callback for ``Trainer``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gradlog.integrations import missing
+
+try:
+    from lightning.pytorch import Callback
+except ImportError as error:
+    raise missing("lightning", error) from error
+
+from gradlog.logger import Logger
+
+
+class GradlogCallback(Callback):  # type: ignore[misc]
+    """Records every optimizer step of a Lightning ``Trainer``; each optimizer gets a run of its own.
+
+    The place in the run is kept in Lightning's checkpoints: ``fit(ckpt_path=...)`` continues there.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Store of the first optimizer's run; those of others get ``-2``, ``-3`` before the suffix.
+    **options
+        As for :func:`gradlog.attach`.
+
+    Attributes
+    ----------
+    logs : list of Logger
+        While training.
+
+    Examples
+    --------
+    >>> trainer = Trainer(callbacks=[GradlogCallback("run.zarr")])            # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        self._path, self._options = Path(path), options
+        self._restored: list[dict[str, Any]] = []
+        self._losses: list[Any] = []
+        self._steps = 0
+        self.logs: list[Logger] = []
+
+    @property
+    def state_key(self) -> str:
+        """Where Lightning keeps this callback's state in a checkpoint."""
+        return f"gradlog:{self._path.name}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Place in each run."""
+        return {"runs": [log.state_dict() for log in self.logs]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the places until the optimizers are there."""
+        self._restored = list(state_dict["runs"])
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach to the optimizers."""
+        from gradlog.integrations.torch import attach
+
+        self._close()
+        options = dict(self._options)
+        if self._restored:
+            options["mode"] = "a"
+        for i, optimizer in enumerate(trainer.optimizers):
+            name = f"{self._path.stem}-{i + 1}{self._path.suffix}" if i else self._path.name
+            self.logs.append(attach(optimizer, self._path.with_name(name), pl_module, **options))
+        for log, state in zip(self.logs, self._restored, strict=False):
+            log.load_state_dict(state)
+        self._restored, self._losses, self._steps = [], [], trainer.global_step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Add the loss of the step, over its micro-batches; Lightning has divided it by their number already."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if loss is not None:
+            self._losses.append(loss.detach())
+        if trainer.global_step > self._steps and self._losses:
+            self._steps = trainer.global_step
+            total = sum(self._losses)
+            loss = total if pl_module.automatic_optimization else total / len(self._losses)
+            self._losses = []
+            for log in self.logs:
+                log.annotate(loss=loss)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Close the runs."""
+        self._close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Close the runs."""
+        self._close()
+
+    def _close(self) -> None:
+        for log in self.logs:
+            log.close()
+        self.logs = []

@@ -1,0 +1,165 @@
+"""JAX and optax: a gradient transformation that logs what passes through it, inside jit and scan.
+
+The sketch is computed by the jitted step; only groups x k floats leave the device, through an ordered
+callback. The step's number is part of the transformation's state and so of every optimizer checkpoint: a restored
+state continues the run at its own step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gradlog.errors import GradientError, UnsupportedError
+from gradlog.integrations import missing
+
+try:
+    import jax
+    import jax.numpy as jnp
+    import optax
+except ImportError as error:
+    raise missing("optax", error) from error
+
+import numpy as np
+from jax.experimental import io_callback
+
+from gradlog.integrations.jax_sketch import JaxSketch, Sketched, filled
+from gradlog.logger import Logger
+from gradlog.recording import Row
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves of any pytree with dotted names: dicts by key, sequences by index, classes by field.
+
+    >>> [name for name, _ in named_leaves({"dense": {"kernel": 1.0, "bias": 2.0}})]
+    ['dense.bias', 'dense.kernel']
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator=".") or "w", leaf) for path, leaf in paths]
+
+
+def open_run(path: str | os.PathLike[str], params: Any, **options: Any) -> Logger:
+    """Open a run for the parameters of a JAX model.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The run's store.
+    params : pytree
+        Gives names, shapes and groups.
+    **options
+        As for :func:`gradlog.open`.
+    """
+    from gradlog import open as open_any
+
+    logger = open_any(path, like=named_leaves(params), **options)
+    logger.on_close(lambda: None, drain=jax.effects_barrier)
+    return logger
+
+
+class LogState(NamedTuple):
+    """State of :func:`log_gradients`: the number of the next step."""
+
+    count: Any
+
+
+def log_gradients(log: Logger, *, accumulate: int = 1) -> optax.GradientTransformationExtraArgs:
+    """Gradient transformation that hands its updates on unchanged and records them.
+
+    Parameters
+    ----------
+    log : Logger
+        From :func:`open_run`.
+    accumulate : int
+        ``k`` of an enclosing ``optax.MultiSteps``, which calls the inner transformations at every micro-step: the
+        last of k calls holds the accumulated gradient and is the one that is recorded.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        Put it in ``optax.chain`` where the gradient of interest passes: first for the raw one, after
+        ``clip_by_global_norm`` for the clipped one. ``update(..., value=loss)`` records the loss.
+
+    Notes
+    -----
+    Ordered callbacks need a computation on one device. On several, sketch inside the step with :func:`sketcher` and
+    call :func:`record` outside.
+
+    Examples
+    --------
+    >>> log = open_run("run.zarr", params)                                   # doctest: +SKIP
+    >>> tx = optax.chain(log_gradients(log), optax.adam(1e-3))               # doctest: +SKIP
+    """
+    sketch = sketcher(log)
+    host = _Host(log, accumulate)
+
+    def init(params: Any) -> LogState:
+        return LogState(jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: LogState, params: Any = None, *, value: Any = None, **extra: Any) -> Any:
+        if sketch is not None:
+            loss = jnp.nan if value is None else value
+            io_callback(host, None, state.count, sketch(updates), loss, ordered=True)
+        return updates, LogState(state.count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Host:
+    """Receives rows from the device, in order."""
+
+    def __init__(self, log: Logger, accumulate: int) -> None:
+        self._log, self._accumulate = log, accumulate
+        self._count, self._calls = -1, 0
+
+    def __call__(self, count: Any, row: Sketched, loss: Any) -> None:
+        with self._log.guarded():
+            number = int(count)
+            self._calls = self._calls + 1 if number == self._count else 1
+            self._count = number
+            if self._calls > self._accumulate:
+                raise UnsupportedError(
+                    f"update() was called {self._calls} times at step {number}: inside optax.MultiSteps(k), pass "
+                    "log_gradients(log, accumulate=k)"
+                )
+        if self._calls == self._accumulate:
+            scalars = {} if np.isnan(loss) else {"loss": float(loss)}
+            record(self._log, row, step=number, **scalars)
+
+
+def sketcher(log: Logger) -> Callable[[Any], Sketched] | None:
+    """Return the pure function from a pytree of gradients to its row; None when recording is off.
+
+    Use it inside jit, scan or shard_map, carry the row out, and hand it to :func:`record`.
+    """
+    if log.header is None:
+        return None
+    sketch = JaxSketch(log.header)
+    names = [t.name for t in log.header.tensors]
+
+    def function(grads: Any) -> Sketched:
+        leaves = dict(named_leaves(grads))
+        unknown = leaves.keys() - set(names)
+        if unknown:
+            raise GradientError(f"{sorted(unknown)[0]!r} is no parameter of this run, which has {names[:4]} ...")
+        return sketch([leaves.get(name) for name in names])
+
+    return function
+
+
+def record(log: Logger, row: Sketched, step: int | None = None, **scalars: float) -> None:
+    """Write a row that :func:`sketcher` made.
+
+    Parameters
+    ----------
+    log : Logger
+        The run.
+    row : Sketched
+        Of one step. Rows that ``lax.scan`` has stacked are handed over one by one.
+    step : int, optional
+        Its number. Default: the next one.
+    **scalars : float
+        Loss and whatever else belongs to this step.
+    """
+    log.record(lambda: Row(filled(row), scalars), step)

@@ -1,0 +1,231 @@
+"""The hooks of one optimizer.
+
+The pre-hook fires once a step, after accumulation, averaging by DDP, unscaling and clipping. Two cases need care:
+a step with a closure runs the backward pass inside itself, so the gradient exists only in the post-hook; and a
+fused optimizer under ``GradScaler`` is handed scaled gradients together with ``grad_scale`` and ``found_inf``, which
+its kernel may unscale in place. Nothing is stored on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from gradlog.integrations.torch_measure import HostMeasure, Measure, Pieces, divided
+from gradlog.integrations.torch_watch import unwatch, watch
+from gradlog.logger import Logger
+from gradlog.recording import Fill, Row
+from gradlog.schema import RunHeader
+
+
+class Capture:
+    """Gradients of one optimizer, and what is known about each step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Hooks go on it.
+    params : list of Tensor
+        In the order of the run's tensors.
+    logger : Logger
+        Takes the rows; on ranks that write nothing, an inactive one.
+    header : RunHeader
+        What the run records.
+    measure : HostMeasure or Measure
+        Makes sketches of gradients.
+    """
+
+    def __init__(
+        self, optimizer: Any, params: list[Any], logger: Logger, header: RunHeader, measure: HostMeasure | Measure
+    ) -> None:
+        self._optimizer, self._params, self._logger = optimizer, params, logger
+        self._mine = set(map(id, params))
+        self._measure = measure
+        self._exchange = getattr(measure, "exchange", None)
+        self._every, self._preclip = header.every, header.stage == "preclip"
+        self._count: int | None = None
+        self._writes = logger.active
+        self._trainable = self._count_trainable()
+        self._fired = True
+        self._early: Fill | None = None
+        self._clip: dict[str, Any] = {}
+        self._handles = [
+            optimizer.register_step_pre_hook(torch.compiler.disable(self.before)),
+            optimizer.register_step_post_hook(torch.compiler.disable(self.after)),
+        ]
+        watch(self)
+
+    def remove(self) -> None:
+        """Take the hooks off; among several ranks, ask for it in the next exchange, after which they do nothing."""
+        if self._exchange is not None and not self._exchange.over:
+            self._exchange.leaving = True
+            return
+        for handle in self._handles:
+            handle.remove()
+        unwatch(self)
+
+    def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook of the optimizer's step."""
+        self._fired = True
+        if not _closure(args, kwargs):
+            self._record(self._row)
+            self._early, self._clip = None, {}
+
+    def after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Post-hook of the optimizer's step."""
+        if _closure(args, kwargs):
+            self._record(self._row)
+            self._early, self._clip = None, {}
+
+    def clipping(self, parameters: list[Any], max_norm: Any, total_norm: Any) -> None:
+        """Norm clipping is about to happen: keep its coefficient and, for stage "preclip", the gradient."""
+        if not any(id(p) in self._mine for p in parameters):
+            return
+        with self._logger.guarded():
+            norm = (total_norm.full_tensor() if hasattr(total_norm, "full_tensor") else total_norm).detach()
+            self._clip = {"clip_norm": norm, "clip_coef": torch.clamp(max_norm / (norm + 1e-6), max=1.0)}
+            if self._preclip and self._early is None and self._due():
+                self._early = self._measure.now(self._gradients())
+
+    def stepping(self, optimizer: Any) -> Callable[[], None] | None:
+        """Watch a GradScaler's step: if it does not call the optimizer, that step was skipped."""
+        if optimizer is not self._optimizer:
+            return None
+        self._fired = False
+
+        def done() -> None:
+            if not self._fired:
+                self._fired = True
+                self._record(lambda: self._row()._replace(skipped=True))
+                self._early, self._clip = None, {}
+
+        return done
+
+    def _gradients(self) -> list[Any]:
+        return [p.grad for p in self._params]
+
+    def _row(self) -> Row:
+        fill = self._early or self._measure.lazy(self._gradients())
+        return self._about(fill)
+
+    def _about(self, fill: Fill, scaled: bool = True) -> Row:
+        """Complete the row with what the optimizer knows about this step."""
+        scale, found_inf = getattr(self._optimizer, "grad_scale", None), getattr(self._optimizer, "found_inf", None)
+        scalars = {
+            f"lr/{i}" if i else "lr": _number(g["lr"]) for i, g in enumerate(self._optimizer.param_groups) if "lr" in g
+        }
+        scalars.update(self._clip)
+        if scale is not None:
+            scalars["loss_scale"] = _number(scale)
+            if scaled:
+                fill = divided(fill, scale)
+        return Row(fill, scalars, skipped=False if found_inf is None else _number(found_inf), later=self._measure.later)
+
+    def _record(self, make: Callable[[], Row]) -> None:
+        self._look_for_new()
+        if self._exchange is None:
+            self._logger.record(make)
+            return
+        if self._exchange.over:
+            return
+        self._exchange.leaving |= self._writes and not self._logger.active
+        if self._due():
+            row = None
+            with self._logger.guarded():
+                row = self._together(make)
+            if row is not None:
+                self._logger.record(lambda: row)
+        else:
+            self._logger.record(make)  # only counts the step
+        self._count = (self._count or 0) + 1
+
+    def _together(self, make: Callable[[], Row]) -> Row:
+        """Make the row; where that fails, still take part in the exchange, for the others wait for it."""
+        assert isinstance(self._measure, Measure)
+        assert self._exchange is not None
+        done = self._exchange.rounds
+        try:
+            return make()
+        except Exception:
+            if self._exchange.rounds == done:
+                self._exchange.leaving = True
+                self._measure.total(self._measure.blank(), 0)
+            raise
+
+    def _due(self) -> bool:
+        if self._exchange is None:
+            return self._logger.due
+        if self._count is None:
+            # Only rank 0 knows where a continued run stands.
+            number = [self._logger.state_dict().get("step", 0)]
+            if self._every > 1:
+                dist.broadcast_object_list(number)
+            self._count = int(number[0])
+        return self._count % self._every == 0
+
+    def _count_trainable(self) -> int:
+        return sum(p.requires_grad for g in self._optimizer.param_groups for p in g["params"])
+
+    def _look_for_new(self) -> None:
+        n = self._count_trainable()
+        if n > self._trainable:
+            self._trainable = n
+            self._logger.warn(
+                f"{n - len(self._params)} parameters were added or unfrozen after attach and are not recorded, since a "
+                "run's layout is fixed; close() this logger and attach a new path to record them"
+            )
+
+
+class UpdateCapture(Capture):
+    """The change of the parameters in each step, S(after) - S(before), without a copy of the parameters.
+
+    With ``every=1`` the sketch after one step serves as the one before the next, so that the rows add up to the
+    sketch of the difference of any two checkpoints, whoever else changed the parameters in between.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._start: Pieces | None = None
+        with self._logger.guarded():
+            self._start = self._measure.pieces(self._params)  # type: ignore[union-attr]
+
+    def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook: with ``every > 1``, where the recorded step starts."""
+        self._fired = True
+        if self._every > 1 and self._due():
+            with self._logger.guarded():
+                self._start = self._measure.pieces(self._params)  # type: ignore[union-attr]
+
+    def after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Post-hook: where it ends."""
+        self._record(self._row)
+        self._clip = {}
+
+    def _row(self) -> Row:
+        measure = self._measure
+        assert isinstance(measure, Measure)
+        assert self._start is not None
+        end = measure.pieces(self._params)
+        change = [(b - a, torch.zeros_like(n)) for (a, _), (b, n) in zip(self._start, end, strict=True)]
+        self._start = end
+        fill = measure.total(change, 0)
+
+        def with_norms(out: Any, norm2: Any) -> int:
+            missing = fill(out, norm2)
+            norm2[:] = (out.astype(float) ** 2).sum(axis=1)
+            return missing
+
+        return self._about(with_norms, scaled=False)
+
+
+def _number(x: Any) -> Any:
+    """Return a number, or a clone of a tensor, since its owner changes it in place."""
+    return x.detach().clone() if isinstance(x, torch.Tensor) else float(x)
+
+
+def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the step was handed a closure; ``args[0]`` is the optimizer."""
+    return (args[1] if len(args) > 1 else kwargs.get("closure")) is not None

@@ -1,0 +1,139 @@
+"""The fold-hash sketch of parts of tensors: on a device in torch, and in float64 in numpy.
+
+Both use the random numbers of :class:`gradlog.sketch.FoldHash`, so their results are sketches of the same map; only
+the order of additions differs. A *part* is a range of a tensor's coordinates in C order: a whole tensor, or the shard
+that one rank holds. Sketches of parts add up to the sketch of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gradlog.integrations.parts import Part, pieces, tables
+from gradlog.sketch import FoldHash
+
+BLOCK = 64
+"""Rows of m floats that the device folds at once."""
+
+
+def flat(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """Real coordinates of a tensor in C order, (n,): sparse made dense, a complex entry as two reals."""
+    if tensor is None:
+        return None
+    t = tensor.detach()
+    if t.layout is not torch.strided:
+        t = t.to_dense()
+    if t.is_complex():
+        t = torch.view_as_real(t.resolve_conj().contiguous())
+    return t.reshape(-1)
+
+
+class DeviceSketch:
+    """Sketches parts that live on one device; nothing waits for the device.
+
+    Parameters
+    ----------
+    S : FoldHash
+        The random map.
+    parts : sequence of Part
+        What is sketched, in the order of the tensors handed to the call.
+    groups : int
+        Number of groups.
+    device : torch.device
+        Where the tensors are.
+    dtype : torch.dtype
+        Precision of the sums: float32 for gradients, float64 where sketches of parameters will be subtracted.
+    """
+
+    def __init__(
+        self, S: FoldHash, parts: Sequence[Part], groups: int, device: Any, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._k, self._m, self._groups = S.spec.k, S.spec.m, groups
+        self._parts = parts
+        # Apple's GPU knows no float64; elsewhere the squares are added in it.
+        self._wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+        def put(a: NDArray[Any], kind: torch.dtype) -> torch.Tensor:
+            return torch.as_tensor(np.ascontiguousarray(a), dtype=kind).to(device)
+
+        t, sign, order = tables(S)
+        self._t, self._sign, self._order = put(t, dtype), put(sign, dtype), put(order, torch.int64)
+        self._group_of = put(np.array([p.group for p in parts], np.int64), torch.int64)
+        self._zero = torch.zeros((), dtype=self._wide, device=device)
+        self._blocks = []
+        for g in range(groups):
+            rows = [(i, piece) for i, p in enumerate(parts) if p.group == g for piece in pieces(S, p)]
+            for start in range(0, len(rows), BLOCK):
+                block = rows[start : start + BLOCK]
+                shifts = put(np.array([piece.shift for _, piece in block]), torch.int64)[:, None]
+                signs = put(np.array([piece.sign for _, piece in block]), dtype)[:, None]
+                self._blocks.append((g, block, shifts, signs))
+        most = max((len(b[1]) for b in self._blocks), default=0)
+        self._rows = torch.zeros(most, self._m, dtype=dtype, device=device)
+        self._places = torch.arange(self._m, device=device)
+
+    def __call__(self, flats: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sketches (groups, k) and squared norms (groups,) of flat real tensors; None counts as zeros."""
+        w = torch.zeros(self._groups, self._m, dtype=self._t.dtype, device=self._t.device)
+        for g, block, shifts, signs in self._blocks:
+            X = self._rows[: len(block)].zero_()
+            held = [
+                (row, piece.column, x[piece.start : piece.stop])
+                for row, (i, piece) in enumerate(block)
+                if (x := flats[i]) is not None
+            ]
+            if not held:
+                continue
+            torch._foreach_copy_([X[r, c : c + len(x)] for r, c, x in held], [x for _, _, x in held])
+            X.mul_(self._t).mul_(signs)
+            w[g] += X.gather(1, (self._places - shifts).remainder_(self._m)).sum(0)
+        v = (w * self._sign)[:, self._order]
+        v = torch.nn.functional.pad(v, (0, -self._m % self._k)).view(self._groups, -1, self._k)
+        norms = [self._zero if x is None else self._square(x) for x in flats]
+        norm2 = torch.zeros(self._groups, dtype=self._wide, device=v.device)
+        if norms:
+            norm2.index_add_(0, self._group_of, torch.stack(norms))
+        return v.sum(1), norm2
+
+    def _square(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.vector_norm(x.to(self._t.dtype), dtype=self._wide).square()
+
+
+class HostSketch:
+    """The same on the CPU in numpy, every sum in float64. Arguments as for :class:`DeviceSketch`."""
+
+    def __init__(self, S: FoldHash, parts: Sequence[Part], groups: int) -> None:
+        self._S, self._parts, self._groups = S, parts, groups
+        t, sign, self._order = tables(S)
+        self._t, self._sign = t.astype(np.float64), sign.astype(np.float64)
+        self._scratch = np.empty(S.spec.m)
+
+    def __call__(self, flats: Sequence[torch.Tensor | None]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sketches (groups, k) and squared norms (groups,) of flat real tensors; None counts as zeros."""
+        m, k = self._S.spec.m, self._S.spec.k
+        W, norm2 = np.zeros((self._groups, 2 * m)), np.zeros(self._groups)
+        with np.errstate(all="ignore"):
+            for part, x in zip(self._parts, flats, strict=True):
+                if x is not None and part.size:
+                    norm2[part.group] += self._fold(W[part.group], part, x)
+            v = ((W[:, :m] + W[:, m:]) * self._sign)[:, self._order]
+            v = np.pad(v, ((0, 0), (0, -m % k))).reshape(self._groups, -1, k)
+            return v.sum(axis=1), norm2
+
+    def _fold(self, w: NDArray[np.float64], part: Part, tensor: torch.Tensor) -> float:
+        x = (tensor.float() if tensor.dtype.itemsize < 4 else tensor).cpu().numpy()
+        norm2 = 0.0
+        for start, stop, column, shift, sign in pieces(self._S, part):
+            n = stop - start
+            piece = self._scratch[:n]
+            piece[:] = x[start:stop]
+            norm2 += float(np.dot(piece, piece))
+            piece *= self._t[column : column + n]
+            place = w[shift + column :][:n]
+            (np.subtract if sign < 0 else np.add)(place, piece, place)
+        return norm2

@@ -1,0 +1,49 @@
+"""What every framework's test does: compare a recorded run with gradients that were captured some other way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradlog.analysis
+from gradlog.sketch import FoldHash
+
+
+class Recorded:
+    """A finished run, read back."""
+
+    def __init__(self, path: Path) -> None:
+        self.run = gradlog.analysis.open_run(str(path))
+        self.header = self.run.header
+        self.steps = self.run.steps.tolist()
+        self.flags = self.run.flags.tolist()
+        self.sketch = self.run.sketch.compute()
+        self.norm2 = self.run.group_norm2
+        self.scalars = self.run.scalar_columns
+
+    def expect(self, gradients: Sequence[Mapping[str, np.ndarray]], rtol: float = 2e-5, norms: bool = True) -> None:
+        """Rows must be the sketches and norms of these gradients, in this order."""
+        assert len(self.steps) == len(gradients)
+        S = FoldHash(self.header.sketch.k, self.header.sketch.seed)
+        assert sorted(gradients[0]) == sorted(t.name for t in self.header.tensors)
+        for i, named in enumerate(gradients):
+            sketch = np.zeros(self.sketch.shape[1:])
+            norm2 = np.zeros(len(self.header.groups))
+            for t in self.header.tensors:
+                g = np.asarray(named[t.name]).reshape(-1)
+                g = g.view(g.real.dtype) if np.iscomplexobj(g) else g
+                sketch[t.group] += S.sketch(g, t.name)
+                norm2[t.group] += np.square(g.astype(np.float64)).sum()
+            scale = np.sqrt(norm2.max())
+            np.testing.assert_allclose(self.sketch[i], sketch, rtol=rtol, atol=rtol * scale)
+            if norms:
+                np.testing.assert_allclose(self.norm2[i], norm2, rtol=rtol, atol=(rtol * scale) ** 2)
+
+
+@pytest.fixture
+def recorded() -> Callable[[Any], Recorded]:
+    return Recorded

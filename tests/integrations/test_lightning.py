@@ -1,0 +1,107 @@
+"""The Lightning callback against gradients read in ``on_before_optimizer_step``, and in post-hooks where it clips."""
+
+# ruff: noqa: E402 - imports come after importorskip
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+lightning = pytest.importorskip("lightning.pytorch")
+from torch import nn
+
+from gradlog.integrations.lightning import GradlogCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the framework's own
+
+
+class Net(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(12, 90)
+        self.head = nn.Linear(90, 1)
+        self.before, self.after, self.losses = [], [], []
+
+    def snapshot(self):
+        return {n: p.grad.numpy().copy() for n, p in self.named_parameters()}
+
+    def training_step(self, batch, i):
+        loss = self.head(self.body(batch[0]).tanh()).square().mean()
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer.register_step_post_hook(lambda *a: self.after.append(self.snapshot()))
+        return optimizer
+
+    def on_before_optimizer_step(self, optimizer):
+        self.before.append(self.snapshot())
+
+
+class Gan(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.critic = nn.Linear(12, 12), nn.Linear(12, 1)
+        self.seen = {"generator": [], "critic": []}
+
+    def training_step(self, batch, i):
+        for name, optimizer in zip(self.seen, self.optimizers(), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(self.critic(self.generator(batch[0])).square().mean())
+            parameters = getattr(self, name).named_parameters()
+            self.seen[name].append({f"{name}.{n}": p.grad.numpy().copy() for n, p in parameters})
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(self.generator.parameters()), torch.optim.SGD(self.critic.parameters(), lr=0.1)]
+
+
+def fit(folder, model, callbacks, checkpoint=None, **options):
+    torch.manual_seed(0)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(64, 12)), batch_size=4)
+    defaults = {
+        "max_steps": 6,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = lightning.Trainer(default_root_dir=folder, callbacks=callbacks, **{**defaults, **options})
+    trainer.fit(model, loader, ckpt_path=checkpoint)
+
+
+@pytest.mark.parametrize("stage", ["consumed", "preclip"])
+def test_clipping_and_accumulation(tmp_path, recorded, stage):
+    model = Net()
+    callback = GradlogCallback(tmp_path / "r.zarr", k=24, on_error="raise", stage=stage)
+    fit(tmp_path, model, [callback], accumulate_grad_batches=2, gradient_clip_val=0.01)
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == list(range(6))
+    run.expect(model.before if stage == "preclip" else model.after)
+    assert (run.scalars["clip_coef"] < 1).all()
+    np.testing.assert_allclose(run.scalars["loss"], np.reshape(model.losses, (6, 2)).mean(axis=1), rtol=1e-5)
+
+
+def test_two_optimizers_two_runs(tmp_path, recorded):
+    model = Gan()
+    fit(tmp_path, model, [GradlogCallback(tmp_path / "r.zarr", k=8, on_error="raise")])
+    recorded(tmp_path / "r.zarr").expect(model.seen["generator"])
+    recorded(tmp_path / "r-2.zarr").expect(model.seen["critic"])
+
+
+def test_resume_from_a_lightning_checkpoint(tmp_path, recorded):
+    first, second = Net(), Net()
+    path = tmp_path / "r.zarr"
+    saver = lightning.callbacks.ModelCheckpoint(
+        tmp_path / "saved", every_n_train_steps=3, save_top_k=-1, filename="{step}"
+    )
+    callbacks = [GradlogCallback(path, k=24, on_error="raise"), saver]
+    fit(tmp_path, first, callbacks, max_steps=5, enable_checkpointing=True)
+    checkpoint = tmp_path / "saved" / "step=3.ckpt"
+    fit(tmp_path, second, [GradlogCallback(path, k=24, on_error="raise")], str(checkpoint), max_steps=7)
+    run = recorded(path)
+    assert run.steps == list(range(7))
+    run.expect(first.after[:3] + second.after)

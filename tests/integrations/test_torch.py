@@ -1,0 +1,481 @@
+"""Whatever a training loop does, the recorded gradient is the one that the optimizer consumed."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradlog
+from gradlog.errors import GradlogWarning, UnsupportedError
+from gradlog.integrations import torch as integration
+from gradlog.integrations import torch_measure
+from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=[False, True], ids=["cpu path", "device path"])
+def any_path(request, monkeypatch):
+    monkeypatch.setattr(torch_measure, "_FORCE_DEVICE", request.param)
+
+
+def mlp(**kwargs):
+    return nn.Sequential(nn.Linear(20, 300, **kwargs), nn.Tanh(), nn.Linear(300, 3, **kwargs))
+
+
+def snapshot(model):
+    return {n: p.grad.detach().clone().to_dense().float().numpy() for n, p in model.named_parameters()}
+
+
+def loss_of(model, dtype=torch.float32):
+    return model(torch.randn(8, 20, dtype=dtype)).square().mean()
+
+
+def train(model, optimizer, path, steps=4, between=None, **options):
+    """Plain loop; returns what p.grad held when step() was called."""
+    seen = []
+    with gradlog.attach(optimizer, path, model=model, on_error="raise", k=32, **options) as log:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = loss_of(model)
+            loss.backward()
+            if between:
+                between()
+            seen.append(snapshot(model))
+            optimizer.step()
+            log.annotate(loss=loss.item())
+    return seen
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True),
+    lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
+    lambda p: torch.optim.Adam(p, lr=1e-2, foreach=False),
+    lambda p: torch.optim.RMSprop(p, lr=1e-2),
+    lambda p: torch.optim.Adagrad(p),
+])  # fmt: skip
+def test_optimizers(tmp_path, recorded, make, any_path):
+    model = mlp()
+    seen = train(model, make(model.parameters()), tmp_path / "r.zarr")
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    assert run.steps == [0, 1, 2, 3]
+    assert np.isfinite(run.scalars["loss"]).all()
+    assert np.isfinite(run.scalars["lr"]).all()
+
+
+def test_closure_is_captured_after_its_backward(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for _ in range(3):
+
+            def closure():
+                optimizer.zero_grad()
+                loss = loss_of(model)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+            seen.append(snapshot(model))
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_lbfgs_records_the_last_evaluation(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+    x = torch.randn(8, 20)
+    evaluations, seen = [], []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for _ in range(2):
+
+            def closure():
+                optimizer.zero_grad()
+                loss = model(x).square().mean()
+                loss.backward()
+                evaluations.append(snapshot(model))
+                return loss
+
+            optimizer.step(closure)
+            seen.append(evaluations[-1])
+    assert len(evaluations) > 2
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_accumulation_gives_one_row_an_update(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for i in range(8):
+            loss_of(model).backward()
+            if i % 4 == 3:
+                seen.append(snapshot(model))
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=i < 5)
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+@pytest.mark.parametrize("stage", ["consumed", "preclip"])
+def test_clipping(tmp_path, recorded, stage, any_path):
+    from torch.nn.utils import clip_grad_norm_ as imported_before
+
+    model = mlp()
+    before, norms = [], []
+
+    def clip():
+        before.append(snapshot(model))
+        norms.append(float(imported_before(model.parameters(), 0.01)))
+
+    after = train(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "r.zarr", between=clip, stage=stage)
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(before if stage == "preclip" else after)
+    np.testing.assert_allclose(run.scalars["clip_norm"], norms, rtol=1e-6)
+    np.testing.assert_allclose(run.scalars["clip_coef"], 0.01 / (np.array(norms) + 1e-6), rtol=1e-5)
+
+
+def test_clipping_of_another_model_is_none_of_ours(tmp_path, recorded):
+    model, other = mlp(), mlp()
+
+    def clip():
+        loss_of(other).backward()
+        torch.nn.utils.clip_grad_norm_(other.parameters(), 0.01)
+
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "r.zarr", between=clip)
+    assert "clip_coef" not in recorded(tmp_path / "r.zarr").scalars
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_grad_scaler(tmp_path, recorded, fused, any_path):
+    """Unscaled gradients, and a step that overflows is there, marked as skipped."""
+    model, twin = mlp(), mlp()
+    twin.load_state_dict(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for i in range(4):
+            optimizer.zero_grad()
+            twin.zero_grad()
+            x = torch.randn(8, 20)
+            twin.load_state_dict(model.state_dict())
+            twin(x).square().mean().backward()
+            scaler.scale(model(x).square().mean()).backward()
+            if i == 2:
+                model[2].bias.grad[0] = float("inf")
+                twin[2].bias.grad[0] = float("inf")
+            seen.append(snapshot(twin))
+            scaler.step(optimizer)
+            scaler.update()
+    run = recorded(tmp_path / "r.zarr")
+    assert [f & SKIPPED for f in run.flags] == [0, 0, SKIPPED, 0]
+    assert run.flags[2] & NONFINITE
+    seen.pop(2)
+    run.steps.pop(2)
+    run.sketch, run.norm2 = np.delete(run.sketch, 2, 0), np.delete(run.norm2, 2, 0)
+    run.expect(seen, rtol=1e-4)
+    if fused:
+        np.testing.assert_array_equal(run.scalars["loss_scale"], [2.0**12] * 3 + [2.0**11])
+
+
+def test_gan_two_runs(tmp_path, recorded):
+    generator, critic = nn.Linear(5, 20), mlp()
+    og = torch.optim.Adam(generator.parameters(), lr=1e-3)
+    oc = torch.optim.Adam(critic.parameters(), lr=2e-3)
+    of_g, of_c = [], []
+    with (
+        gradlog.attach(og, tmp_path / "g.zarr", model=generator, on_error="raise", k=16),
+        gradlog.attach(oc, tmp_path / "c.zarr", model=critic, on_error="raise", k=16),
+    ):
+        for i in range(6):
+            oc.zero_grad()
+            og.zero_grad()
+            critic(generator(torch.randn(4, 5))).mean().backward()
+            of_c.append(snapshot(critic))
+            oc.step()
+            if i % 2:
+                of_g.append(snapshot(generator))
+                og.step()
+    recorded(tmp_path / "g.zarr").expect(of_g)
+    recorded(tmp_path / "c.zarr").expect(of_c)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
+def test_parameter_groups_and_schedule(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(
+        [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5}], lr=0.1
+    )
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    train(model, optimizer, tmp_path / "r.zarr", between=schedule.step)
+    run = recorded(tmp_path / "r.zarr")
+    np.testing.assert_allclose(run.scalars["lr"], 0.1 * 0.5 ** np.arange(1, 5))
+    np.testing.assert_allclose(run.scalars["lr/1"], 0.5 * 0.5 ** np.arange(1, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_precisions(tmp_path, recorded, dtype, any_path):
+    model = mlp(dtype=dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss_of(model, dtype).backward()
+            seen.append(snapshot(model))
+            optimizer.step()
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+class Odd(nn.Module):
+    """Tied, frozen, complex, sparse, unused and channels-last parameters in one model."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 6, sparse=True)
+        self.conv = nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last)
+        self.wave = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+        self.head = nn.Linear(6, 6)
+        self.tied = nn.Linear(6, 6)
+        self.tied.weight = self.head.weight
+        self.unused = nn.Parameter(torch.randn(7))
+        self.frozen = nn.Parameter(torch.randn(9), requires_grad=False)
+
+    def forward(self, i, x):
+        a = self.tied(self.head(self.embedding(i))).square().mean()
+        b = self.conv(x.to(memory_format=torch.channels_last)).square().mean()
+        c = (self.wave @ torch.ones(3, dtype=torch.complex64)).abs().square().mean()
+        return a + b + c + self.frozen.sum()
+
+
+def test_odd_parameters(tmp_path, recorded, any_path):
+    model = Odd()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randint(50, (5,)), torch.randn(2, 2, 8, 8)).backward()
+            assert model.embedding.weight.grad.is_sparse
+            grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+            grads["unused"] = torch.zeros(7)
+            seen.append({n: g.clone().to_dense().resolve_conj().numpy().copy(order="C") for n, g in grads.items()})
+            optimizer.step()
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    assert "frozen" not in {t.name for t in run.header.tensors}
+    assert "tied.weight" not in {t.name for t in run.header.tensors}
+    assert all(f & PARTIAL for f in run.flags)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("compile_step", [False, True])
+def test_compiled_model_and_step(tmp_path, recorded, compile_step):
+    torch._dynamo.reset()
+    plain = mlp()
+    model = torch.compile(plain, backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = torch.compile(lambda: optimizer.step(), backend="eager") if compile_step else optimizer.step
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            seen.append(snapshot(plain))
+            step()
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_checkpointing(tmp_path, recorded):
+    from torch.utils.checkpoint import checkpoint
+
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for reentrant in (True, False):
+            optimizer.zero_grad()
+            x = torch.randn(8, 20, requires_grad=True)
+            checkpoint(model, x, use_reentrant=reentrant).square().mean().backward()
+            seen.append(snapshot(model))
+            optimizer.step()
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_update_rows_telescope(tmp_path, recorded, any_path):
+    """The rows of what="update" add up to the sketch of the difference of two checkpoints."""
+    from gradlog.sketch import FoldHash
+
+    model = mlp()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    changes = []
+    last = before
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    with gradlog.attach(optimizer, tmp_path / "u.zarr", model=model, on_error="raise", k=32, what="update"):
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+            now = {n: p.detach().clone() for n, p in model.named_parameters()}
+            changes.append({n: (now[n].double() - last[n].double()).numpy() for n in now})
+            last = now
+    run = recorded(tmp_path / "u.zarr")
+    assert run.header.what == "update"
+    run.expect(changes, norms=False)
+    S = FoldHash(32)
+    total = np.zeros(run.sketch.shape[1:])
+    for t in run.header.tensors:
+        total[t.group] += S.sketch((last[t.name].double() - before[t.name].double()).numpy().ravel(), t.name)
+    np.testing.assert_allclose(run.sketch.sum(axis=0, dtype=np.float64), total, rtol=1e-4, atol=1e-6)
+
+
+def test_update_exact_and_every(tmp_path, recorded):
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    rows = []
+    with gradlog.attach(
+        optimizer, tmp_path / "u.zarr", model=model, k="exact", what="update", every=2, on_error="raise"
+    ):
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            before = torch.cat([p.detach().flatten().double() for p in model.parameters()])
+            optimizer.step()
+            rows.append((torch.cat([p.detach().flatten().double() for p in model.parameters()]) - before).numpy())
+    run = recorded(tmp_path / "u.zarr")
+    assert run.steps == [0, 2, 4]
+    np.testing.assert_allclose(
+        run.sketch.reshape(3, -1)[:, :8].sum(1), np.stack(rows)[::2].sum(1), rtol=1e-5, atol=1e-8
+    )
+
+
+def test_added_parameters_are_warned_of(tmp_path, recorded):
+    model = mlp()
+    extra = nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        loss_of(model).backward()
+        optimizer.step()
+        optimizer.add_param_group({"params": [extra]})
+        loss_of(model).backward()
+        with pytest.warns(GradlogWarning, match="1 parameters were added"):
+            optimizer.step()
+        optimizer.step()
+    assert len(recorded(tmp_path / "r.zarr").steps) == 3
+
+
+def test_no_trace_is_left(tmp_path):
+    from torch.nn.utils import clip_grad
+
+    clip, step = clip_grad._clip_grads_with_norm_, torch.amp.GradScaler.step
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clean = (set(vars(model)), set(vars(optimizer)))
+    log = gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, k=32)
+    assert clip_grad._clip_grads_with_norm_ is not clip
+    twin_model, twin = copy.deepcopy((model, optimizer))
+    pickle.loads(pickle.dumps((model, optimizer)))
+    torch.save(model, tmp_path / "model.pt")
+    assert not twin._optimizer_step_pre_hooks or twin_model is not model
+    log.close()
+    assert (set(vars(model)), set(vars(optimizer))) == clean
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+    assert clip_grad._clip_grads_with_norm_ is clip
+    assert torch.amp.GradScaler.step is step
+
+
+def test_a_failing_recorder_does_not_stop_training(tmp_path):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    log = gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, k=32)
+    model[0].weight.data = torch.randn(301, 20)  # the layout no longer fits
+    model[0].weight.grad = torch.randn(301, 20)
+    model[0].bias.grad = torch.randn(300)
+    with pytest.warns(GradlogWarning, match="training goes on"):
+        optimizer.step()
+    assert not log.active
+    optimizer.zero_grad()
+    optimizer.step()
+    log.close()
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_disabled(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADLOG_DISABLED", "1")
+    optimizer = torch.optim.SGD(mlp().parameters(), lr=0.1)
+    log = gradlog.attach(optimizer, tmp_path / "r.zarr")
+    assert not log.active
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not (tmp_path / "r.zarr").exists()
+
+
+def test_resume_with_the_optimizers_checkpoint(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+
+    def steps(n):
+        for _ in range(n):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            seen.append(snapshot(model))
+            optimizer.step()
+
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+        steps(3)
+        torch.save({"log": log.state_dict(), "model": model.state_dict()}, tmp_path / "c.pt")
+        steps(2)
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, mode="a") as log:
+        log.load_state_dict(torch.load(tmp_path / "c.pt")["log"])
+        steps(2)
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [0, 1, 2, 3, 4]
+    run.expect(seen[:3] + seen[5:])
+
+
+class DeepSpeedLike(torch.optim.SGD):
+    __module__ = "deepspeed.runtime.zero.stage_1_and_2"
+
+
+class NoHooks:
+    param_groups = ()
+
+
+class Wrapper:
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+
+def test_what_cannot_be_recorded_is_refused(tmp_path):
+    model = mlp()
+    with pytest.raises(UnsupportedError, match=r"p\.grad empty"):
+        gradlog.attach(DeepSpeedLike(model.parameters(), lr=0.1), tmp_path / "r.zarr")
+    with pytest.raises(UnsupportedError, match="no step hooks"):
+        gradlog.attach(NoHooks(), tmp_path / "r.zarr")
+    with pytest.raises(ValueError, match="what must be"):
+        gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", what="momentum")
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(UnsupportedError, match="no parameter that requires"):
+        gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr")
+    assert not (tmp_path / "r.zarr").exists()
+
+
+def test_wrappers_are_looked_into():
+    optimizer = torch.optim.SGD(mlp().parameters())
+    assert integration.unwrapped(Wrapper(Wrapper(optimizer))) is optimizer
+
+
+def test_names_without_a_model():
+    optimizer = torch.optim.SGD(mlp().parameters())
+    assert [n for n, _ in integration.named_parameters(optimizer)] == [f"group0.{i}" for i in range(4)]

@@ -1,0 +1,156 @@
+"""Several gloo processes record what one process would have recorded."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+import gradlog
+
+STEPS = 3
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(22, 302), nn.Tanh(), nn.Linear(302, 5), nn.LayerNorm(5))
+
+
+def batches(ranks):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(ranks, 4, 22, generator=generator) for _ in range(STEPS)]
+
+
+def reference(path, ranks, **options):
+    """Gradients of the mean over ranks, in one process."""
+    model = build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with gradlog.attach(optimizer, path, model=model, on_error="raise", k=48, **options):
+        for x in batches(ranks):
+            optimizer.zero_grad()
+            model(x.flatten(0, 1)).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            optimizer.step()
+
+
+def shard(model, kind, ranks):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard
+
+    if kind == "local":
+        return model
+    if kind == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    if kind == "hybrid":
+        mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("replicate", "shard"))
+    else:
+        mesh = init_device_mesh("cpu", (ranks,))
+    place = (lambda p: Shard(p.ndim - 1 if p.shape[-1] % ranks == 0 else 0)) if kind == "columns" else None
+    for part in (model[0], model[2]):
+        fully_shard(part, mesh=mesh, shard_placement_fn=place)
+    if kind != "mixed":
+        fully_shard(model, mesh=mesh, shard_placement_fn=place)
+    return model
+
+
+def work(rank, ranks, folder, kind, options):
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+    )
+    try:
+        model = shard(build(), kind, ranks)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        log = gradlog.attach(optimizer, f"{folder}/{kind}.zarr", model=model, on_error="raise", k=48, **options)
+        assert log.active == (rank == 0 or kind == "local")
+        for t, x in enumerate(batches(ranks)):
+            optimizer.zero_grad()
+            model(x[rank]).square().mean().backward()
+            if kind == "mixed":  # the last layer is not wrapped: average it by hand, as its user must
+                for p in model[3].parameters():
+                    dist.all_reduce(p.grad)
+                    p.grad /= ranks
+            else:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            optimizer.step()
+            if kind == "leaves" and t == 0 and rank == 0:
+                log.close()  # the other ranks go on: nobody may wait for rank 0
+        log.close()
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(ranks, folder, kind, **options):
+    mp.spawn(work, args=(ranks, str(folder), kind, options), nprocs=ranks)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", pytest.param("columns", marks=pytest.mark.slow)])
+def test_two_ranks_equal_one(tmp_path, recorded, kind):
+    launch(2, tmp_path, kind)
+    reference(tmp_path / "one.zarr", 2)
+    one, two = recorded(tmp_path / "one.zarr"), recorded(tmp_path / f"{kind}.zarr")
+    assert two.header.tensors == one.header.tensors
+    assert two.run.info["ranks"] == 1
+    np.testing.assert_allclose(two.sketch, one.sketch, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(two.norm2, one.norm2, rtol=1e-4)
+    np.testing.assert_allclose(two.scalars["clip_coef"], one.scalars["clip_coef"], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "kind", "options"), [
+    (4, "hybrid", {}),
+    (4, "fsdp", {"stage": "preclip"}),
+    (2, "fsdp", {"what": "update"}),
+    (2, "fsdp", {"every": 2}),
+])  # fmt: skip
+def test_more_meshes_and_options(tmp_path, recorded, ranks, kind, options):
+    launch(ranks, tmp_path, kind, **options)
+    reference(tmp_path / "one.zarr", ranks, **options)
+    one, many = recorded(tmp_path / "one.zarr"), recorded(tmp_path / f"{kind}.zarr")
+    assert many.steps == one.steps
+    np.testing.assert_allclose(many.sketch, one.sketch, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(many.norm2, one.norm2, rtol=1e-3)
+
+
+def test_a_rank_that_leaves_blocks_nobody(tmp_path, recorded):
+    launch(2, tmp_path, "leaves")
+    assert recorded(tmp_path / "leaves.zarr").steps == [0]
+
+
+@pytest.mark.slow
+def test_plain_parameters_beside_sharded_ones_count_once(tmp_path, recorded):
+    launch(2, tmp_path, "mixed")
+    model = build()
+    twin = copy.deepcopy(model)
+    assert twin is not model
+    x = batches(2)[0]
+    model(x.flatten(0, 1)).square().mean().backward()
+    expected = sum(float(p.grad.square().sum()) for p in model.parameters())
+    np.testing.assert_allclose(recorded(tmp_path / "mixed.zarr").norm2[0].sum(), expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_local_gradients_of_every_rank(tmp_path, recorded):
+    launch(2, tmp_path, "local", stage="local")
+    run = recorded(tmp_path / "local.zarr")
+    assert run.run.info["ranks"] == 2
+    assert run.steps == list(range(STEPS))
+    rows = []
+    for rank in range(2):
+        model = build()
+        model(batches(2)[0][rank]).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        rows.append({n: p.grad.numpy() for n, p in model.named_parameters()})
+    mean = {n: (rows[0][n] + rows[1][n]) / 2 for n in rows[0]}
+    run.steps, run.sketch = run.steps[:1], run.sketch[:1]
+    run.expect([mean], norms=False)
