@@ -26,6 +26,7 @@ from gradlog.schema import (
     META,
     PARTIAL_FILE,
     SEGMENT_PATTERN,
+    SNAPSHOTS,
     TORN,
     UNSETTLED,
     RunHeader,
@@ -33,6 +34,7 @@ from gradlog.schema import (
     digest,
     is_sealed,
     segment_arrays,
+    snapshot_arrays,
 )
 
 __all__ = ["Files", "Findings", "Folder", "check", "examine", "open_files", "verify"]
@@ -187,11 +189,13 @@ def _segment(
         yield f"{META}: continues {segment.parent}, which is missing"
     # A newer minor version may have more arrays.
     implied = segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)
+    implied |= snapshot_arrays(header, segment.snapshots)
     if not isinstance(arrays, dict) or arrays != arrays | implied:
         yield f"{META}: the arrays' metadata is not what the headers imply"
         return
     listed = {META, *(f"{array}/{META}" for array in arrays)}
-    yield from _arrays(files, header, segment, arrays)
+    coming = _uncommitted(files, segment)
+    yield from _arrays(files, header, segment, arrays, coming)
     if segment.shard:
         source = Shards(files, segment)
         yield from _chain(source, segment, set())
@@ -199,17 +203,27 @@ def _segment(
     else:
         yield from _chain(files, segment, listed)
     yield from _tail(header, segment, journals, notes)
-    yield from _unlisted(header, segment, inside - listed, notes)
+    yield from _unlisted(header, segment, coming, inside - listed, notes)
 
 
-def _arrays(files: Files, header: RunHeader, segment: SegmentHeader, committed: dict[str, Any]) -> Iterator[str]:
-    """Each array's own metadata: as committed or, where a flush was cut off, as the next manifest has it."""
+def _uncommitted(files: Files, segment: SegmentHeader) -> dict[str, Any]:
+    """Manifest of a flush that was cut off, or is under way, before its last step; empty where there is none."""
+    if segment.status not in UNSETTLED:
+        return {}
+    manifest = _json(files.get(f"{segment.name}/{MANIFEST.format(segment.flushes)}"))
+    return manifest if isinstance(manifest, dict) and manifest.get("prev") == segment.head else {}
+
+
+def _arrays(
+    files: Files, header: RunHeader, segment: SegmentHeader, committed: dict[str, Any], coming: dict[str, Any]
+) -> Iterator[str]:
+    """Each array's own metadata: as committed or, where a flush was cut off, as its manifest has it."""
     allowed = [committed]
-    following = _json(files.get(f"{segment.name}/{MANIFEST.format(segment.flushes)}"))
-    if segment.status in UNSETTLED and isinstance(following, dict) and following.get("prev") == segment.head:
-        names = following.get("scalars")
-        stop = _interval(following.get("rows"))[1]
-        allowed.append(segment_arrays(header, stop, len(names) if isinstance(names, list) else 0))
+    if coming:
+        names, chunks = coming.get("scalars"), coming.get("chunks")
+        taken = sum(str(key).startswith("theta_step/") for key in chunks) if isinstance(chunks, dict) else 0
+        rows = segment_arrays(header, _interval(coming.get("rows"))[1], len(names) if isinstance(names, list) else 0)
+        allowed.append(rows | snapshot_arrays(header, segment.snapshots + taken))
     unwritten = segment.flushes == 0 and segment.status == "recording"
     for array in committed:
         data = files.get(f"{segment.name}/{array}/{META}")
@@ -232,7 +246,7 @@ def _chain(files: Files, segment: SegmentHeader, listed: set[str]) -> Iterator[s
         if manifest.get("segment") != segment.name or manifest.get("flush") != i:
             yield f"{key}: belongs elsewhere"
         start, stop = _interval(manifest.get("rows"))
-        if start != rows or stop <= start:
+        if start != rows or stop < start:
             yield f"{key}: rows {manifest.get('rows')} do not follow row {rows}"
         previous, rows = digest(data), stop
         yield from _chunks(files, segment.name, manifest.get("chunks"), listed)
@@ -282,11 +296,12 @@ def _tail(
             notes.append(f"{JOURNAL.format(journal.chunk)}: a last row was cut short by a kill")
 
 
-def _unlisted(header: RunHeader, segment: SegmentHeader, keys: set[str], notes: list[str]) -> Iterator[str]:
+def _unlisted(
+    header: RunHeader, segment: SegmentHeader, coming: dict[str, Any], keys: set[str], notes: list[str]
+) -> Iterator[str]:
     """Files that no manifest names: what a kill leaves, or what does not belong here."""
-    chunk = segment.rows // header.chunk
-    manifest, journal = MANIFEST.format(segment.flushes), JOURNAL.format(chunk)
-    flush = re.compile(rf"[a-z0-9_]+/c\.{chunk}(\.\d+)*|{re.escape(manifest)}")
+    manifest, journal = MANIFEST.format(segment.flushes), JOURNAL.format(segment.rows // header.chunk)
+    start, stop = _interval(coming.get("rows"))
     for key in sorted(keys):
         if key.endswith(PARTIAL_FILE) or (JOURNAL_PATTERN.fullmatch(key) and segment.status in UNSETTLED):
             continue
@@ -294,14 +309,24 @@ def _unlisted(header: RunHeader, segment: SegmentHeader, keys: set[str], notes: 
             notes.append(f"{key}: rows that could not be taken over into the run")
         elif segment.status == "closed" or segment.shard:
             yield f"{key}: in no manifest"
-        elif key == manifest and segment.status == "recording" and journal not in keys:
+        elif key == manifest and start < stop and segment.status == "recording" and journal not in keys:
             yield f"{key}: written but not committed, and {journal}, which must hold its rows, is missing"
-        elif flush.fullmatch(key):
+        elif key == manifest or _of_a_flush(key, header, segment):
             notes.append(f"{key}: of a flush that was not committed")
         elif JOURNAL_PATTERN.fullmatch(key):
             notes.append(f"{key}: left over, its rows were taken over into the run")
         else:
             yield f"{key}: in no manifest"
+
+
+def _of_a_flush(key: str, header: RunHeader, segment: SegmentHeader) -> bool:
+    """Whether this is what the flush after the last committed one writes."""
+    match = re.fullmatch(r"([a-z0-9_]+)/(?:c\.(\d+)(?:\.\d+)*|zarr\.json)", key)
+    if match is None:
+        return False
+    if match[1] in SNAPSHOTS:
+        return match[2] is None or int(match[2]) >= segment.snapshots
+    return match[2] is not None and int(match[2]) == segment.rows // header.chunk
 
 
 def _interval(rows: Any) -> tuple[int, int]:

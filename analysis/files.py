@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 
 from gradlog import shards
-from gradlog.schema import MANIFESTS, SegmentHeader
+from gradlog.schema import MANIFESTS, SNAPSHOTS, SegmentHeader
 
 
 class Files(Protocol):
@@ -80,6 +80,9 @@ class Shards:
             i = int(key[-11:-5])
             return self._manifests[i] if i < len(self._manifests) else None
         array, _, place = key.partition("/c.")
+        if array in SNAPSHOTS:  # never in shards
+            self.listed.add(key)
+            return self._files.get(f"{self._name}/{key}")
         row, *rest = map(int, place.split("."))
         shard = f"{array}/c/" + "/".join(map(str, [row // self._count, *rest]))
         if self._open[0] != shard:

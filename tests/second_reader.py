@@ -134,10 +134,18 @@ class Segment:
         self.tails = {"sketch": (G, k), "group_norm2": (G,), "scalars": (16,), "step": (), "flags": ()}
         for name, array in meta["consolidated_metadata"]["metadata"].items():
             width = len(self.names) if name == "scalars" else None
+            if name not in ARRAYS:
+                continue  # of the parameters, or of a newer minor version
             tail = [width] if name == "scalars" else list(self.tails[name])
             must(array["shape"] == [self.header["rows"], *tail], f"shape of {name}")
             must(np.dtype(array["data_type"]) == np.dtype(ARRAYS[name]), f"type of {name}")
         self.rows = {name: self.read(name) for name in ARRAYS}
+        self.snapshots = {
+            int(np.frombuffer(decode("theta_step", "", self.plain(f"theta_step/c.{i}")), "<i8")[0]): np.frombuffer(
+                unseal(self.plain(f"theta/c.{i}.0.0")), "<f4"
+            ).reshape(G, k)
+            for i in range(self.header.get("snapshots", 0))
+        }
         if self.header["status"] in ("recording", "failed"):
             self.overlay()
         must((np.diff(self.rows["step"]) > 0).all(), "steps increase")
@@ -158,19 +166,23 @@ class Segment:
         must(previous == self.header["head"], "head")
         return found
 
+    def plain(self, key: str) -> bytes:
+        data = (self.folder / key).read_bytes()
+        must(digest(data) == self.digests[key], f"digest of {key}")
+        return data
+
     def chunk(self, array: str, row: int, *rest: int) -> bytes | None:
         key = f"{array}/c." + ".".join(map(str, (row, *rest)))
         if key not in self.digests:
             return None
         if not self.header["shard"]:
-            data = (self.folder / key).read_bytes()
-        else:
-            count = self.header["shard"]
-            place = "/".join(map(str, (row // count, *rest)))
-            shard = (self.folder / array / "c" / place).read_bytes()
-            index = unseal(shard[-16 * count - 4 :])
-            offset, length = struct.unpack_from("<QQ", index, 16 * (row % count))
-            data = shard[offset : offset + length]
+            return self.plain(key)
+        count = self.header["shard"]
+        place = "/".join(map(str, (row // count, *rest)))
+        shard = (self.folder / array / "c" / place).read_bytes()
+        index = unseal(shard[-16 * count - 4 :])
+        offset, length = struct.unpack_from("<QQ", index, 16 * (row % count))
+        data = shard[offset : offset + length]
         must(digest(data) == self.digests[key], f"digest of {key}")
         return data
 
@@ -276,7 +288,7 @@ class Run:
         self.segments = {p.name: Segment(p, self.header, root) for p in folders}
 
     def view(self, name: str = "latest") -> dict[str, np.ndarray]:
-        """Step and sketch (mean over ranks) of the rows of a view."""
+        """Step and sketch (sum over ranks) of the rows of a view."""
         numbers = sorted({s.header["number"] for s in self.segments.values()})
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         horizon = None
@@ -290,7 +302,7 @@ class Run:
             total = picked[0].copy()
             for other in picked[1:]:
                 total += other
-            kept.append((steps, total / np.float32(len(members)) if len(members) > 1 else total))
+            kept.append((steps, total))
             first = common[0]
             parent_step = members[0].header["parent_step"]
             first = first if parent_step is None else min(first, parent_step + 1)

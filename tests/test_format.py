@@ -28,7 +28,7 @@ from gradlog.sketch import projector
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-NAMES = ["sketched", "exact", "ranks", "compacted", "rounded", "killed"]
+NAMES = ["sketched", "joined", "exact", "ranks", "compacted", "rounded", "killed"]
 SEGMENT = "seg-000000-r0000"
 
 
@@ -151,6 +151,25 @@ def test_a_sketch_regenerated_from_its_spec_is_the_recorded_one(name: str) -> No
             again = second.round_bits(second.fold_hash(raw["sketch"], tensors), raw["sketch_bits"])
             assert same(again, rows["sketch"][i, g])
             assert same(again, second.round_bits(out[g], raw["sketch_bits"]))
+
+
+def test_snapshots_of_the_parameters_are_sketches_by_the_same_map() -> None:
+    rows, raw = expected("sketched")[SEGMENT], second.Run(GOLDEN / "sketched.zarr")
+    found = raw.segments[SEGMENT].snapshots
+    assert list(found) == rows["theta_step"].tolist()
+    assert same(np.stack(list(found.values())), rows["theta"])
+    tensors = {t["name"]: make.gradient(2000)[t["name"]] for t in raw.header["tensors"] if t["group"] == 1}
+    assert same(second.fold_hash(raw.header["sketch"], tensors), found[21][1])
+
+
+def test_a_parameter_that_joined_is_part_of_the_later_segment_only() -> None:
+    raw = second.Run(GOLDEN / "joined.zarr")
+    (new,) = raw.segments["seg-000001-r0000"].header["joined"]
+    assert (new["name"], new["shape"], new["group"]) == ("h.1.weight", [6, 5], 1)
+    grads = make.gradient(7, {**make.SHAPES, "h.1.weight": (6, 5)})
+    names = [t["name"] for t in [*raw.header["tensors"], new] if t["group"] == 1]
+    again = second.fold_hash(raw.header["sketch"], {n: grads[n] for n in names})
+    assert same(again, expected("joined")["seg-000001-r0000"]["sketch"][1, 1])
 
 
 def test_another_seed_gives_another_sketch() -> None:

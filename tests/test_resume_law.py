@@ -33,7 +33,7 @@ class Life(NamedTuple):
 
     back: int
     steps: int
-    end: None | str | tuple[int, bool]
+    end: str | tuple[int, bool] | None
     salt: int
 
 

@@ -8,6 +8,7 @@ is new, or for a new major version of the format.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import numpy as np
 
 import gradlog
 from gradlog.compact import compact
+from gradlog.errors import GradlogWarning
 from gradlog.recording import Row
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
 from gradlog.sketch import projector
@@ -54,7 +57,6 @@ class Recorder:
         header = self.log.header
         assert header is not None
         self.header, self.names = header, list(shapes)
-        self._projector = projector(header.sketch, header.tensors, len(header.groups))
         self._rows: list[tuple[int, int, np.ndarray, np.ndarray, dict[str, float]]] = []
 
     def step(self, t: int, grads: Mapping[str, np.ndarray | None], flags: int = 0, **scalars: float) -> None:
@@ -65,9 +67,25 @@ class Recorder:
         if t % self.header.every == 0:
             G = len(self.header.groups)
             out, norm2 = np.empty((G, self.header.sketch.k), np.float32), np.empty(G)
-            self._projector.project(arrays, out, norm2)
+            projector(self.header.sketch, self.header.tensors, G).project(arrays, out, norm2)
             round_mantissa(out, self.header.sketch_bits)
             self._rows.append((t, flags, norm2, out, scalars))
+
+    def parameters(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Have the parameters sketched; return what that must give."""
+        self.log.parameters(values)
+        out = np.empty((len(self.header.groups), self.header.sketch.k), np.float32)
+        norm2 = np.empty(len(self.header.groups))
+        projector(self.header.sketch, self.header.tensors, len(norm2)).project(list(values.values()), out, norm2)
+        return out
+
+    def join(self, shapes: Mapping[str, tuple[int, ...]]) -> Recorder:
+        """Let parameters join; return the recorder that remembers the segment which begins here."""
+        self.log.join({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+        other = copy.copy(self)
+        assert self.log.header is not None
+        other.header, other.names, other._rows = self.log.header, [*self.names, *shapes], []
+        return other
 
     def rows(self, stop: int | None = None) -> Rows:
         """Return the remembered rows as arrays: step, flags, norm2, sketch, names, scalars."""
@@ -84,9 +102,10 @@ class Recorder:
 
 
 def sketched(path: Path) -> dict[str, Rows]:
-    """Three groups, 21 scalars of which 18 come late, a non-finite, a skipped and a partial step, a note."""
+    """Three groups, 21 scalars of which 18 come late, a non-finite, a skipped and a partial step, two snapshots."""
     groups = {"embed": "^embed", "body": r"^h\.", "head": "^head"}
     r = Recorder(path, groups=groups, notes={"batch_size": 32})
+    theta = [r.parameters(gradient(1000))]
     for t in range(21):
         g: dict[str, np.ndarray | None] = dict(gradient(t))
         flags = 0
@@ -98,8 +117,23 @@ def sketched(path: Path) -> dict[str, Rows]:
             g["head"], flags = None, PARTIAL
         late = {f"late/{i}": float(i + t) for i in range(18)} if t > 11 else {}
         r.step(t, g, flags, loss=1 / (t + 1), lr=0.125, **late)
+    theta.append(r.parameters(gradient(2000)))
     r.log.close()
-    return {"seg-000000-r0000": r.rows()}
+    return {"seg-000000-r0000": {**r.rows(), "theta": np.stack(theta), "theta_step": np.array([0, 21])}}
+
+
+def joined(path: Path) -> dict[str, Rows]:
+    """A parameter joins after step 5; the run goes on in a second segment."""
+    r = Recorder(path, groups={"embed": "^embed", "rest": "."})
+    for t in range(6):
+        r.step(t, gradient(t), loss=float(t))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GradlogWarning)
+        more = r.join({"h.1.weight": (6, 5)})
+    for t in range(6, 12):
+        more.step(t, gradient(t, {**SHAPES, "h.1.weight": (6, 5)}), loss=float(t))
+    r.log.close()
+    return {"seg-000000-r0000": r.rows(), "seg-000001-r0000": more.rows()}
 
 
 def exact(path: Path) -> dict[str, Rows]:
@@ -170,7 +204,7 @@ def killed(path: Path) -> dict[str, Rows]:
     return {"seg-000000-r0000": r.rows(21)}
 
 
-STORES = (sketched, exact, ranks, compacted, rounded, killed)
+STORES = (sketched, joined, exact, ranks, compacted, rounded, killed)
 
 
 def main(folder: Path = HERE) -> None:
