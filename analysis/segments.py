@@ -95,9 +95,11 @@ class StoreFiles:
         self._store, self._prefix = open_store(location)
 
     def get(self, key: str) -> bytes | None:
-        """Content of an object; None if there is none."""
-        with unbroken(key):
+        """Content of an object; None if there is none, empty if an archive's own checksum refuses it."""
+        try:
             return _get(self._store, self._prefix + key)
+        except CorruptRunError:
+            return b""
 
     def keys(self) -> list[str]:
         """Every key of the run."""
@@ -113,11 +115,10 @@ def read_header(store: Store, prefix: str, where: str) -> RunHeader:
     NotARunError, NewerFormatError, CorruptRunError
         No zarr group, or one that is no run; written by a newer major format; malformed.
     """
-    with unbroken(f"{where}/{schema.META}"):
-        try:
-            raw = _get(store, prefix + schema.META)
-        except OSError as error:
-            raise NotARunError(f"{where}: cannot be read: {error}") from error
+    try:
+        raw = _get(store, prefix + schema.META)
+    except OSError as error:
+        raise NotARunError(f"{where}: cannot be read: {error}") from error
     if raw is None:
         raise NotARunError(f"{where}: no {schema.META} inside; expected the folder of a run such as 'run.zarr'")
     try:
@@ -333,7 +334,12 @@ def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, wher
 
 
 def _get(store: Store, key: str) -> bytes | None:
-    buffer = sync(store.get(key, default_buffer_prototype()))
+    try:
+        buffer = sync(store.get(key, default_buffer_prototype()))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged archive makes the zip reader raise
+        raise CorruptRunError(f"{key}: cannot be read from the archive ({error})") from error
     return None if buffer is None else buffer.to_bytes()
 
 
