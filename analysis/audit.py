@@ -39,8 +39,8 @@ from gradlog.schema import (
 
 __all__ = ["Files", "Findings", "Folder", "check", "examine", "open_files", "verify"]
 
-_TRIES = 5
-"""How often a segment is looked at again that its writer changed meanwhile."""
+_LOOKS = 5
+"""How often a segment with problems is looked at, at most."""
 
 
 @dataclasses.dataclass
@@ -143,14 +143,19 @@ def _run(files: Files, notes: list[str]) -> Iterator[str]:
 
 
 def _settled(files: Files, header: RunHeader, root: str, name: str, segments: list[str]) -> tuple[list[str], list[str]]:
-    """Problems and notes of a segment, looked at again while its writer changes it under our eyes."""
-    for _ in range(_TRIES):
-        before = files.get(f"{name}/{META}")
+    """Problems and notes of a segment; a problem is one that is still there when looked at again.
+
+    A live writer goes on between two of our reads: what it is just doing looks like damage once, and not twice.
+    """
+    last: list[str] | None = None
+    for _ in range(_LOOKS):
         inside = {key[len(name) + 1 :] for key in files.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
         notes: list[str] = []
-        problems = list(_segment(files, header, root, name, segments, inside, notes))
-        if not problems or files.get(f"{name}/{META}") == before:
+        found = list(_segment(files, header, root, name, segments, inside, notes))
+        problems = found if last is None else [problem for problem in last if problem in found]
+        if problems == (last or []):
             break
+        last = problems
     return problems, notes
 
 

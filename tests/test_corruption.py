@@ -10,6 +10,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import examine
+from gradlog.analysis.audit import Folder, examine
 from gradlog.compact import compact
 from gradlog.errors import GradlogError
 from gradlog.sink import LocalSink
@@ -382,3 +384,23 @@ def test_leftovers_that_are_no_part_of_the_run_may_change(stores: Any) -> None:
         "zarr.json.2.partial": b"z",
     }
     assert same(unnoticed(files | added), read(files))
+
+
+def test_the_audit_of_a_run_that_is_being_written_raises_no_false_alarm(tmp_path: Path) -> None:
+    script = (
+        "import gradlog, numpy as np, sys\n"
+        "with gradlog.open(sys.argv[1], like={'w': np.zeros(30)}, k=8, chunk=16, on_error='raise') as log:\n"
+        "    for t in range(1500): log.step({'w': np.full(30, t + 1.0)})\n"
+    )
+    path, looks = tmp_path / "r.zarr", 0
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], env=environment()) as writer:
+        while writer.poll() is None:
+            if (path / SEGMENT / "zarr.json").exists():
+                assert examine(Folder(path)).problems == []
+                looks += 1
+    assert writer.returncode == 0
+    assert looks > 3
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
