@@ -112,7 +112,10 @@ def check(path: str | os.PathLike[str]) -> Findings:
     from gradlog.analysis.relogged import describe
 
     try:
-        findings.notes += describe(open_run(path).relogged)
+        run = open_run(path)
+        findings.notes += describe(run.relogged)
+        if run.fewer_ranks:
+            findings.notes.append(f"{run.fewer_ranks} rows come from fewer ranks than others")
     except GradlogError as error:
         findings.problems.append(str(error))
     return findings

@@ -9,13 +9,14 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import segments as zarr_segments
+from gradlog.analysis.launches import launches
 from gradlog.analysis.relogged import compare
 from gradlog.analysis.rows import RowSource, Span
 from gradlog.analysis.segments import Location, Segment
@@ -121,8 +122,7 @@ class Run:
 
     def __init__(self, location: Location, where: str, header: RunHeader, segments: list[Segment], view: View) -> None:
         self.location, self.where, self.header, self.segments, self.view = location, where, header, segments, view
-        numbers = groupby(segments, key=lambda s: s.header.number)
-        lifetimes = [Lifetime.of(list(members)) for _, members in numbers]
+        lifetimes = [Lifetime.of(members) for members in launches(segments)]
         self._pieces = _pieces([x for x in lifetimes if len(x.steps)], view)
         self.steps = _concat([x.steps for x in self._pieces], np.int64)
         self.flags = _concat([np.bitwise_or.reduce(x.gather("flags")) for x in self._pieces], np.uint32)
@@ -183,6 +183,12 @@ class Run:
             return _norms_of(self.rows)
         return _concat([x.gather("norm2")[0] for x in self._pieces], np.float64, (self.groups,))
 
+    @property
+    def fewer_ranks(self) -> int:
+        """Rows that fewer ranks recorded than others: if these ranks had a share of the gradient, it is missing."""
+        most = max((len(x.members) for x in self._pieces), default=0)
+        return sum(len(x.steps) for x in self._pieces if len(x.members) < most)
+
     @cached_property
     def relogged(self) -> dict[str, Any]:
         """How rows that were logged again after a rewind agree with the abandoned ones; norms are read if any."""
@@ -242,6 +248,7 @@ class Run:
             "norms": "exact" if self.norms_exact else "estimated from the sum of the ranks' sketches",
             "segments": [_segment_info(x) for x in self.segments],
             "ranks": max((len(x.members) for x in self._pieces), default=0),
+            "fewer_ranks": self.fewer_ranks,
             "abandoned": self._abandoned,
             "relogged": self.relogged,
             "gaps": self._gaps(),

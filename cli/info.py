@@ -92,6 +92,7 @@ def _remarks(run: dict[str, Any]) -> Iterator[str]:
     for key, text in (
         ("skipped", "steps that the optimizer skipped"),
         ("partial", "steps in which some tensors had no gradient"),
+        ("fewer_ranks", "rows recorded by fewer ranks than others"),
         ("abandoned", "rows of abandoned branches, left out of this view"),
         ("journal_rows", "rows still in the journal, read from there"),
     ):

@@ -287,13 +287,34 @@ class Run:
         folders = sorted(p for p in path.iterdir() if re.fullmatch(r"seg-\d{6}-r\d{4}", p.name))
         self.segments = {p.name: Segment(p, self.header, root) for p in folders}
 
+    def launches(self) -> list[list[Segment]]:
+        """Segments that one launch of the job recorded; the newest launch first."""
+        left = sorted(self.segments.values(), key=lambda s: (s.header["rank"], s.header["number"]))
+        found = []
+        while left:
+            newest = {s.header["rank"]: s for s in left}
+            leader = max(newest.values(), key=lambda s: s.header["number"])
+            before = [s for s in left if s.header["rank"] == leader.header["rank"] and s is not leader]
+            members = []
+            for s in newest.values():
+                together = s.header["number"] == leader.header["number"]
+                if not together and before:
+                    here, there, then = (np.datetime64(x.header["opened"][:23]) for x in (s, leader, before[-1]))
+                    same = not (len(s.rows["step"]) and len(leader.rows["step"])) or (
+                        s.rows["step"][0] == leader.rows["step"][0]
+                    )
+                    together = bool(abs(here - there) < abs(here - then)) and same
+                if together:
+                    members.append(s)
+            left = [s for s in left if s not in members]
+            found.append(members)
+        return found
+
     def view(self, name: str = "latest") -> dict[str, np.ndarray]:
         """Step and sketch (sum over ranks) of the rows of a view."""
-        numbers = sorted({s.header["number"] for s in self.segments.values()})
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         horizon = None
-        for number in reversed(numbers):
-            members = [s for s in self.segments.values() if s.header["number"] == number]
+        for members in self.launches():
             common = sorted(set.intersection(*(set(m.rows["step"].tolist()) for m in members)))
             if not common:
                 continue

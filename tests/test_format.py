@@ -198,6 +198,16 @@ def test_labels_and_lineage_of_the_golden_stores() -> None:
     assert (killed["status"], killed["steps"], killed["journal_rows"]) == ("recording", 21, 5)
 
 
+def test_the_command_line_tells_what_was_logged_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["info", str(GOLDEN / "ranks.zarr")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "12 steps logged again after a rewind, 8 of them with identical norms, not step 16" in out
+    assert command(["audit", str(GOLDEN / "ranks.zarr"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["passed"], found["problems"]) == (True, [])
+    assert "the first other one is step 16" in found["notes"][0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_golden_stores_pass_the_audit(name: str) -> None:
     found = check(GOLDEN / f"{name}.zarr")
