@@ -8,14 +8,16 @@ counted by the first of its holders only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.parts import Part
-from gradlog.integrations.torch_sketch import flat
+from gradlog.integrations.torch_sketch import fetch, flat
 
 
 def is_sharded(tensor: Any) -> bool:
@@ -98,12 +100,16 @@ class Exchange:
     def __init__(self) -> None:
         self.leaving = False
         self.rounds = 0
-        self._votes: torch.Tensor | None = None
+        self._votes: Callable[[], NDArray[Any]] | None = None
+        self._over = False
 
     @property
     def over(self) -> bool:
-        """Whether some rank has asked to leave; the same on all ranks."""
-        return not dist.is_initialized() or (self._votes is not None and float(self._votes) > 0)
+        """Whether some rank has asked to leave; the same on all ranks. Waits for the last exchange at most."""
+        if self._votes is not None:
+            self._over = self._over or float(self._votes()[0]) > 0
+            self._votes = None
+        return self._over or not dist.is_initialized()
 
     def add(self, sketch: torch.Tensor, norm2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum over ranks: (groups, k) and (groups,)."""
@@ -112,7 +118,7 @@ class Exchange:
         self.rounds += 1
         dist.all_reduce(row)
         groups = len(norm2)
-        self._votes = row[-1]
+        self._votes = fetch(row[-1:])
         return row[: -1 - groups].view(groups, -1), row[-1 - groups : -1]
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import zarr
 from torch import nn
 
 import gradlog
+from gradlog.errors import UnsupportedError
 
 STEPS = 3
 
@@ -140,7 +142,7 @@ def test_plain_parameters_beside_sharded_ones_count_once(tmp_path, recorded):
 
 
 @pytest.mark.slow
-def test_local_gradients_of_every_rank(tmp_path, recorded):
+def test_local_gradients_of_ranks_that_nobody_averages(tmp_path, recorded):
     launch(2, tmp_path, "local", stage="local")
     run = recorded(tmp_path / "local.zarr")
     assert run.run.info["ranks"] == 2
@@ -154,3 +156,101 @@ def test_local_gradients_of_every_rank(tmp_path, recorded):
     mean = {n: (rows[0][n] + rows[1][n]) / 2 for n in rows[0]}
     run.steps, run.sketch = run.steps[:1], run.sketch[:1]
     run.expect([mean], norms=False)
+
+
+def local_work(rank, ranks, folder, scaled):
+    """DDP with accumulation under no_sync; afterwards recorded twice: before and after the average."""
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+    )
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(build(), bucket_cap_mb=0.02)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=scaled)
+        options = {"k": 48, "on_error": "raise"}
+        log = gradlog.attach(optimizer, f"{folder}/local.zarr", model=model.module, stage="local", mode="w", **options)
+        mean = gradlog.attach(optimizer, f"{folder}/mean.zarr", model=model, stage="preclip", **options)
+        assert log.active
+        torch.save(model, f"{folder}/model-{rank}.pt")  # the hook's state must not stand in the way
+        own = []
+        for x in batches(ranks):
+            optimizer.zero_grad()
+            twin = build()
+            twin.load_state_dict(model.module.state_dict())
+            for part in x[rank].chunk(2):
+                twin(part).square().mean().backward()
+            own.append({n: p.grad.numpy().copy() for n, p in twin.named_parameters()})
+            first, second = x[rank].chunk(2)
+            with model.no_sync():
+                scaler.scale(model(first).square().mean()).backward()
+            scaler.scale(model(second).square().mean()).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            scaler.step(optimizer)
+            scaler.update()
+        log.close()
+        mean.close()
+        np.savez(f"{folder}/own-{rank}.npz", **{f"{t}|{n}": g for t, row in enumerate(own) for n, g in row.items()})
+        optimizer.zero_grad()
+        model(x[rank]).square().mean().backward()  # DDP still averages when nobody listens
+        again = gradlog.attach(optimizer, f"{folder}/again.zarr", model=model, stage="local", **options)
+        model(x[rank]).square().mean().backward()
+        optimizer.step()
+        again.close()
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("scaled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_local_gradients_under_ddp(tmp_path, recorded, scaled):
+    """Each rank's rows are its own gradients, and their mean is what DDP averaged them to."""
+    mp.spawn(local_work, args=(2, str(tmp_path), scaled), nprocs=2)
+    local, mean = recorded(tmp_path / "local.zarr"), recorded(tmp_path / "mean.zarr")
+    assert local.run.info["ranks"] == 2
+    assert local.steps == mean.steps == list(range(STEPS))
+    np.testing.assert_allclose(local.sketch, mean.sketch, rtol=1e-4, atol=1e-6)
+    store = zarr.open_group(tmp_path / "local.zarr", mode="r")
+    for rank in range(2):
+        stored = np.load(tmp_path / f"own-{rank}.npz")
+        rows = [{n: stored[f"{t}|{n}"] for n, _ in build().named_parameters()} for t in range(STEPS)]
+        member = store[f"seg-000000-r{rank:04d}"]
+        local.sketch, local.norm2 = member["sketch"][:], member["group_norm2"][:]
+        local.expect(rows, rtol=1e-4)
+    assert recorded(tmp_path / "again.zarr").run.info["ranks"] == 2
+
+
+def refused_work(rank, ranks, folder):
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+    warnings.simplefilter("error")
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+    )
+    try:
+        for builtin in (False, True):
+            model = torch.nn.parallel.DistributedDataParallel(build())
+            if builtin:
+                model._register_builtin_comm_hook(dist.BuiltinCommHookType.ALLREDUCE)
+            else:
+                model.register_comm_hook(None, default_hooks.bf16_compress_hook)
+            hooks = len(model._comm_hooks)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+            with pytest.raises(UnsupportedError, match="communication hook already"):
+                gradlog.attach(optimizer, f"{folder}/{builtin}.zarr", model=model, stage="local")
+            assert len(model._comm_hooks) == hooks
+            assert not optimizer._optimizer_step_pre_hooks
+        optimizer = torch.optim.SGD(shard(build(), "fsdp", ranks).parameters(), lr=1e-2)
+        with pytest.raises(UnsupportedError, match="before any rank holds its own"):
+            gradlog.attach(optimizer, f"{folder}/sharded.zarr", stage="local")
+        with pytest.raises(UnsupportedError, match="k='exact' needs whole gradients"):
+            gradlog.attach(optimizer, f"{folder}/exact.zarr", k="exact")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_what_ranks_cannot_record_is_refused(tmp_path):
+    mp.spawn(refused_work, args=(2, str(tmp_path)), nprocs=2)
