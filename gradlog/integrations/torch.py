@@ -18,7 +18,7 @@ from gradlog.groups import canonical
 from gradlog.integrations.torch_capture import Capture, UpdateCapture
 from gradlog.integrations.torch_ddp import LocalCapture, averaging
 from gradlog.integrations.torch_measure import measure_for
-from gradlog.integrations.torch_shards import is_sharded
+from gradlog.integrations.torch_shards import is_sharded, require_agreement
 from gradlog.logger import Logger
 from gradlog.schema import RunHeader
 
@@ -161,7 +161,14 @@ def _open(path: Any, named: Named, options: dict[str, Any]) -> Opened:
 
 def _open_together(path: Any, named: Named, options: dict[str, Any]) -> Opened:
     """Open on rank 0 and tell the others what is recorded, or what went wrong."""
-    return _first(lambda: _open(path, named, options), lambda header: (Logger(None), header))
+    logger, header = _first(lambda: _open(path, named, options), lambda header: (Logger(None), header))
+    if header is not None:
+        try:
+            require_agreement(header, named)
+        except UnsupportedError:
+            logger.close()
+            raise
+    return logger, header
 
 
 def _open_each(path: Any, named: Named, options: dict[str, Any]) -> Opened:

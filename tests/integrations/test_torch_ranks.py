@@ -30,7 +30,7 @@ def batches(ranks):
     return [torch.randn(ranks, 4, 22, generator=generator) for _ in range(STEPS)]
 
 
-def reference(path, ranks, **options):
+def reference(path, ranks, clip=0.05, **options):
     """Gradients of the mean over ranks, in one process."""
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -38,7 +38,7 @@ def reference(path, ranks, **options):
         for x in batches(ranks):
             optimizer.zero_grad()
             model(x.flatten(0, 1)).square().mean().backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
 
 
@@ -46,8 +46,14 @@ def shard(model, kind, ranks):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     if kind == "local":
+        return model
+    if kind == "tensor parallel":
+        mesh = init_device_mesh("cpu", (ranks // 2, 2), mesh_dim_names=("data", "tensor"))
+        parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        fully_shard(model, mesh=mesh["data"])
         return model
     if kind == "ddp":
         return nn.parallel.DistributedDataParallel(model)
@@ -74,14 +80,14 @@ def work(rank, ranks, folder, kind, options):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         log = gradlog.attach(optimizer, f"{folder}/{kind}.zarr", model=model, on_error="raise", k=48, **options)
         assert log.active == (rank == 0 or kind == "local")
-        for t, x in enumerate(batches(ranks)):
+        for t, x in enumerate(batches(ranks // 2 if kind == "tensor parallel" else ranks)):
             optimizer.zero_grad()
-            model(x[rank]).square().mean().backward()
+            model(x[rank // 2 if kind == "tensor parallel" else rank]).square().mean().backward()
             if kind == "mixed":  # the last layer is not wrapped: average it by hand, as its user must
                 for p in model[3].parameters():
                     dist.all_reduce(p.grad)
                     p.grad /= ranks
-            else:
+            elif kind != "tensor parallel":  # which torch does not clip
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
             optimizer.step()
             if kind == "leaves" and t == 0 and rank == 0:
@@ -111,13 +117,15 @@ def test_two_ranks_equal_one(tmp_path, recorded, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "kind", "options"), [
     (4, "hybrid", {}),
+    (4, "tensor parallel", {}),
     (4, "fsdp", {"stage": "preclip"}),
     (2, "fsdp", {"what": "update"}),
     (2, "fsdp", {"every": 2}),
 ])  # fmt: skip
 def test_more_meshes_and_options(tmp_path, recorded, ranks, kind, options):
     launch(ranks, tmp_path, kind, **options)
-    reference(tmp_path / "one.zarr", ranks, **options)
+    alone = {"ranks": ranks // 2, "clip": np.inf} if kind == "tensor parallel" else {"ranks": ranks}
+    reference(tmp_path / "one.zarr", **alone, **options)
     one, many = recorded(tmp_path / "one.zarr"), recorded(tmp_path / f"{kind}.zarr")
     assert many.steps == one.steps
     np.testing.assert_allclose(many.sketch, one.sketch, rtol=1e-3, atol=1e-5)
@@ -235,7 +243,7 @@ def refused_work(rank, ranks, folder):
             if builtin:
                 model._register_builtin_comm_hook(dist.BuiltinCommHookType.ALLREDUCE)
             else:
-                model.register_comm_hook(None, default_hooks.bf16_compress_hook)
+                model.register_comm_hook(None, default_hooks.fp16_compress_hook)
             hooks = len(model._comm_hooks)
             optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
             with pytest.raises(UnsupportedError, match="communication hook already"):
@@ -247,6 +255,10 @@ def refused_work(rank, ranks, folder):
             gradlog.attach(optimizer, f"{folder}/sharded.zarr", stage="local")
         with pytest.raises(UnsupportedError, match="k='exact' needs whole gradients"):
             gradlog.attach(optimizer, f"{folder}/exact.zarr", k="exact")
+        model = shard(build(), "fsdp", ranks)
+        optimizer = torch.optim.SGD(model[2 * rank].parameters(), lr=1e-2)  # a pipeline's stages
+        with pytest.raises(UnsupportedError, match="rank 1 holds other parameters"):
+            gradlog.attach(optimizer, f"{folder}/pipeline.zarr")
         dist.barrier()
     finally:
         dist.destroy_process_group()
