@@ -66,7 +66,7 @@ class Capture:
             optimizer.register_step_post_hook(torch.compiler.disable(self.after)),
         ]
         remove = weakref.WeakMethod(self.remove)
-        logger.on_close(lambda: (off := remove()) and off())
+        logger.on_close(lambda: off() if (off := remove()) else unwatch())
 
     def remove(self) -> None:
         """Take the hooks off; among several ranks, ask for it in the next exchange, after which they do nothing."""

@@ -89,8 +89,8 @@ def watch(watcher: Watcher) -> None:
         _watchers.append(weakref.ref(watcher))
 
 
-def unwatch(watcher: Watcher) -> None:
-    """Stop; with the last watcher torch is as it was."""
+def unwatch(watcher: Watcher | None = None) -> None:
+    """Forget a watcher, and those that are no more; with the last one torch is as it was."""
     with _lock:
         _watchers[:] = [ref for ref in _watchers if ref() not in (None, watcher)]
         if not _watchers:
