@@ -97,7 +97,9 @@ def test_two_optimizers_two_runs(tmp_path, recorded):
     recorded(tmp_path / "r-2.zarr").expect(model.seen["critic"])
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You.re resuming from a checkpoint that")
+@pytest.mark.filterwarnings(
+    "ignore:Be aware that when using `ckpt_path`", "ignore:You.re resuming from a checkpoint that"
+)
 def test_resume_from_a_lightning_checkpoint(tmp_path, recorded):
     first, second = Net(), Net()
     path = tmp_path / "r.zarr"
