@@ -1,19 +1,22 @@
-# Everything runs in .venv, made on first use; a second call finds the stamp and is quick.
+# Everything runs in .venv, made on first use; a second call finds the stamp and is quick. The training frameworks have
+# a .venv-frameworks of their own, in which `make integrations` tests against the real, current ones.
 PYTHON ?= python3
 PY := .venv/bin/python
+FW := .venv-frameworks/bin/python
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
-.PHONY: setup demo test check bench docs wheel-check clean
+.PHONY: setup demo test check integrations bench docs wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest
 check: lint wheel-check
+integrations: .venv-frameworks/.done ; $(FW) -m pytest tests/integrations
 bench: .venv/.dev        ; $(PY) -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only -q
 docs: .venv/.base        ; $(PY) examples/readme_figure.py
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
-clean:                   ; rm -rf .venv .wheel-check build *.egg-info
+clean:                   ; rm -rf .venv .venv-frameworks .wheel-check build *.egg-info
 
 .PHONY: lint
 lint: .venv/.dev
@@ -25,3 +28,7 @@ lint: .venv/.dev
 .venv/pyvenv.cfg:        ; $(PYTHON) -m venv .venv
 .venv/.base: pyproject.toml | .venv/pyvenv.cfg ; $(PY) -m pip install -q -e . && touch $@
 .venv/.dev: pyproject.toml | .venv/pyvenv.cfg  ; $(PY) -m pip install -q -e '.[test,dev]' && touch .venv/.base $@
+
+.venv-frameworks/pyvenv.cfg: ; $(PYTHON) -m venv .venv-frameworks
+.venv-frameworks/.done: pyproject.toml | .venv-frameworks/pyvenv.cfg
+	$(FW) -m pip install -q -e '.[test,transformers,lightning,optax,keras]' && touch $@

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,10 @@ def run(
         raise click.UsageError(f"no script {script!r}")
     if append and force:
         raise click.UsageError("--append and --force exclude each other")
-    from gradlog.run_script import default_path, run_script
+    from gradlog.run_script import default_path, first_rank, run_script
 
     path = output or default_path(script)
-    if path.exists() and not (append or force):
+    if path.exists() and first_rank() and not (append or force):
         raise RunExistsError(f"{path} exists; pass --append to continue it, --force to replace it")
     warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
     mode = "a" if append else "w" if force else "w-"
@@ -67,7 +67,9 @@ def _tell_next(recorder: Any) -> None:
         click.echo(
             f"gradlog: recorded {printable(str(path))}{note}; next: gradlog analyze {printable(str(path))}", err=True
         )
-    if not recorder.runs:
+    from gradlog.run_script import first_rank
+
+    if not recorder.runs and first_rank():
         click.echo("gradlog: nothing was recorded: no torch optimizer took a step", err=True)
 
 
@@ -78,8 +80,9 @@ def _pass_through(stop: BaseException, script: str) -> None:
     trace = stop.__traceback__
     while trace is not None and trace.tb_next is not None and _ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
-    traceback.print_exception(type(stop), stop, trace)
+    sys.excepthook(type(stop), stop.with_traceback(trace), trace)
     if isinstance(stop, KeyboardInterrupt):
+        atexit._run_exitfuncs()  # which the interpreter does, too, before it dies of the signal
         sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

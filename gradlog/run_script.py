@@ -2,20 +2,25 @@
 
 torch calls global hooks before each step of any optimizer. The first call for an optimizer attaches a run to it; the
 script runs in this process as ``python script.py`` would run it, and its exit status, exceptions and signals are its
-own.
+own. Processes that the script starts are its own too, and not recorded.
 """
 
 from __future__ import annotations
 
+import builtins
 import gc
+import io
 import os
 import runpy
 import sys
+import threading
+import types
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradlog.errors import GradlogError, MissingDependencyError
+from gradlog.errors import MissingDependencyError
 from gradlog.logger import Logger
 
 
@@ -44,31 +49,42 @@ class ScriptRecorder:
             ) from error
         self.runs: list[tuple[Path, Logger]] = []
         self._path, self._options = path, options
-        self._seen: list[Any] = []
+        self._seen: list[weakref.ref[Any]] = []
+        self._recorded: list[tuple[weakref.ref[Any], Logger]] = []
+        self._pid = os.getpid()
         self._handle = register_optimizer_step_pre_hook(self._first_step)
 
     def _first_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if any(optimizer is known for known in self._seen):
+        if os.getpid() != self._pid or any(known() is optimizer for known in self._seen):
             return
-        self._seen.append(optimizer)
-        from gradlog.integrations.torch import attach
-
+        self._close_abandoned()
+        self._seen.append(weakref.ref(optimizer))
         n = len(self._seen)
         path = self._path if n == 1 else self._path.with_name(f"{self._path.stem}-{n}{self._path.suffix}")
         try:
+            from gradlog.integrations.torch import attach
+
             logger = attach(optimizer, path, model=model_of(optimizer), **self._options)
-        except (GradlogError, OSError, ValueError) as error:
+        except Exception as error:  # whatever it is, the script goes on
             print(f"gradlog: {type(optimizer).__name__} is not recorded: {error}", file=sys.stderr)
             return
         if logger.header is not None:
             self.runs.append((path, logger))
+            self._recorded.append((weakref.ref(optimizer), logger))
+
+    def _close_abandoned(self) -> None:
+        """End the runs of optimizers that the script has let go of: a search over settings makes many."""
+        for optimizer, logger in self._recorded:
+            if optimizer() is None:
+                logger.close()
+        self._recorded = [(o, log) for o, log in self._recorded if o() is not None]
 
     def close(self) -> None:
         """Take the hook off and end the runs."""
         self._handle.remove()
         for _, logger in self.runs:
             logger.close()
-        self._seen.clear()
+        self._seen, self._recorded = [], []
 
 
 def model_of(optimizer: Any) -> Any:
@@ -116,20 +132,43 @@ def run_script(target: str, args: Sequence[str], path: Path, *, module: bool = F
     recorder = ScriptRecorder(path, **options)
     argv, search = sys.argv[:], sys.path[:]
     sys.argv = [target, *args]
+    sys.path[0] = os.getcwd() if module else str(Path(target).resolve().parent)
     try:
         if module:
-            sys.path.insert(0, os.getcwd())
             runpy.run_module(target, run_name="__main__", alter_sys=True)
         else:
-            sys.path.insert(0, str(Path(target).resolve().parent))
-            runpy.run_path(os.path.abspath(target), run_name="__main__")
+            _run_file(target)
     except BaseException as stop:
         stop.recorder = recorder  # type: ignore[attr-defined]
         raise
     finally:
+        _join_threads()
         recorder.close()
         sys.argv[:], sys.path[:] = argv, search
     return recorder
+
+
+def _run_file(target: str) -> None:
+    """Execute a file as the main module, which it stays: pickling and threads may look for it later."""
+    path = os.path.abspath(target)
+    main = types.ModuleType("__main__")
+    vars(main).update(__file__=path, __builtins__=builtins, __cached__=None)
+    with io.open_code(path) as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    sys.modules["__main__"] = main
+    exec(code, vars(main))
+
+
+def _join_threads() -> None:
+    """Wait, as the interpreter does at its end, for threads that may still be training."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
+            thread.join()
+
+
+def first_rank() -> bool:
+    """Whether this process is the first, or the only one, of those that ``torchrun`` has started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def default_path(target: str, folder: Path | None = None) -> Path:

@@ -20,10 +20,11 @@ UNROLL = 8
 
 
 class Sketched(NamedTuple):
-    """One step's row on the device: sketches float32 (groups, k), squared norms (groups,). A pytree."""
+    """One step's row on the device: sketches float32 (groups, k), squared norms (groups,), absent leaves. A pytree."""
 
     sketch: Any
     norm2: Any
+    missing: Any
 
 
 def filled(row: Sketched) -> Fill:
@@ -31,7 +32,7 @@ def filled(row: Sketched) -> Fill:
 
     def fill(out: Any, norm2: Any) -> int:
         out[:], norm2[:] = np.asarray(row.sketch), np.asarray(row.norm2)
-        return 0
+        return int(row.missing)
 
     return fill
 
@@ -71,7 +72,7 @@ class JaxSketch:
         members = [[i for i, t in enumerate(self._tensors) if t.group == g] for g in range(self._groups)]
         rows = [self._group([(i, x) for i in own if (x := flats[i]) is not None]) for own in members]
         norms = [sum((_square(x) for i in own if (x := flats[i]) is not None), jnp.zeros(())) for own in members]
-        return Sketched(jnp.stack(rows), jnp.stack(norms))
+        return Sketched(jnp.stack(rows), jnp.stack(norms), jnp.int32(sum(x is None for x in flats)))
 
     def _flat(self, i: int, x: Any) -> Any:
         if x is None:

@@ -97,7 +97,7 @@ def _like(variable: Any) -> Any:
 class _Seen:
     def __init__(self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any]) -> None:
         self._logger, self._optimizer, self._variables = logger, optimizer, variables
-        self._every = optimizer.gradient_accumulation_steps or 1
+        self._accumulate = optimizer.gradient_accumulation_steps or 1
         self._index = {id(v): i for i, v in enumerate(variables)}
 
     def _ordered(self, grads: Any, variables: Any) -> list[Any]:
@@ -125,8 +125,10 @@ class _Torch(_Seen):
             fill = self._measure.lazy(self._ordered(grads, variables))
             return Row(fill, {"lr": float(rate)}, later=self._measure.later)
 
+        number = None
         with self._logger.guarded():
-            number = int(self._optimizer._iterations) // self._every
+            number = int(self._optimizer._iterations) // self._accumulate
+        if number is not None:
             self._logger.record(row, number)
 
 
@@ -142,13 +144,17 @@ class _Jax(_Seen):
     def __call__(self, grads: Any, variables: Any, rate: Any) -> None:
         from jax.experimental import io_callback
 
-        row = self._sketch(self._ordered(grads, variables))
-        rate = keras.ops.convert_to_tensor(rate)
-        io_callback(self._receive, None, self._optimizer._iterations.value, row, rate, ordered=True)
+        with self._logger.guarded():  # tracing: what goes wrong here must leave the step as it is
+            row = self._sketch(self._ordered(grads, variables))
+            rate = keras.ops.convert_to_tensor(rate)
+            io_callback(self._receive, None, self._optimizer._iterations.value, row, rate, ordered=True)
 
     def _receive(self, iteration: Any, sketched: Any, rate: Any) -> None:
-        number, micro = divmod(int(iteration), self._every)
-        if micro == self._every - 1:
+        ready = False
+        with self._logger.guarded():
+            number, micro = divmod(int(iteration), self._accumulate)
+            ready = micro == self._accumulate - 1
+        if ready:
             self._logger.record(lambda: Row(self._fill(sketched), {"lr": float(rate)}), number)
 
     def drain(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gradlog.errors import UnsupportedError
 from gradlog.integrations import missing
 
 try:
+    import torch
     from lightning.pytorch import Callback
 except ImportError as error:
     raise missing("lightning", error) from error
@@ -59,8 +62,19 @@ class GradlogCallback(Callback):  # type: ignore[misc]
         self._restored = list(state_dict["runs"])
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Attach to the optimizers."""
+        """Attach to the optimizers.
+
+        Raises
+        ------
+        UnsupportedError
+            ``stage="preclip"`` while the trainer clips by value, which cannot be noticed.
+        """
         from gradlog.integrations.torch import attach
+
+        if self._options.get("stage") == "preclip" and trainer.gradient_clip_algorithm == "value":
+            raise UnsupportedError(
+                "stage='preclip': clipping by value goes unnoticed; clip by norm, or record 'consumed'"
+            )
 
         self._close()
         options = dict(self._options)
@@ -75,8 +89,8 @@ class GradlogCallback(Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add the loss of the step, over its micro-batches; Lightning has divided it by their number already."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if loss is not None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             self._losses.append(loss.detach())
         if trainer.global_step > self._steps and self._losses:
             self._steps = trainer.global_step

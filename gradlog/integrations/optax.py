@@ -114,8 +114,9 @@ class _Host:
         self._count, self._calls = -1, 0
 
     def __call__(self, count: Any, row: Sketched, loss: Any) -> None:
+        ready = False
         with self._log.guarded():
-            number = int(count)
+            number, loss = int(count), np.asarray(loss)
             self._calls = self._calls + 1 if number == self._count else 1
             self._count = number
             if self._calls > self._accumulate:
@@ -123,8 +124,9 @@ class _Host:
                     f"update() was called {self._calls} times at step {number}: inside optax.MultiSteps(k), pass "
                     "log_gradients(log, accumulate=k)"
                 )
-        if self._calls == self._accumulate:
-            scalars = {} if np.isnan(loss) else {"loss": float(loss)}
+            scalars = {"loss": float(loss)} if loss.size == 1 and not np.isnan(loss) else {}
+            ready = self._calls == self._accumulate
+        if ready:
             record(self._log, row, step=number, **scalars)
 
 

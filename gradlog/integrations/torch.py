@@ -6,7 +6,9 @@ What is recorded is the gradient that the optimizer consumes, whatever happened 
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -14,19 +16,27 @@ import torch.distributed as dist
 from gradlog.errors import UnsupportedError
 from gradlog.groups import canonical
 from gradlog.integrations.torch_capture import Capture, UpdateCapture
+from gradlog.integrations.torch_ddp import LocalCapture, averaging
 from gradlog.integrations.torch_measure import measure_for
-from gradlog.integrations.torch_shards import is_sharded
+from gradlog.integrations.torch_shards import is_sharded, require_agreement
 from gradlog.logger import Logger
 from gradlog.schema import RunHeader
 
 WHAT = ("gradient", "update")
+
+OWN_GRADIENTS = {"deepspeed": "DeepSpeed", "megatron": "Megatron", "colossalai": "Colossal-AI"}
+"""Top-level packages of optimizers that do not read ``p.grad`` of the model's parameters."""
+
+Named = list[tuple[str, Any]]
+Opened = tuple[Logger, RunHeader | None]
 
 
 def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **options: Any) -> Logger:
     """Record every ``optimizer.step()``. See :func:`gradlog.attach`.
 
     Under ``torch.distributed`` rank 0 writes; with DTensor parameters (FSDP2) every rank must call this, and
-    :meth:`~gradlog.Logger.close` ends the recording of all. With ``stage="local"`` every rank writes its own rows.
+    :meth:`~gradlog.Logger.close` ends the recording of all. With ``stage="local"`` every rank must call it, and writes
+    its own rows: under DDP the gradient before the average, taken by its communication hook.
 
     Raises
     ------
@@ -37,33 +47,45 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     stage, what = options.get("stage", "consumed"), options.get("what", "gradient")
     if what not in WHAT:
         raise ValueError(f"what must be 'gradient' or 'update', got {what!r}")
-    _refuse(optimizer, model, stage)
+    _refuse(optimizer, model)
     named = named_parameters(optimizer, model)
     if not named:
         raise UnsupportedError("the optimizer holds no parameter that requires a gradient: nothing to record")
     params = [p for _, p in named]
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        if any(map(is_sharded, params)):
-            logger, header = _open_together(path, named, options)
-        elif stage == "local":
-            logger, header = _open(path, named, {"rank": dist.get_rank(), **options})
-        elif dist.get_rank() > 0:
-            return Logger(None)
-        else:
-            logger, header = _open(path, named, options)
-    else:
-        logger, header = _open(path, named, options)
+    logger, header, capture = _for_job(path, named, options, stage, what)
     if header is None:
         return logger
     try:
-        measure = measure_for(header, params)
+        capture(optimizer, params, logger, header, measure_for(header, params))
     except UnsupportedError:
         logger.close()
         raise
-    with logger.guarded():
-        capture = (UpdateCapture if what == "update" else Capture)(optimizer, params, logger, header, measure)
-        logger.on_close(capture.remove)
+    except Exception as error:
+        with logger.guarded():
+            raise error
     return logger
+
+
+def _for_job(path: Any, named: Named, options: dict[str, Any], stage: str, what: str) -> tuple[Logger, Any, Any]:
+    """Open as one process, or as the ranks of this kind of job do; tell who captures."""
+    capture: Callable[..., Capture] = UpdateCapture if what == "update" else Capture
+    params = [p for _, p in named]
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if ranks == 1:
+        return *_open(path, named, options), capture
+    if any(map(is_sharded, params)):
+        if stage == "local":
+            raise UnsupportedError(
+                "stage='local': sharded training reduces gradients before any rank holds its own whole"
+            )
+        return *_open_together(path, named, options), capture
+    if stage == "local":
+        if what == "gradient" and (models := averaging(params)):
+            capture = functools.partial(LocalCapture, models=models)
+        return *_open_each(path, named, options), capture
+    if dist.get_rank() > 0:
+        return Logger(None), None, capture
+    return *_open(path, named, options), capture
 
 
 def unwrapped(optimizer: Any) -> Any:
@@ -74,19 +96,25 @@ def unwrapped(optimizer: Any) -> Any:
     UnsupportedError
         There is none with step hooks.
     """
+    _refuse_kind(optimizer)
     while (inner := _inside(optimizer)) is not None:
         optimizer = inner
-    if any(c.__module__.partition(".")[0] == "deepspeed" for c in type(optimizer).__mro__):
-        raise UnsupportedError(
-            "DeepSpeed keeps gradients in partitions of its own and leaves p.grad empty: a hook has nothing to read. "
-            "Train with FSDP2 (torch.distributed.fsdp.fully_shard) to record a sharded run"
-        )
+        _refuse_kind(optimizer)
     if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         raise UnsupportedError(
             f"{type(optimizer).__name__} has no step hooks; attach to the torch.optim.Optimizer inside it, or call "
             "gradlog.open(...).step(grads)"
         )
     return optimizer
+
+
+def _refuse_kind(optimizer: Any) -> None:
+    packages = {c.__module__.partition(".")[0] for c in type(optimizer).__mro__}
+    if kept := packages & OWN_GRADIENTS.keys():
+        raise UnsupportedError(
+            f"{OWN_GRADIENTS[kept.pop()]} keeps gradients in buffers of its own and leaves p.grad empty: a hook has "
+            "nothing to read. Train with FSDP2 (torch.distributed.fsdp.fully_shard) to record a sharded run"
+        )
 
 
 def _inside(optimizer: Any) -> Any:
@@ -110,7 +138,7 @@ def named_parameters(optimizer: Any, model: Any = None) -> list[tuple[str, Any]]
     return known + [held[i] for i in held if i in rest]
 
 
-def _refuse(optimizer: Any, model: Any, stage: str) -> None:
+def _refuse(optimizer: Any, model: Any) -> None:
     modules = [] if model is None else [m.__class__.__name__ for m in model.modules()]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if any(hasattr(p, "ds_id") for p in params):
@@ -122,27 +150,47 @@ def _refuse(optimizer: Any, model: Any, stage: str) -> None:
             "FullyShardedDataParallel (FSDP1) flattens parameters, so that a shard's place in its tensor is unknown; "
             "torch.distributed.fsdp.fully_shard (FSDP2) can be recorded"
         )
-    if stage == "local" and "DistributedDataParallel" in modules:
-        raise UnsupportedError("stage='local': DistributedDataParallel has averaged the gradient before a step sees it")
 
 
-def _open(path: Any, named: list[tuple[str, Any]], options: dict[str, Any]) -> tuple[Logger, RunHeader | None]:
+def _open(path: Any, named: Named, options: dict[str, Any]) -> Opened:
     from gradlog import open as open_run
 
     logger = open_run(path, like=named, **options)
     return logger, logger.header if logger.active else None
 
 
-def _open_together(path: Any, named: list[tuple[str, Any]], options: dict[str, Any]) -> tuple[Logger, RunHeader | None]:
+def _open_together(path: Any, named: Named, options: dict[str, Any]) -> Opened:
     """Open on rank 0 and tell the others what is recorded, or what went wrong."""
+    logger, header = _first(lambda: _open(path, named, options), lambda header: (Logger(None), header))
+    if header is not None:
+        try:
+            require_agreement(header, named)
+        except UnsupportedError:
+            logger.close()
+            raise
+    return logger, header
+
+
+def _open_each(path: Any, named: Named, options: dict[str, Any]) -> Opened:
+    """Open on every rank: on rank 0 first, which may have to replace an older run, then the others join."""
+    mode = "a" if options.get("mode") == "w" else options.get("mode", "w-")
+    return _first(
+        lambda: _open(path, named, options),
+        lambda header: _open(path, named, {**options, "mode": mode, "rank": dist.get_rank()}),
+    )
+
+
+def _first(opens: Callable[[], Opened], follows: Callable[[RunHeader | None], Opened]) -> Opened:
+    """Let rank 0 open, then the others; what it raises, all raise."""
     told: list[Any] = [None]
-    logger = Logger(None)
+    opened: Opened = Logger(None), None
     if dist.get_rank() == 0:
         try:
-            logger, told[0] = _open(path, named, options)
+            opened = opens()
+            told[0] = opened[1]
         except Exception as error:
             told[0] = error
     dist.broadcast_object_list(told)
     if isinstance(told[0], Exception):
         raise told[0]
-    return logger, told[0]
+    return opened if dist.get_rank() == 0 else follows(told[0])

@@ -3,11 +3,13 @@
 The pre-hook fires once a step, after accumulation, averaging by DDP, unscaling and clipping. Two cases need care:
 a step with a closure runs the backward pass inside itself, so the gradient exists only in the post-hook; and a
 fused optimizer under ``GradScaler`` is handed scaled gradients together with ``grad_scale`` and ``found_inf``, which
-its kernel may unscale in place. Nothing is stored on the model.
+its kernel may unscale in place. Nothing is stored on the model, and only the optimizer keeps a capture alive.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +40,12 @@ class Capture:
         Makes sketches of gradients.
     """
 
+    _early: Fill | None
+    _clip: dict[str, Any]
+    _clipped: set[int]
+    _scale: Any
+    _unscaled: bool
+
     def __init__(
         self, optimizer: Any, params: list[Any], logger: Logger, header: RunHeader, measure: HostMeasure | Measure
     ) -> None:
@@ -49,14 +57,16 @@ class Capture:
         self._count: int | None = None
         self._writes = logger.active
         self._trainable = self._count_trainable()
+        self._pid = os.getpid()
         self._fired = True
-        self._early: Fill | None = None
-        self._clip: dict[str, Any] = {}
+        self._forget()
+        watch(self)
         self._handles = [
             optimizer.register_step_pre_hook(torch.compiler.disable(self.before)),
             optimizer.register_step_post_hook(torch.compiler.disable(self.after)),
         ]
-        watch(self)
+        remove = weakref.WeakMethod(self.remove)
+        logger.on_close(lambda: off() if (off := remove()) else unwatch())
 
     def remove(self) -> None:
         """Take the hooks off; among several ranks, ask for it in the next exchange, after which they do nothing."""
@@ -70,89 +80,115 @@ class Capture:
     def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the optimizer's step."""
         self._fired = True
-        if not _closure(args, kwargs):
+        if self._here and not _closure(args, kwargs):
             self._record(self._row)
-            self._early, self._clip = None, {}
+            self._forget()
 
     def after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Post-hook of the optimizer's step."""
-        if _closure(args, kwargs):
+        if self._here and _closure(args, kwargs):
             self._record(self._row)
-            self._early, self._clip = None, {}
+            self._forget()
 
     def clipping(self, parameters: list[Any], max_norm: Any, total_norm: Any) -> None:
         """Norm clipping is about to happen: keep its coefficient and, for stage "preclip", the gradient."""
-        if not any(id(p) in self._mine for p in parameters):
+        ids = self._mine.intersection(map(id, parameters))
+        if not ids or not self._here:
             return
         with self._logger.guarded():
+            if ids & self._clipped:  # once more, or the first time was for a step that was never taken
+                self._forget_clipping()
+            nth = f"/{len(self._clip) // 2}" if self._clip else ""
+            self._clipped |= ids
             norm = (total_norm.full_tensor() if hasattr(total_norm, "full_tensor") else total_norm).detach()
-            self._clip = {"clip_norm": norm, "clip_coef": torch.clamp(max_norm / (norm + 1e-6), max=1.0)}
+            self._clip[f"clip_norm{nth}"] = norm
+            self._clip[f"clip_coef{nth}"] = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
             if self._preclip and self._early is None and self._due():
-                self._early = self._measure.now(self._gradients())
+                self._early = self._in_step(lambda: self._measure.now(self._gradients()))
 
-    def stepping(self, optimizer: Any) -> Callable[[], None] | None:
+    def stepping(self, scaler: Any, optimizer: Any) -> Callable[[], None] | None:
         """Watch a GradScaler's step: if it does not call the optimizer, that step was skipped."""
-        if optimizer is not self._optimizer:
+        if optimizer is not self._optimizer or not self._here or not scaler.is_enabled():
             return None
+        with self._logger.guarded():
+            scale = scaler._get_scale_async()
+            self._scale = None if scale is None else _number(scale)
+            self._unscaled = scaler._per_optimizer_states[id(optimizer)]["stage"].name != "READY"
         self._fired = False
 
         def done() -> None:
             if not self._fired:
                 self._fired = True
                 self._record(lambda: self._row()._replace(skipped=True))
-                self._early, self._clip = None, {}
+                self._forget()
 
         return done
+
+    @property
+    def _here(self) -> bool:
+        """Not in a forked child, and not after the ranks have agreed to stop."""
+        return os.getpid() == self._pid and not (self._exchange is not None and self._exchange.over)
+
+    def _forget(self) -> None:
+        """Begin another step: nothing is known of it yet."""
+        self._forget_clipping()
+        self._scale, self._unscaled = None, True
+
+    def _forget_clipping(self) -> None:
+        self._early, self._clip, self._clipped = None, {}, set()
 
     def _gradients(self) -> list[Any]:
         return [p.grad for p in self._params]
 
-    def _row(self) -> Row:
-        fill = self._early or self._measure.lazy(self._gradients())
-        return self._about(fill)
+    def _gradient(self) -> Fill:
+        """Sketch of this step's gradient, free of the loss scale."""
+        if self._early is not None:
+            return divided(self._early, None if self._unscaled else self._scale)
+        return divided(self._measure.lazy(self._gradients()), self._handed("grad_scale"))
 
-    def _about(self, fill: Fill, scaled: bool = True) -> Row:
-        """Complete the row with what the optimizer knows about this step."""
-        scale, found_inf = getattr(self._optimizer, "grad_scale", None), getattr(self._optimizer, "found_inf", None)
+    def _handed(self, name: str) -> Any:
+        """Return what a GradScaler has put on a fused optimizer for this step, or None."""
+        value = getattr(self._optimizer, name, None)
+        return None if value is None else _number(value)
+
+    def _row(self) -> Row:
+        """Sketch, and what the optimizer knows about this step."""
+        fill = self._gradient()
         scalars = {
             f"lr/{i}" if i else "lr": _number(g["lr"]) for i, g in enumerate(self._optimizer.param_groups) if "lr" in g
         }
         scalars.update(self._clip)
+        scale = self._handed("grad_scale") if self._scale is None else self._scale
         if scale is not None:
-            scalars["loss_scale"] = _number(scale)
-            if scaled:
-                fill = divided(fill, scale)
-        return Row(fill, scalars, skipped=False if found_inf is None else _number(found_inf), later=self._measure.later)
+            scalars["loss_scale"] = scale
+        return Row(fill, scalars, skipped=self._handed("found_inf"), later=self._measure.later)
 
     def _record(self, make: Callable[[], Row]) -> None:
         self._look_for_new()
         if self._exchange is None:
             self._logger.record(make)
             return
-        if self._exchange.over:
-            return
         self._exchange.leaving |= self._writes and not self._logger.active
         if self._due():
             row = None
             with self._logger.guarded():
-                row = self._together(make)
+                row = self._in_step(make)
             if row is not None:
                 self._logger.record(lambda: row)
         else:
             self._logger.record(make)  # only counts the step
         self._count = (self._count or 0) + 1
 
-    def _together(self, make: Callable[[], Row]) -> Row:
-        """Make the row; where that fails, still take part in the exchange, for the others wait for it."""
-        assert isinstance(self._measure, Measure)
-        assert self._exchange is not None
-        done = self._exchange.rounds
+    def _in_step(self, make: Callable[[], Any]) -> Any:
+        """Call ``make``; where it fails among several ranks, still take part in the exchange that they wait in."""
+        done = self._exchange.rounds if self._exchange else 0
         try:
             return make()
         except Exception:
-            if self._exchange.rounds == done:
+            if self._exchange is not None and self._exchange.rounds == done:
+                assert isinstance(self._measure, Measure)
                 self._exchange.leaving = True
-                self._measure.total(self._measure.blank(), 0)
+                self._early = self._measure.total(self._measure.blank(), 0)
             raise
 
     def _due(self) -> bool:
@@ -195,16 +231,17 @@ class UpdateCapture(Capture):
     def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook: with ``every > 1``, where the recorded step starts."""
         self._fired = True
-        if self._every > 1 and self._due():
+        if self._here and self._every > 1 and self._due():
             with self._logger.guarded():
                 self._start = self._measure.pieces(self._params)  # type: ignore[union-attr]
 
     def after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Post-hook: where it ends."""
-        self._record(self._row)
-        self._clip = {}
+        if self._here:
+            self._record(self._row)
+            self._forget()
 
-    def _row(self) -> Row:
+    def _gradient(self) -> Fill:
         measure = self._measure
         assert isinstance(measure, Measure)
         assert self._start is not None
@@ -218,7 +255,7 @@ class UpdateCapture(Capture):
             norm2[:] = (out.astype(float) ** 2).sum(axis=1)
             return missing
 
-        return self._about(with_norms, scaled=False)
+        return with_norms
 
 
 def _number(x: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from gradlog import sketch
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.parts import Part
 from gradlog.integrations.torch_shards import Exchange, Shard, is_sharded
-from gradlog.integrations.torch_sketch import DeviceSketch, HostSketch, flat
+from gradlog.integrations.torch_sketch import DeviceSketch, HostSketch, fetch, flat
 from gradlog.recording import Fill
 from gradlog.schema import RunHeader
 from gradlog.tree import as_numpy
@@ -169,9 +168,25 @@ def filler(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]], missing: int) 
     return fill
 
 
+def summed(fills: Sequence[Fill], missing: int) -> Fill:
+    """Add up what was sketched of different tensors: sketches and squared norms both add."""
+
+    def fill(out: NDArray[np.float32], norm2: NDArray[np.float64]) -> int:
+        a, b = np.empty_like(out), np.empty_like(norm2)
+        out[:], norm2[:] = 0, 0
+        for part in fills:
+            part(a, b)
+            out += a
+            norm2 += b
+        return missing
+
+    return fill
+
+
 def divided(fill: Fill, scale: Any) -> Fill:
-    """Divide the gradient by a loss scale, after the fact: the sketch is linear."""
-    scale = copy.copy(scale) if isinstance(scale, float) else scale.detach().clone()
+    """Divide the gradient by a loss scale (None: there is none), after the fact: the sketch is linear."""
+    if scale is None:
+        return fill
 
     def fill_divided(out: NDArray[np.float32], norm2: NDArray[np.float64]) -> int:
         missing = fill(out, norm2)
@@ -181,19 +196,3 @@ def divided(fill: Fill, scale: Any) -> Fill:
         return missing
 
     return fill_divided
-
-
-def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
-    """Start a copy to the host; the returned function waits for it and gives the array."""
-    if tensor.device.type not in ("cuda", "xpu"):
-        return lambda: tensor.cpu().numpy()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    event = torch.accelerator.current_stream(tensor.device).record_event()
-
-    def wait() -> NDArray[Any]:
-        event.synchronize()
-        array: NDArray[Any] = host.numpy()
-        return array
-
-    return wait

@@ -8,19 +8,40 @@ counted by the first of its holders only.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.parts import Part
-from gradlog.integrations.torch_sketch import flat
+from gradlog.integrations.torch_sketch import fetch, flat
+from gradlog.schema import RunHeader
 
 
 def is_sharded(tensor: Any) -> bool:
     """Whether it is a DTensor (FSDP2 ``fully_shard``, tensor parallel)."""
     return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
+
+
+def require_agreement(header: RunHeader, named: Sequence[tuple[str, Any]]) -> None:
+    """Check that all ranks hold parts of the same parameters; every rank must call this.
+
+    Raises
+    ------
+    UnsupportedError
+        On every rank, if one of them holds other parameters than rank 0.
+    """
+    mine = [(t.name, t.shape) for t in header.tensors] == [(name, tuple(p.shape)) for name, p in named]
+    all_of_them: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(all_of_them, mine)
+    if not all(all_of_them):
+        raise UnsupportedError(
+            f"rank {all_of_them.index(False)} holds other parameters than rank 0: sketches are summed over all ranks, "
+            "so each parameter must be on all of them (pipeline parallel runs are not recorded)"
+        )
 
 
 class Shard:
@@ -45,13 +66,11 @@ class Shard:
         from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
         mesh = p.device_mesh
-        if mesh.size() != dist.get_world_size():
-            raise UnsupportedError(
-                f"a parameter lives on {mesh.size()} of {dist.get_world_size()} ranks; sketches are added up over all, "
-                "so each parameter must be on all of them (pipeline parallel runs are not recorded)"
-            )
         where = mesh.get_coordinate()
-        self._counted = all(c == 0 for c, place in zip(where, p.placements, strict=True) if place.is_replicate())
+        # On a mesh of some of the ranks, the others hold copies on meshes of their own: the one with rank 0 counts.
+        self._counted = bool((mesh.mesh == 0).any()) and all(
+            c == 0 for c, place in zip(where, p.placements, strict=True) if place.is_replicate()
+        )
         shape, offset = compute_local_shape_and_global_offset(p.shape, mesh, p.placements)
         self._size = _product(shape)
         if self._size == 0:
@@ -98,12 +117,16 @@ class Exchange:
     def __init__(self) -> None:
         self.leaving = False
         self.rounds = 0
-        self._votes: torch.Tensor | None = None
+        self._votes: Callable[[], NDArray[Any]] | None = None
+        self._over = False
 
     @property
     def over(self) -> bool:
-        """Whether some rank has asked to leave; the same on all ranks."""
-        return not dist.is_initialized() or (self._votes is not None and float(self._votes) > 0)
+        """Whether some rank has asked to leave; the same on all ranks. Waits for the last exchange at most."""
+        if self._votes is not None:
+            self._over = self._over or float(self._votes()[0]) > 0
+            self._votes = None
+        return self._over or not dist.is_initialized()
 
     def add(self, sketch: torch.Tensor, norm2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum over ranks: (groups, k) and (groups,)."""
@@ -112,7 +135,7 @@ class Exchange:
         self.rounds += 1
         dist.all_reduce(row)
         groups = len(norm2)
-        self._votes = row[-1]
+        self._votes = fetch(row[-1:])
         return row[: -1 - groups].view(groups, -1), row[-1 - groups : -1]
 
 

@@ -7,7 +7,7 @@ that one rank holds. Sketches of parts add up to the sketch of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,3 +137,19 @@ class HostSketch:
             place = w[shift + column :][:n]
             (np.subtract if sign < 0 else np.add)(place, piece, place)
         return norm2
+
+
+def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
+    """Start a copy to the host; the returned function waits for it and gives the array."""
+    if tensor.device.type not in ("cuda", "xpu"):
+        return lambda: tensor.cpu().numpy()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    event = torch.accelerator.current_stream(tensor.device).record_event()
+
+    def wait() -> NDArray[Any]:
+        event.synchronize()
+        array: NDArray[Any] = host.numpy()
+        return array
+
+    return wait

@@ -8,6 +8,8 @@ name in its own module, so that it is seen however the caller imported it.
 from __future__ import annotations
 
 import functools
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -18,61 +20,103 @@ from gradlog.errors import UnsupportedError
 
 
 class Watcher(Protocol):
-    """Who wants to know."""
+    """Who wants to know. Neither method may raise."""
 
     def clipping(self, parameters: list[Any], max_norm: Any, total_norm: Any) -> None:
         """Note that gradients are about to be scaled by ``max_norm / total_norm`` where that is below 1."""
 
-    def stepping(self, optimizer: Any) -> Callable[[], None] | None:
+    def stepping(self, scaler: Any, optimizer: Any) -> Callable[[], None] | None:
         """Note that a GradScaler is about to decide on a step; the returned function is called afterwards."""
 
 
-_watchers: list[Watcher] = []
-_originals: dict[str, Any] = {}
+class _Place:
+    """An attribute of torch that holds a wrapper while somebody watches.
+
+    Parameters
+    ----------
+    owner, name : object, str
+        Where the function is found.
+    tell : callable
+        ``tell(original, *args)`` does the work.
+    """
+
+    def __init__(self, owner: Any, name: str, tell: Callable[..., Any]) -> None:
+        self._owner, self._name = owner, name
+        self._original: Any = None  # stays after take_off: another thread may be inside the wrapper
+        self._inside = False
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return tell(self._original, *args, **kwargs)
+
+        self._wrapper = wrapper
+
+    def put(self) -> None:
+        """Wrap, unless the wrapper is still inside one of somebody else's."""
+        now = getattr(self._owner, self._name)
+        if not self._inside or now is self._original:
+            self._original, self._inside = now, True
+            functools.update_wrapper(self._wrapper, now)
+            setattr(self._owner, self._name, self._wrapper)
+
+    def take_off(self) -> None:
+        """Put back what was there, unless somebody wrapped the wrapper: then it stays and only calls through."""
+        if getattr(self._owner, self._name) is self._wrapper:
+            setattr(self._owner, self._name, self._original)
+            self._inside = False
+
+
+_watchers: list[weakref.ref[Watcher]] = []
+_lock = threading.RLock()
+
+
+def _alive() -> list[Watcher]:
+    return [w for ref in tuple(_watchers) if (w := ref()) is not None]
 
 
 def watch(watcher: Watcher) -> None:
-    """Tell ``watcher`` from now on.
+    """Tell ``watcher`` from now on; it is not kept alive.
 
     Raises
     ------
     UnsupportedError
         This torch has another inside than the wrappers expect.
     """
-    if not _watchers:
-        clip = getattr(clip_grad, "_clip_grads_with_norm_", None)
-        if clip is None:
-            raise UnsupportedError(f"torch {torch.__version__}: clip_grad_norm_ cannot be watched, needs torch >= 2.6")
-        _originals.update(clip=clip, step=torch.amp.GradScaler.step)
-        clip_grad._clip_grads_with_norm_ = _clip
-        torch.amp.GradScaler.step = _step
-    _watchers.append(watcher)
+    if not hasattr(torch.nn.utils, "clip_grads_with_norm_"):
+        raise UnsupportedError(f"torch {torch.__version__}: clip_grad_norm_ cannot be watched, needs torch >= 2.6")
+    with _lock:
+        for place in _places:
+            place.put()
+        _watchers.append(weakref.ref(watcher))
 
 
-def unwatch(watcher: Watcher) -> None:
-    """Stop; with the last watcher torch is as it was, unless somebody wrapped the wrappers meanwhile."""
-    if watcher in _watchers:
-        _watchers.remove(watcher)
-    if not _watchers and _originals:
-        if clip_grad._clip_grads_with_norm_ is _clip:
-            clip_grad._clip_grads_with_norm_ = _originals["clip"]
-        if torch.amp.GradScaler.step is _step:
-            torch.amp.GradScaler.step = _originals["step"]
+def unwatch(watcher: Watcher | None = None) -> None:
+    """Forget a watcher, and those that are no more; with the last one torch is as it was."""
+    with _lock:
+        _watchers[:] = [ref for ref in _watchers if ref() not in (None, watcher)]
+        if not _watchers:
+            for place in _places:
+                place.take_off()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _clip(parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
+def _clip(original: Any, parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-    for watcher in _watchers:
+    for watcher in _alive():
         watcher.clipping(parameters, max_norm, total_norm)
-    return _originals["clip"](parameters, max_norm, total_norm, *args, **kwargs)
+    return original(parameters, max_norm, total_norm, *args, **kwargs)
 
 
-@functools.wraps(torch.amp.GradScaler.step)
-def _step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-    after = [w.stepping(optimizer) for w in list(_watchers)]
-    result = _originals["step"](self, optimizer, *args, **kwargs)
+def _step(original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+    after = [watcher.stepping(scaler, optimizer) for watcher in _alive()]
+    result = original(scaler, optimizer, *args, **kwargs)
     for done in after:
         if done is not None:
             done()
     return result
+
+
+_places = (
+    _Place(clip_grad, "_clip_grads_with_norm_", _clip),
+    _Place(torch.nn.utils, "clip_grads_with_norm_", _clip),
+    _Place(torch.amp.GradScaler, "step", _step),
+)

@@ -1,25 +1,95 @@
-"""The pages' Python blocks run, in order, as a reader would paste them."""
+"""The pages' code runs as a reader would paste it: Python blocks in order, torchrun for several ranks, the command."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = sorted(p for p in DOCS.glob("howto-*.md") if "```python" in p.read_text())
+import gradlog.analysis
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").glob("howto-*.md"))
+ALONE = [p for p in PAGES if p.stem not in ("howto-distributed", "howto-run")]
+FRAMEWORKS = ("torch", "jax", "optax", "keras", "lightning", "transformers")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def blocks(page, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def run_of(name):
+    return ROOT / "docs" / f"howto-{name}.md"
+
+
+@pytest.mark.parametrize("page", ALONE, ids=lambda p: p.stem)
+@pytest.mark.filterwarnings(
+    # the frameworks' own, as in their tests
+    "ignore:.isinstance.treespec, LeafSpec:FutureWarning",
+    "ignore:The 'train_dataloader' does not have many workers",
+    "ignore:The number of training batches",
+    "ignore:You.re resuming from a checkpoint that",
+    "ignore:Be aware that when using `ckpt_path`",
+    "ignore:The dirpath has changed from",
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning",
+)
 def test_blocks(tmp_path, monkeypatch, page):
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    needs = set(re.findall(r"^(?:import|from) (torch|jax|optax)\b", "\n".join(blocks), re.MULTILINE))
-    if any(importlib.util.find_spec(name) is None for name in needs):
-        pytest.skip(f"needs {', '.join(sorted(needs))}")
+    code = blocks(page)
+    needs = set(re.findall(rf"^(?:import|from) ({'|'.join(FRAMEWORKS)})\b", "\n".join(code), re.MULTILINE))
+    if absent := sorted(name for name in needs if importlib.util.find_spec(name) is None):
+        pytest.skip(f"needs {', '.join(absent)}")
     monkeypatch.chdir(tmp_path)
-    scope: dict = {}
-    for block in blocks:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    scope: dict = {"__name__": "__main__"}
+    for block in code:
         exec(compile(block, str(page), "exec"), scope)
-    assert list(tmp_path.glob("*.zarr"))
+    runs = list(tmp_path.glob("*.zarr"))
+    assert runs
+    for path in runs:
+        assert len(gradlog.analysis.open_run(str(path)).steps)
+
+
+def call(folder, *command):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_page_is_run():
+    assert all(blocks(p) for p in PAGES if p.stem != "howto-run")
+    assert len(PAGES) >= 8
+
+
+@pytest.mark.slow
+def test_distributed(tmp_path):
+    (tmp_path / "train.py").write_text("\n".join(blocks(run_of("distributed"))))
+    call(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py")
+    assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["ddp.zarr", "fsdp.zarr", "local.zarr"]
+    ranks = {p.stem: gradlog.analysis.open_run(str(p)).info["ranks"] for p in tmp_path.glob("*.zarr")}
+    assert ranks == {"ddp": 1, "fsdp": 1, "local": 2}
+
+
+@pytest.mark.slow
+def test_commands(tmp_path):
+    (tmp_path / "package").mkdir()
+    torch_script = """
+import torch
+w = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(w.parameters(), lr=0.1)
+w(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+"""
+    for path in (tmp_path / "train.py", tmp_path / "package" / "train.py"):
+        path.write_text(torch_script)
+    lines = [line.partition(" #")[0].split() for block in blocks(run_of("run"), "bash") for line in block.splitlines()]
+    assert len(lines) == 3
+    for program, *words in lines:
+        call(tmp_path, "-m", {"gradlog": "gradlog", "torchrun": "torch.distributed.run"}[program], *words)
+    assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["a.zarr", "train-2.zarr", "train.zarr"]

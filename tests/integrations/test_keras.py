@@ -16,27 +16,28 @@ if importlib.util.find_spec("keras") is None:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SCRIPT = """
+COMMON = """
 import sys
 import numpy as np
 import keras
 from keras.layers import Dense, Input
 from gradlog.integrations.keras import name_of, watch
-backend, accumulate, clip, folder = sys.argv[1], int(sys.argv[2]) or None, float(sys.argv[3]) or None, sys.argv[4]
+backend, folder, *options = sys.argv[1:]
 assert keras.backend.backend() == backend
-keras.utils.set_random_seed(0)
-model = keras.Sequential([Input((6,)), Dense(50, activation="tanh", name="body"), Dense(2, name="head")])
-# Plain SGD at rate 1: the change of the variables is the consumed gradient.
-model.compile(keras.optimizers.SGD(1.0, gradient_accumulation_steps=accumulate, global_clipnorm=clip), "mse")
-x, y = np.random.randn(32, 6).astype("float32"), np.random.randn(32, 2).astype("float32")
-log = watch(model, folder + "/r.zarr", k=16, on_error="raise")
 rows = []
+
+def build(**optimizer):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([Input((6,)), Dense(50, activation="tanh", name="body"), Dense(2, name="head")])
+    # Plain SGD at rate 1: the change of the variables is the consumed gradient.
+    model.compile(keras.optimizers.SGD(1.0, **optimizer), "mse")
+    return model
 
 class Spy(keras.callbacks.Callback):
     def values(self):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        return {name_of(v, model): np.array(keras.ops.convert_to_numpy(v.value)) for v in model.trainable_variables}
+        return {name_of(v, self.model): np.array(keras.ops.convert_to_numpy(v)) for v in self.model.trainable_variables}
     def on_train_batch_begin(self, batch, logs=None):
         self.last = self.values()
     def on_train_batch_end(self, batch, logs=None):
@@ -45,31 +46,101 @@ class Spy(keras.callbacks.Callback):
         if any(c.any() for c in change.values()):
             rows.append(change)
 
+def save():
+    np.savez(folder + "/rows.npz", **{f"{i}|{n}": c for i, row in enumerate(rows) for n, c in row.items()})
+"""
+
+FIT = """
+model = build(gradient_accumulation_steps=int(options[0]) or None, global_clipnorm=float(options[1]) or None)
+x, y = np.random.randn(32, 6).astype("float32"), np.random.randn(32, 2).astype("float32")
+log = watch(model, folder + "/r.zarr", k=16, on_error="raise")
 model.fit(x, y, batch_size=4, epochs=1, shuffle=False, verbose=0, callbacks=[Spy()])
 log.close()
 assert "_backend_update_step" not in vars(model.optimizer)
+save()
 model.fit(x, y, batch_size=4, epochs=1, verbose=0)  # unwatched again
-np.savez(folder + "/rows.npz", **{f"{i}|{n}": c for i, row in enumerate(rows) for n, c in row.items()})
 """
+
+RESUME = """
+class Fall(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 7:
+            raise KeyboardInterrupt
+
+def train(*callbacks):
+    model = build()
+    x, y = np.random.randn(16, 6).astype("float32"), np.random.randn(16, 2).astype("float32")
+    log = watch(model, folder + "/r.zarr", k=16, on_error="raise", mode="a")
+    backup = keras.callbacks.BackupAndRestore(folder + "/backup")
+    try:
+        model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=[backup, Spy(), *callbacks])
+    except KeyboardInterrupt:
+        pass
+    log.close()
+
+train(Fall())
+assert len(rows) == 7
+del rows[4:]
+train()
+save()
+"""
+
+
+def run(folder, script, backend, *options):
+    """Run a script under Keras; give what it saw change."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"needs {backend}")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend}
+    own = ["ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"]  # Keras's variables
+    warnings = [word for rule in ["error", *own] for word in ("-W", rule)]
+    command = [sys.executable, *warnings, "-c", COMMON + script, backend, str(folder), *map(str, options)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    stored = np.load(folder / "rows.npz")
+    rows: list = [{} for _ in range(1 + max(int(key.partition("|")[0]) for key in stored))]
+    for key in stored:
+        i, _, name = key.partition("|")
+        rows[int(i)][name] = stored[key]
+    return rows
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 @pytest.mark.parametrize(("accumulate", "clip"), [(0, 0.0), (2, 0.05)])
 def test_fit(tmp_path, recorded, backend, accumulate, clip):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"needs {backend}")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend}
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, backend, str(accumulate), str(clip), str(tmp_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    stored = np.load(tmp_path / "rows.npz")
-    rows: list = [{} for _ in range(1 + max(int(key.partition("|")[0]) for key in stored))]
-    for key in stored:
-        i, _, name = key.partition("|")
-        rows[int(i)][name] = stored[key]
+    rows = run(tmp_path, FIT, backend, accumulate, clip)
     assert len(rows) == 8 // (accumulate or 1)
-    run = recorded(tmp_path / "r.zarr")
-    run.expect(rows, rtol=1e-3 if clip else 1e-4)
-    assert run.steps == list(range(len(rows)))
-    np.testing.assert_array_equal(run.scalars["lr"], 1.0)
-    assert run.run.info["groups"] == ["body", "head"]
+    found = recorded(tmp_path / "r.zarr")
+    found.expect(rows, rtol=1e-3 if clip else 1e-4)
+    assert found.steps == list(range(len(rows)))
+    np.testing.assert_array_equal(found.scalars["lr"], 1.0)
+    assert found.run.info["groups"] == ["body", "head"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_resume_through_backup_and_restore(tmp_path, recorded, backend):
+    """An interrupted fit is restored at the end of its first epoch, step 4, and goes on there."""
+    rows = run(tmp_path, RESUME, backend)
+    found = recorded(tmp_path / "r.zarr")
+    assert found.steps == list(range(12))
+    found.expect(rows, rtol=1e-4)
+
+
+def test_what_cannot_be_recorded_is_refused(tmp_path):
+    script = """
+from gradlog.errors import UnsupportedError
+def refused(model, **options):
+    try:
+        watch(model, folder + "/r.zarr", **options)
+    except UnsupportedError as error:
+        print(error)
+refused(keras.Sequential([Input((6,)), Dense(2)]))
+unbuilt = keras.Sequential([Dense(2)])
+unbuilt.compile("sgd", "mse")
+refused(unbuilt)
+refused(build(), stage="preclip")
+rows.append({"x": np.zeros(1)})
+save()
+import os
+assert not os.path.exists(folder + "/r.zarr")
+"""
+    run(tmp_path, script, "torch")

@@ -10,9 +10,14 @@ import torch
 lightning = pytest.importorskip("lightning.pytorch")
 from torch import nn
 
+from gradlog.errors import UnsupportedError
 from gradlog.integrations.lightning import GradlogCallback
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the framework's own
+# Lightning's own: what it uses of torch, and its advice on loaders and callbacks.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
+]
 
 
 class Net(lightning.LightningModule):
@@ -92,6 +97,9 @@ def test_two_optimizers_two_runs(tmp_path, recorded):
     recorded(tmp_path / "r-2.zarr").expect(model.seen["critic"])
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Be aware that when using `ckpt_path`", "ignore:You.re resuming from a checkpoint that"
+)
 def test_resume_from_a_lightning_checkpoint(tmp_path, recorded):
     first, second = Net(), Net()
     path = tmp_path / "r.zarr"
@@ -105,3 +113,32 @@ def test_resume_from_a_lightning_checkpoint(tmp_path, recorded):
     run = recorded(path)
     assert run.steps == list(range(7))
     run.expect(first.after[:3] + second.after)
+
+
+def test_clipping_by_value_is_no_preclip(tmp_path):
+    callback = GradlogCallback(tmp_path / "r.zarr", stage="preclip")
+    with pytest.raises(UnsupportedError, match="by value"):
+        fit(tmp_path, Net(), [callback], gradient_clip_val=0.01, gradient_clip_algorithm="value")
+
+
+def test_clipping_by_value_is_consumed(tmp_path, recorded):
+    model = Net()
+    options = {"gradient_clip_val": 0.001, "gradient_clip_algorithm": "value"}
+    fit(tmp_path, model, [GradlogCallback(tmp_path / "r.zarr", k=24, on_error="raise")], **options)
+    recorded(tmp_path / "r.zarr").expect(model.after)
+    assert max(np.abs(g).max() for g in model.after[0].values()) <= 0.001 < np.abs(model.before[0]["head.bias"]).max()
+
+
+class Lbfgs(Net):
+    def configure_optimizers(self):
+        optimizer = torch.optim.LBFGS(self.parameters(), max_iter=3)
+        optimizer.register_step_post_hook(lambda *a: self.after.append(self.snapshot()))
+        return optimizer
+
+
+def test_lbfgs(tmp_path, recorded):
+    model = Lbfgs()
+    fit(tmp_path, model, [GradlogCallback(tmp_path / "r.zarr", k=24, on_error="raise")], max_steps=3)
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(model.after)
+    assert len(model.losses) > 3

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gradlog.integrations.jax_sketch import JaxSketch
 from gradlog.integrations.optax import log_gradients, named_leaves, open_run, record, sketcher
+from gradlog.schema import PARTIAL
 from gradlog.sketch import FoldHash
 
 
@@ -183,3 +184,27 @@ def test_wrong_tree_is_told_at_trace_time(tmp_path):
     with pytest.raises(Exception, match="is no parameter of this run"):
         jax.jit(sketcher(log))({"other": jnp.ones(3)})
     log.close()
+
+
+def test_masked_leaves_flag_the_row(tmp_path, recorded):
+    params = init()
+    log = open_run(tmp_path / "r.zarr", params, k=24, on_error="raise")
+    body = {"body": True, "head": False}
+    tx = optax.masked(log_gradients(log), body)
+    grads = jax.grad(loss_of)(params, batch(0))
+    jax.jit(tx.update)(grads, tx.init(params), params)
+    log.close()
+    run = recorded(tmp_path / "r.zarr")
+    run.expect([{n: g if n.startswith("body") else 0 * g for n, g in named(grads).items()}])
+    assert run.flags == [PARTIAL]
+
+
+def test_a_loss_that_is_no_number_stops_nothing(tmp_path, recorded):
+    params = init()
+    log = open_run(tmp_path / "r.zarr", params, k=24, on_error="raise")
+    tx = log_gradients(log)
+    jax.jit(lambda g, s, v: tx.update(g, s, value=v))(params, tx.init(params), jnp.ones(3))
+    log.close()
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [0]
+    assert "loss" not in run.scalars

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
+import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from gradlog.run_script import ScriptRecorder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,8 +53,8 @@ def main(mode):
             raise ValueError("the script's own fault")
         if t == 2 and mode == "sigint":
             os.kill(os.getpid(), signal.SIGINT)
-        if t == 2 and mode == "sigterm":
-            os.kill(os.getpid(), signal.SIGTERM)
+        if t == 2 and mode in ("sigterm", "sigkill"):
+            os.kill(os.getpid(), getattr(signal, mode.upper()))
     np.save("seen.npy", np.stack(seen))
     print("done", __name__, sys.argv[1:])
     sys.exit(5 if mode == "exit" else None)
@@ -75,6 +82,7 @@ def test_two_optimizers(tmp_path, recorded, gradlog_run):
     assert done.stdout == "done __main__ ['two', '--epochs', '3']\n"
     assert "next: gradlog analyze" in done.stderr
     assert "train-2.zarr" in done.stderr
+    assert f"next: gradlog analyze {tmp_path}/train.zarr" in done.stderr
     run = recorded(tmp_path / "train.zarr")
     assert [t.name for t in run.header.tensors] == ["body.weight", "body.bias", "head.weight", "head.bias"]
     seen = np.load(tmp_path / "seen.npy")
@@ -85,6 +93,7 @@ def test_two_optimizers(tmp_path, recorded, gradlog_run):
 
 @pytest.mark.parametrize(("mode", "status"), [
     ("raise", 1), ("exit", 5), ("sigint", -signal.SIGINT), ("sigterm", -signal.SIGTERM),
+    ("sigkill", -signal.SIGKILL),
 ])  # fmt: skip
 def test_the_end_of_the_script_is_its_own(tmp_path, recorded, gradlog_run, mode, status):
     done = gradlog_run("-o", "out.zarr", "train.py", mode)
@@ -114,3 +123,123 @@ def test_a_script_without_an_optimizer(tmp_path, gradlog_run):
     assert (done.returncode, done.stdout) == (0, "hello\n")
     assert "nothing was recorded" in done.stderr
     assert gradlog_run("absent.py").returncode != 0
+
+
+EDGES = """
+import atexit, gc, multiprocessing, os, pickle, sys, threading
+import torch
+from helper import NAME  # beside the script
+
+class Custom:
+    pass
+
+def work(start):
+    def train():
+        w = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(w.parameters(), lr=0.1)
+        for _ in range(3):
+            w(torch.randn(4, 2)).sum().backward()
+            optimizer.step()
+    train()
+    return os.getpid(), start
+
+def late():
+    import time
+    time.sleep(0.2)
+    work("thread")
+
+if __name__ == "__main__":
+    assert pickle.loads(pickle.dumps(Custom())).__class__ is Custom
+    assert sys.path[0] == os.path.dirname(os.path.abspath(__file__)), sys.path
+    assert NAME == "helper" and sys.argv == ["sub/edges.py"]
+    sys.excepthook = lambda *what: print("hooked", what[0].__name__)
+    atexit.register(print, "at exit")
+    for start in ("spawn", "fork"):
+        with multiprocessing.get_context(start).Pool(1) as pool:
+            assert pool.apply(work, (start,))[0] != os.getpid()
+    work("here")
+    threading.Thread(target=late).start()
+    raise KeyboardInterrupt
+"""
+
+
+def test_processes_threads_and_hooks_of_the_script(tmp_path, recorded, gradlog_run):
+    """What it starts works; its own steps are recorded, also those that a thread takes after the last line."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "helper.py").write_text("NAME = 'helper'")
+    (tmp_path / "sub" / "edges.py").write_text(EDGES)
+    done = gradlog_run("sub/edges.py")
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert done.stdout == "hooked KeyboardInterrupt\nat exit\n"
+    assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["edges-2.zarr", "edges.zarr"]
+    for name in ("edges", "edges-2"):
+        assert recorded(tmp_path / f"{name}.zarr").steps == [0, 1, 2]
+
+
+RANKS = """
+import os, torch, torch.distributed as dist
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1, bias=False))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    (model(torch.ones(1, 4)) * (1 + dist.get_rank())).sum().backward()
+    optimizer.step()
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path, recorded):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [sys.executable, *torchrun, "-m", "gradlog", "run", "--k", "8", "ranks.py"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("next: gradlog analyze") == 1
+    assert "nothing was recorded" not in done.stderr
+    run = recorded(tmp_path / "ranks.zarr")
+    assert [p.name for p in tmp_path.glob("*.zarr")] == ["ranks.zarr"]
+    np.testing.assert_allclose(run.norm2.sum(axis=1), 4 * 1.5**2, rtol=1e-6)  # the mean of 1 and 2, four times
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_runs_of_abandoned_optimizers_end(tmp_path, monkeypatch):
+    """A search over settings makes many; none of them is kept alive."""
+    recorder = ScriptRecorder(tmp_path / "r.zarr", k=8)
+
+    def trial():
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        return weakref.ref(model)
+
+    models = [trial() for _ in range(3)]
+    gc.collect()
+    assert [m() for m in models] == [None] * 3
+    trial()
+    assert [log.active for _, log in recorder.runs] == [False] * 3 + [True]
+    recorder.close()
+    assert not any(log.active for _, log in recorder.runs)
+    assert len(list(tmp_path.glob("r*.zarr"))) == 4
+
+
+def test_an_attach_that_fails_leaves_the_script_alone(tmp_path, capsys):
+    recorder = ScriptRecorder(tmp_path / "r.zarr", groups=lambda name: 1 / 0)
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer.step()
+    recorder.close()
+    assert recorder.runs == []

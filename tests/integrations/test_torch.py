@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import re
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import torch
 from torch import nn
 
 import gradlog
+import gradlog.analysis
 from gradlog.errors import GradlogWarning, UnsupportedError
 from gradlog.integrations import torch as integration
 from gradlog.integrations import torch_measure
@@ -61,6 +66,7 @@ def train(model, optimizer, path, steps=4, between=None, **options):
     lambda p: torch.optim.Adam(p, lr=1e-2, foreach=False),
     lambda p: torch.optim.RMSprop(p, lr=1e-2),
     lambda p: torch.optim.Adagrad(p),
+    lambda p: torch.optim.Adam(p, lr=torch.tensor(1e-2), capturable=False, foreach=False),
 ])  # fmt: skip
 def test_optimizers(tmp_path, recorded, make, any_path):
     model = mlp()
@@ -183,8 +189,83 @@ def test_grad_scaler(tmp_path, recorded, fused, any_path):
     run.steps.pop(2)
     run.sketch, run.norm2 = np.delete(run.sketch, 2, 0), np.delete(run.norm2, 2, 0)
     run.expect(seen, rtol=1e-4)
-    if fused:
-        np.testing.assert_array_equal(run.scalars["loss_scale"], [2.0**12] * 3 + [2.0**11])
+    np.testing.assert_array_equal(run.scalars["loss_scale"], [2.0**12] * 3 + [2.0**11])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("unscale", [False, True])
+def test_grad_scaler_before_clipping(tmp_path, recorded, fused, unscale):
+    """Clipping gradients that are still scaled is a mistake, but what is recorded is free of the scale all the same."""
+    model, twin = mlp(), mlp()
+    twin.load_state_dict(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    x = torch.randn(8, 20)
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, stage="preclip"):
+        scaler.scale(model(x).square().mean()).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        scaler.step(optimizer)
+        scaler.update()
+    twin(x).square().mean().backward()
+    run = recorded(tmp_path / "r.zarr")
+    run.expect([snapshot(twin)], rtol=1e-4)
+    assert run.scalars["clip_coef"] < 1
+
+
+def test_a_disabled_scaler_is_not_there(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        scaler.scale(loss_of(model)).backward()
+        seen = [snapshot(model)]
+        scaler.step(optimizer)
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    assert "loss_scale" not in run.scalars
+
+
+def test_clipping_for_a_step_that_was_never_taken_is_forgotten(tmp_path, recorded):
+    """A loop that drops a bad batch after clipping: the next row is of the next batch."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen, norms = [], []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, stage="preclip"):
+        for t in range(4):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            gradient = snapshot(model)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            if t % 2:
+                seen.append(gradient)
+                norms.append(float(norm))
+                optimizer.step()
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    np.testing.assert_allclose(run.scalars["clip_norm"], norms, rtol=1e-6)
+
+
+def test_clipping_in_parts_and_in_two_halves(tmp_path, recorded):
+    """Each part's coefficient is kept; clip_grads_with_norm_, torch's second half, is noticed as well."""
+    model = mlp()
+    before, norms = [], []
+
+    def clip():
+        before.append(snapshot(model))
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model[0].parameters(), 0.01)))
+        parameters = list(model[2].parameters())
+        norms.append(float(norm := torch.nn.utils.get_total_norm([p.grad for p in parameters])))
+        torch.nn.utils.clip_grads_with_norm_(parameters, 0.02, norm)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(model, optimizer, tmp_path / "r.zarr", between=clip, stage="preclip")
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(before)
+    np.testing.assert_allclose(run.scalars["clip_norm"], norms[::2], rtol=1e-6)
+    np.testing.assert_allclose(run.scalars["clip_norm/1"], norms[1::2], rtol=1e-6)
+    assert (run.scalars["clip_coef/1"] < 1).all()
 
 
 def test_gan_two_runs(tmp_path, recorded):
@@ -382,16 +463,136 @@ def test_no_trace_is_left(tmp_path):
     clean = (set(vars(model)), set(vars(optimizer)))
     log = gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, k=32)
     assert clip_grad._clip_grads_with_norm_ is not clip
-    twin_model, twin = copy.deepcopy((model, optimizer))
-    pickle.loads(pickle.dumps((model, optimizer)))
-    torch.save(model, tmp_path / "model.pt")
-    assert not twin._optimizer_step_pre_hooks or twin_model is not model
+    loss_of(model).backward()
+    pairs = [copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))]
+    torch.save({"model": model, "optimizer": optimizer}, tmp_path / "model.pt")
+    pairs.append(tuple(torch.load(tmp_path / "model.pt", weights_only=False).values()))
+    for twin_model, twin in pairs:
+        loss_of(twin_model).backward()
+        twin.step()  # not recorded: the next rows are the original's
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    optimizer.step()
+    assert log.state_dict()["step"] == 1
     log.close()
     assert (set(vars(model)), set(vars(optimizer))) == clean
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
     assert clip_grad._clip_grads_with_norm_ is clip
     assert torch.amp.GradScaler.step is step
+
+
+def test_nothing_is_kept_alive(tmp_path):
+    """An optimizer that is dropped without close() goes, with model and gradients."""
+    model, step = mlp(), torch.amp.GradScaler.step
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    log = gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, k=32)
+    loss_of(model).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    gone = weakref.ref(model), weakref.ref(optimizer)
+    del model, optimizer
+    gc.collect()
+    assert [g() for g in gone] == [None, None]
+    log.close()
+    assert torch.amp.GradScaler.step is step
+
+
+def test_somebody_else_wraps_the_wrappers(tmp_path, monkeypatch):
+    """Their wrapper stays where it is, ours only calls through, and attaching again neither recurses nor goes deaf."""
+    from torch.nn.utils import clip_grad
+
+    original = clip_grad._clip_grads_with_norm_
+    calls = []
+
+    def clipped(path):
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        log = gradlog.attach(optimizer, path, model=model, k=32, on_error="raise")
+        if not calls:
+            inner = clip_grad._clip_grads_with_norm_
+            monkeypatch.setattr(clip_grad, "_clip_grads_with_norm_", lambda *a, **k: calls.append(1) or inner(*a, **k))
+        loss_of(model).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+        log.close()
+        return gradlog.analysis.open_run(path).scalar_columns["clip_coef"]
+
+    for i in range(3):
+        assert clipped(str(tmp_path / f"{i}.zarr")) < 1
+    assert len(calls) == 3
+    monkeypatch.undo()
+    assert clipped(str(tmp_path / "last.zarr")) < 1
+    assert clip_grad._clip_grads_with_norm_ is original
+
+
+def test_threads(tmp_path, recorded):
+    """Each thread with its own model, attaching, clipping and closing while the others do."""
+    failures = []
+
+    def work(name):
+        try:
+            generator = torch.Generator().manual_seed(hash(name) % 1000)
+            for i in range(4):
+                model = mlp()
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+                path, seen = tmp_path / f"{name}{i}.zarr", []
+                with gradlog.attach(optimizer, path, model=model, k=16, on_error="raise", stage="preclip"):
+                    for _ in range(3):
+                        optimizer.zero_grad()
+                        model(torch.randn(8, 20, generator=generator)).square().mean().backward()
+                        seen.append(snapshot(model))
+                        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+                        optimizer.step()
+                recorded(path).expect(seen)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert failures == []
+
+
+class Batches(torch.utils.data.Dataset):
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer = model, optimizer
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        """Steps the forked copy of the optimizer: that is not ours to record."""
+        loss_of(self.model).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.01)
+        self.optimizer.step()
+        return torch.randn(8, 20)
+
+
+def test_forked_workers(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, k=32, on_error="raise", stage="preclip"):
+        workers = torch.multiprocessing.get_context("fork")
+        data = Batches(model, optimizer)
+        for x in torch.utils.data.DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context=workers):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            seen.append(snapshot(model))
+            optimizer.step()
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    assert "clip_coef" not in run.scalars
+
+
+def test_the_recorders_share_of_the_time_is_told(tmp_path, caplog):
+    model = mlp()
+    caplog.set_level("INFO", logger="gradlog")
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "r.zarr", steps=5)
+    found = re.search(r"5 rows recorded; recorder: (\d+\.\d+) % of wall time", caplog.text)
+    assert 0 < float(found[1]) <= 100
 
 
 def test_a_failing_recorder_does_not_stop_training(tmp_path):
@@ -456,8 +657,19 @@ class Wrapper:
         self.optimizer = optimizer
 
 
+class DeepSpeedZero:
+    """Holds a torch optimizer over partitions of its own, as ZeRO does."""
+
+    __module__ = "deepspeed.runtime.zero.stage_1_and_2"
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+
 def test_what_cannot_be_recorded_is_refused(tmp_path):
     model = mlp()
+    with pytest.raises(UnsupportedError, match=r"p\.grad empty"):
+        gradlog.attach(Wrapper(DeepSpeedZero(torch.optim.SGD(model.parameters(), lr=0.1))), tmp_path / "r.zarr")
     with pytest.raises(UnsupportedError, match=r"p\.grad empty"):
         gradlog.attach(DeepSpeedLike(model.parameters(), lr=0.1), tmp_path / "r.zarr")
     with pytest.raises(UnsupportedError, match="no step hooks"):

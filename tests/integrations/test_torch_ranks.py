@@ -11,9 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import zarr
 from torch import nn
 
 import gradlog
+from gradlog.errors import UnsupportedError
 
 STEPS = 3
 
@@ -28,7 +30,7 @@ def batches(ranks):
     return [torch.randn(ranks, 4, 22, generator=generator) for _ in range(STEPS)]
 
 
-def reference(path, ranks, **options):
+def reference(path, ranks, clip=0.05, **options):
     """Gradients of the mean over ranks, in one process."""
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -36,7 +38,7 @@ def reference(path, ranks, **options):
         for x in batches(ranks):
             optimizer.zero_grad()
             model(x.flatten(0, 1)).square().mean().backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
 
 
@@ -44,8 +46,14 @@ def shard(model, kind, ranks):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     if kind == "local":
+        return model
+    if kind == "tensor parallel":
+        mesh = init_device_mesh("cpu", (ranks // 2, 2), mesh_dim_names=("data", "tensor"))
+        parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        fully_shard(model, mesh=mesh["data"])
         return model
     if kind == "ddp":
         return nn.parallel.DistributedDataParallel(model)
@@ -72,14 +80,14 @@ def work(rank, ranks, folder, kind, options):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         log = gradlog.attach(optimizer, f"{folder}/{kind}.zarr", model=model, on_error="raise", k=48, **options)
         assert log.active == (rank == 0 or kind == "local")
-        for t, x in enumerate(batches(ranks)):
+        for t, x in enumerate(batches(ranks // 2 if kind == "tensor parallel" else ranks)):
             optimizer.zero_grad()
-            model(x[rank]).square().mean().backward()
+            model(x[rank // 2 if kind == "tensor parallel" else rank]).square().mean().backward()
             if kind == "mixed":  # the last layer is not wrapped: average it by hand, as its user must
                 for p in model[3].parameters():
                     dist.all_reduce(p.grad)
                     p.grad /= ranks
-            else:
+            elif kind != "tensor parallel":  # which torch does not clip
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
             optimizer.step()
             if kind == "leaves" and t == 0 and rank == 0:
@@ -109,13 +117,15 @@ def test_two_ranks_equal_one(tmp_path, recorded, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "kind", "options"), [
     (4, "hybrid", {}),
+    (4, "tensor parallel", {}),
     (4, "fsdp", {"stage": "preclip"}),
     (2, "fsdp", {"what": "update"}),
     (2, "fsdp", {"every": 2}),
 ])  # fmt: skip
 def test_more_meshes_and_options(tmp_path, recorded, ranks, kind, options):
     launch(ranks, tmp_path, kind, **options)
-    reference(tmp_path / "one.zarr", ranks, **options)
+    alone = {"ranks": ranks // 2, "clip": np.inf} if kind == "tensor parallel" else {"ranks": ranks}
+    reference(tmp_path / "one.zarr", **alone, **options)
     one, many = recorded(tmp_path / "one.zarr"), recorded(tmp_path / f"{kind}.zarr")
     assert many.steps == one.steps
     np.testing.assert_allclose(many.sketch, one.sketch, rtol=1e-3, atol=1e-5)
@@ -140,7 +150,7 @@ def test_plain_parameters_beside_sharded_ones_count_once(tmp_path, recorded):
 
 
 @pytest.mark.slow
-def test_local_gradients_of_every_rank(tmp_path, recorded):
+def test_local_gradients_of_ranks_that_nobody_averages(tmp_path, recorded):
     launch(2, tmp_path, "local", stage="local")
     run = recorded(tmp_path / "local.zarr")
     assert run.run.info["ranks"] == 2
@@ -154,3 +164,105 @@ def test_local_gradients_of_every_rank(tmp_path, recorded):
     mean = {n: (rows[0][n] + rows[1][n]) / 2 for n in rows[0]}
     run.steps, run.sketch = run.steps[:1], run.sketch[:1]
     run.expect([mean], norms=False)
+
+
+def local_work(rank, ranks, folder, scaled):
+    """DDP with accumulation under no_sync; afterwards recorded twice: before and after the average."""
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+    )
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(build(), bucket_cap_mb=0.02)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=scaled)
+        options = {"k": 48, "on_error": "raise"}
+        log = gradlog.attach(optimizer, f"{folder}/local.zarr", model=model.module, stage="local", mode="w", **options)
+        mean = gradlog.attach(optimizer, f"{folder}/mean.zarr", model=model, stage="preclip", **options)
+        assert log.active
+        torch.save(model, f"{folder}/model-{rank}.pt")  # the hook's state must not stand in the way
+        own = []
+        for x in batches(ranks):
+            optimizer.zero_grad()
+            twin = build()
+            twin.load_state_dict(model.module.state_dict())
+            for part in x[rank].chunk(2):
+                twin(part).square().mean().backward()
+            own.append({n: p.grad.numpy().copy() for n, p in twin.named_parameters()})
+            first, second = x[rank].chunk(2)
+            with model.no_sync():
+                scaler.scale(model(first).square().mean()).backward()
+            scaler.scale(model(second).square().mean()).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            scaler.step(optimizer)
+            scaler.update()
+        log.close()
+        mean.close()
+        np.savez(f"{folder}/own-{rank}.npz", **{f"{t}|{n}": g for t, row in enumerate(own) for n, g in row.items()})
+        optimizer.zero_grad()
+        model(x[rank]).square().mean().backward()  # DDP still averages when nobody listens
+        again = gradlog.attach(optimizer, f"{folder}/again.zarr", model=model, stage="local", **options)
+        model(x[rank]).square().mean().backward()
+        optimizer.step()
+        again.close()
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("scaled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_local_gradients_under_ddp(tmp_path, recorded, scaled):
+    """Each rank's rows are its own gradients, and their mean is what DDP averaged them to."""
+    mp.spawn(local_work, args=(2, str(tmp_path), scaled), nprocs=2)
+    local, mean = recorded(tmp_path / "local.zarr"), recorded(tmp_path / "mean.zarr")
+    assert local.run.info["ranks"] == 2
+    assert local.steps == mean.steps == list(range(STEPS))
+    np.testing.assert_allclose(local.sketch, mean.sketch, rtol=1e-4, atol=1e-6)
+    store = zarr.open_group(tmp_path / "local.zarr", mode="r")
+    for rank in range(2):
+        stored = np.load(tmp_path / f"own-{rank}.npz")
+        rows = [{n: stored[f"{t}|{n}"] for n, _ in build().named_parameters()} for t in range(STEPS)]
+        member = store[f"seg-000000-r{rank:04d}"]
+        local.sketch, local.norm2 = member["sketch"][:], member["group_norm2"][:]
+        local.expect(rows, rtol=1e-4)
+    assert recorded(tmp_path / "again.zarr").run.info["ranks"] == 2
+
+
+def refused_work(rank, ranks, folder):
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+    warnings.simplefilter("error")
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+    )
+    try:
+        for builtin in (False, True):
+            model = torch.nn.parallel.DistributedDataParallel(build())
+            if builtin:
+                model._register_builtin_comm_hook(dist.BuiltinCommHookType.ALLREDUCE)
+            else:
+                model.register_comm_hook(None, default_hooks.fp16_compress_hook)
+            hooks = len(model._comm_hooks)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+            with pytest.raises(UnsupportedError, match="communication hook already"):
+                gradlog.attach(optimizer, f"{folder}/{builtin}.zarr", model=model, stage="local")
+            assert len(model._comm_hooks) == hooks
+            assert not optimizer._optimizer_step_pre_hooks
+        optimizer = torch.optim.SGD(shard(build(), "fsdp", ranks).parameters(), lr=1e-2)
+        with pytest.raises(UnsupportedError, match="before any rank holds its own"):
+            gradlog.attach(optimizer, f"{folder}/sharded.zarr", stage="local")
+        with pytest.raises(UnsupportedError, match="k='exact' needs whole gradients"):
+            gradlog.attach(optimizer, f"{folder}/exact.zarr", k="exact")
+        model = shard(build(), "fsdp", ranks)
+        optimizer = torch.optim.SGD(model[2 * rank].parameters(), lr=1e-2)  # a pipeline's stages
+        with pytest.raises(UnsupportedError, match="rank 1 holds other parameters"):
+            gradlog.attach(optimizer, f"{folder}/pipeline.zarr")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_what_ranks_cannot_record_is_refused(tmp_path):
+    mp.spawn(refused_work, args=(2, str(tmp_path)), nprocs=2)

@@ -13,8 +13,6 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from gradlog.integrations.transformers import GradlogCallback
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the framework's own
-
 
 class Net(nn.Module):
     def __init__(self):
