@@ -32,6 +32,9 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "gain_low": (P, "1", "lower end of the 95 % interval of the gain"),
     "gain_high": (P, "1", "upper end of the 95 % interval of the gain"),
     "path_length": (P, G2, "kappa times energy"),
+    "path_share": (P, "1", "path length over that of all"),
+    "step_path_share": (("path_step",), "1", "share of each step in the path length of the predictor last"),
+    "half_path_steps": ((), "1", "fewest steps that hold half of the path length of the predictor last"),
     "beta": (P, "1", "decay in use, for exponential moving averages"),
     "rank": (E, "1", "r*(eps) of the logged increments; its certified upper bound where it is not closed"),
     "rank_low": (E, "1", "certified lower bound of r*(eps) of the logged increments"),
@@ -98,8 +101,9 @@ def result_dataset(
             for end, rows in edges.items():
                 about = {"long_name": f"{end} step of the {kind}", "units": "step"}
                 coords[f"{kind}_{end}_step"] = ((kind,), run.steps[rows], about)
-    if "increment_step" in values[""][0]:
-        coords["increment_step"] = values[""][0]["increment_step"]
+    for name in ("increment_step", "path_step"):
+        if name in values[""][0]:
+            coords[name] = values[""][0][name]
     return xr.Dataset(variables, coords, _attrs(run, attrs))
 
 

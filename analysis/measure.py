@@ -21,14 +21,13 @@ Values = dict[str, Any]
 class Question:
     """What is asked of every scope.
 
-    ``k`` coordinates a group, ``exact`` whether they are the gradient's own, ``batch`` the mean logged batch size.
+    ``k`` coordinates a group, ``exact`` whether they are the gradient's own.
     """
 
     predictors: list[Predictor]
     eps: tuple[float, ...]
     k: int
     exact: bool
-    batch: float
 
 
 def kappas(evidence: Evidence, energy: float, history: NDArray[np.int64], ask: Question) -> Values:
@@ -96,6 +95,7 @@ def scope(
     norms: Float64,
     history: NDArray[np.int64],
     ask: Question,
+    batch: float,
 ) -> Values:
     """Energies, kappas, signal and noise of one scope.
 
@@ -105,6 +105,8 @@ def scope(
         Exact squared norms of the counted rows, over the scope's groups.
     history : int64 (rows,)
         Past rows available at each counted row.
+    batch : float
+        Mean batch size of the counted rows, NaN where it is not logged.
     """
     energy = float(norms.sum())
     found: Values = {
@@ -116,7 +118,21 @@ def scope(
         ),
     }
     found |= kappas(evidence, energy, history, ask)
-    return found | noise.signal_and_noise(evidence, ask.k, ask.exact, ask.batch)
+    return found | noise.signal_and_noise(evidence, ask.k, ask.exact, batch)
+
+
+def step_shares(path: Float64) -> Values:
+    """Share of each row in the path length of ``last``, and the fewest rows that hold half of it."""
+    whole = float(path.sum())
+    share = path / whole if whole > 0 else np.zeros_like(path)
+    half = int(np.searchsorted(np.cumsum(np.sort(share)[::-1]), 0.5)) + 1 if whole > 0 else 0
+    return {"step_path_share": share, "half_path_steps": float(half)}
+
+
+def shares(parts: list[Values], whole: Float64) -> None:
+    """Give each part, a group or a window, its share in a path length (predictor,)."""
+    for part in parts:
+        part["path_share"] = np.divide(part["path_length"], whole, out=np.zeros_like(whole), where=whole > 0)
 
 
 def bound_sides(given: bounds.Inputs, found: Values) -> Values:

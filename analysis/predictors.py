@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -18,8 +19,12 @@ from gradlog.analysis.summary import Float64, Totals
 
 DEFAULT = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema")
 
-BETA_GRID = tuple(1 - 2.0 ** (-j / 4) for j in range(40))
-"""Candidates of best-ema: averaging lengths 1 / (1 - beta) from 1 to 860 steps, 19 % apart."""
+NODES, LONGEST = 28, 1024.0
+"""EMAs measured for best-ema, and the longest averaging length 1 / (1 - beta) that it considers."""
+
+_KNOTS = np.cos(np.pi * np.arange(NODES) / (NODES - 1))
+BETA_NODES = tuple((1 - LONGEST ** ((_KNOTS - 1) / 2)).tolist())
+"""Their betas: Chebyshev points in log(1 - beta), from 0 to 1 - 1 / LONGEST."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,17 +181,24 @@ class EMA:
 
 @dataclasses.dataclass(frozen=True)
 class BestEMA:
-    """ema(beta) of the least path length on these rows, over BETA_GRID and every other EMA of the pass."""
+    """ema(beta) of the least path length on these rows, beta anywhere in [0, 1 - 1 / LONGEST].
+
+    As a function of y = log(1 - beta) the path length is sum_w S(w) |1 - e^{iw}|^2 / |1 - beta e^{iw}|^2, analytic in
+    the strip |Im y| < pi / 2 whatever the gradients. So the polynomial through 28 Chebyshev points is within
+    2e-5 of the energy of it, and far nearer for noise (Trefethen 2013, theorem 8.2); its minimum is taken on
+    a grid of averaging lengths 0.5 % apart.
+    """
 
     name: ClassVar[str] = "best-ema"
-    betas: ClassVar[tuple[float, ...]] = BETA_GRID
+    betas: ClassVar[tuple[float, ...]] = BETA_NODES
     lags: ClassVar[int] = 0
 
     def fit(self, evidence: Evidence) -> Fitted:
         """See Predictor."""
-        paths = evidence.of("p0")
-        best = int(np.argmin(paths.sum(axis=-1)))
-        return Fitted(paths[best], np.empty(0), beta=evidence.betas[best])
+        paths = np.stack([evidence.ema(b) for b in BETA_NODES])
+        grid, weights = _between_nodes()
+        best = int(np.argmin(weights @ paths.sum(axis=-1)))
+        return Fitted(np.maximum(weights[best] @ paths, 0.0), np.empty(0), beta=float(grid[best]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +252,19 @@ class AR:
         pooled = moments.sum(axis=-1)
         weights = np.linalg.lstsq(pooled[1:, 1:], pooled[1:, 0], rcond=1e-10)[0]
         return _linear(moments, weights)
+
+
+@cache
+def _between_nodes(points: int = 1401) -> tuple[Float64, Float64]:
+    """Betas of a fine grid, and the barycentric weights (points, NODES) of path lengths there."""
+    x = np.linspace(1, -1, points)
+    scale = np.where(np.arange(NODES) % 2, -1.0, 1.0)
+    scale[[0, -1]] /= 2
+    away = x[:, None] - _KNOTS
+    hit = np.abs(away) < 1e-12
+    weights = scale / np.where(hit, 1.0, away)
+    weights = np.where(hit.any(axis=1)[:, None], hit, weights)
+    return 1 - LONGEST ** ((x - 1) / 2), weights / weights.sum(axis=1, keepdims=True)
 
 
 def _linear(moments: Float64, weights: ArrayLike) -> Fitted:

@@ -48,7 +48,7 @@ class Scopes:
     def values(
         self, r: Range, group: int | None = None, spectrum: Spectrum | None = None, full: bool = False
     ) -> Values:
-        """All measures of a scope; ``full`` adds the spectrum itself and the rank behind the sketch."""
+        """All measures of a scope; ``full`` adds the rank behind the sketch."""
         totals = self.totals(r)
         rows = self._rows(r)
         norms = self.run.group_norm2[rows]
@@ -56,10 +56,9 @@ class Scopes:
         evidence = Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
         spectrum = spectrum or self.spectrum(r, group)
         shuffled = self.shuffled(r, group) if self.recipe.scatter else None
-        found = measure.scope(evidence, norms, self.history[rows], self.ask)
-        found |= measure.ranks(spectrum, shuffled, self.ask.eps)
+        found = measure.scope(evidence, norms, self.history[rows], self.ask, self._batch(rows))
+        found |= measure.ranks(spectrum, shuffled, self.ask.eps) | _curves(spectrum)
         if full:
-            found |= _curves(spectrum)
             found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), self.ask, found)
         return found
 
@@ -125,6 +124,17 @@ class Scopes:
 
     def _rows(self, r: Range) -> NDArray[np.int64]:
         return np.arange(r.start, r.stop)[self.run.finite[r.start : r.stop]]
+
+    def steps(self, r: Range) -> Values:
+        """Which steps carry the path of ``last``."""
+        return measure.step_shares(self.totals(r)["path"]) | {"path_step": self.run.steps[self._rows(r)]}
+
+    def _batch(self, rows: NDArray[np.int64]) -> float:
+        for name in ("batch_size", "batch"):
+            column = self.run.scalar_columns.get(name)
+            if column is not None and np.isfinite(column[rows]).any():
+                return float(np.nanmean(column[rows]))
+        return float("nan")
 
     def _one_sketch(self, totals: Totals, group: int | None) -> Float64 | None:
         if group is None and self.run.groups > 1:
