@@ -8,8 +8,6 @@ of betas; v and the error that a segment leaves are one small product each with 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from gradlog.analysis.summary import Float32, Float64, Recipe, Summary
@@ -20,58 +18,63 @@ S = 16
 _SUM = 32
 """Segments of a float32 sum."""
 
-_NEGLIGIBLE = 1e-14
+NEGLIGIBLE = 1e-14
+"""Power of beta at which the open end is forgotten."""
 
 
 class Ema:
-    """Errors of all betas over one block of rows, its first error taken as 0 (the open end rho)."""
+    """Errors of all betas over one block of rows, its first error taken as 0 (the open end rho).
+
+    ``u`` sums beta^{t+1} r_t, which is beta v.
+    """
 
     def __init__(self, recipe: Recipe, rows: int) -> None:
         self.rows, self.n = rows, recipe.n
         self.betas = np.asarray(recipe.betas, np.float64)
         shape = (len(self.betas), self.n)
         self.r = np.zeros(shape, np.float32)
-        self.p0, self.v = np.zeros(shape), np.zeros(shape)
+        self.p0, self.u = np.zeros(shape), np.zeros(shape)
         self._segment = _Segment(self.betas)
+        self._products = np.zeros((S * (S + 1) // 2, self.n))
 
     def advance(self, h: Float32, start: int) -> None:
         """Take the increments of rows start, start + 1, ... of the block."""
         if not len(self.betas):
             return
-        self.open_end(h, start)
         whole = len(h) // S * S
         cube = h[:whole].reshape(-1, S, self.n)
         for first in range(0, len(cube), _SUM):
-            self._add(cube[first : first + _SUM])
-        for row in h[whole:]:
+            self._add(cube[first : first + _SUM], start + first * S)
+        for t, row in enumerate(h[whole:], start + whole):
             self.r = row + self.betas.astype(np.float32)[:, None] * self.r
             self.p0 += np.square(self.r)
-
-    def open_end(self, h: Float32, start: int) -> None:
-        """Add to v = sum_t beta^t r_t: row i of N has the weight (b^i - b^{2N-i}) / (1 - b^2)."""
-        if self.betas.max() ** start > _NEGLIGIBLE:
-            self.v += (h.T @ _open_weights(tuple(self.betas), self.rows, start, len(h)).T).T
+            self.u += self.betas[:, None] ** (t + 1) * self.r
 
     def finish(self, summary: Summary) -> None:
         """Leave the open ends in the summary."""
         b = self.betas[:, None]
-        summary.sums["p0"] += self.p0
-        summary.v, summary.r = self.v, self.r.astype(np.float64)
+        summary.sums["p0"] += self.p0 + self._segment.square @ self._products
+        summary.v = np.divide(self.u, b, out=np.zeros_like(self.u), where=b > 0)
+        summary.r = self.r.astype(np.float64)
         summary.c = (1 - b ** (2 * self.rows)) / (1 - b * b)
         summary.d = b ** (self.rows - 1)
 
-    def _add(self, cube: Float32) -> None:
+    def _add(self, cube: Float32, start: int) -> None:
         w, B = self._segment, len(self.betas)
-        products = [np.einsum("sjn,sjn->jn", cube[:, : S - a], cube[:, a:]) for a in range(S)]
-        self.p0 += w.square @ np.concatenate(products)
+        self._products += np.concatenate([np.einsum("sjn,sjn->jn", cube[:, : S - a], cube[:, a:]) for a in range(S)])
         linear = np.matmul(w.linear, cube)
         before = np.empty((len(cube), B, self.n), np.float32)
         for s, left in enumerate(linear[:, :B]):
             before[s] = self.r
             np.multiply(self.r, w.power, out=self.r)
             np.add(self.r, left, out=self.r)
-        self.p0 += 2 * np.einsum("sbn,sbn->bn", before, linear[:, B:])
+        v = linear[:, B:]
+        self.p0 += 2 * np.einsum("sbn,sbn->bn", before, v)
         self.p0 += w.c * np.einsum("sbn,sbn->bn", before, before)
+        decay = self.betas ** (start + S * np.arange(len(cube))[:, None])
+        if decay.max() > NEGLIGIBLE:
+            decay = decay.astype(np.float32)
+            self.u += np.einsum("sb,sbn->bn", decay, v) + w.c * np.einsum("sb,sbn->bn", decay, before)
 
 
 class _Segment:
@@ -84,10 +87,3 @@ class _Segment:
         self.square = np.concatenate([(2.0 if a else 1.0) * b**a * rest[:, a:] for a in range(S)], axis=1)
         self.c = b * b * rest[:, :1]
         self.power = (b**S).astype(np.float32)
-
-
-@lru_cache(maxsize=16)
-def _open_weights(betas: tuple[float, ...], total: int, start: int, rows: int) -> Float32:
-    """Weights of v for some rows of a block of ``total``, (B, rows): the same for every block of that length."""
-    b, i = np.asarray(betas)[:, None], np.arange(start, start + rows)
-    return np.asarray((b**i - b ** (2 * total - i)) / (1 - b * b), np.float32)

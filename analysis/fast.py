@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from gradlog.analysis.ema import Ema
+from gradlog.analysis.ema import NEGLIGIBLE, Ema
 from gradlog.analysis.summary import Float32, Summary
 
 WORTH = 2**26
@@ -25,12 +25,14 @@ def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, em
     """Do what ``kernel.add_tile`` does."""
     from gradlog.analysis import loops
 
-    s, lags = summary.sums, summary.recipe.lags
-    sums = np.zeros((4 + lags + len(ema.betas), X.shape[1]))
-    loops.tile(X, start, stop, h, ema.betas.astype(np.float32), ema.r, sums, summary.path)
+    s, lags, B = summary.sums, summary.recipe.lags, len(ema.betas)
+    sums = np.zeros((4 + lags + 2 * B, X.shape[1]))
+    powers = ema.betas ** np.arange(start + 1, stop + 1, loops.SUM)[:, None]
+    powers[powers < NEGLIGIBLE] = 0
+    loops.tile(X, start, stop, h, ema.betas.astype(np.float32), powers, ema.r, sums, summary.path)
     for name, add in zip(("total", "energy", "increment", "trend"), sums, strict=False):
         s[name] += add
     s["last"] += sums[2]
     s["lag"] += sums[4 : 4 + lags]
-    ema.p0 += sums[4 + lags :]
-    ema.open_end(h[1:], start)
+    ema.p0 += sums[4 + lags : 4 + lags + B]
+    ema.u += sums[4 + lags + B :]

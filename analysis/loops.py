@@ -83,11 +83,38 @@ def errors(h: Float32, beta: np.float32, a: int, b: int, r: Float32, left: int, 
 
 
 @_jit  # type: ignore[untyped-decorator]
-def tile(
-    X: Float32, start: int, stop: int, h: Float32, betas: Float32, r: Float32, sums: Float64, path: Float64
+def open_errors(
+    h: Float32, beta: np.float32, power: float, a: int, b: int, r: Float32, left: int, out: Float32
 ) -> None:
-    """Rows [start, stop) of X: increments into h[1:], column sums into sums (4 + lags + betas, n)."""
-    width, lags = X.shape[1], sums.shape[0] - 4 - len(betas)
+    """Add the sums of beta^t r_t over rows [a, b) of h to out, where beta^t is power at row a."""
+    right = left + len(r)
+    error = r.copy()
+    for t in range(a, b):
+        d, w = h[t][left:right], np.float32(power)
+        for j in range(len(r)):
+            error[j] = d[j] + beta * error[j]
+            out[j] += w * error[j]
+        power *= float(beta)
+
+
+@_jit  # type: ignore[untyped-decorator]
+def tile(
+    X: Float32,
+    start: int,
+    stop: int,
+    h: Float32,
+    betas: Float32,
+    powers: Float64,
+    r: Float32,
+    sums: Float64,
+    path: Float64,
+) -> None:
+    """Rows [start, stop) of X: increments into h[1:], column sums into sums (4 + lags + 2 betas, n).
+
+    ``powers`` (segments, betas) holds beta^{t+1} of the first row of every 32, 0 where that is negligible.
+    """
+    width, B = X.shape[1], len(betas)
+    lags = sums.shape[0] - 4 - 2 * B
     part = np.empty((len(sums), min(STRIP, width)), np.float32)
     for left in range(0, width, STRIP):
         right = min(left + STRIP, width)
@@ -99,7 +126,10 @@ def tile(
             for a in range(1, min(lags, last - 1) + 1):
                 low = max(first, a)
                 products(X, X, low, low - a, last - low, left, right, part[3 + a])
-            for i in range(len(betas)):
-                n = right - left
-                errors(h, betas[i], first - start + 1, last - start + 1, r[i][left:right], left, part[4 + lags + i][:n])
+            low, high = first - start + 1, last - start + 1
+            for i in range(B):
+                error, row, power = r[i][left:right], 4 + lags + i, powers[(first - start) // SUM, i]
+                if power > 0:
+                    open_errors(h, betas[i], power, low, high, error, left, part[row + B])
+                errors(h, betas[i], low, high, error, left, part[row])
             sums[:, left:right] += part[:, : right - left]

@@ -195,9 +195,7 @@ def _flat(ranges: dict[str, list[Range]]) -> list[Range]:
     return [r for group in ranges.values() for r in group]
 
 
-def _recipe(
-    run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int, kernel: str
-) -> Recipe:
+def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int, kernel: str) -> Recipe:
     needed = needs(ask.predictors, noise.LAGS)
     if kernel not in ("auto", "numpy", "numba"):
         raise ValueError(f"kernel must be 'auto', 'numpy' or 'numba', got {kernel!r}")

@@ -261,9 +261,9 @@ def _between_nodes(points: int = 1401) -> tuple[Float64, Float64]:
     scale = np.where(np.arange(NODES) % 2, -1.0, 1.0)
     scale[[0, -1]] /= 2
     away = x[:, None] - _KNOTS
-    hit = np.abs(away) < 1e-12
+    hit = np.asarray(np.abs(away) < 1e-12)
     weights = scale / np.where(hit, 1.0, away)
-    weights = np.where(hit.any(axis=1)[:, None], hit, weights)
+    weights = np.where(hit.any(axis=1, keepdims=True), hit, weights)
     return 1 - LONGEST ** ((x - 1) / 2), weights / weights.sum(axis=1, keepdims=True)
 
 
