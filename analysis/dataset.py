@@ -33,7 +33,11 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "gain_high": (P, "1", "upper end of the 95 % interval of the gain"),
     "path_length": (P, G2, "kappa times energy"),
     "path_share": (P, "1", "path length over that of all"),
-    "step_path_share": (("path_step",), "1", "share of each step in the path length of the predictor last"),
+    "step_path_share": (
+        ("path_step",),
+        "1",
+        "share in the path length of the predictor last, of the steps where it is largest",
+    ),
     "half_path_steps": ((), "1", "fewest steps that hold half of the path length of the predictor last"),
     "beta": (P, "1", "decay in use, for exponential moving averages"),
     "rank": (E, "1", "r*(eps) of the logged increments; its certified upper bound where it is not closed"),

@@ -46,7 +46,7 @@ def summarise(X: Float32, recipe: Recipe) -> Summary:
         return summary
     q = recipe.history
     summary.head, summary.tail = X[:q].copy(), X[-q:].copy()
-    summary.path = np.zeros(len(X) if recipe.columns else 0)
+    summary.path = np.zeros(len(X) if recipe.columns else 0, np.float32)
     ema = Ema(recipe, len(X))
     compiled = recipe.kernel == "numba" and fast.available()
     add = fast.add_tile if compiled else add_tile

@@ -44,7 +44,7 @@ def products(A: Float32, B: Float32, a: int, b: int, rows: int, left: int, right
 
 @_jit  # type: ignore[untyped-decorator]
 def energies(
-    X: Float32, h: Float32, first: int, last: int, start: int, left: int, right: int, sums: Float32, path: Float64
+    X: Float32, h: Float32, first: int, last: int, start: int, left: int, right: int, sums: Float32, path: Float32
 ) -> None:
     """Add sums of g, of g^2, of h^2 and of second differences squared to sums[:4], and each row's h^2 to path."""
     n = right - left
@@ -107,7 +107,7 @@ def tile(
     powers: Float64,
     r: Float32,
     sums: Float64,
-    path: Float64,
+    path: Float32,
 ) -> None:
     """Rows [start, stop) of X: increments into h[1:], column sums into sums (4 + lags + 2 betas, n).
 

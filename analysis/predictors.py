@@ -70,6 +70,8 @@ class Fitted:
     weights : float64 (history,)
         Weights on g_{t-1}, g_{t-2}, ... (an EMA: empty, see ``beta``).
     beta : float or None
+    one_row : float64 (1,) or None
+        Weights where only one row is known, if they are not the first of ``weights``.
     """
 
     path: Float64
@@ -77,19 +79,25 @@ class Fitted:
     beta: float | None = None
     one_row: Float64 | None = None
 
-    def weight_sums(self, history: NDArray[np.int64]) -> tuple[Float64, Float64]:
-        """Sum and sum of squares of the weights in use when ``history`` past rows are there."""
+    def mean_weights(self, ages: NDArray[np.int64]) -> tuple[float, float, float]:
+        """Return the means over rows of s1, s1^2 and s2: sum and sum of squares of the weights in use at a row.
+
+        ``ages`` (chains, 2) are ranges [first, stop) of the number of past rows: 0, 1, 2, ... in a whole chain.
+        """
+        first, stop = np.asarray(ages, np.int64).T
+        rows = int((stop - first).sum())
         if self.beta is not None:
             b = self.beta
-            age = history.astype(np.float64)
-            return 1 - b**age, (1 - b) ** 2 * (1 - b ** (2 * age)) / (1 - b * b)
-        used = np.minimum(history, len(self.weights))
-        s1 = np.concatenate([[0.0], np.cumsum(self.weights)])[used]
-        s2 = np.concatenate([[0.0], np.cumsum(self.weights**2)])[used]
+            g1, g2 = (float(((q**first - q**stop) / (1 - q)).sum()) / rows for q in (b, b * b))
+            return 1 - g1, 1 - 2 * g1 + g2, (1 - b) / (1 + b) * (1 - g2)
+        s1 = np.concatenate([[0.0], np.cumsum(self.weights)])
+        s2 = np.concatenate([[0.0], np.cumsum(self.weights**2)])
         if self.one_row is not None:
-            s1 = np.where(history == 1, self.one_row.sum(), s1)
-            s2 = np.where(history == 1, np.square(self.one_row).sum(), s2)
-        return s1, s2
+            s1[1], s2[1] = self.one_row.sum(), np.square(self.one_row).sum()
+        age = np.arange(len(self.weights))
+        counts = np.array([np.count_nonzero((first <= a) & (a < stop)) for a in age], np.float64)
+        share = np.append(counts, rows - counts.sum()) / rows
+        return float(share @ s1), float(share @ s1**2), float(share @ s2)
 
 
 class Predictor(Protocol):

@@ -120,7 +120,7 @@ class Summary:
         Whether a gap lies inside or at an end.
     v, c, r, d : float64 (B, n), (B, 1), (B, n), (B, 1)
         Open ends of the EMAs, see the module.
-    path : float64 (rows,)
+    path : float32 (rows,)
         Squared error of the predictor ``last`` at each row, over all columns: the increment's squared norm, or the
         row's own after a gap; 0 for the first row while what stands before it is not known.
     kernels : frozenset of str
@@ -135,7 +135,7 @@ class Summary:
         self.cut = False
         self.v, self.r = np.zeros((B, n)), np.zeros((B, n))
         self.c, self.d = np.zeros((B, 1)), np.zeros((B, 1))
-        self.path = np.empty(0)
+        self.path: Float32 = np.empty(0, np.float32)
         self.kernels: frozenset[str] = frozenset()
 
     @classmethod
