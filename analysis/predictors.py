@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, ClassVar, Protocol
 
@@ -72,14 +72,17 @@ class Fitted:
     beta : float or None
     one_row : float64 (1,) or None
         Weights where only one row is known, if they are not the first of ``weights``.
+    refit : callable or None
+        Weights (..., history) from moments (..., history + 1, history + 1), where they were fitted to the rows.
     """
 
     path: Float64
     weights: Float64
     beta: float | None = None
     one_row: Float64 | None = None
+    refit: Callable[[Float64], Float64] | None = None
 
-    def mean_weights(self, ages: NDArray[np.int64]) -> tuple[float, float, float]:
+    def mean_weights(self, ages: NDArray[np.int64]) -> tuple[Any, Any, Any]:
         """Return the means over rows of s1, s1^2 and s2: sum and sum of squares of the weights in use at a row.
 
         ``ages`` (chains, 2) are ranges [first, stop) of the number of past rows: 0, 1, 2, ... in a whole chain.
@@ -90,14 +93,14 @@ class Fitted:
             b = self.beta
             g1, g2 = (float(((q**first - q**stop) / (1 - q)).sum()) / rows for q in (b, b * b))
             return 1 - g1, 1 - 2 * g1 + g2, (1 - b) / (1 + b) * (1 - g2)
-        s1 = np.concatenate([[0.0], np.cumsum(self.weights)])
-        s2 = np.concatenate([[0.0], np.cumsum(self.weights**2)])
+        w = self.weights
+        s1, s2 = (np.cumsum(np.insert(x, 0, 0.0, axis=-1), axis=-1) for x in (w, w * w))
         if self.one_row is not None:
             s1[1], s2[1] = self.one_row.sum(), np.square(self.one_row).sum()
-        age = np.arange(len(self.weights))
+        age = np.arange(w.shape[-1])
         counts = np.array([np.count_nonzero((first <= a) & (a < stop)) for a in age], np.float64)
         share = np.append(counts, rows - counts.sum()) / rows
-        return float(share @ s1), float(share @ s1**2), float(share @ s2)
+        return s1 @ share, (s1 * s1) @ share, s2 @ share
 
 
 class Predictor(Protocol):
@@ -257,9 +260,7 @@ class AR:
     def fit(self, evidence: Evidence) -> Fitted:
         """See Predictor."""
         moments = evidence.moments(self.lags)
-        pooled = moments.sum(axis=-1)
-        weights = np.linalg.lstsq(pooled[1:, 1:], pooled[1:, 0], rcond=1e-10)[0]
-        return _linear(moments, weights)
+        return dataclasses.replace(_linear(moments, _least_squares(moments.sum(axis=-1))), refit=_least_squares)
 
 
 @cache
@@ -273,6 +274,13 @@ def _between_nodes(points: int = 1401) -> tuple[Float64, Float64]:
     weights = scale / np.where(hit, 1.0, away)
     weights = np.where(hit.any(axis=1, keepdims=True), hit, weights)
     return 1 - LONGEST ** ((x - 1) / 2), weights / weights.sum(axis=1, keepdims=True)
+
+
+def _least_squares(moments: Float64) -> Float64:
+    """Weights on the past from moments (..., lags + 1, lags + 1), of least norm where they are not determined."""
+    inverse = np.linalg.pinv(moments[..., 1:, 1:], rcond=1e-10, hermitian=True)
+    weights: Float64 = np.einsum("...ij,...j->...i", inverse, moments[..., 1:, 0])
+    return weights
 
 
 def _linear(moments: Float64, weights: ArrayLike) -> Fitted:
