@@ -24,20 +24,17 @@ def coherence(energy: Float64, total: Float64, rows: int) -> Float64:
     return np.where(pairs > 0, (S - E) / np.where(pairs > 0, pairs, 1.0), 0.0)
 
 
-def kappa_null(fitted: Fitted, c: Float64 | float, history: NDArray[np.int64]) -> Float64:
+def kappa_null(fitted: Fitted, c: Float64 | float, ages: NDArray[np.int64]) -> Float64:
     """Return the expected kappa of shuffled rows.
 
     Parameters
     ----------
     fitted : Fitted
     c : float or array
-    history : int64 (rows,)
-        Past rows available at each row: 0, 1, 2, ... within each chain.
+    ages : int64 (chains, 2)
+        Past rows available, as a range [first, stop) for the counted rows of each chain.
     """
-    ages, counts = np.unique(history, return_counts=True)
-    s1, s2 = fitted.weight_sums(ages)
-    share = counts / counts.sum()
-    a1, a11, a2 = share @ s1, share @ (s1 * s1), share @ s2
+    a1, a11, a2 = fitted.mean_weights(ages)
     return np.asarray(1 - 2 * c * a1 + c * a11 + (1 - c) * a2)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -51,17 +53,21 @@ def plan(chains: NDArray[np.int64], start: int, stop: int, rows: int) -> list[li
     return found
 
 
-def summarise_block(source: RowSource, fragments: list[Fragment], recipe: Recipe) -> Summary:
-    """Read a block's rows and summarise them; the body of a task."""
+def summarise_block(
+    source: RowSource, fragments: list[Fragment], recipe: Recipe, stop: threading.Event | None = None
+) -> Summary:
+    """Read a block's rows and summarise them; the body of a task. Ends early once ``stop`` is set."""
     whole = Summary(recipe)
     size = buffer_rows(source)
     rows = np.empty((min(size, max((b - a for a, b, _ in fragments), default=0)), source.n), np.float32)
     with single_threaded():
-        for start, stop, fresh in fragments:
+        for first, last, fresh in fragments:
             if fresh:
                 whole.absorb(Summary.gap(recipe))
-            edges = [start, *range((start // size + 1) * size, stop, size), stop]
+            edges = [first, *range((first // size + 1) * size, last, size), last]
             for low, high in itertools.pairwise(edges):
+                if stop is not None and stop.is_set():
+                    return whole
                 X = source.read(low, high, rows[: high - low])
                 whole.absorb(summarise(X, recipe))
     if not all(np.isfinite(x).all() for x in (whole.sums["energy"], whole.r)):
@@ -113,24 +119,29 @@ def workers(scheduler: Any = None) -> int:
     return int(pinned or len(os.sched_getaffinity(0)))
 
 
-def tree(parts: list[Any], join: Callable[[Any, Any], Any]) -> Any:
-    """Reduce neighbours pairwise, keeping their order."""
-    while len(parts) > 1:
-        pairs = [join(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
-        parts = pairs + parts[len(parts) // 2 * 2 :]
-    return parts[0]
+def tree(parts: Iterable[Any], join: Callable[[Any, Any], Any]) -> Any:
+    """Reduce neighbours pairwise, keeping their order; of N parts, only log2(N) joined ones wait at a time."""
+    waiting: list[tuple[int, Any]] = []
+    for part in parts:
+        size = 1
+        while waiting and waiting[-1][0] == size:
+            part, size = join(waiting.pop()[1], part), 2 * size
+        waiting.append((size, part))
+    _, joined = waiting.pop()
+    while waiting:
+        joined = join(waiting.pop()[1], joined)
+    return joined
 
 
 def _in_order(source: RowSource, panes: list[list[list[Fragment]]], recipe: Recipe, report: Progress) -> list[Summary]:
-    done, total, found = 0, sum(map(len, panes)), []
-    for pane in panes:
-        parts = []
+    done, total = itertools.count(1), sum(map(len, panes))
+
+    def summaries(pane: list[list[Fragment]]) -> Iterator[Summary]:
         for block in pane:
-            parts.append(summarise_block(source, block, recipe))
-            done += 1
-            report(done, total)
-        found.append(tree(parts, merge))
-    return found
+            yield summarise_block(source, block, recipe)
+            report(next(done), total)
+
+    return [tree(summaries(pane), Summary.absorb) for pane in panes]
 
 
 def _threaded(
@@ -140,6 +151,7 @@ def _threaded(
     import dask.threaded
     from dask.callbacks import Callback
 
+    stop = threading.Event()
     graph: dict[Any, Any] = {}
     block_keys = set()
     results = []
@@ -147,7 +159,7 @@ def _threaded(
         keys: list[Any] = []
         for b, block in enumerate(pane):
             key = f"summarise-{p}-{b}"
-            graph[key] = (_Task(summarise_block, source, block, recipe),)
+            graph[key] = (_Task(summarise_block, source, block, recipe, stop),)
             block_keys.add(key)
             keys.append(key)
         counter = iter(range(2 * len(keys)))
@@ -166,8 +178,13 @@ def _threaded(
             done += 1
             report(done, total)
 
-    with Callback(posttask=posttask), single_threaded():
-        return list(dask.threaded.get(graph, results, num_workers=workers()))
+    pool = ThreadPoolExecutor(workers(), thread_name_prefix="gradlog-analysis")
+    try:
+        with Callback(posttask=posttask), single_threaded():
+            return list(dask.threaded.get(graph, results, pool=pool))
+    finally:  # also on an interrupt: no thread outlives this call by more than the buffer it is at
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Task:
@@ -192,21 +209,25 @@ def _distributed(
 
     own = isinstance(scheduler, str)
     client = Client(scheduler, set_as_default=False) if own else scheduler
-    futures: list[Any] = []
+    submitted: list[Any] = []
+
+    def submit(function: Callable[..., Summary], *args: Any) -> Any:
+        submitted.append(client.submit(function, *args, pure=False))
+        return submitted[-1]
+
+    shared = []
     try:
         shared = [client.scatter(x, broadcast=True, hash=False) for x in (source, recipe)]
-        blocks = []
-        for pane in panes:
-            blocks.append([client.submit(summarise_block, shared[0], b, shared[1], pure=False) for b in pane])
-            futures += blocks[-1]
-        results = [tree(list(b), lambda x, y: client.submit(merge, x, y, pure=False)) for b in blocks]
-        for done, future in enumerate(as_completed(list(futures)), start=1):
+        blocks = [[submit(summarise_block, shared[0], b, shared[1]) for b in pane] for pane in panes]
+        waiting = list(submitted)
+        results = [tree(list(b), lambda x, y: submit(merge, x, y)) for b in blocks]
+        for done, future in enumerate(as_completed(waiting), start=1):
             if future.status == "error":
                 future.result()
             report(done, total)
         return list(client.gather(results))
-    finally:
-        client.cancel(futures)
+    finally:  # also on an interrupt: workers drop what is queued and forget what is done
+        client.cancel([*submitted, *shared], force=True)
         if own:
             client.close()
 

@@ -32,14 +32,21 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "gain_low": (P, "1", "lower end of the 95 % interval of the gain"),
     "gain_high": (P, "1", "upper end of the 95 % interval of the gain"),
     "path_length": (P, G2, "kappa times energy"),
+    "path_share": (P, "1", "path length over that of all"),
+    "step_path_share": (
+        ("path_step",),
+        "1",
+        "share in the path length of the predictor last, of the steps where it is largest",
+    ),
+    "half_path_steps": ((), "1", "fewest steps that hold half of the path length of the predictor last"),
     "beta": (P, "1", "decay in use, for exponential moving averages"),
     "rank": (E, "1", "r*(eps) of the logged increments; its certified upper bound where it is not closed"),
     "rank_low": (E, "1", "certified lower bound of r*(eps) of the logged increments"),
     "rank_high": (E, "1", "certified upper bound of r*(eps) of the logged increments"),
     "rank_null": (E, "1", "r*(eps) of the expected Gram of shuffled steps"),
     "rank_estimate": (E, "1", "r*(eps) of the gradients themselves, NaN where not identifiable"),
-    "rank_estimate_low": (E, "1", "smallest estimate over sub-sketches"),
-    "rank_estimate_high": (E, "1", "largest estimate over sub-sketches"),
+    "rank_estimate_low": (E, "1", "lower end of its range: spread over sub-sketches and usual error"),
+    "rank_estimate_high": (E, "1", "upper end of its range: spread over sub-sketches and usual error"),
     "stable_rank": ((), "1", "E / sigma_1^2"),
     "participation_rank": ((), "1", "(sum sigma^2)^2 / sum sigma^4"),
     "participation_estimate": ((), "1", "participation ratio of the gradients themselves, sketch bias removed"),
@@ -98,8 +105,9 @@ def result_dataset(
             for end, rows in edges.items():
                 about = {"long_name": f"{end} step of the {kind}", "units": "step"}
                 coords[f"{kind}_{end}_step"] = ((kind,), run.steps[rows], about)
-    if "increment_step" in values[""][0]:
-        coords["increment_step"] = values[""][0]["increment_step"]
+    for name in ("increment_step", "path_step"):
+        if name in values[""][0]:
+            coords[name] = values[""][0][name]
     return xr.Dataset(variables, coords, _attrs(run, attrs))
 
 

@@ -12,48 +12,55 @@ from gradlog.analysis import baseline, bounds, inversion, noise, rank
 from gradlog.analysis.intervals import jackknife, pool
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.rank import Spectrum
-from gradlog.analysis.summary import Float64
+from gradlog.analysis.summary import Float32, Float64
 
 Values = dict[str, Any]
+
+LARGEST = 1000
+"""Steps whose share in the path length is listed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
     """What is asked of every scope.
 
-    ``k`` coordinates a group, ``exact`` whether they are the gradient's own, ``batch`` the mean logged batch size.
+    ``k`` coordinates a group, ``exact`` whether they are the gradient's own.
     """
 
     predictors: list[Predictor]
     eps: tuple[float, ...]
     k: int
     exact: bool
-    batch: float
 
 
-def kappas(evidence: Evidence, energy: float, history: NDArray[np.int64], ask: Question) -> Values:
+def kappas(evidence: Evidence, energy: float, ages: NDArray[np.int64], ask: Question) -> Values:
     """Kappa, its interval, path length, shuffled baseline and gain, each (predictor,)."""
     fitted = [p.fit(evidence) for p in ask.predictors]
-    columns = [_kappa(f, evidence, history, ask) for f in fitted]
+    columns = [_kappa(f, evidence, ages, ask) for f in fitted]
     found = {name: np.array([c[name] for c in columns]) for name in columns[0]}
     found["path_length"] = found["kappa"] * energy
     found["beta"] = np.array([np.nan if f.beta is None else f.beta for f in fitted])
     return found
 
 
-def _kappa(fitted: Fitted, evidence: Evidence, history: NDArray[np.int64], ask: Question) -> dict[str, float]:
+def _kappa(fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Question) -> dict[str, float]:
     rows = int(evidence.totals["rows"])
     energy, total = evidence.of("energy"), evidence.of("total")
     path, power = pool(fitted.path, ask.k), pool(energy, ask.k)
     square = pool(np.square(total), ask.k)
+    refit = fitted.refit or (lambda m: m)
+    moments = [pool(evidence.moments(len(fitted.weights)), ask.k)] if fitted.refit else []
 
-    def gain(path: Float64, power: Float64, square: Float64) -> Float64:
+    def gain(path: Float64, power: Float64, square: Float64, *moments: Float64) -> Float64:
         c = (square - power) / (power * max(rows - 1, 1))
-        return 1 - path / power / baseline.kappa_null(fitted, c, history)
+        used = fitted
+        for m in moments:  # weights fitted to the rows vary with the sketch, and the baseline with them
+            used = dataclasses.replace(fitted, weights=refit(np.moveaxis(m, (0, 1), (-2, -1))))
+        return 1 - path / power / baseline.kappa_null(used, c, ages)
 
     value, low, high = jackknife(np.divide, path, power, exact=ask.exact)
-    gains = jackknife(gain, path, power, square, exact=ask.exact)
-    null = float(baseline.kappa_null(fitted, float(baseline.coherence(energy, total, rows)), history))
+    gains = jackknife(gain, path, power, square, *moments, exact=ask.exact)
+    null = float(baseline.kappa_null(fitted, float(baseline.coherence(energy, total, rows)), ages))
     found = {"kappa": value, "kappa_low": low, "kappa_high": high, "kappa_null": null}
     return found | dict(zip(("gain", "gain_low", "gain_high"), gains, strict=True))
 
@@ -93,20 +100,22 @@ def estimates(gram: Float64 | None, limit: float, ask: Question, found: Values) 
 
 def scope(
     evidence: Evidence,
-    norms: Float64,
-    history: NDArray[np.int64],
+    energy: float,
+    ages: NDArray[np.int64],
     ask: Question,
+    batch: float,
 ) -> Values:
     """Energies, kappas, signal and noise of one scope.
 
     Parameters
     ----------
-    norms : float64 (rows,)
-        Exact squared norms of the counted rows, over the scope's groups.
-    history : int64 (rows,)
-        Past rows available at each counted row.
+    energy : float
+        Sum of the exact squared norms of the counted rows, over the scope's groups.
+    ages : int64 (chains, 2)
+        Past rows available, as a range [first, stop) for the counted rows of each chain.
+    batch : float
+        Mean batch size of the counted rows, NaN where it is not logged.
     """
-    energy = float(norms.sum())
     found: Values = {
         "rows": float(evidence.totals["rows"]),
         "energy": energy,
@@ -115,8 +124,24 @@ def scope(
             baseline.coherence(evidence.of("energy"), evidence.of("total"), int(evidence.totals["rows"]))
         ),
     }
-    found |= kappas(evidence, energy, history, ask)
-    return found | noise.signal_and_noise(evidence, ask.k, ask.exact, ask.batch)
+    found |= kappas(evidence, energy, ages, ask)
+    return found | noise.signal_and_noise(evidence, ask.k, ask.exact, batch)
+
+
+def step_shares(path: Float32) -> Values:
+    """Shares of the rows in the path length of ``last``: the largest, and the fewest rows that hold half of it."""
+    whole = float(path.sum(dtype=np.float64))
+    order = np.argsort(-path, kind="stable")
+    half = int(np.searchsorted(np.cumsum(path[order], dtype=np.float64), 0.5 * whole)) + 1 if whole > 0 else 0
+    largest = np.sort(order[:LARGEST])
+    share = path[largest] / whole if whole > 0 else np.zeros(len(largest))
+    return {"step_path_share": share, "half_path_steps": float(half), "path_rows": largest}
+
+
+def shares(parts: list[Values], whole: Float64) -> None:
+    """Give each part, a group or a window, its share in a path length (predictor,)."""
+    for part in parts:
+        part["path_share"] = np.divide(part["path_length"], whole, out=np.zeros_like(whole), where=whole > 0)
 
 
 def bound_sides(given: bounds.Inputs, found: Values) -> Values:

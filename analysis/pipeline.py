@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gradlog.analysis import blocks, bounds, noise, rank, spectra, subspace
+from gradlog.analysis import blocks, bounds, fast, noise, rank, spectra, subspace
 from gradlog.analysis.dataset import result_dataset
-from gradlog.analysis.measure import Question, Values, bound_sides
+from gradlog.analysis.measure import Question, Values, bound_sides, shares
 from gradlog.analysis.memory import check, predict
 from gradlog.analysis.predictors import DEFAULT, Predictor, needs, parse
 from gradlog.analysis.rank import Spectrum
@@ -46,6 +46,7 @@ def analyze(
     null_rank: bool = True,
     components: int = 0,
     passes: int = 2,
+    kernel: Literal["auto", "numpy", "numba"] = "auto",
     eta: float | None = None,
     lowest_loss: float | None = None,
     diameter: float | None = None,
@@ -82,6 +83,9 @@ def analyze(
         Also the leading right singular vectors and their scores over time (one more pass).
     passes : int
         Most passes of the randomized route.
+    kernel : {"auto", "numpy", "numba"}
+        What adds up the columns; ``"auto"`` takes numba (the extra ``fast``) for runs of 256 MiB or more where it
+        is installed. The attribute ``kernel`` of the result says what ran.
     eta, lowest_loss, diameter : float, optional
         Inputs of the bounds that override what was logged or assumed.
     seed : int
@@ -118,13 +122,15 @@ def analyze(
     ranges = _ranges(run, burn_in, window, stride, prefixes)
     route = spectra.choose(svd, len(run.steps), run.groups, run.k)
     cuts = sorted({0, len(run.steps), *(edge for r in _flat(ranges) for edge in (r.start, r.stop))})
-    recipe = _recipe(run, ask, route, by_group, null_rank, seed)
+    recipe = _recipe(run, ask, route, by_group, null_rank, seed, kernel)
     tasks = blocks.workers(scheduler)
     predicted = predict(recipe, run.rows, len(cuts) - 1, tasks)
     if route.method == "rows":
         predicted += 8 * len(run.steps) * (run.rows.n + 4 * len(run.steps))
     check(predicted, memory)
-    panes = contributions(blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress))
+    summaries = blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress)
+    kernels = sorted(frozenset[str]().union(*(s.kernels for s in summaries)))
+    panes = contributions(summaries)
     scopes = Scopes(run, ask, route, recipe, cuts, panes)
     whole = ranges["run"][0]
     found = scopes.refined(whole, passes, seed, scheduler)
@@ -135,9 +141,12 @@ def analyze(
     if components:
         main |= scopes.components(whole, found, components)
     values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.groups * by_group)]}
+    main |= scopes.steps(whole)
+    shares(values["group"], sum((g["path_length"] for g in values["group"]), np.zeros(len(ask.predictors))))
     for kind in ("window", "prefix"):
         values[kind] = [scopes.values(r) for r in ranges[kind]]
         values[f"{kind}_group"] = [scopes.values(r, g) for r in ranges[kind] for g in range(run.groups * by_group)]
+    shares(values["window"], main["path_length"])
     main |= _overlaps(scopes, ranges["window"])
     attrs: dict[str, Any] = {
         "svd_method": route.method,
@@ -145,6 +154,7 @@ def analyze(
         "svd_passes": found.passes if found else 1 + (route.method == "rows"),
         "svd_certificate": spectrum.unseen / spectrum.total if spectrum and spectrum.total > 0 else 0.0,
         "svd_seed": seed,
+        "kernel": ", ".join(kernels),
         "predicted_memory": predicted,
         "burn_in": burn_in,
         "bound_inputs": dataclasses.asdict(inputs),
@@ -158,9 +168,7 @@ def _question(run: Run, predictors: list[Predictor], eps: Sequence[float]) -> Qu
     eps = tuple(float(e) for e in eps)
     if not eps or not all(0 < e < 1 for e in eps) or len(set(eps)) < len(eps):
         raise ValueError(f"eps must be distinct numbers between 0 and 1, got {eps}")
-    batch = [v for name in ("batch_size", "batch") if (v := run.scalar_columns.get(name)) is not None]
-    size = float(np.nanmean(batch[0])) if batch and np.isfinite(batch[0]).any() else float("nan")
-    return Question(predictors, eps, run.k, run.header.sketch.exact, size)
+    return Question(predictors, eps, run.k, run.header.sketch.exact)
 
 
 def _ranges(run: Run, burn_in: int, window: int | None, stride: int | None, prefixes: int) -> dict[str, list[Range]]:
@@ -187,8 +195,14 @@ def _flat(ranges: dict[str, list[Range]]) -> list[Range]:
     return [r for group in ranges.values() for r in group]
 
 
-def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int) -> Recipe:
+def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int, kernel: str) -> Recipe:
     needed = needs(ask.predictors, noise.LAGS)
+    if kernel not in ("auto", "numpy", "numba"):
+        raise ValueError(f"kernel must be 'auto', 'numpy' or 'numba', got {kernel!r}")
+    if kernel == "numba" and not fast.available():
+        raise ValueError("kernel='numba' needs numba: install the extra 'fast' of gradlog-zarr")
+    if kernel == "auto":
+        kernel = "numba" if fast.available() and len(run.steps) * run.rows.n >= fast.WORTH else "numpy"
     return Recipe(
         groups=run.groups,
         k=run.k,
@@ -198,6 +212,7 @@ def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bo
         pooled=run.groups > 1 and not ask.exact and run.k <= spectra.GROUP_WIDTH,
         scatter=null_rank,
         test=test_matrix(run.rows.n, spectra.BLOCK, seed) if route.method == "nystrom" else None,
+        kernel=kernel,
     )
 
 

@@ -325,7 +325,9 @@ def _pieces(lifetimes: list[Lifetime], view: View) -> list[Lifetime]:
     horizon: int | None = None
     for piece in reversed(lifetimes):
         keep = np.ones(len(piece.steps), bool) if horizon is None else piece.steps < horizon
-        if keep.any():
+        if keep.all():
+            kept.append(piece)
+        elif keep.any():
             kept.append(Lifetime(piece.members, piece.steps[keep], piece.local[:, keep]))
         first = piece.first_kept_by_successor
         horizon = first if horizon is None else min(horizon, first)
@@ -362,4 +364,5 @@ def _norms_of(rows: RowSource) -> NDArray[np.float64]:
 
 
 def _concat(parts: list[NDArray[Any]], dtype: Any, tail: tuple[int, ...] = ()) -> NDArray[Any]:
-    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty((0, *tail), dtype)
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty((0, *tail))
+    return joined.astype(dtype, copy=False)

@@ -45,6 +45,8 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
         "bytes_read": int(ds.attrs["bytes_read"]),
         "predicted_memory": int(ds.attrs["predicted_memory"]),
     }
+    result["kernel"] = ds.attrs["kernel"]
+    result["path_shares"] = _shares(ds)
     result["burn_in"] = int(ds.attrs["burn_in"])
     result["bounds"] = _bounds(ds)
     result["windows"] = _ranges(ds, "window")
@@ -118,6 +120,22 @@ def _ranges(ds: xarray.Dataset, kind: str) -> list[dict[str, Any]]:
                 str(g): _scope(here.isel(group=j), f"{kind}_group_") for j, g in enumerate(ds["group"].values)
             }
         found.append(entry)
+    return found
+
+
+def _shares(ds: xarray.Dataset) -> dict[str, Any]:
+    """Which steps and groups carry the path length; of steps, the ten largest shares."""
+    share = ds["step_path_share"]
+    largest = share.values.argsort(kind="stable")[::-1][:10]
+    found: dict[str, Any] = {
+        "steps": [{"step": int(ds["path_step"][i]), "share": float(share[i])} for i in largest],
+        "half_steps": int(ds["half_path_steps"]),
+        "by_group": {},
+    }
+    if "group_path_share" in ds:
+        predictors = [str(p) for p in ds["predictor"].values]
+        for name, row in zip(ds["group"].values, ds["group_path_share"].values, strict=True):
+            found["by_group"][str(name)] = dict(zip(predictors, row.tolist(), strict=True))
     return found
 
 

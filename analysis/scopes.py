@@ -35,7 +35,6 @@ class Scopes:
     ) -> None:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
         self.at = {cut: i for i, cut in enumerate(cuts)}
-        self.history = _history(run)
         self.row_grams = blocks.row_grams(run.rows, run.chains) if route.method == "rows" else None
         self._last: tuple[Range, Totals] | None = None
 
@@ -48,18 +47,14 @@ class Scopes:
     def values(
         self, r: Range, group: int | None = None, spectrum: Spectrum | None = None, full: bool = False
     ) -> Values:
-        """All measures of a scope; ``full`` adds the spectrum itself and the rank behind the sketch."""
+        """All measures of a scope; ``full`` adds the rank behind the sketch."""
         totals = self.totals(r)
-        rows = self._rows(r)
-        norms = self.run.group_norm2[rows]
-        norms = norms.sum(axis=1) if group is None else norms[:, group]
         evidence = Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
         spectrum = spectrum or self.spectrum(r, group)
         shuffled = self.shuffled(r, group) if self.recipe.scatter else None
-        found = measure.scope(evidence, norms, self.history[rows], self.ask)
-        found |= measure.ranks(spectrum, shuffled, self.ask.eps)
+        found = measure.scope(evidence, self._energy(r, group), self._ages(r), self.ask, self._batch(r))
+        found |= measure.ranks(spectrum, shuffled, self.ask.eps) | _curves(spectrum)
         if full:
-            found |= _curves(spectrum)
             found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), self.ask, found)
         return found
 
@@ -123,8 +118,34 @@ class Scopes:
         column = self.run.scalar_columns.get(name)
         return None if column is None else column[self._rows(r)]
 
+    def _ages(self, r: Range) -> NDArray[np.int64]:
+        """Past rows available at the range's rows, as a range for each chain."""
+        start, stop = self.run.chains.T
+        inside = (start < r.stop) & (stop > r.start)
+        start, stop = start[inside], stop[inside]
+        return np.stack([np.maximum(start, r.start) - start, np.minimum(stop, r.stop) - start], axis=1)
+
     def _rows(self, r: Range) -> NDArray[np.int64]:
         return np.arange(r.start, r.stop)[self.run.finite[r.start : r.stop]]
+
+    def steps(self, r: Range) -> Values:
+        """Which steps carry the path of ``last``."""
+        found = measure.step_shares(self.totals(r)["path"])
+        return found | {"path_step": self.run.steps[self._rows(r)[found["path_rows"]]]}
+
+    def _energy(self, r: Range, group: int | None) -> float:
+        """Sum of the exact squared norms of the range's finite rows."""
+        norms = self.run.group_norm2[r.start : r.stop]
+        counted = self.run.finite[r.start : r.stop, None]
+        return float((norms if group is None else norms[:, group : group + 1]).sum(where=counted))
+
+    def _batch(self, r: Range) -> float:
+        """Mean batch size, NaN where it is not logged."""
+        for name in ("batch_size", "batch"):
+            sizes = self.scalar(name, r)
+            if sizes is not None and np.isfinite(sizes).any():
+                return float(np.nanmean(sizes))
+        return float("nan")
 
     def _one_sketch(self, totals: Totals, group: int | None) -> Float64 | None:
         if group is None and self.run.groups > 1:
@@ -140,14 +161,6 @@ def _curves(spectrum: Spectrum | None) -> Values:
     if spectrum is None:
         return {"singular_value": np.empty(0), "tail_energy": np.empty(0)}
     return {"singular_value": np.sqrt(spectrum.energies), "tail_energy": rank.tail_curve(spectrum)}
-
-
-def _history(run: Run) -> NDArray[np.int64]:
-    """Past rows available at each view row."""
-    age = np.zeros(len(run.steps), np.int64)
-    for start, stop in run.chains:
-        age[start:stop] = np.arange(stop - start)
-    return age
 
 
 def _increment_rows(run: Run) -> NDArray[np.int64]:

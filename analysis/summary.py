@@ -45,6 +45,8 @@ class Recipe:
         Test matrix Omega: collect (H^T H) Omega, for spectra too wide for a Gram.
     columns : bool
         Whether to collect the per-column sums; a further pass for the spectrum alone does not need them.
+    kernel : {"numpy", "numba"}
+        What shall add up the columns; where numba is missing, numpy does, and ``Summary.kernels`` says so.
     """
 
     groups: int
@@ -56,6 +58,7 @@ class Recipe:
     scatter: bool = False
     test: Float32 | None = None
     columns: bool = True
+    kernel: str = "numpy"
 
     @property
     def n(self) -> int:
@@ -117,6 +120,11 @@ class Summary:
         Whether a gap lies inside or at an end.
     v, c, r, d : float64 (B, n), (B, 1), (B, n), (B, 1)
         Open ends of the EMAs, see the module.
+    path : float32 (rows,)
+        Squared error of the predictor ``last`` at each row, over all columns: the increment's squared norm, or the
+        row's own after a gap; 0 for the first row while what stands before it is not known.
+    kernels : frozenset of str
+        What added up the columns.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -127,6 +135,8 @@ class Summary:
         self.cut = False
         self.v, self.r = np.zeros((B, n)), np.zeros((B, n))
         self.c, self.d = np.zeros((B, 1)), np.zeros((B, 1))
+        self.path: Float32 = np.empty(0, np.float32)
+        self.kernels: frozenset[str] = frozenset()
 
     @classmethod
     def gap(cls, recipe: Recipe) -> Summary:
@@ -144,6 +154,7 @@ class Summary:
     def nbytes(self) -> int:
         """Memory held."""
         arrays: list[NDArray[Any]] = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
+        arrays.append(self.path)
         return sum(a.nbytes for a in arrays)
 
     def state(self) -> Summary:
@@ -161,13 +172,16 @@ class Summary:
             return self
         for name, value in right.sums.items():
             self.sums[name] += value
+        path = right.path.copy()
         if len(right.head) == 0:
             self._end(self.tail)
             self.d = np.zeros_like(self.d)
         elif len(self.tail):
-            self._join(right)
+            path[:1] = self._join(right)
         else:
-            self._start(right)
+            path[:1] = self._start(right)
+        self.path = np.concatenate([self.path, path])
+        self.kernels |= right.kernels
         self._ends(right)
         return self
 
@@ -178,8 +192,8 @@ class Summary:
         twin.sums = {name: value.copy() for name, value in self.sums.items()}
         return twin
 
-    def _join(self, right: Summary) -> None:
-        """Add all terms that need rows of both sides."""
+    def _join(self, right: Summary) -> float:
+        """Add all terms that need rows of both sides; return the squared norm of the increment between them."""
         s, recipe = self.sums, self.recipe
         a, near = len(self.tail), right.head.astype(np.float64)
         rows = np.concatenate([self.tail.astype(np.float64), near])
@@ -206,9 +220,10 @@ class Summary:
         self.r, self.d = right.r + right.d * e, right.d * delta
         if right.cut and len(right.head) < recipe.history:
             self._end(np.concatenate([self.tail, right.head])[-recipe.history :])
+        return float(h @ h)
 
-    def _start(self, right: Summary) -> None:
-        """Add the first rows of a chain, whose history is zero."""
+    def _start(self, right: Summary) -> float:
+        """Add the first rows of a chain, whose history is zero; return the squared norm of the first."""
         s, g = self.sums, right.head.astype(np.float64)
         s["last"] += g[0] ** 2
         s["trend"] += g[0] ** 2
@@ -218,6 +233,7 @@ class Summary:
         self.r, self.d = right.r + right.d * g[0], np.zeros_like(self.d)
         if right.cut and len(right.head) < self.recipe.history:
             self._end(right.head, known=True)
+        return float(g[0] @ g[0])
 
     def _end(self, tail: Float32, known: bool = False) -> None:
         """Note the edge of a chain that ends with these rows, once they are known to be all that matter."""
@@ -275,8 +291,8 @@ Totals = dict[str, Any]
 def contributions(panes: list[Summary]) -> list[Totals]:
     """Return what the rows of each pane add to every sum, given all history before them; starts after a gap.
 
-    The entries of each pane are ``Recipe.zeros`` and ``moments`` (lags + 1, lags + 1, n) = sum g_{t-i} g_{t-j}.
-    They add over panes: any window is a sum of its panes.
+    The entries of each pane are ``Recipe.zeros``, ``moments`` (lags + 1, lags + 1, n) = sum g_{t-i} g_{t-j}, which
+    add over panes, and ``path`` (rows,), which follows on: any window is a sum of its panes.
     """
     found = []
     state = Summary.gap(panes[0].recipe)
@@ -285,6 +301,7 @@ def contributions(panes: list[Summary]) -> list[Totals]:
         state = state.absorb(pane)
         totals: Totals = dict(state.sums)
         totals["moments"] = _moments(totals, before, state.tail, pane.recipe.lags)
+        totals["path"] = state.path
         found.append(totals)
         state = state.state()
     return found
@@ -292,7 +309,10 @@ def contributions(panes: list[Summary]) -> list[Totals]:
 
 def add(parts: list[Totals]) -> Totals:
     """Totals of several panes together."""
-    return {name: sum((p[name] for p in parts[1:]), start=parts[0][name].copy()) for name in parts[0]}
+    names = [name for name in parts[0] if name != "path"]
+    joined = {name: sum((p[name] for p in parts[1:]), start=parts[0][name].copy()) for name in names}
+    joined["path"] = np.concatenate([p["path"] for p in parts])
+    return joined
 
 
 def _moments(totals: Totals, before: Float32, after: Float32, lags: int) -> Float64:

@@ -76,6 +76,16 @@ def rank_at(H: Rows, eps: float) -> int:
     return r
 
 
+def fewest_for(parts: Rows, share: float) -> int:
+    """Fewest of the parts whose sum reaches a share of all."""
+    taken = 0.0
+    for count, part in enumerate(sorted(parts, reverse=True), start=1):
+        taken += part
+        if taken >= share * parts.sum():
+            return count
+    return 0
+
+
 def shuffled_kappa(G: Rows, error: Callable[[Rows], Rows], draws: int, seed: int = 0) -> float:
     """Mean kappa of a predictor over random orders of the rows."""
     rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradlog.analysis.kernel import SEGMENT, squares, summarise, tile_rows
+from gradlog.analysis.predictors import BestEMA, Evidence
 from gradlog.analysis.summary import Recipe, Summary, add, contributions, merge
 from tests import reference
 
@@ -56,6 +58,9 @@ def check_against_definitions(totals, X, chains, recipe=RECIPE):
     close(totals["pooled"], pooled.T @ pooled)
     for i, beta in enumerate(recipe.betas):
         close(totals["p0"][i], P(f"ema({beta})"))
+    if recipe.columns:
+        path = [np.square(reference.errors(G[a:b], "last")).sum(1) for a, b in chains]
+        close(totals["path"], np.concatenate([np.empty(0), *path]))
     w = np.concatenate([[1.0], -np.linspace(0.6, -0.3, recipe.lags)])
     close(np.einsum("i,ijn,j->n", w, totals["moments"], w), P("linear", -w[1:]))
 
@@ -76,6 +81,17 @@ def logs(draw):
 def test_equals_the_definitions(log):
     X, chains = log
     check_against_definitions(closed(element(X, chains)), X, chains)
+
+
+@settings(max_examples=40)
+@given(logs())
+def test_compiled_loops_equal_the_definitions(log):
+    pytest.importorskip("numba")
+    X, chains = log
+    compiled = dataclasses.replace(RECIPE, kernel="numba")
+    found = element(X, chains, compiled)
+    assert found.kernels == {"numba"}
+    check_against_definitions(closed(found), X, chains)
 
 
 @settings(max_examples=60)
@@ -122,10 +138,45 @@ def test_merge_leaves_its_arguments_alone_and_knows_the_identity():
     assert_same(merge(one, merged).sums, merge(merged, one).sums, 0)
 
 
-def test_long_blocks_with_ragged_tiles():
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+def test_long_blocks_with_ragged_tiles(kernel):
+    if kernel == "numba":
+        pytest.importorskip("numba")
+    recipe = dataclasses.replace(RECIPE, kernel=kernel)
     rows = 3 * tile_rows(N) + SEGMENT + 5
     X = np.cumsum(np.random.default_rng(1).standard_normal((rows, N)), axis=0).astype(np.float32)
-    check_against_definitions(closed(element(X, [(0, rows)])), X, [(0, rows)])
+    check_against_definitions(closed(element(X, [(0, rows)], recipe)), X, [(0, rows)], recipe)
+
+
+def test_compiled_loops_take_wide_rows_in_strips():
+    pytest.importorskip("numba")
+    X = np.random.default_rng(2).standard_normal((75, 600)).astype(np.float32)
+    recipes = [Recipe(2, 300, BETAS, lags=8, gram="groups", kernel=kernel) for kernel in ("numpy", "numba")]
+    plain, compiled = (closed(element(X, [(0, 3), (3, 75)], r)) for r in recipes)
+    assert_same(compiled, plain)
+
+
+@pytest.mark.parametrize("kind", ["noise", "walk", "tone", "slow tone", "alternating", "constant", "mixture"])
+def test_best_ema_is_exact_between_its_nodes(kind):
+    """The path length at beta* is that of the definition, and no other beta has a shorter one."""
+    t, rng = np.arange(1500), np.random.default_rng(3)
+    signals = {
+        "noise": rng.standard_normal(1500),
+        "walk": np.cumsum(rng.standard_normal(1500)),
+        "tone": np.sin(0.1 * t),
+        "slow tone": np.sin(0.003 * t),
+        "alternating": (-1.0) ** t,
+        "constant": np.ones(1500),
+        "mixture": 0.05 * np.cumsum(rng.standard_normal(1500)) + rng.standard_normal(1500),
+    }
+    X = signals[kind][:, None].astype(np.float32)
+    recipe = Recipe(1, 1, BestEMA.betas)
+    fitted = BestEMA().fit(Evidence(closed(element(X, [(0, 1500)], recipe)), recipe.betas))
+    energy = np.square(X, dtype=np.float64).sum()
+    kappa = lambda beta: reference.path_length(X.astype(float), [(0, 1500)], f"ema({beta!r})").sum() / energy  # noqa: E731
+    assert fitted.path.sum() / energy == pytest.approx(kappa(fitted.beta), abs=2e-5)
+    others = [kappa(float(b)) for b in 1 - np.geomspace(1, 1 / 1024, 25)]
+    assert fitted.path.sum() / energy <= min(others) + 2e-5
 
 
 def test_a_predictable_run_does_not_lose_its_small_errors():

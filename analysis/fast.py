@@ -1,0 +1,38 @@
+"""The column sums of the pass by compiled loops, where the optional extra ``fast`` (numba) is installed.
+
+The same sums as ``kernel.add_tile`` and ``ema.Ema``, by the plain recursions: float32 over 32 rows, float64 above.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+
+from gradlog.analysis.ema import NEGLIGIBLE, Ema
+from gradlog.analysis.summary import Float32, Summary
+
+WORTH = 2**26
+"""Values from which on the saving pays for loading the compiled loops."""
+
+
+def available() -> bool:
+    """Whether numba can be imported."""
+    return find_spec("numba") is not None
+
+
+def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, ema: Ema) -> None:
+    """Do what ``kernel.add_tile`` does."""
+    from gradlog.analysis import loops
+
+    s, lags, B = summary.sums, summary.recipe.lags, len(ema.betas)
+    sums = np.zeros((4 + lags + 2 * B, X.shape[1]))
+    powers = ema.betas ** np.arange(start + 1, stop + 1, loops.SUM)[:, None]
+    powers[powers < NEGLIGIBLE] = 0
+    loops.tile(X, start, stop, h, ema.betas.astype(np.float32), powers, ema.r, sums, summary.path)
+    for name, add in zip(("total", "energy", "increment", "trend"), sums, strict=False):
+        s[name] += add
+    s["last"] += sums[2]
+    s["lag"] += sums[4 : 4 + lags]
+    ema.p0 += sums[4 + lags : 4 + lags + B]
+    ema.u += sums[4 + lags + B :]
