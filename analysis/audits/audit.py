@@ -1,0 +1,159 @@
+"""All checks of a run, in the order in which one may rely on what the ones before have found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from gradlog.analysis.audit import Folder, verify
+from gradlog.analysis.audits import completeness, digest, heads, limits
+from gradlog.analysis.audits.checkpoints import checkpoints as against_checkpoints
+from gradlog.analysis.audits.duplicates import duplicates
+from gradlog.analysis.audits.evidence import gather
+from gradlog.analysis.audits.files import require_folder, sizes
+from gradlog.analysis.audits.joins import joins
+from gradlog.analysis.audits.norms import norms
+from gradlog.analysis.audits.provenance import provenance
+from gradlog.analysis.audits.replay import Gradient
+from gradlog.analysis.audits.replay import replay as against_replay
+from gradlog.analysis.audits.report import Line, Report, problems
+from gradlog.analysis.audits.scalars import scalars
+from gradlog.analysis.audits.shared import shared
+from gradlog.analysis.audits.weights import Checkpoint, load
+from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.reader import Run, open_run
+
+CONTENT = ("steps", "lineage", "time", "parameters", "nonfinite", "norms", "rows", "joins", "scalars", "provenance")
+"""Checks that read the run's content, which they only do where its bytes are sound."""
+
+
+def audit_run(
+    path: str | os.PathLike[str],
+    other: str | os.PathLike[str] | None = None,
+    *,
+    manifest: bytes | None = None,
+    heads_kept: Sequence[str] = (),
+    checkpoints: Sequence[tuple[int, str | os.PathLike[str]]] = (),
+    sgd: bool = False,
+    replay: Gradient | None = None,
+    replay_steps: int = 8,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Audit a local run.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Folder of the run. Nothing in it is executed, and no link in it is followed.
+    other : str or path-like, optional
+        A second run, looked through for rows that it shares with this one.
+    manifest : bytes, optional
+        Listing of ``sha256sum`` that was kept elsewhere.
+    heads_kept : sequence of str
+        Chain heads (BLAKE2b-256 in hex) that were kept elsewhere.
+    checkpoints : sequence of (int, path)
+        Model checkpoints, each with the number of the step that comes next; .safetensors, .npz or torch.
+    sgd : bool
+        The optimizer was plain SGD.
+    replay : callable, optional
+        ``gradient(step)``, the auditor's own code, which computes a step's gradient anew.
+    replay_steps, seed : int
+        How many steps, half of them the largest; seed of the choice of the others.
+    progress : callable
+        Told (rows done, rows in all).
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    NotARunError, UnsupportedError
+        There is no local folder of a run.
+    CorruptRunError, MissingDependencyError
+        A checkpoint cannot be read.
+
+    Examples
+    --------
+    >>> report = audit_run("run.zarr")          # doctest: +SKIP
+    >>> [line.text for line in report.lines if line.status == "FAIL"]          # doctest: +SKIP
+    []
+    """
+    folder = require_folder(path)
+    beside = None if other is None else require_folder(other)
+    loaded = [(step, load(Path(file))) for step, file in checkpoints]
+    report = Report(os.fspath(path))
+    runs: list[Run] = []
+    sound = _sound(report, folder)
+    if manifest is not None:
+        report.run("manifest", digest.compare(folder, manifest))
+    if not (sound and report.run("open", _open(folder, runs))):
+        wanted = {"head": bool(heads_kept), "checkpoints": bool(loaded), "replay": replay, "shared": other}
+        for check in (*CONTENT, *(name for name, asked in wanted.items() if asked)):
+            report.run(check, [Line("SKIP", check, "not looked at: the files are not sound")])
+        return report
+    with single_threaded():
+        _content(report, runs[0], progress)
+        _outside(report, folder, runs[0], heads_kept, loaded, sgd)
+        if replay is not None:
+            report.run("replay", against_replay(runs[0], replay, replay_steps, seed))
+        if beside is not None and _sound(report, beside, f"{other}: ") and report.run("open", _open(beside, runs)):
+            report.run("shared", shared(*runs))
+    return report
+
+
+def _sound(report: Report, folder: Path, label: str = "") -> bool:
+    return report.run("limits", _limits(folder, label)) and report.run("integrity", _integrity(folder, label))
+
+
+def _limits(folder: Path, label: str) -> Iterator[Line]:
+    files, odd = sizes(folder)
+    found = f"{label}{len(files):,} plain files, {sum(files.values()):,} bytes"
+    odd = odd or list(limits.exceeded(folder, files))
+    yield from problems("limits", [label + text for text in odd], found)
+
+
+def _integrity(folder: Path, label: str) -> Iterator[Line]:
+    sound = f"{label}every file agrees with its manifest, the chain and the metadata"
+    yield from problems("integrity", [label + text for text in verify(Folder(folder))], sound)
+
+
+def _open(folder: Path, runs: list[Run]) -> Iterator[Line]:
+    """Open a run; silent unless that fails."""
+    runs.append(open_run(folder))
+    yield from ()
+
+
+def _content(report: Report, run: Run, progress: Callable[[int, int], None]) -> None:
+    evidence = gather(run, progress)
+    header = run.header
+    report.run("steps", completeness.steps(header, evidence))
+    report.run("lineage", completeness.lineage(header, evidence))
+    report.run("time", completeness.times(evidence))
+    report.run("parameters", completeness.parameters(header, evidence))
+    report.run("nonfinite", completeness.nonfinite(evidence))
+    report.run("norms", norms(header, evidence))
+    report.run("rows", duplicates(evidence))
+    report.run("joins", joins(evidence))
+    report.run("scalars", scalars(header, evidence))
+    report.run("provenance", provenance(header))
+
+
+def _outside(
+    report: Report,
+    folder: Path,
+    run: Run,
+    kept: Sequence[str],
+    loaded: Sequence[tuple[int, Checkpoint]],
+    sgd: bool,
+) -> None:
+    segments = [s.header for s in run.segments]
+    report.run("head", heads.kept(folder, segments, kept))
+    for _, checkpoint in loaded:
+        for state in checkpoint.states:
+            name = checkpoint.path.name
+            report.run("head", heads.of_checkpoint(folder, run.header, segments, state, name))
+    if loaded:
+        report.run("checkpoints", against_checkpoints(run, loaded, sgd))
