@@ -39,9 +39,6 @@ FOLDED = 2**26
 COLUMNS = 2**16
 """Scalar names of a segment."""
 
-_PATTERN_BESIDES = ("ro-crate-metadata.json", "model.sig")
-"""Files that other tools leave beside a run's own."""
-
 
 def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
     """List what a run declares or holds beyond the bounds; empty for any run that the recorder wrote.
@@ -66,10 +63,6 @@ def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
     yield from declared
     if declared:
         return
-    for key in files:
-        name = key.partition("/")[0]
-        if not SEGMENT_PATTERN.fullmatch(name) and key != META and key not in _PATTERN_BESIDES:
-            yield f"{key}: no file of a run"
     for name in sorted({key.partition("/")[0] for key in files}):
         if SEGMENT_PATTERN.fullmatch(name) and f"{name}/{META}" in files:
             inside = {key[len(name) + 1 :]: size for key, size in files.items() if key.startswith(f"{name}/")}
@@ -101,7 +94,7 @@ def _segment(folder: Path, files: dict[str, int], header: RunHeader) -> Iterator
         return
     flushes = -(-segment.rows // header.chunk)
     if flushes != segment.flushes:
-        yield f"{META}: {segment.rows:,} rows need {flushes:,} flushes of {header.chunk}, declared are {segment.flushes:,}"
+        yield f"{META}: {segment.rows:,} rows need {flushes:,} flushes of {header.chunk}, not {segment.flushes:,}"
         return
     lines = _manifests(folder, files, segment)
     if len(lines) < flushes:

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from forger import STEPS, Rows, Training
 
-import gradlog
 from gradlog.analysis import audit_run
-from gradlog.schema import SketchSpec, digest
+from gradlog.schema import digest
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
 HONEST, DONOR = Training(0), Training(1)
