@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from gradlog.analysis.audit import Folder, verify
+from gradlog.analysis.audit import verify
 from gradlog.analysis.audits import completeness, digest, heads, limits
 from gradlog.analysis.audits.checkpoints import checkpoints as against_checkpoints
 from gradlog.analysis.audits.duplicates import duplicates
-from gradlog.analysis.audits.evidence import gather
+from gradlog.analysis.audits.evidence import Witness
 from gradlog.analysis.audits.files import require_folder, sizes
 from gradlog.analysis.audits.joins import joins
 from gradlog.analysis.audits.norms import norms
@@ -22,7 +22,6 @@ from gradlog.analysis.audits.scalars import scalars
 from gradlog.analysis.audits.shared import shared
 from gradlog.analysis.audits.weights import Checkpoint, load
 from gradlog.analysis.blas import single_threaded
-from gradlog.analysis.reader import Run, open_run
 
 CONTENT = ("steps", "lineage", "time", "parameters", "nonfinite", "norms", "rows", "joins", "scalars", "provenance")
 """Checks that read the run's content, which they only do where its bytes are sound."""
@@ -85,27 +84,32 @@ def audit_run(
     beside = None if other is None else require_folder(other)
     loaded = [(step, load(Path(file))) for step, file in checkpoints]
     report = Report(os.fspath(path))
-    runs: list[Run] = []
-    sound = _sound(report, folder)
-    if manifest is not None:
-        report.run("manifest", digest.compare(folder, manifest))
-    if not (sound and report.run("open", _open(folder, runs))):
-        wanted = {"head": bool(heads_kept), "checkpoints": bool(loaded), "replay": replay, "shared": other}
-        for check in (*CONTENT, *(name for name, asked in wanted.items() if asked)):
-            report.run(check, [Line("SKIP", check, "not looked at: the files are not sound")])
-        return report
     with single_threaded():
-        _content(report, runs[0], progress)
-        _outside(report, folder, runs[0], heads_kept, loaded, sgd)
+        witness = _sound(report, folder, progress=progress)
+        if manifest is not None:
+            report.run("manifest", digest.compare(folder, manifest))
+        if witness is None:
+            wanted = {"head": bool(heads_kept), "checkpoints": bool(loaded), "replay": replay, "shared": other}
+            for check in (*CONTENT, *(name for name, asked in wanted.items() if asked)):
+                report.run(check, [Line("SKIP", check, "not looked at: the files are not sound")])
+            return report
+        report.run("content", _content(report, witness))
+        _outside(report, folder, witness, heads_kept, loaded, sgd)
         if replay is not None:
-            report.run("replay", against_replay(runs[0], replay, replay_steps, seed))
-        if beside is not None and _sound(report, beside, f"{other}: ") and report.run("open", _open(beside, runs)):
-            report.run("shared", shared(*runs))
+            report.run("replay", _replay(witness, replay, replay_steps, seed))
+        if beside is not None and (second := _sound(report, beside, f"{other}: ")):
+            report.run("shared", _shared(witness, second))
     return report
 
 
-def _sound(report: Report, folder: Path, label: str = "") -> bool:
-    return report.run("limits", _limits(folder, label)) and report.run("integrity", _integrity(folder, label))
+def _sound(
+    report: Report, folder: Path, label: str = "", progress: Callable[[int, int], None] = lambda done, total: None
+) -> Witness | None:
+    """Bounds first, then every byte; None unless both hold."""
+    if not report.run("limits", _limits(folder, label)):
+        return None
+    witness = Witness(folder, progress)
+    return witness if report.run("integrity", _integrity(witness, label)) else None
 
 
 def _limits(folder: Path, label: str) -> Iterator[Line]:
@@ -115,20 +119,15 @@ def _limits(folder: Path, label: str) -> Iterator[Line]:
     yield from problems("limits", [label + text for text in odd], found)
 
 
-def _integrity(folder: Path, label: str) -> Iterator[Line]:
+def _integrity(witness: Witness, label: str) -> Iterator[Line]:
     sound = f"{label}every file agrees with its manifest, the chain and the metadata"
-    yield from problems("integrity", [label + text for text in verify(Folder(folder))], sound)
+    found = verify(witness)
+    yield from problems("integrity", [label + text for text in found or witness.problems], sound)
 
 
-def _open(folder: Path, runs: list[Run]) -> Iterator[Line]:
-    """Open a run; silent unless that fails."""
-    runs.append(open_run(folder))
-    yield from ()
-
-
-def _content(report: Report, run: Run, progress: Callable[[int, int], None]) -> None:
-    evidence = gather(run, progress)
-    header = run.header
+def _content(report: Report, witness: Witness) -> Iterator[Line]:
+    """Run the checks of content, each a finding of its own; silent itself."""
+    header, evidence = witness.header, witness.evidence()
     report.run("steps", completeness.steps(header, evidence))
     report.run("lineage", completeness.lineage(header, evidence))
     report.run("time", completeness.times(evidence))
@@ -139,21 +138,33 @@ def _content(report: Report, run: Run, progress: Callable[[int, int], None]) -> 
     report.run("joins", joins(evidence))
     report.run("scalars", scalars(header, evidence))
     report.run("provenance", provenance(header))
+    yield from ()
 
 
 def _outside(
     report: Report,
     folder: Path,
-    run: Run,
+    witness: Witness,
     kept: Sequence[str],
     loaded: Sequence[tuple[int, Checkpoint]],
     sgd: bool,
 ) -> None:
-    segments = [s.header for s in run.segments]
-    report.run("head", heads.kept(folder, segments, kept))
+    report.run("head", heads.kept(folder, witness.segments, kept))
     for _, checkpoint in loaded:
         for state in checkpoint.states:
             name = checkpoint.path.name
-            report.run("head", heads.of_checkpoint(folder, run.header, segments, state, name))
+            report.run("head", heads.of_checkpoint(folder, witness.header, witness.segments, state, name))
     if loaded:
-        report.run("checkpoints", against_checkpoints(run, loaded, sgd))
+        report.run("checkpoints", _checkpoints(witness, loaded, sgd))
+
+
+def _checkpoints(witness: Witness, loaded: Sequence[tuple[int, Checkpoint]], sgd: bool) -> Iterator[Line]:
+    yield from against_checkpoints(witness.run, loaded, sgd)
+
+
+def _replay(witness: Witness, gradient: Gradient, count: int, seed: int) -> Iterator[Line]:
+    yield from against_replay(witness.run, gradient, count, seed)
+
+
+def _shared(witness: Witness, other: Witness) -> Iterator[Line]:
+    yield from shared(witness.run, other.run)

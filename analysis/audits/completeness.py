@@ -25,6 +25,9 @@ def steps(header: RunHeader, evidence: Sequence[Evidence]) -> Iterator[Line]:
         skipped += int(np.count_nonzero(e.flags & SKIPPED))
         partial += int(np.count_nonzero(e.flags & PARTIAL))
         dropped += sum(last - first + 1 for first, last, _ in e.header.dropped)
+        back = e.steps[1:][np.diff(e.steps) <= 0]
+        if len(back):
+            texts.append(f"{e.name}: step numbers do not increase at steps {enumerate_some(back.tolist())}")
         odd = e.steps[e.steps % header.every != 0]
         if len(odd):
             texts.append(f"{e.name}: steps {enumerate_some(odd.tolist())} are not divisible by every={header.every}")

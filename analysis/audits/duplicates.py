@@ -20,8 +20,8 @@ NEAR = 1e-5
 CLOSE, SAME_RATIO = 2e-3, 1e-5
 """Distance of fingerprints (logarithms): with the norms, and of the ratios alone."""
 
-NEIGHBOURS = 64
-"""Rows next in the order of a fingerprint that each row is compared with."""
+CELLMATES = 8
+"""Rows in the same cell of fingerprints that each row is compared with."""
 
 PAIRS = 256
 """Pairs that are read again, closest first."""
@@ -29,13 +29,15 @@ PAIRS = 256
 
 def duplicates(evidence: Sequence[Evidence]) -> Iterator[Line]:
     """Name pairs of different steps that hold the same gradient, to the bit or nearly, of either sign."""
-    where = [(e, int(row)) for e in evidence for row in np.flatnonzero(e.finite & (e.norm2.sum(axis=1) > 0))]
+    used = [np.flatnonzero(e.finite & (e.norm2.sum(axis=1) > 0)) for e in evidence]
+    where = [(e, row) for e, rows in zip(evidence, used, strict=True) for row in rows.tolist()]
     if len(where) < 2:
         yield Line("SKIP", "rows", "fewer than two rows to compare")
         return
-    steps = np.array([e.steps[row] for e, row in where])
-    norm2 = np.concatenate([_used(e, e.norm2) for e in evidence])
-    sketch2 = np.concatenate([_used(e, e.sketch2) for e in evidence])
+    pairs = list(zip(evidence, used, strict=True))
+    steps = np.concatenate([e.steps[rows] for e, rows in pairs])
+    norm2 = np.concatenate([e.norm2[rows] for e, rows in pairs])
+    sketch2 = np.concatenate([e.sketch2[rows] for e, rows in pairs])
     texts = []
     for i, j in _candidates(norm2, sketch2, steps):
         text = _alike(where[i], where[j])
@@ -46,35 +48,30 @@ def duplicates(evidence: Sequence[Evidence]) -> Iterator[Line]:
     yield from problems("rows", sorted(texts), sound, "WARN")
 
 
-def _used(e: Evidence, values: Floats) -> Floats:
-    return np.asarray(values[e.finite & (e.norm2.sum(axis=1) > 0)])
-
-
 def _candidates(norm2: Floats, sketch2: Floats, steps: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Pairs of rows of different steps with close fingerprints, closest first."""
     with np.errstate(all="ignore"):
         a, b = np.log(np.maximum(norm2, 1e-300)), np.log(np.maximum(sketch2, 1e-300))
-        total = np.log(norm2.sum(axis=1))
-        ratio = np.log(sketch2.sum(axis=1)) - total
-    found = _close(total, np.concatenate([a, b], axis=1), CLOSE) + _close(ratio, b - a, SAME_RATIO)
+        found = _close(np.concatenate([a, b], axis=1), CLOSE) + _close(b - a, SAME_RATIO)
     different = {(i, j): distance for distance, i, j in sorted(found, reverse=True) if steps[i] != steps[j]}
     return sorted(different, key=lambda pair: different[pair])[:PAIRS]
 
 
-def _close(key: Floats, features: Floats, tolerance: float) -> list[tuple[float, int, int]]:
-    """(distance, i, j), i < j, of rows near each other in the order of ``key`` whose features agree."""
-    order = np.argsort(key, kind="stable")
+def _close(fingerprints: Floats, tolerance: float) -> list[tuple[float, int, int]]:
+    """(distance, i, j), i < j, of rows that fall into one cell of a grid, or of the same grid moved by half a cell."""
+    weights = np.random.default_rng(0).integers(2**62, size=fingerprints.shape[1]) * 2 + 1
     found: list[tuple[float, int, int]] = []
-    for offset in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
-        i, j = order[:-offset], order[offset:]
-        near = np.flatnonzero(key[j] - key[i] <= tolerance)
-        if len(near) == 0:
-            break
-        i, j = i[near], j[near]
-        distance = np.abs(features[i] - features[j]).max(axis=1) / tolerance
-        keep = distance <= 1
-        pairs = np.sort(np.stack([i[keep], j[keep]], axis=1), axis=1)
-        found += [(float(d), int(p), int(q)) for d, (p, q) in zip(distance[keep], pairs, strict=True)]
+    for shift in (0.0, 0.5):
+        key = np.floor(fingerprints / tolerance + shift).astype(np.int64) @ weights
+        order = np.argsort(key, kind="stable")
+        for offset in range(1, min(CELLMATES, len(order) - 1) + 1):
+            i, j = order[:-offset], order[offset:]
+            together = key[i] == key[j]
+            if not together.any():
+                break
+            i, j = i[together], j[together]
+            distance = np.abs(fingerprints[i] - fingerprints[j]).max(axis=1) / tolerance
+            found += zip(distance.tolist(), np.minimum(i, j).tolist(), np.maximum(i, j).tolist(), strict=True)
     return found
 
 

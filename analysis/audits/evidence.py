@@ -1,25 +1,43 @@
 """The rows that an audit looks at: every committed or journalled row of every segment, abandoned ones too.
 
-The small arrays are held in memory; of the sketch only the squared norm of each row and group is kept, from one
-pass over the chunks, and single rows are read again where a check wants to see them.
+The integrity check reads every byte of a run. A witness stands behind it and takes from each chunk, while it is in
+memory, what the other checks need: the small arrays, and of the sketch the squared norm of each row and group. So
+one pass serves them all, and zarr is asked only for single rows that a check wants to see, and for journals.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import google_crc32c
 import numpy as np
+from numcodecs.blosc import Blosc
+from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from gradlog.analysis.reader import Run
-from gradlog.analysis.segments import Segment
-from gradlog.schema import NONFINITE, SegmentHeader
+from gradlog import shards
+from gradlog.analysis.audit import Files, Folder
+from gradlog.analysis.audits.limits import headers
+from gradlog.analysis.reader import Run, open_run
+from gradlog.schema import JOURNAL_PATTERN, NONFINITE, SCALAR_COLUMNS, RunHeader, SegmentHeader, segment_arrays
 
 Floats = NDArray[np.float64]
 
 _PIECE = 4096
 """Longest float32 dot product, as in the recorder's own norms."""
+
+_RESIDUE = 0x48674BC7
+"""CRC-32C of any message that is followed by its own CRC-32C."""
+
+_DECODE: dict[str, Callable[[memoryview], Any]] = {
+    "zstd": Zstd().decode,
+    "blosc": Blosc().decode,
+    "crc32c": lambda data: data,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +53,8 @@ class Evidence:
     sketch2 : float64 array (rows, group)
         Squared norms of the sketches.
     scalars : dict of str to float64 array (rows,)
+    read : callable
+        From a row's number to its sketch, float32 (group, k).
     """
 
     header: SegmentHeader
@@ -43,7 +63,7 @@ class Evidence:
     norm2: Floats
     sketch2: Floats
     scalars: dict[str, Floats]
-    _segment: Segment
+    read: Callable[[int], NDArray[np.float32]]
 
     @property
     def name(self) -> str:
@@ -60,36 +80,107 @@ class Evidence:
         with np.errstate(all="ignore"):
             return np.asarray(np.sqrt(self.norm2.sum(axis=1)))
 
-    def read(self, row: int) -> NDArray[np.float32]:
-        """Sketch of one row, (group, k)."""
-        out = np.empty((1, self.norm2.shape[1], self._segment.run.sketch.k), np.float32)
-        self._segment.read_rows(row, row + 1, out)
-        return np.asarray(out[0])
 
+class Witness:
+    """The files of a local run, which must be within the limits; remembers the chunks that were read.
 
-def gather(run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Evidence]:
-    """Read every segment of a run once.
-
-    Parameters
+    Attributes
     ----------
-    run : Run
-        Any view; its segments are taken whole.
-    progress : callable
-        Told (rows done, rows in all).
+    header : RunHeader
+    segments : list of SegmentHeader
+    problems : list of str
+        Chunks that cannot be decoded, or whose checksum is wrong.
     """
-    total, done, found = sum(len(s.steps) for s in run.segments), 0, []
-    for segment in run.segments:
-        segment.require_chunks("sketch", "group_norm2")
-        sketch2 = np.empty((len(segment.steps), run.groups))
-        for start, rows in _chunks(segment):
-            sketch2[start : start + len(rows)] = squared_norms(rows)
-            done += len(rows)
-            progress(done, total)
-        evidence = Evidence(
-            segment.header, segment.steps, segment.flags, segment.norm2, sketch2, segment.scalars, segment
-        )
-        found.append(evidence)
-    return found
+
+    def __init__(self, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        self._files: Files = Folder(folder)
+        self._folder, self._progress = folder, progress
+        self.header, self.segments = headers(folder)
+        self.problems: list[str] = []
+        self._tables = {s.name: _Table(self.header, s) for s in self.segments}
+        self._total, self._seen = sum(s.rows for s in self.segments), set[str]()
+
+    def get(self, key: str) -> bytes | None:
+        """Read a file, and note what it holds if it is a chunk that was not seen before."""
+        data = self._files.get(key)
+        name, _, inside = key.partition("/")
+        if data is not None and name in self._tables and "/c" in inside and key not in self._seen:
+            self._seen.add(key)
+            try:
+                self._tables[name].note(inside, data)
+            except Exception as error:  # whatever a codec makes of hostile bytes
+                self.problems.append(f"{key}: cannot be decoded ({str(error) or type(error).__name__})")
+            self._progress(sum(t.noted for t in self._tables.values()), self._total)
+        return data
+
+    def keys(self) -> list[str]:
+        """Every key of the run."""
+        return self._files.keys()
+
+    @cached_property
+    def run(self) -> Run:
+        """The run as any reader sees it."""
+        return open_run(self._folder)
+
+    def evidence(self) -> list[Evidence]:
+        """Give what every segment holds; all of its chunks must have been read."""
+        return [self._segment(s, self._tables[s.name]) for s in self.segments]
+
+    def _segment(self, header: SegmentHeader, table: _Table) -> Evidence:
+        def read(row: int) -> NDArray[np.float32]:
+            segment = next(s for s in self.run.segments if s.header.name == header.name)
+            out = np.empty((1, len(self.header.groups), self.header.sketch.k), np.float32)
+            segment.read_rows(row, row + 1, out)
+            return np.asarray(out[0])
+
+        if not any(JOURNAL_PATTERN.fullmatch(p.name) for p in (self._folder / header.name).iterdir()):
+            columns = {name: table.scalars[:, i] for i, name in enumerate(header.scalars)}
+            return Evidence(header, table.step, table.flags, table.group_norm2, table.sketch, columns, read)
+        segment = next(s for s in self.run.segments if s.header.name == header.name)
+        tail = np.empty((0, len(self.header.groups))) if segment.tail is None else squared_norms(segment.tail.sketch)
+        sketch2 = np.concatenate([table.sketch, tail])
+        return Evidence(header, segment.steps, segment.flags, segment.norm2, sketch2, segment.scalars, read)
+
+
+class _Table:
+    """Arrays of a segment, filled as its chunks come by; ``sketch`` holds squared norms."""
+
+    def __init__(self, header: RunHeader, segment: SegmentHeader) -> None:
+        rows, groups, self._chunk, self._shard = segment.rows, len(header.groups), header.chunk, segment.shard
+        self._metadata = segment_arrays(header, rows, len(segment.scalars))
+        self.sketch, self.group_norm2 = np.full((rows, groups), np.nan), np.full((rows, groups), np.nan)
+        self.scalars = np.full((rows, -(-len(segment.scalars) // SCALAR_COLUMNS) * SCALAR_COLUMNS), np.nan)
+        self.step, self.flags = np.zeros(rows, np.int64), np.zeros(rows, np.uint32)
+        self.noted = 0
+
+    def note(self, key: str, data: bytes) -> None:
+        """Take in a chunk, or all chunks of a shard."""
+        array, separator, place = key.partition("/c/" if "/c/" in key else "/c.")
+        row, *rest = map(int, place.split(separator[-1]))
+        column = rest[0] if rest else 0
+        if separator == "/c.":
+            self._put(array, row, column, data)
+            return
+        for i, chunk in enumerate(shards.unpack(data, self._shard)):
+            if chunk is not None:
+                self._put(array, row * self._shard + i, column, chunk)
+
+    def _put(self, array: str, index: int, column: int, data: bytes) -> None:
+        target: NDArray[Any] = getattr(self, array)
+        start, meta = index * self._chunk, self._metadata[array]
+        part = target[start : start + self._chunk]
+        if google_crc32c.value(data) != _RESIDUE:
+            raise ValueError("its checksum is wrong")
+        decode = _DECODE[meta["codecs"][1]["name"]]
+        values: NDArray[Any] = np.frombuffer(decode(memoryview(data)[:-4]), meta["data_type"])
+        values = values.reshape(meta["chunk_grid"]["configuration"]["chunk_shape"])[: len(part)]
+        if array == "sketch":
+            part[:] = squared_norms(values)
+            self.noted += len(part)
+        elif array == "scalars":
+            part[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS] = values
+        else:
+            part[:] = values
 
 
 def squared_norms(rows: NDArray[np.float32]) -> Floats:
@@ -101,12 +192,3 @@ def squared_norms(rows: NDArray[np.float32]) -> Floats:
         again = ~((total > 1e-30 * k) & (total < np.inf))
         total[again] = np.square(rows[again].astype(np.float64)).sum(axis=-1)
     return total
-
-
-def _chunks(segment: Segment) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    size = segment.run.chunk
-    buffer = np.empty((size, len(segment.run.groups), segment.run.sketch.k), np.float32)
-    for start in range(0, len(segment.steps), size):
-        stop = min(start + size, len(segment.steps))
-        segment.read_rows(start, stop, buffer[: stop - start])
-        yield start, buffer[: stop - start]

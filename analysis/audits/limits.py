@@ -69,6 +69,13 @@ def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
             yield from (f"{name}/{text}" for text in _segment(folder / name, inside, header))
 
 
+def headers(folder: Path) -> tuple[RunHeader, list[SegmentHeader]]:
+    """Headers of a run that is within the bounds, and of its committed segments in order."""
+    header = RunHeader.from_attrs(_attributes(folder / META), META)
+    names = sorted(p.name for p in folder.iterdir() if SEGMENT_PATTERN.fullmatch(p.name) and (p / META).is_file())
+    return header, [SegmentHeader.from_attrs(_attributes(folder / name / META), name) for name in names]
+
+
 def _header(header: RunHeader) -> Iterator[str]:
     chunk = header.chunk * header.n * 4
     if chunk > CHUNK:

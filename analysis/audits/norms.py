@@ -191,12 +191,12 @@ def _too_good(header: RunHeader, evidence: Sequence[Evidence], g: int) -> str:
     """Say whether norms are those of the sketch: it almost never has exactly the length of its vector."""
     if header.group_sizes()[g] < 8 * header.sketch.k:
         return ""
-    tested, equal = 0, 0
-    for e in evidence:
-        rows = np.flatnonzero(_tested(e)[:, g])
-        near = rows[np.abs(e.sketch2[rows, g] / e.norm2[rows, g] - 1) < EQUAL]
-        tested, equal = tested + len(rows), equal + int(_share_spread(header, e, g, near) * len(near))
-    if equal < 8 or equal < 0.5 * tested:
+    rows = [np.flatnonzero(_tested(e)[:, g]) for e in evidence]
+    near = [i[np.abs(e.sketch2[i, g] / e.norm2[i, g] - 1) < EQUAL] for e, i in zip(evidence, rows, strict=True)]
+    tested, equal = sum(map(len, rows)), sum(map(len, near))
+    if equal < max(8, 0.5 * tested):
+        return ""
+    if not all(_share_spread(header, e, g, i) > 0.5 for e, i in zip(evidence, near, strict=True) if len(i)):
         return ""
     return (
         f"group {header.groups[g]!r}: {equal:,} of {tested:,} norms are those of the sketch itself, not of a gradient"
