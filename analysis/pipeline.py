@@ -239,7 +239,11 @@ def _warnings(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) 
     if info["abandoned"]:
         said.append(f"{info['abandoned']} rows abandoned by a resume are left out")
     if not run.norms_exact:
-        said.append("several ranks: squared norms are estimated from the sum of their sketches")
+        why = "several ranks" if info["ranks"] > 1 else "sketched updates"
+        said.append(f"{why}: squared norms are estimated from the sketches")
+    for joined in info["joined"]:
+        count = len(joined["names"])
+        said.append(f"{count} parameters joined at step {joined['step']}; before, they count as zero gradient")
     if info["status"] != "closed":
         said.append(f"the run is {info['status']}: a later analysis may see more rows")
     if spectrum is None:

@@ -178,7 +178,7 @@ class Run:
 
     @cached_property
     def group_norm2(self) -> NDArray[np.float64]:
-        """Squared norm of the gradient, (rows, group); exact, but for several ranks that of their sketches' sum."""
+        """Squared norm of the gradient, (rows, group); exact, or else that of the sketches (see ``norms_exact``)."""
         if not self.norms_exact:
             return _norms_of(self.rows)
         return _concat([x.gather("norm2")[0] for x in self._pieces], np.float64, (self.groups,))
@@ -189,6 +189,18 @@ class Run:
         most = max((len(x.members) for x in self._pieces), default=0)
         return sum(len(x.steps) for x in self._pieces if len(x.members) < most)
 
+    @property
+    def joined(self) -> list[dict[str, Any]]:
+        """Parameters that came after the run began: ``step`` of the first row that includes them, and ``names``."""
+        known: set[str] = set()
+        found = []
+        for segment in self.segments:
+            names = [t.name for t in segment.header.joined if t.name not in known]
+            known.update(names)
+            if names and len(segment.steps):
+                found.append({"step": int(segment.steps[0]), "names": names})
+        return found
+
     @cached_property
     def relogged(self) -> dict[str, Any]:
         """How rows that were logged again after a rewind agree with the abandoned ones; norms are read if any."""
@@ -196,8 +208,12 @@ class Run:
 
     @property
     def norms_exact(self) -> bool:
-        """Whether every row has one writer (or holds the gradient itself)."""
-        return all(len(x.members) == 1 for x in self._pieces)
+        """Whether the stored norms are those of the rows before they were sketched.
+
+        Not with several ranks, whose norms do not add up, nor with sketched updates, whose norms may be the sketch's own.
+        """
+        updates = self.header.what == "update" and not self.header.sketch.exact
+        return not updates and all(len(x.members) == 1 for x in self._pieces)
 
     @cached_property
     def scalar_columns(self) -> dict[str, NDArray[np.float64]]:
@@ -245,12 +261,14 @@ class Run:
             "dimension": h.dimension,
             "tensors": len(h.tensors),
             "scalars": list(self.scalar_columns),
-            "norms": "exact" if self.norms_exact else "estimated from the sum of the ranks' sketches",
+            "norms": "exact" if self.norms_exact else "estimated from the sketches",
             "segments": [_segment_info(x) for x in self.segments],
             "ranks": max((len(x.members) for x in self._pieces), default=0),
             "fewer_ranks": self.fewer_ranks,
             "abandoned": self._abandoned,
             "relogged": self.relogged,
+            "joined": self.joined,
+            "snapshots": [int(step) for segment in self.segments for step in segment.snapshot_steps],
             "gaps": self._gaps(),
             "chains": len(self.chains),
             "nonfinite": self.steps[~self.finite].tolist(),

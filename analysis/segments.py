@@ -250,6 +250,23 @@ class Segment:
             out[max(cut - start, 0) :] = self.tail.sketch[low : stop - self.committed]
 
     @cached_property
+    def snapshot_steps(self) -> NDArray[np.int64]:
+        """Steps before which the parameters were sketched."""
+        if not self.header.snapshots:
+            return np.empty(0, np.int64)
+        self.require_chunks(*schema.SNAPSHOTS)
+        with unbroken(f"{self.where}/theta_step"):
+            return np.asarray(self._array("theta_step")[:], np.int64)
+
+    @cached_property
+    def snapshots(self) -> NDArray[np.float32]:
+        """Sketches of the parameters, (snapshot, group, k)."""
+        if not len(self.snapshot_steps):
+            return np.empty((0, len(self.run.groups), self.run.sketch.k), np.float32)
+        with unbroken(f"{self.where}/theta"):
+            return np.asarray(self._array("theta")[:], np.float32)
+
+    @cached_property
     def norm2(self) -> NDArray[np.float64]:
         """Exact squared norms (rows, group)."""
         self.require_chunks("group_norm2")

@@ -164,6 +164,15 @@ class FoldHash:
             self._rows[name] = codes
         return codes[:n]
 
+    def columns(self, name: str, n: int) -> NDArray[np.int64]:
+        """Return the column of the sketch that each of the first ``n`` entries of tensor ``name`` falls into, (n,)."""
+        m, k = self.spec.m, self.spec.k
+        place = np.empty(m, np.int64)
+        place[self._order] = np.arange(m)
+        row, entry = np.divmod(np.arange(n), m)
+        shift = (self.rows(name, -(-n // m)) >> 1)[row]
+        return np.asarray(place[(entry + shift) % m] % k)
+
     def _fold(self, w: Floats, name: str, x: NDArray[Any], offset: int) -> float:
         """Add x row by row to w and return its squared norm.
 

@@ -1,0 +1,194 @@
+"""All checks of a run, in the order in which one may rely on what the ones before have found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from gradlog.analysis.audit import check as check_bytes
+from gradlog.analysis.audit import examine
+from gradlog.analysis.audits import completeness, digest, heads, limits
+from gradlog.analysis.audits.checkpoints import checkpoints as against_checkpoints
+from gradlog.analysis.audits.duplicates import duplicates
+from gradlog.analysis.audits.evidence import Witness
+from gradlog.analysis.audits.files import require_folder, sizes
+from gradlog.analysis.audits.joins import joins
+from gradlog.analysis.audits.norms import norms
+from gradlog.analysis.audits.provenance import provenance
+from gradlog.analysis.audits.replay import Gradient
+from gradlog.analysis.audits.replay import replay as against_replay
+from gradlog.analysis.audits.report import Line, Report, problems
+from gradlog.analysis.audits.scalars import scalars
+from gradlog.analysis.audits.shared import shared
+from gradlog.analysis.audits.snapshots import snapshots
+from gradlog.analysis.audits.weights import Checkpoint, load
+from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.relogged import describe
+from gradlog.errors import NotARunError
+
+CONTENT = ("steps", "lineage", "time", "parameters", "nonfinite", "norms", "rows", "joins", "scalars", "provenance")
+"""Checks that read the run's content, which they only do where its bytes are sound."""
+
+SOUND = "every file agrees with its manifest, the chain and the metadata"
+
+
+def audit_run(
+    path: str | os.PathLike[str],
+    other: str | os.PathLike[str] | None = None,
+    *,
+    manifest: bytes | None = None,
+    heads_kept: Sequence[str] = (),
+    checkpoints: Sequence[tuple[int, str | os.PathLike[str]]] = (),
+    sgd: bool = False,
+    replay: Gradient | None = None,
+    replay_steps: int = 8,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Audit a run.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Folder of the run. Nothing in it is executed, and no link in it is followed. Of a .zip or a URL only the
+        integrity is checked.
+    other : str or path-like, optional
+        A second run, looked through for rows that it shares with this one.
+    manifest : bytes, optional
+        Listing of ``sha256sum`` that was kept elsewhere.
+    heads_kept : sequence of str
+        Chain heads (BLAKE2b-256 in hex) that were kept elsewhere.
+    checkpoints : sequence of (int, path)
+        Model checkpoints, each with the number of the step that comes next; .safetensors, .npz or torch.
+    sgd : bool
+        The optimizer was plain SGD.
+    replay : callable, optional
+        ``gradient(step)``, the auditor's own code, which computes a step's gradient anew.
+    replay_steps, seed : int
+        How many steps, half of them the largest; seed of the choice of the others.
+    progress : callable
+        Told (rows done, rows in all).
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    NotARunError, UnsupportedError
+        There is no run; or more than integrity is asked of one that is no local folder.
+    CorruptRunError, MissingDependencyError
+        A checkpoint cannot be read.
+
+    Examples
+    --------
+    >>> report = audit_run("run.zarr")          # doctest: +SKIP
+    >>> [line.text for line in report.lines if line.status == "FAIL"]          # doctest: +SKIP
+    []
+    """
+    asked = bool(other or manifest is not None or heads_kept or checkpoints or replay)
+    if not asked and (os.path.isfile(path) or "://" in os.fspath(path)):
+        return _elsewhere(os.fspath(path))
+    folder = require_folder(path)
+    beside = None if other is None else require_folder(other)
+    loaded = [(step, load(Path(file))) for step, file in checkpoints]
+    report = Report(os.fspath(path))
+    with single_threaded():
+        witness = _sound(report, folder, progress=progress)
+        if manifest is not None:
+            report.run("manifest", digest.compare(folder, manifest))
+        if witness is None:
+            wanted = {"head": bool(heads_kept), "checkpoints": bool(loaded), "replay": replay, "shared": other}
+            for check in (*CONTENT, *(name for name, asked in wanted.items() if asked)):
+                report.run(check, [Line("SKIP", check, "not looked at: the files are not sound")])
+            return report
+        report.run("content", _content(report, witness))
+        _outside(report, folder, witness, heads_kept, loaded, sgd)
+        if replay is not None:
+            report.run("replay", _replay(witness, replay, replay_steps, seed))
+        if beside is not None and (second := _sound(report, beside, f"{other}: ")):
+            report.run("shared", _shared(witness, second))
+    return report
+
+
+def _elsewhere(path: str) -> Report:
+    """Check the bytes of a run in an archive or object store."""
+    found, report = check_bytes(path), Report(path)
+    if found.problems == ["zarr.json: missing"]:
+        raise NotARunError(f"{path}: no zarr.json inside; expected a run such as 'run.zarr'")
+    report.run("integrity", problems("integrity", found.problems, SOUND))
+    report.run("integrity", (Line("PASS", "integrity", note) for note in found.notes))
+    for name in CONTENT:
+        report.run(name, [Line("SKIP", name, "needs the files in a local folder: unpack or copy the run")])
+    return report
+
+
+def _sound(
+    report: Report, folder: Path, label: str = "", progress: Callable[[int, int], None] = lambda done, total: None
+) -> Witness | None:
+    """Bounds first, then every byte; None unless both hold."""
+    if not report.run("limits", _limits(folder, label)):
+        return None
+    witness = Witness(folder, progress)
+    return witness if report.run("integrity", _integrity(witness, label)) else None
+
+
+def _limits(folder: Path, label: str) -> Iterator[Line]:
+    files, odd = sizes(folder)
+    found = f"{label}{len(files):,} plain files, {sum(files.values()):,} bytes"
+    odd = odd or list(limits.exceeded(folder, files))
+    yield from problems("limits", [label + text for text in odd], found)
+
+
+def _integrity(witness: Witness, label: str) -> Iterator[Line]:
+    found = examine(witness)
+    yield from problems("integrity", [label + text for text in found.problems or witness.problems], label + SOUND)
+    yield from (Line("PASS", "integrity", label + note) for note in found.notes)
+
+
+def _content(report: Report, witness: Witness) -> Iterator[Line]:
+    """Run the checks of content, each a finding of its own; silent itself."""
+    header, evidence = witness.header, witness.evidence()
+    report.run("steps", completeness.steps(header, evidence))
+    report.run("lineage", completeness.lineage(header, evidence))
+    report.run("lineage", (Line("PASS", "lineage", note) for note in describe(witness.run.relogged)))
+    report.run("time", completeness.times(evidence))
+    report.run("parameters", completeness.parameters(header, evidence))
+    report.run("nonfinite", completeness.nonfinite(evidence))
+    report.run("norms", norms(header, evidence))
+    report.run("rows", duplicates(evidence))
+    report.run("joins", joins(evidence))
+    report.run("scalars", scalars(header, evidence))
+    report.run("provenance", provenance(header))
+    yield from ()
+
+
+def _outside(
+    report: Report,
+    folder: Path,
+    witness: Witness,
+    kept: Sequence[str],
+    loaded: Sequence[tuple[int, Checkpoint]],
+    sgd: bool,
+) -> None:
+    report.run("head", heads.kept(folder, witness.segments, kept))
+    for _, checkpoint in loaded:
+        for state in checkpoint.states:
+            name = checkpoint.path.name
+            report.run("head", heads.of_checkpoint(folder, witness.header, witness.segments, state, name))
+    if loaded:
+        report.run("checkpoints", _checkpoints(witness, loaded, sgd))
+
+
+def _checkpoints(witness: Witness, loaded: Sequence[tuple[int, Checkpoint]], sgd: bool) -> Iterator[Line]:
+    yield from snapshots(witness.run, loaded)
+    yield from against_checkpoints(witness.run, loaded, sgd)
+
+
+def _replay(witness: Witness, gradient: Gradient, count: int, seed: int) -> Iterator[Line]:
+    yield from against_replay(witness.run, gradient, count, seed)
+
+
+def _shared(witness: Witness, other: Witness) -> Iterator[Line]:
+    yield from shared(witness.run, other.run)
