@@ -241,6 +241,8 @@ def _warnings(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) 
     if not run.norms_exact:
         why = "several ranks" if info["ranks"] > 1 else "sketched updates"
         said.append(f"{why}: squared norms are estimated from the sketches")
+    if run.fewer_ranks:
+        said.append(f"{run.fewer_ranks} rows come from fewer ranks than others: a share of the gradient may be missing")
     for joined in info["joined"]:
         count = len(joined["names"])
         said.append(f"{count} parameters joined at step {joined['step']}; before, they count as zero gradient")

@@ -210,7 +210,7 @@ class Run:
     def norms_exact(self) -> bool:
         """Whether the stored norms are those of the rows before they were sketched.
 
-        Not with several ranks, whose norms do not add up, nor with sketched updates, whose norms may be the sketch's own.
+        Not with several ranks, as norms do not add up, nor with sketched updates, whose norms may be the sketch's own.
         """
         updates = self.header.what == "update" and not self.header.sketch.exact
         return not updates and all(len(x.members) == 1 for x in self._pieces)

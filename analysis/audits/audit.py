@@ -152,7 +152,7 @@ def _content(report: Report, witness: Witness) -> Iterator[Line]:
     header, evidence = witness.header, witness.evidence()
     report.run("steps", completeness.steps(header, evidence))
     report.run("lineage", completeness.lineage(header, evidence))
-    report.run("lineage", (Line("PASS", "lineage", note) for note in describe(witness.run.relogged)))
+    report.run("repeats", (Line("PASS", "repeats", note) for note in describe(witness.run.relogged)))
     report.run("time", completeness.times(evidence))
     report.run("parameters", completeness.parameters(header, evidence))
     report.run("nonfinite", completeness.nonfinite(evidence))

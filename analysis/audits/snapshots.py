@@ -41,7 +41,9 @@ def snapshots(run: Run, files: Sequence[tuple[int, Checkpoint]]) -> Iterator[Lin
 def _one(run: Run, step: int, checkpoint: Checkpoint) -> Line:
     name = checkpoint.path.name
     kept = [
-        (s.header.joined, theta) for s in run.segments for at, theta in zip(*s.snapshots, strict=True) if at == step
+        (segment.header.joined, theta)
+        for segment in run.segments
+        for theta in segment.snapshots[segment.snapshot_steps == step]
     ]
     if not kept:
         some = f"; there are some of {enumerate_some(run.info['snapshots'])}" if run.info["snapshots"] else ""
