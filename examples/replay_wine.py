@@ -2,9 +2,9 @@
 
     gradlog audit sample_logs/mlp_wine_exact.zarr --replay examples/replay_wine.py
 
-Run it from the project's root. The recipe in ``sample_logs/record.py`` fixes all seeds, so training again from the first
-step gives the recorded gradients; a longer run would start from the checkpoint before the step. Steps are asked for
-in ascending order, so one pass over the training serves them all.
+Run it from the project's root. The recipe in ``sample_logs/record.py`` fixes all seeds, so training again from the
+first step gives the recorded gradients; a longer run would start from the checkpoint before the step. Steps are asked
+for in ascending order, so one pass over the training serves them all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sample_logs"))
-from record import RECIPES  # noqa: E402
+from record import RECIPES
 
 
 def train() -> Iterator[dict[str, torch.Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 from pathlib import Path
 
 import forger
@@ -217,7 +218,8 @@ def test_a_detached_manifest(tmp_path: Path) -> None:
     assert statuses(audit_run(path, manifest=b"what is this\n"), "manifest") == ["FAIL"]
 
 
-def test_a_sample_run_replays_by_its_recipe() -> None:
+def test_a_sample_run_replays_by_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the example adds to it
     root = Path(__file__).resolve().parents[2]
     hook = load_hook(root / "examples" / "replay_wine.py")
     assert statuses(audit_run(root / "sample_logs" / "mlp_wine_exact.zarr", replay=hook), "replay") == ["PASS"]
