@@ -156,6 +156,8 @@ class _Table:
     def note(self, key: str, data: bytes) -> None:
         """Take in a chunk, or all chunks of a shard."""
         array, separator, place = key.partition("/c/" if "/c/" in key else "/c.")
+        if array not in self._metadata:
+            return
         row, *rest = map(int, place.split(separator[-1]))
         column = rest[0] if rest else 0
         if separator == "/c.":
