@@ -23,15 +23,7 @@ from gradlog import shards
 from gradlog.analysis.audit import Files, Folder
 from gradlog.analysis.audits.limits import headers
 from gradlog.analysis.reader import Run, open_run
-from gradlog.schema import (
-    JOURNAL_PATTERN,
-    NONFINITE,
-    SCALAR_COLUMNS,
-    SNAPSHOTS,
-    RunHeader,
-    SegmentHeader,
-    segment_arrays,
-)
+from gradlog.schema import JOURNAL_PATTERN, NONFINITE, SCALAR_COLUMNS, RunHeader, SegmentHeader, segment_arrays
 
 Floats = NDArray[np.float64]
 
@@ -164,7 +156,7 @@ class _Table:
     def note(self, key: str, data: bytes) -> None:
         """Take in a chunk, or all chunks of a shard."""
         array, separator, place = key.partition("/c/" if "/c/" in key else "/c.")
-        if array in SNAPSHOTS:
+        if array not in self._metadata:
             return
         row, *rest = map(int, place.split(separator[-1]))
         column = rest[0] if rest else 0

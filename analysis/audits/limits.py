@@ -7,7 +7,6 @@ passes is decoded, and then each of its bytes is read a fixed number of times.
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +40,11 @@ FOLDED = 2**26
 COLUMNS = 2**16
 """Scalar names of a segment."""
 
-_SNAPSHOT = re.compile(r"theta/c\.\d{1,9}\.0\.0|theta_step/c\.\d{1,9}")
+FILE = 4 * 2**30
+"""Bytes of any file: the integrity check holds one at a time."""
+
+_ROWS = {"sketch", "group_norm2", "scalars", "step", "flags"}
+"""The arrays over steps. Others may stand beside them."""
 
 
 def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
@@ -54,9 +57,9 @@ def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
     files : dict of str to int
         Size of every file by key.
     """
-    large = [key for key, size in files.items() if _is_text(key) and size > METADATA]
+    large = [key for key, size in files.items() if size > (METADATA if _is_text(key) else FILE)]
     if large:
-        yield from (f"{key}: {files[key]:,} bytes of metadata, at most {METADATA:,} are read" for key in large)
+        yield from (f"{key}: {files[key]:,} bytes are more than is read of one file" for key in large)
         return
     try:
         header = RunHeader.from_attrs(_attributes(folder / META), META)
@@ -103,38 +106,46 @@ def _segment(folder: Path, files: dict[str, int], header: RunHeader) -> Iterator
     if len(segment.scalars) > COLUMNS:
         yield f"{META}: {len(segment.scalars):,} scalars, at most {COLUMNS:,} are read"
         return
-    needed = -(-segment.rows // header.chunk)
-    if not needed <= segment.flushes <= needed + segment.snapshots:
-        yield f"{META}: {segment.rows:,} rows need {needed:,} flushes of {header.chunk}, not {segment.flushes:,}"
-        return
     lines = _manifests(folder, files, segment)
     if len(lines) < segment.flushes:
         yield f"{META}: {segment.flushes:,} flushes are declared, {len(lines):,} manifests are there"
         return
-    lists = enumerate(lines[: segment.flushes])
-    broken = [f"manifest {i}: {text}" for i, line in lists if (text := _lists(line, header.chunk))]
+    broken = list(_flushes(lines[: segment.flushes], header.chunk, segment.rows))
     yield from broken
     if not broken:
-        arrays = segment_arrays(header, segment.rows, len(segment.scalars))
         yield from _single(folder, files, segment, snapshot_arrays(header, segment.snapshots))
+        arrays = segment_arrays(header, segment.rows, len(segment.scalars))
         yield from (_sharded if segment.shard else _single)(folder, files, segment, arrays)
 
 
-def _lists(line: bytes, chunk: int) -> str:
-    """Say how the list of chunks of a flush differs from what its rows need; empty where it does not."""
-    try:
-        manifest = json.loads(line)
-        listed, columns = set(manifest["chunks"]), -(-len(manifest["scalars"]) // SCALAR_COLUMNS)
-        first, stop = map(int, manifest["rows"])
-        listed = {key for key in listed if not _SNAPSHOT.fullmatch(key)}
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "it is not one of this format"
-    needed, index = set(), first // chunk
-    if stop > first:
-        needed = {f"sketch/c.{index}.0.0", f"group_norm2/c.{index}.0", f"step/c.{index}", f"flags/c.{index}"}
-        needed |= {f"scalars/c.{index}.{column}" for column in range(min(columns, COLUMNS))}
-    odd = sorted(map(str, listed ^ needed))
-    return f"it must list exactly the chunks of its rows; {odd[0]} is missing or too much" if odd else ""
+def _flushes(manifests: list[bytes], chunk: int, rows: int) -> Iterator[str]:
+    """Say where the lists of chunks differ from what the rows need: each chunk once, and none left out."""
+    seen: set[str] = set()
+    reached = 0
+    for i, data in enumerate(manifests):
+        try:
+            manifest = json.loads(data)
+            listed, columns = set(manifest["chunks"]), -(-len(manifest["scalars"]) // SCALAR_COLUMNS)
+            start, stop = map(int, manifest["rows"])
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+            yield f"manifest {i}: it is not one of this format"
+            return
+        if start != reached or not 0 <= stop - start <= chunk or (stop > start and start % chunk):
+            yield f"manifest {i}: rows {start:,} to {stop:,} are no chunk of {chunk:,} after row {reached:,}"
+            return
+        needed = _needed(start // chunk, min(columns, COLUMNS)) if stop > start else set()
+        odd = sorted({key for key in listed if key.partition("/")[0] in _ROWS} ^ needed) + sorted(listed & seen)
+        if odd:
+            yield f"manifest {i}: it must list exactly the chunks of its rows; {odd[0]} is missing or too much"
+        seen |= listed
+        reached = stop
+    if reached != rows:
+        yield f"{META}: {rows:,} rows are declared, the manifests hold {reached:,}"
+
+
+def _needed(index: int, columns: int) -> set[str]:
+    four = {f"sketch/c.{index}.0.0", f"group_norm2/c.{index}.0", f"step/c.{index}", f"flags/c.{index}"}
+    return four | {f"scalars/c.{index}.{column}" for column in range(columns)}
 
 
 def _manifests(folder: Path, files: dict[str, int], segment: SegmentHeader) -> list[bytes]:

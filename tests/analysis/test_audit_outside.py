@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 from pathlib import Path
 
 import forger
@@ -215,3 +216,10 @@ def test_a_detached_manifest(tmp_path: Path) -> None:
     assert "seg-000000-r0000/sketch/c.2.0.0: in the manifest, not in the run" in found
     assert "seg-000000-r0000/zarr.json: its SHA-256 is not the one in the manifest" in found
     assert statuses(audit_run(path, manifest=b"what is this\n"), "manifest") == ["FAIL"]
+
+
+def test_a_sample_run_replays_by_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the example adds to it
+    root = Path(__file__).resolve().parents[2]
+    hook = load_hook(root / "examples" / "replay_wine.py")
+    assert statuses(audit_run(root / "sample_logs" / "mlp_wine_exact.zarr", replay=hook), "replay") == ["PASS"]
