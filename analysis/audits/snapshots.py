@@ -47,17 +47,17 @@ def _one(run: Run, step: int, checkpoint: Checkpoint) -> Line:
     ]
     if not kept:
         some = f"; there are some of {enumerate_some(run.info['snapshots'])}" if run.info["snapshots"] else ""
-        return Line("SKIP", "parameters", f"{name}: the run kept no sketch of the parameters before step {step}{some}")
+        return Line("SKIP", "snapshots", f"{name}: the run kept no sketch of the parameters before step {step}{some}")
     try:
         # A rewind may have kept several of one step: the checkpoint belongs to one of its branches.
         off = min((_off(run, checkpoint, joined, theta) for joined, theta in kept), key=lambda o: float(o.max()))
     except SpecMismatchError as error:
-        return Line("FAIL", "parameters", f"{name}: {error}")
+        return Line("FAIL", "snapshots", f"{name}: {error}")
     wrong = [run.header.groups[g] for g in np.flatnonzero(~(off <= RELATIVE))]
     if not wrong:
-        return Line("PASS", "parameters", f"{name}: its parameters have the sketch that was kept before step {step}")
+        return Line("PASS", "snapshots", f"{name}: its parameters have the sketch that was kept before step {step}")
     text = f"{name}: its parameters are not those before step {step}: they differ in groups {enumerate_some(wrong)}"
-    return Line("FAIL", "parameters", text, {"step": step, "off": off.tolist()})
+    return Line("FAIL", "snapshots", text, {"step": step, "off": off.tolist()})
 
 
 def _off(run: Run, checkpoint: Checkpoint, joined: tuple[TensorInfo, ...], kept: NDArray[np.float32]) -> Floats:

@@ -61,7 +61,7 @@ def test_a_rewound_run_is_drawn_and_passes(resumed: Path) -> None:
 
 def test_history_that_was_removed(resumed: Path) -> None:
     forger.forge(resumed, lambda rows: rows[1:])
-    assert "its history was removed" in texts(audit_run(resumed), "lineage", "FAIL")[0]
+    assert "continues seg-000000-r0000, which is missing" in texts(audit_run(resumed), "integrity", "FAIL")[0]
 
 
 def test_history_that_was_removed_with_its_mention(resumed: Path) -> None:
