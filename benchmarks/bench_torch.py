@@ -4,7 +4,9 @@
 
 Every second step is recorded (``every=2``), so that recorded and plain steps alternate in one run and a busy
 machine slows both. Printed per model: seconds of a plain step; the recorder's share by its own clock, hooks, sketch,
-journal and buffer included; the share by the difference of neighbouring steps, flush thread included; and the shares of
+journal and buffer included; the share of processor time between hooks that stand before and behind the recorder's,
+which a busy machine does not blur (N threads shorten a step N times at most and the recorder not at all: its share of
+the wall time is N times this one at most); the difference of neighbouring steps, flush thread included; and those of
 ``torch.histc`` on every gradient tensor (as wandb.watch does) and of TensorBoard's ``add_histogram`` where it
 is installed, timed on the same gradients.
 """
@@ -107,6 +109,12 @@ def tensorboard(folder: str) -> Callable[[nn.Module], None] | None:
     return add
 
 
+def sixteen(model: nn.Module) -> Callable[[str], str]:
+    """Groups: sixteen bundles of neighbouring modules."""
+    modules = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters()))
+    return lambda name: f"{16 * modules.index(name.rpartition('.')[0]) // len(modules):02d}"
+
+
 def timed(f: Callable[[], Any]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
@@ -136,16 +144,25 @@ def measure(name: str, build: Any, steps: int) -> None:
         for _ in range(5):
             step()
         before = peak()
-        log = gradlog.attach(optimizer, folder + "/run.zarr", model=model, every=2, on_error="raise")
+        marks: list[float] = []
+        hooks = [optimizer.register_step_pre_hook(lambda *a: marks.append(time.thread_time()))]
+        log = gradlog.attach(
+            optimizer, folder + "/run.zarr", model=model, every=2, on_error="raise", groups=sixteen(model)
+        )
+        hooks.append(optimizer.register_step_pre_hook(lambda *a: marks.append(time.thread_time())))
         step()
         step()
         memory = peak() - before
-        recorded, plain, own, hist, tb = [], [], [], [], []
+        recorded, plain, own, hist, tb, work, busy = [], [], [], [], [], [], []
         for _ in range(steps):
-            spent = log._spent
+            spent = log.seconds
+            marks.clear()
             recorded.append(timed(step))
-            own.append(log._spent - spent)
+            own.append(log.seconds - spent)
+            work.append(marks[1] - marks[0])
+            start = time.process_time()
             plain.append(timed(step))
+            busy.append(time.process_time() - start)
             hist.append(timed(lambda: histc(model)))
             if board:
                 tb.append(timed(lambda: board(model)))
@@ -153,11 +170,13 @@ def measure(name: str, build: Any, steps: int) -> None:
         log.close()
     base = statistics.median(plain)
 
-    def share(seconds: list[float]) -> str:
-        return f"{100 * statistics.median(seconds) / base:6.2f} %" if seconds else "not installed"
+    def share(seconds: list[float], of: float = base) -> str:
+        return f"{100 * statistics.median(seconds) / of:6.2f} %" if seconds else "not installed"
 
-    print(f"{name}: {size // 4:,} parameters, {groups} groups, step {base:.3f} s, {torch.get_num_threads()} threads")
+    print(f"{name}: {size // 4:,} parameters, {groups} groups, step {base:.3f} s, {torch.get_num_threads()} threads, "
+          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
     print(f"  recorder, own clock      {share(own)}")
+    print(f"  recorder, processor time {share(work, statistics.median(busy))}")
     print(f"  recorder, difference     {share([r - p for r, p in zip(recorded, plain, strict=True)])}")
     print(f"  torch.histc every tensor {share(hist)}")
     print(f"  tensorboard histograms   {share(tb)}")
