@@ -4,7 +4,9 @@
 
 Every second step is recorded (``every=2``), so that recorded and plain steps alternate in one run and a busy
 machine slows both. Printed per model: seconds of a plain step; the recorder's share by its own clock, hooks, sketch,
-journal and buffer included; the share by the difference of neighbouring steps, flush thread included; and the shares of
+journal and buffer included; the share of processor time between hooks that stand before and behind the recorder's,
+which a busy machine does not blur (N threads shorten a step N times at most and the recorder not at all: its share of
+the wall time is N times this one at most); the difference of neighbouring steps, flush thread included; and those of
 ``torch.histc`` on every gradient tensor (as wandb.watch does) and of TensorBoard's ``add_histogram`` where it
 is installed, timed on the same gradients.
 """
@@ -18,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -107,6 +110,12 @@ def tensorboard(folder: str) -> Callable[[nn.Module], None] | None:
     return add
 
 
+def sixteen(model: nn.Module) -> Callable[[str], str]:
+    """Groups: sixteen bundles of neighbouring modules."""
+    modules = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters()))
+    return lambda name: f"{16 * modules.index(name.rpartition('.')[0]) // len(modules):02d}"
+
+
 def timed(f: Callable[[], Any]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
@@ -114,9 +123,9 @@ def timed(f: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def peak() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def resident() -> int:
+    """Memory of this process, bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def measure(name: str, build: Any, steps: int) -> None:
@@ -135,17 +144,26 @@ def measure(name: str, build: Any, steps: int) -> None:
         board = tensorboard(folder + "/board")
         for _ in range(5):
             step()
-        before = peak()
-        log = gradlog.attach(optimizer, folder + "/run.zarr", model=model, every=2, on_error="raise")
-        step()
-        step()
-        memory = peak() - before
-        recorded, plain, own, hist, tb = [], [], [], [], []
+        before = resident()
+        marks: list[float] = []
+        hooks = [optimizer.register_step_pre_hook(lambda *a: marks.append(time.thread_time()))]
+        log = gradlog.attach(
+            optimizer, folder + "/run.zarr", model=model, every=2, on_error="raise", groups=sixteen(model)
+        )
+        hooks.append(optimizer.register_step_pre_hook(lambda *a: marks.append(time.thread_time())))
+        optimizer.step()
+        optimizer.step()
+        memory = resident() - before
+        recorded, plain, own, hist, tb, work, busy = [], [], [], [], [], [], []
         for _ in range(steps):
-            spent = log._spent
+            spent = log.seconds
+            marks.clear()
             recorded.append(timed(step))
-            own.append(log._spent - spent)
+            own.append(log.seconds - spent)
+            work.append(marks[1] - marks[0])
+            start = time.process_time()
             plain.append(timed(step))
+            busy.append(time.process_time() - start)
             hist.append(timed(lambda: histc(model)))
             if board:
                 tb.append(timed(lambda: board(model)))
@@ -153,15 +171,17 @@ def measure(name: str, build: Any, steps: int) -> None:
         log.close()
     base = statistics.median(plain)
 
-    def share(seconds: list[float]) -> str:
-        return f"{100 * statistics.median(seconds) / base:6.2f} %" if seconds else "not installed"
+    def share(seconds: list[float], of: float = base) -> str:
+        return f"{100 * statistics.median(seconds) / of:6.2f} %" if seconds else "not installed"
 
-    print(f"{name}: {size // 4:,} parameters, {groups} groups, step {base:.3f} s, {torch.get_num_threads()} threads")
+    print(f"{name}: {size // 4:,} parameters, {groups} groups, step {base:.3f} s, {torch.get_num_threads()} threads, "
+          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
     print(f"  recorder, own clock      {share(own)}")
+    print(f"  recorder, processor time {share(work, statistics.median(busy))}")
     print(f"  recorder, difference     {share([r - p for r, p in zip(recorded, plain, strict=True)])}")
     print(f"  torch.histc every tensor {share(hist)}")
     print(f"  tensorboard histograms   {share(tb)}")
-    print(f"  peak memory              +{memory / 2**20:.1f} MiB; parameters are {size / 2**20:.1f} MiB")
+    print(f"  memory of the recorder   +{memory / 2**20:.1f} MiB; parameters are {size / 2**20:.1f} MiB")
 
 
 def main() -> None:

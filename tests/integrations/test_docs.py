@@ -69,8 +69,10 @@ def test_every_page_is_run():
 
 @pytest.mark.slow
 def test_distributed(tmp_path):
-    (tmp_path / "train.py").write_text("\n".join(blocks(run_of("distributed"))))
-    call(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py")
+    ddp, local, fsdp = blocks(run_of("distributed"))
+    for script in (ddp + local, fsdp):  # a process group is made once a process
+        (tmp_path / "train.py").write_text(script)
+        call(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py")
     assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["ddp.zarr", "fsdp.zarr", "local.zarr"]
     ranks = {p.stem: gradlog.analysis.open_run(str(p)).info["ranks"] for p in tmp_path.glob("*.zarr")}
     assert ranks == {"ddp": 1, "fsdp": 1, "local": 2}
