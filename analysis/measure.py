@@ -48,18 +48,17 @@ def _kappa(fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Que
     energy, total = evidence.of("energy"), evidence.of("total")
     path, power = pool(fitted.path, ask.k), pool(energy, ask.k)
     square = pool(np.square(total), ask.k)
-    refit = fitted.refit or (lambda m: m)
-    moments = [pool(evidence.moments(len(fitted.weights)), ask.k)] if fitted.refit else []
+    material = [] if fitted.material is None else [pool(fitted.material, ask.k)]
 
-    def gain(path: Float64, power: Float64, square: Float64, *moments: Float64) -> Float64:
+    def gain(path: Float64, power: Float64, square: Float64, *material: Float64) -> Float64:
         c = (square - power) / (power * max(rows - 1, 1))
         used = fitted
-        for m in moments:  # weights fitted to the rows vary with the sketch, and the baseline with them
-            used = dataclasses.replace(fitted, weights=refit(np.moveaxis(m, (0, 1), (-2, -1))))
+        for sums in material:  # weights fitted to the rows vary with the sketch, and the baseline with them
+            used = dataclasses.replace(fitted, **fitted.refit(sums))
         return 1 - path / power / baseline.kappa_null(used, c, ages)
 
     value, low, high = jackknife(np.divide, path, power, exact=ask.exact)
-    gains = jackknife(gain, path, power, square, *moments, exact=ask.exact)
+    gains = jackknife(gain, path, power, square, *material, exact=ask.exact)
     null = float(baseline.kappa_null(fitted, float(baseline.coherence(energy, total, rows)), ages))
     found = {"kappa": value, "kappa_low": low, "kappa_high": high, "kappa_null": null}
     return found | dict(zip(("gain", "gain_low", "gain_high"), gains, strict=True))

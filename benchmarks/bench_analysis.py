@@ -1,4 +1,4 @@
-"""Cost of the analyzer's pass against its floor in the same run: read every chunk through zarr, one float32 syrk a chunk.
+"""Cost of the analyzer's pass against its floor in the same run: read every chunk, one float32 syrk a chunk.
 
 One BLAS thread. GRADLOG_BENCH_STEPS and GRADLOG_BENCH_WIDE set the rows of 256 and of 4096 columns.
 """
