@@ -12,8 +12,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,31 +59,21 @@ def fill(log: gradlog.Logger, steps: range) -> None:
         log.step(gradient(t), t, loss=1 / (t + 1), **late)
 
 
-def in_child(work: Callable[[], None]) -> None:
-    """Do something in a process that is killed right after."""
+def leave_unfinished(path: Path, rank: int = 0) -> None:
+    """Two chunks committed, a full journal and a started one: the process is killed while a flush hangs."""
     child = os.fork()
     if child == 0:
         try:
-            work()
+            log = start(path, rank=rank)
+            fill(log, range(17))
+            deadline = time.monotonic() + 60
+            while (path / f"seg-000000-r{rank:04d}/.journal-000001").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            log._recording._writer.commit = lambda *a: signal.pause()
+            fill(log, range(17, 29))
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-
-
-def leave_unfinished(path: Path, rank: int = 0) -> None:
-    """Two chunks committed, a full journal and a started one."""
-
-    def work() -> None:
-        log = start(path, rank=rank)
-        fill(log, range(17))
-        while not (path / f"seg-000000-r{rank:04d}/manifest/000001.json").exists():
-            pass
-        while (path / f"seg-000000-r{rank:04d}/.journal-000001").exists():
-            pass
-        log._recording._writer.commit = lambda *a: signal.pause()
-        fill(log, range(17, 29))
-
-    in_child(work)
 
 
 def content(path: Path) -> Bytes:

@@ -202,10 +202,8 @@ def test_the_command_line_tells_what_was_logged_again(capsys: pytest.CaptureFixt
     assert command(["info", str(GOLDEN / "ranks.zarr")]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "12 steps logged again after a rewind, 8 of them with identical norms, not step 16" in out
-    assert command(["audit", str(GOLDEN / "ranks.zarr"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["passed"], found["problems"]) == (True, [])
-    assert "the first other one is step 16" in found["notes"][0]
+    assert command(["audit", str(GOLDEN / "ranks.zarr")]) == 0
+    assert "the first other one is step 16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", NAMES)
