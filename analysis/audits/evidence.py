@@ -23,6 +23,7 @@ from gradlog import shards
 from gradlog.analysis.audit import Files, Folder
 from gradlog.analysis.audits.limits import headers
 from gradlog.analysis.reader import Run, open_run
+from gradlog.errors import CorruptRunError
 from gradlog.schema import JOURNAL_PATTERN, NONFINITE, SCALAR_COLUMNS, RunHeader, SegmentHeader, segment_arrays
 
 Floats = NDArray[np.float64]
@@ -122,8 +123,9 @@ class Witness:
         """The run as any reader sees it."""
         return open_run(self._folder)
 
+    @cached_property
     def evidence(self) -> list[Evidence]:
-        """Give what every segment holds; all of its chunks must have been read."""
+        """What every segment holds; all of its chunks must have been read."""
         return [self._segment(s, self._tables[s.name]) for s in self.segments]
 
     def _segment(self, header: SegmentHeader, table: _Table) -> Evidence:
@@ -137,6 +139,8 @@ class Witness:
             columns = {name: table.scalars[:, i] for i, name in enumerate(header.scalars)}
             return Evidence(header, table.step, table.flags, table.group_norm2, table.sketch, columns, read)
         segment = next(s for s in self.run.segments if s.header.name == header.name)
+        if segment.committed != header.rows:
+            raise CorruptRunError(f"{header.name}: rows were added while it was looked at; look again")
         tail = np.empty((0, len(self.header.groups))) if segment.tail is None else squared_norms(segment.tail.sketch)
         sketch2 = np.concatenate([table.sketch, tail])
         return Evidence(header, segment.steps, segment.flags, segment.norm2, sketch2, segment.scalars, read)

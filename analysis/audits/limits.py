@@ -43,6 +43,9 @@ COLUMNS = 2**16
 FILE = 4 * 2**30
 """Bytes of any file: the integrity check holds one at a time."""
 
+TABLE = 16 * 2**30
+"""Bytes of what is kept of all rows of a segment."""
+
 _ROWS = {"sketch", "group_norm2", "scalars", "step", "flags"}
 """The arrays over steps. Others may stand beside them."""
 
@@ -105,6 +108,10 @@ def _segment(folder: Path, files: dict[str, int], header: RunHeader) -> Iterator
             yield f"{key}: {size:,} bytes are more than the rows of a chunk can need"
     if len(segment.scalars) > COLUMNS:
         yield f"{META}: {len(segment.scalars):,} scalars, at most {COLUMNS:,} are read"
+        return
+    kept = 8 * segment.rows * (4 + 2 * len(header.groups) + len(segment.scalars))
+    if kept > TABLE:
+        yield f"{META}: {segment.rows:,} rows of {len(header.groups):,} groups would take {kept:,} bytes of memory"
         return
     lines = _manifests(folder, files, segment)
     if len(lines) < segment.flushes:

@@ -116,6 +116,11 @@ def test_more_rows_than_flushes(path: Path, rows: int) -> None:
     assert report.failed
 
 
+def test_rows_that_would_fill_the_memory(path: Path) -> None:
+    edit_segment(path, rows=10**11)
+    assert "bytes of memory" in failure(path)
+
+
 def test_nested_json(path: Path) -> None:
     (path / schema.META).write_text('{"attributes":' * 200_000)
     assert "zarr.json" in failure(path)
