@@ -111,9 +111,23 @@ class Fitted:
 
 
 class Predictor(Protocol):
-    """What the analyzer asks of a predictor.
+    """What the analyzer asks of a predictor: any object with these four will do.
 
     ``betas`` and ``lags`` name the sums that the pass has to collect for it; ``fit`` turns them into path lengths.
+    Fixed weights need no class of their own: see ``Linear``.
+
+    Examples
+    --------
+    The best multiple of the last row, m_t = w g_{t-1}, from two lag products:
+
+    >>> class Scaled:
+    ...     name, betas, lags = "scaled", (), 1
+    ...     def fit(self, evidence):
+    ...         M = evidence.moments(1)             # sums of g_{t-i} g_{t-j}, (2, 2, columns)
+    ...         w = M[0, 1].sum() / M[1, 1].sum()
+    ...         return Fitted(M[0, 0] - 2 * w * M[0, 1] + w * w * M[1, 1], np.array([w]))
+    >>> [p.name for p in parse([Scaled(), "last"])]
+    ['scaled', 'last']
     """
 
     @property
