@@ -201,7 +201,7 @@ def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bo
     if kernel == "numba" and not fast.available():
         raise ValueError("kernel='numba' needs numba: install the extra 'fast' of gradlog-zarr")
     if kernel == "auto":
-        kernel = "numba" if fast.available() and len(run.steps) * run.rows.n >= fast.WORTH else "numpy"
+        kernel = "numba" if len(run.steps) * run.rows.n >= fast.WORTH and fast.available() else "numpy"
     return Recipe(
         groups=run.groups,
         k=run.k,
