@@ -38,7 +38,9 @@ def kappas(evidence: Evidence, energy: float, ages: NDArray[np.int64], ask: Ques
     fitted = [p.fit(evidence) for p in ask.predictors]
     columns = [_kappa(f, evidence, ages, ask) for f in fitted]
     found = {name: np.array([c[name] for c in columns]) for name in columns[0]}
-    found["path_length"] = found["kappa"] * energy
+    logged = np.array([f.path.sum() for f in fitted])
+    known = np.isfinite(found["kappa"])  # not where every gradient is zero
+    found["path_length"] = np.where(known, np.where(known, found["kappa"], 0.0) * energy, logged)
     found["beta"] = np.array([np.nan if f.beta is None else f.beta for f in fitted])
     return found
 

@@ -131,7 +131,8 @@ def _measures(result: Document) -> list[str]:
     return [
         render.heading("effective rank of the increments"),
         *render.table(columns, [[render.number(x) for x in measures.values()]], ()),
-        f"  spectrum by {svd['method']}, {svd['passes']} pass{'' if svd['passes'] == 1 else 'es'} over the rows; column sums by {result['kernel']}",
+        f"  spectrum by {svd['method']}, {svd['passes']} pass{'' if svd['passes'] == 1 else 'es'} over the rows; "
+        f"column sums by {result['kernel']}",
     ]
 
 
