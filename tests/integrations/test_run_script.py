@@ -52,6 +52,7 @@ def main(mode):
         if t == 2 and mode == "raise":
             raise ValueError("the script's own fault")
         if t == 2 and mode == "sigint":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
             os.kill(os.getpid(), signal.SIGINT)
         if t == 2 and mode in ("sigterm", "sigkill"):
             os.kill(os.getpid(), getattr(signal, mode.upper()))
