@@ -285,10 +285,11 @@ def _chunks(files: Files, name: str, chunks: Any, listed: set[str]) -> Iterator[
 def _read_journals(files: Files, header: RunHeader, name: str, inside: set[str]) -> dict[int, records.Journal]:
     """Journals by number, newest first, as a reader takes them."""
     found = {}
+    owner = records.owner(header.uuid, name)
     for match in filter(None, map(JOURNAL_PATTERN.fullmatch, sorted(inside, reverse=True))):
         data = files.get(f"{name}/{match[0]}")
         if data is not None:
-            found[int(match[1])] = records.read_journal(data, len(header.groups), header.sketch.k)
+            found[int(match[1])] = records.read_journal(data, owner, len(header.groups), header.sketch.k)
     return found
 
 

@@ -297,12 +297,13 @@ class Segment:
 def read_journals(store: Store, folder: str, run: RunHeader) -> dict[int, Journal]:
     """Journals of a segment by the number of their chunk."""
     found = {}
+    owner = records.owner(run.uuid, folder.rsplit("/", 1)[-1])
     # Newest first: a live writer may go on to the next one between two reads, and retire the one before.
     for name in sorted(_list(store, folder), reverse=True):
         match = schema.JOURNAL_PATTERN.fullmatch(name)
         data = _get(store, f"{folder}/{name}") if match else None
         if match and data is not None:
-            found[int(match[1])] = records.read_journal(data, len(run.groups), run.sketch.k)
+            found[int(match[1])] = records.read_journal(data, owner, len(run.groups), run.sketch.k)
     return found
 
 

@@ -35,10 +35,13 @@ class JournalWriter:
     Parameters
     ----------
     folder : Path
-        The segment's directory, or a spool directory when the store is remote.
+        The segment's directory, or a spool directory when the store is remote; named like the segment.
+    uuid : str
+        The run's.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uuid: str) -> None:
+        self._owner = records.owner(uuid, folder.name)
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file: FileIO | None = None
@@ -98,7 +101,7 @@ class JournalWriter:
     def _open(self, chunk: int) -> None:
         self.close()
         self._file = FileIO(self.path(chunk), "w")
-        head = records.head(chunk)
+        head = records.head(chunk, self._owner)
         self._write(head, 0)
         self._marks = (_Mark(0, len(head), 0),) * 2
         self._chunk = chunk

@@ -83,7 +83,7 @@ class Recording:
         self._parents = opened.parents
         self._writer = SegmentWriter(opened.sink, opened.header, opened.segment)
         folder = journal_folder(plan, opened.header, opened.segment)
-        self._journal = JournalWriter(folder) if plan.journal else None
+        self._journal = JournalWriter(folder, self.header.uuid) if plan.journal else None
         self._projector = sketch.projector(self.header.sketch, self.header.tensors, len(self.header.groups))
         self._index = {t.name: i for i, t in enumerate(self.header.tensors)}
         self._names: dict[str, int] = {}

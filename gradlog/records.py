@@ -1,6 +1,7 @@
 """The journal's records: rows that are safe on disk but not yet in chunks. Layout only, no file is touched.
 
-A journal is a head, ``GLJ1 | chunk u32 | crc32c u32`` of the first eight bytes, and then records, each
+A journal is a head, ``GLJ1 | chunk u32 | crc32c u32`` of these eight bytes and the owner's name (so that a journal of
+another segment or run is refused, though no name is stored), and then records, each
 ``length u32 | crc32c u32 | payload``, little-endian. ``chunk`` is the index of the chunk that its rows will
 become, ``length`` counts the payload. Payload by its first byte:
 
@@ -38,10 +39,19 @@ def _crc(data: bytes) -> int:
     return int(google_crc32c.value(data))
 
 
-def head(chunk: int) -> bytes:
+def owner(uuid: str, segment: str) -> str:
+    """Whose journal it is: a segment of the run with this uuid.
+
+    >>> owner("0f", "seg-000000-r0000")
+    '0f/seg-000000-r0000'
+    """
+    return f"{uuid}/{segment}"
+
+
+def head(chunk: int, owner: str) -> bytes:
     """First bytes of the journal of chunk ``chunk``."""
     start = _HEAD.pack(_MAGIC, chunk, 0)[:8]
-    return start + _crc(start).to_bytes(4, "little")
+    return start + _crc(start + owner.encode()).to_bytes(4, "little")
 
 
 def frame(payload: bytes) -> bytes:
@@ -118,7 +128,7 @@ class Journal:
         return len(self.step)
 
 
-def read_journal(data: bytes, groups: int, k: int) -> Journal:
+def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
     """Read every whole record of a journal's bytes.
 
     Never raises on damaged data: the first record that is short, or that its checksum contradicts, ends it.
@@ -127,6 +137,8 @@ def read_journal(data: bytes, groups: int, k: int) -> Journal:
     ----------
     data : bytes
         The file's content.
+    owner : str
+        Of whom :func:`owner` says that it is; another's journal counts as damaged at its head.
     groups, k : int
         Shape of a row, from the run's header.
     """
@@ -134,7 +146,7 @@ def read_journal(data: bytes, groups: int, k: int) -> Journal:
     rows: list[tuple[int, int]] = []
     norm2, sketch, scalars = [], [], []
     width = _ROW.size + groups * 8 + groups * k * 4
-    chunk, at = _chunk(data)
+    chunk, at = _chunk(data, owner)
     while chunk >= 0 and at < len(data):
         payload = _payload(data, at)
         if payload is None:
@@ -179,12 +191,12 @@ def read_journal(data: bytes, groups: int, k: int) -> Journal:
     )
 
 
-def _chunk(data: bytes) -> tuple[int, int]:
+def _chunk(data: bytes, owner: str) -> tuple[int, int]:
     """Chunk index of a journal and where its records begin; -1 and 0 where the head is damaged."""
     if len(data) < _HEAD.size:
         return -1, 0
     magic, chunk, crc = _HEAD.unpack_from(data)
-    return (chunk, _HEAD.size) if magic == _MAGIC and crc == _crc(data[:8]) else (-1, 0)
+    return (chunk, _HEAD.size) if magic == _MAGIC and crc == _crc(data[:8] + owner.encode()) else (-1, 0)
 
 
 def _cut_short(data: bytes, width: int) -> bool:

@@ -284,7 +284,8 @@ def _read_journals(folder: Path, header: RunHeader) -> dict[int, records.Journal
     """Journals of a segment by the chunk that their names tell, oldest first."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     found = {int(m[1]): folder / m[0] for m in map(JOURNAL_PATTERN.fullmatch, names) if m}
-    return {i: records.read_journal(p.read_bytes(), len(header.groups), header.sketch.k) for i, p in found.items()}
+    shape, owner = (len(header.groups), header.sketch.k), records.owner(header.uuid, folder.name)
+    return {i: records.read_journal(p.read_bytes(), owner, *shape) for i, p in found.items()}
 
 
 def _block(header: RunHeader, index: int, journal: records.Journal, committed: Sequence[str]) -> Block:

@@ -210,7 +210,8 @@ class Segment:
             n = int(file.name[-6:])
             if n * self.run["chunk"] < len(self.rows["step"]):
                 continue
-            names, rows = read_journal(file.read_bytes(), n, len(self.run["groups"]), self.run["sketch"]["k"])
+            owner = f"{self.run['uuid']}/{self.folder.name}"
+            names, rows = read_journal(file.read_bytes(), owner, n, len(self.run["groups"]), self.run["sketch"]["k"])
             if not rows:
                 continue
             must(n * self.run["chunk"] == len(self.rows["step"]), "hole before a journal")
@@ -227,13 +228,16 @@ class Segment:
             self.rows["scalars"] = np.concatenate([old, new])
 
 
-def read_journal(data: bytes, n: int, G: int, k: int) -> tuple[list[str], list[dict[str, Any]]]:
+def read_journal(data: bytes, owner: str, n: int, G: int, k: int) -> tuple[list[str], list[dict[str, Any]]]:
     """Section 6."""
     names: list[str] = []
     rows: list[dict[str, Any]] = []
     if len(data) < 12:
         return names, rows
-    must(data[:4] == b"GLJ1" and struct.unpack_from("<II", data, 4) == (n, crc32c(data[:8])), "journal head")
+    must(
+        data[:4] == b"GLJ1" and struct.unpack_from("<II", data, 4) == (n, crc32c(data[:8] + owner.encode())),
+        "journal head",
+    )
     at = 12
     while len(data) - at >= 8:
         length, crc = struct.unpack_from("<II", data, at)

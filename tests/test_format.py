@@ -22,7 +22,7 @@ from gradlog.analysis.audit import Folder, check, examine, verify
 from gradlog.analysis.reader import Run
 from gradlog.cli.app import run as command
 from gradlog.errors import CorruptRunError, NewerFormatError
-from gradlog.records import frame, head, read_journal
+from gradlog.records import frame, head, owner, read_journal
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
 from gradlog.sketch import projector
 
@@ -267,6 +267,10 @@ def test_a_newer_major_version_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "format 2.0" in capsys.readouterr().err
 
 
+def owner_of(path: Path) -> str:
+    return owner(json.loads((path / "zarr.json").read_bytes())["attributes"]["gradlog"]["uuid"], SEGMENT)
+
+
 def journal_of(path: Path) -> Path:
     (journal,) = (path / SEGMENT).glob(".journal-*")
     return journal
@@ -297,7 +301,7 @@ class TestTail:
         for at in range(whole):
             for bit in range(8):
                 changed = data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
-                assert read_journal(changed, 1, 8).damaged, (at, bit)
+                assert read_journal(changed, owner_of(path), 1, 8).damaged, (at, bit)
         for at in (0, 5, 13, 21, 60, whole - 1):
             journal.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
             assert [p for p in verify(Folder(path)) if "damaged behind row" in p]
@@ -310,7 +314,7 @@ class TestTail:
         journal = journal_of(path)
         data = journal.read_bytes()
         journal.unlink()
-        (path / SEGMENT / ".journal-000003").write_bytes(head(3) + data[12:])
+        (path / SEGMENT / ".journal-000003").write_bytes(head(3, owner_of(path)) + data[12:])
         with pytest.raises(CorruptRunError, match=r"rows 16 to 23 before it are missing; \.journal-000002 held them"):
             open_run(path)
         assert verify(Folder(path)) == [
