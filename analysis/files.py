@@ -68,7 +68,8 @@ class Shards:
 
     def __init__(self, files: Files, segment: SegmentHeader) -> None:
         self._files, self._name, self._count = files, segment.name, segment.shard
-        self._open: tuple[str, list[bytes | None]] = ("", [])
+        # The newest shard of each array: manifests go through all arrays, one chunk at a time.
+        self._open: dict[str, tuple[str, list[bytes | None]]] = {}
         lines = files.get(f"{segment.name}/{MANIFESTS}")
         self._manifests = [] if lines is None else lines.split(b"\n")
         self.listed = {MANIFESTS}
@@ -85,10 +86,12 @@ class Shards:
             return self._files.get(f"{self._name}/{key}")
         row, *rest = map(int, place.split("."))
         shard = f"{array}/c/" + "/".join(map(str, [row // self._count, *rest]))
-        if self._open[0] != shard:
-            self._open = (shard, self._chunks(shard))
+        column = f"{array}/{rest}"
+        if column not in self._open or self._open[column][0] != shard:
+            self._open[column] = (shard, self._chunks(shard))
             self.listed.add(shard)
-        return self._open[1][row % self._count] if self._open[1] else None
+        chunks = self._open[column][1]
+        return chunks[row % self._count] if chunks else None
 
     def keys(self) -> list[str]:
         """Every key of the run."""

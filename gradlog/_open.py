@@ -120,7 +120,7 @@ def open(
     _one_of("codec", codec or "raw", CODECS)
     if not isinstance(sketch_bits, int) or not 1 <= sketch_bits <= FULL_BITS:
         raise ValueError(f"sketch_bits must be an integer from 1 to {FULL_BITS}, got {sketch_bits!r}")
-    if os.environ.get("GRADLOG_DISABLED", "") not in ("", "0"):
+    if disabled():
         return Logger(None)
     _warn_of_namesake()
     plan = Plan(
@@ -169,9 +169,16 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     --------
     >>> log = gradlog.attach(optimizer, "run.zarr", model=model)          # doctest: +SKIP
     """
+    if disabled():
+        return Logger(None)
     from gradlog.integrations.torch import attach as attach_torch
 
     return attach_torch(optimizer, path, model, **options)
+
+
+def disabled() -> bool:
+    """Whether the environment switches recording off."""
+    return os.environ.get("GRADLOG_DISABLED", "") not in ("", "0")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -46,6 +46,7 @@ class JournalWriter:
         self._folder = folder
         self._file: FileIO | None = None
         self._chunk = -1
+        self._reach = 0
         self._marks = (_Mark(0, 0, 0), _Mark(0, 0, 0))
 
     def path(self, chunk: int) -> Path:
@@ -68,8 +69,6 @@ class JournalWriter:
             self._open(chunk)
         before, after = self._marks
         mark = after if after.rows == row else before
-        if mark is not after:
-            os.ftruncate(self._descriptor, mark.end)
         data = _new_names(names, mark) + records.row_record(step, flags, norm2, sketch, scalars)
         self._write(data, mark.end)
         self._marks = mark, _Mark(row + 1, mark.end + len(data), len(names))
@@ -100,13 +99,16 @@ class JournalWriter:
 
     def _open(self, chunk: int) -> None:
         self.close()
-        self._file = FileIO(self.path(chunk), "w")
+        self._file, self._reach = FileIO(self.path(chunk), "w"), 0
         head = records.head(chunk, self._owner)
         self._write(head, 0)
         self._marks = (_Mark(0, len(head), 0),) * 2
         self._chunk = chunk
 
     def _write(self, data: bytes, at: int) -> None:
+        if self._reach > at:  # of a record that never counted
+            os.ftruncate(self._descriptor, at)
+        self._reach = at + len(data)  # before the write: an interrupt may leave it too large, never too small
         view = memoryview(data)
         while view:
             n = os.pwrite(self._descriptor, view, at)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from gradlog.errors import GradlogWarning
-from gradlog.recording import PATIENCE, Recording, Row
+from gradlog.recording import PATIENCE, Fill, Recording, Row
 from gradlog.resume import Layout, Plan, describe_plan
 from gradlog.schema import RunHeader
 from gradlog.tree import describe, flatten
@@ -51,7 +51,8 @@ class Logger:
         self._recording: Recording | None = None
         self._detach: Callable[[], None] | None = None
         self._drain: Callable[[], None] | None = None
-        self._lock = threading.RLock()
+        self._keep: Callable[[], None] | None = None
+        self._lock, self._depth = threading.RLock(), 0
         self._pid = os.getpid()
         self._spent, self._opened = 0.0, time.perf_counter()
         if plan is not None:
@@ -144,7 +145,13 @@ class Logger:
         """
         if self.active and self._recording:
             with self.guarded():
-                self._recording.snapshot(flatten(params))
+                self._recording.snapshot(self._recording.projected(flatten(params)))
+
+    def snapshot(self, source: Callable[[], Fill]) -> None:
+        """Keep a sketch of the parameters that a framework's integration makes; ``source`` runs guarded."""
+        if self.active and self._recording:
+            with self.guarded():
+                self._recording.snapshot(source())
 
     def join(self, like: Any) -> None:
         """Go on in a new segment whose rows include these parameters too, as after layers were added or unfrozen.
@@ -174,7 +181,12 @@ class Logger:
                 self.warn(f"{len(new)} parameters joined ({names}): the run goes on in a new segment")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: run, segment, committed rows, chain head, next step; {} when off."""
+        """Return what a checkpoint keeps: run, segment, committed rows, chain head, next step; {} when off.
+
+        Where an integration knows the parameters, a sketch of them is kept with the run.
+        """
+        if self._keep is not None:
+            self._keep()
         return self._recording.state() if self.active and self._recording else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -183,12 +195,18 @@ class Logger:
             with self.guarded():
                 self._recording.rewind(state)
 
-    def on_close(self, detach: Callable[[], None], drain: Callable[[], None] | None = None) -> None:
+    def on_close(
+        self,
+        detach: Callable[[], None],
+        drain: Callable[[], None] | None = None,
+        keep: Callable[[], None] | None = None,
+    ) -> None:
         """Call ``detach`` when recording ends, for whatever reason: hooks go, and the job is as it was.
 
         ``drain`` is called first by :meth:`close`, while rows are still taken: for those that are under way.
+        ``keep`` is called by :meth:`state_dict` and :meth:`close`, to hand in a snapshot of the parameters.
         """
-        self._detach, self._drain = detach, drain
+        self._detach, self._drain, self._keep = detach, drain, keep
 
     def close(self) -> None:
         """Commit what is left and end the segment. Safe to call twice; waits for the disk 60 seconds at most."""
@@ -199,6 +217,8 @@ class Logger:
                 self._drain()  # not under the lock: what it waits for records from another thread
             except Exception as error:
                 self._fail(error)
+        if self._keep is not None:
+            self._keep()
         with self._lock:
             self._end()
             if self._recording is not None and not self.reason:
@@ -230,14 +250,23 @@ class Logger:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Run a framework's hook: what it raises ends the recording and not the training; its time is counted."""
+        """Run a framework's hook: what it raises ends the recording and not the training; its time is counted.
+
+        One inside another leaves both to the outer one.
+        """
         start = time.perf_counter()
         with self._lock:
+            self._depth += 1
             try:
                 yield
             except Exception as error:
+                if self._depth > 1:
+                    raise
                 self._fail(error)
-        self._spent += time.perf_counter() - start
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._spent += time.perf_counter() - start
 
     def _end(self) -> None:
         self._ended = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,8 +142,7 @@ def _start_time(pid: int) -> str:
 def _stat(pid: int, field: int) -> str:
     """One field of what Linux tells about a process, counted from its state; elsewhere empty."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[field]
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[field]
     except (OSError, IndexError):
         return ""
 
@@ -149,9 +150,6 @@ def _stat(pid: int, field: int) -> str:
 def _host_id() -> str:
     """Digest the host's name and boot, so that liveness can be judged without recording the name."""
     boot = ""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return hashlib.blake2b(f"{socket.gethostname()}|{boot}".encode(), digest_size=8).hexdigest()

@@ -94,6 +94,7 @@ class Recording:
         self._block = ring[0]
         self._flusher = Flusher(self._commit, ring)
         self._patient = True
+        self._odd: set[str] = set()
         self._flight: tuple[int, Row] | None = None
         self._notify = notify
 
@@ -173,22 +174,27 @@ class Recording:
         block = self._block
         if self._flight is not None:
             number, row = self._flight
-            self._flight = (number, row._replace(scalars={**row.scalars, **scalars}))
+            plain = {name: value.detach() if hasattr(value, "detach") else value for name, value in scalars.items()}
+            self._flight = (number, row._replace(scalars={**row.scalars, **plain}))
         elif block.last is None:
-            self._pending.update({name: float(value) for name, value in scalars.items()})
+            self._pending.update({name: self._number(name, value) for name, value in scalars.items()})
         elif block.rows and block.last == self.next - 1:
             i = block.rows - 1
             columns = [self._set(block, i, name, value) for name, value in scalars.items()]
             if self._journal is not None:
-                values = [float(value) for value in scalars.values()]
+                values = block.scalars[i, columns].tolist()
                 self._journal.annotate(block.index, i, columns, values, list(self._names))
 
-    def snapshot(self, pairs: Sequence[tuple[str, Any]]) -> None:
-        """Sketch the parameters as they are before the next step; stored with the next chunk, or at the end."""
+    def projected(self, pairs: Sequence[tuple[str, Any]]) -> Fill:
+        """Return the way of named tensors into a row."""
+        return functools.partial(self._projector.project, self.ordered(pairs))
+
+    def snapshot(self, fill: Fill) -> None:
+        """Keep a sketch of the parameters as they are before the next step; it is stored with the next chunk."""
         self._land()
         groups = len(self.header.groups)
-        theta, norm2 = np.empty((groups, self.header.sketch.k), np.float32), np.empty(groups)
-        self._projector.project(self.ordered(pairs), theta, norm2)
+        theta = np.empty((groups, self.header.sketch.k), np.float32)
+        fill(theta, np.empty(groups))
         if self._snapshots and self._snapshots[-1][0] == self.next:
             self._snapshots.pop()
         self._snapshots.append((self.next, theta))
@@ -241,8 +247,18 @@ class Recording:
     def _set(self, block: Block, i: int, name: str, value: float) -> int:
         column = self._names.setdefault(name, len(self._names))
         block.widen(column + 1)
-        block.scalars[i, column] = float(value)
+        block.scalars[i, column] = self._number(name, value)
         return column
+
+    def _number(self, name: str, value: Any) -> float:
+        """NaN for what is not one number: an odd scalar is no reason to lose gradients."""
+        try:
+            return float(value)
+        except Exception as error:
+            if name not in self._odd:
+                self._odd.add(name)
+                self._notify(f"{name} is not recorded where it is not one number: {error}")
+            return float("nan")
 
     def _room(self) -> Block | None:
         """Return the block to write to, handing a full one over first; None while the disk keeps them all."""

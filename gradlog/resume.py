@@ -21,6 +21,7 @@ from gradlog.schema import (
     JOURNAL_PATTERN,
     MANIFEST,
     META,
+    PARTIAL_FILE,
     RunHeader,
     SegmentHeader,
     SketchSpec,
@@ -28,7 +29,7 @@ from gradlog.schema import (
     chunk_rows,
     digest,
 )
-from gradlog.sink import PARTIAL, Sink, clear, open_sink
+from gradlog.sink import Sink, clear, open_sink
 from gradlog.store import SegmentWriter, create_root, now, read_root, read_segment, segment_names
 
 log = logging.getLogger("gradlog")
@@ -105,7 +106,9 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     ends = [p for p in parents if p[2] >= p[1]]
     last = ends[-1][2] if ends else -1
     next_step = plan.first_step if plan.first_step is not None else last + 1
-    number = int(mine[-1][4:10]) + 1 if mine else number
+    number = max([number, *(n + 1 for n, rank, _ in segment_names(sink) if rank == plan.rank)])
+    if plan.rank:  # one launch, one number: that of rank 0 where it has opened already
+        number = max([number, *(n for n, rank, _ in segment_names(sink) if rank == 0)])
     while True:
         segment = SegmentHeader(
             number=number,
@@ -216,7 +219,7 @@ def _require_free(sink: Any, path: str) -> None:
     local = getattr(sink, "local", None)
     if local is None or not local.exists():
         return
-    foreign = local.is_dir() and any(not p.name.endswith(PARTIAL) for p in local.iterdir())
+    foreign = local.is_dir() and any(not p.name.endswith(PARTIAL_FILE) for p in local.iterdir())
     if not local.is_dir() or (foreign and not (local / META).exists()):
         raise RunExistsError(f"{path} exists and is no gradlog run; choose another path")
     if (local / META).exists():
@@ -257,7 +260,7 @@ def _retire(path: Path, keep: bool) -> None:
 
 def _sweep(sink: Sink, name: str) -> None:
     """Delete the temporary files that a killed writer left in a segment."""
-    for leftover in [] if sink.local is None else (sink.local / name).rglob(f"*{PARTIAL}"):
+    for leftover in [] if sink.local is None else (sink.local / name).rglob(f"*{PARTIAL_FILE}"):
         leftover.unlink(missing_ok=True)
 
 

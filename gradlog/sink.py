@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-PARTIAL = ".partial"
-"""Ending of temporary files. A killed writer may leave some; no reader looks at them."""
+from gradlog.schema import PARTIAL_FILE
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
@@ -104,7 +103,7 @@ class LocalSink:
             return sorted(entry.name for entry in entries if entry.is_dir())
 
     def _write(self, target: Path, data: Buffers) -> str:
-        temporary = f"{target}.{os.getpid()}-{threading.get_native_id()}{PARTIAL}"
+        temporary = f"{target}.{os.getpid()}-{threading.get_native_id()}{PARTIAL_FILE}"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         except FileNotFoundError:

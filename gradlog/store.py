@@ -28,6 +28,7 @@ from gradlog.schema import (
     MANIFEST,
     META,
     NO_CHECK,
+    PARTIAL_FILE,
     SCALAR_COLUMNS,
     SEGMENT_PATTERN,
     RunHeader,
@@ -39,7 +40,7 @@ from gradlog.schema import (
     segment_arrays,
     snapshot_arrays,
 )
-from gradlog.sink import PARTIAL, Buffers, Sink
+from gradlog.sink import Buffers, Sink
 
 log = logging.getLogger("gradlog")
 
@@ -105,7 +106,7 @@ def segment_names(sink: Sink) -> list[tuple[int, int, str]]:
 
 def _unclaimed(sink: Sink, name: str) -> bool:
     """Whether a kill came between the making of a segment's folder and its metadata."""
-    return sink.local is not None and all(p.name.endswith(PARTIAL) for p in (sink.local / name).iterdir())
+    return sink.local is not None and all(p.name.endswith(PARTIAL_FILE) for p in (sink.local / name).iterdir())
 
 
 class SegmentWriter:

@@ -50,7 +50,10 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
         The model is not built or compiled, its optimizer is not of Keras 3, or the backend is neither torch nor JAX.
     """
     from gradlog import open as open_run
+    from gradlog._open import disabled
 
+    if disabled():
+        return Logger(None)
     backend = keras.backend.backend()
     if backend not in ("torch", "jax"):
         raise UnsupportedError(f"Keras on {backend}: only its torch and JAX backends can be recorded")

@@ -51,12 +51,14 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     named = named_parameters(optimizer, model)
     if not named:
         raise UnsupportedError("the optimizer holds no parameter that requires a gradient: nothing to record")
-    params = [p for _, p in named]
     logger, header, capture = _for_job(path, named, options, stage, what)
     if header is None:
         return logger
+    held = dict(named)
+    params = [held[t.name] for t in header.tensors]  # the run's order: some may have joined it later
     try:
-        capture(optimizer, params, logger, header, measure_for(header, params))
+        names = functools.partial(named_parameters, optimizer, model)
+        capture(optimizer, params, logger, header, measure_for(header, params), names)
     except UnsupportedError:
         logger.close()
         raise

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gradlog.integrations.torch_measure import HostMeasure, Measure, Pieces, divided
+from gradlog.integrations.torch_measure import HostMeasure, Measure, Pieces, divided, measure_for
 from gradlog.integrations.torch_watch import unwatch, watch
 from gradlog.logger import Logger
 from gradlog.recording import Fill, Row
@@ -38,6 +38,8 @@ class Capture:
         What the run records.
     measure : HostMeasure or Measure
         Makes sketches of gradients.
+    names : callable
+        Gives (name, parameter) of all that the optimizer trains now.
     """
 
     _early: Fill | None
@@ -47,11 +49,19 @@ class Capture:
     _unscaled: bool
 
     def __init__(
-        self, optimizer: Any, params: list[Any], logger: Logger, header: RunHeader, measure: HostMeasure | Measure
+        self,
+        optimizer: Any,
+        params: list[Any],
+        logger: Logger,
+        header: RunHeader,
+        measure: HostMeasure | Measure,
+        names: Callable[[], list[tuple[str, Any]]],
     ) -> None:
         self._optimizer, self._params, self._logger = optimizer, params, logger
         self._mine = set(map(id, params))
-        self._measure = measure
+        self._measure, self._names = measure, names
+        self._fixed = header.sketch.exact or header.stage == "local"
+        self._share = float(dist.get_world_size()) if header.stage == "local" and _ranks() else None
         self._exchange = getattr(measure, "exchange", None)
         self._every, self._preclip = header.every, header.stage == "preclip"
         self._count: int | None = None
@@ -65,8 +75,11 @@ class Capture:
             optimizer.register_step_pre_hook(torch.compiler.disable(self.before)),
             optimizer.register_step_post_hook(torch.compiler.disable(self.after)),
         ]
-        remove = weakref.WeakMethod(self.remove)
-        logger.on_close(lambda: off() if (off := remove()) else unwatch())
+        remove, keep = weakref.WeakMethod(self.remove), weakref.WeakMethod(self.keep)
+        logger.on_close(
+            lambda: off() if (off := remove()) else unwatch(), keep=lambda: on() if (on := keep()) else None
+        )
+        self.keep()
 
     def remove(self) -> None:
         """Take the hooks off; among several ranks, ask for it in the next exchange, after which they do nothing."""
@@ -76,6 +89,11 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         unwatch(self)
+
+    def keep(self) -> None:
+        """Hand in a sketch of the parameters: at the start, at checkpoints and at the end."""
+        if self._exchange is None and self._here:
+            self._logger.snapshot(lambda: self._measure.now(self._params))
 
     def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the optimizer's step."""
@@ -153,7 +171,7 @@ class Capture:
 
     def _row(self) -> Row:
         """Sketch, and what the optimizer knows about this step."""
-        fill = self._gradient()
+        fill = divided(self._gradient(), self._share)
         scalars = {
             f"lr/{i}" if i else "lr": _number(g["lr"]) for i, g in enumerate(self._optimizer.param_groups) if "lr" in g
         }
@@ -206,13 +224,28 @@ class Capture:
         return sum(p.requires_grad for g in self._optimizer.param_groups for p in g["params"])
 
     def _look_for_new(self) -> None:
+        """Let parameters that were added or unfrozen since join the run, where it can take them."""
         n = self._count_trainable()
-        if n > self._trainable:
-            self._trainable = n
-            self._logger.warn(
-                f"{n - len(self._params)} parameters were added or unfrozen after attach and are not recorded, since a "
-                "run's layout is fixed; close() this logger and attach a new path to record them"
-            )
+        if n <= self._trainable or not self._logger.active:
+            return
+        self._trainable = n
+        with self._logger.guarded():
+            new = [(name, p) for name, p in self._names() if id(p) not in self._mine]
+            if self._fixed or self._exchange is not None:
+                self._logger.warn(
+                    f"{len(new)} parameters were added or unfrozen after attach and are not recorded, since the layout "
+                    "of such a run is fixed; close() this logger and attach a new path to record them"
+                )
+            elif new:
+                self._join(new)
+
+    def _join(self, new: list[tuple[str, Any]]) -> None:
+        self._logger.join(new)
+        if self._logger.header is not None:
+            self._params = self._params + [p for _, p in new]
+            self._mine = set(map(id, self._params))
+            self._measure = measure_for(self._logger.header, self._params)
+            self.keep()
 
 
 class UpdateCapture(Capture):
@@ -231,6 +264,8 @@ class UpdateCapture(Capture):
     def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook: with ``every > 1``, where the recorded step starts."""
         self._fired = True
+        if self._here:
+            self._look_for_new()
         if self._here and self._every > 1 and self._due():
             with self._logger.guarded():
                 self._start = self._measure.pieces(self._params)  # type: ignore[union-attr]
@@ -240,6 +275,10 @@ class UpdateCapture(Capture):
         if self._here:
             self._record(self._row)
             self._forget()
+
+    def _join(self, new: list[tuple[str, Any]]) -> None:
+        super()._join(new)
+        self._start = self._measure.pieces(self._params)  # type: ignore[union-attr]
 
     def _gradient(self) -> Fill:
         measure = self._measure
@@ -256,6 +295,10 @@ class UpdateCapture(Capture):
             return missing
 
         return with_norms
+
+
+def _ranks() -> bool:
+    return bool(dist.is_available() and dist.is_initialized())
 
 
 def _number(x: Any) -> Any:

@@ -75,7 +75,7 @@ def listen(ddp: DistributedDataParallel) -> _Listener:
 
 
 class LocalCapture(Capture):
-    """A rank's own gradient, before the average over ranks; the mean of all ranks' rows is what they average to.
+    """A rank's share of the gradient: its own over the number of ranks, so that all rows add up to the average.
 
     Backward passes under ``no_sync()`` add up in ``p.grad`` and come with the next average.
     """

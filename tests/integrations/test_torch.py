@@ -20,6 +20,7 @@ from gradlog.errors import GradlogWarning, UnsupportedError
 from gradlog.integrations import torch as integration
 from gradlog.integrations import torch_measure
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.sketch import FoldHash
 
 
 @pytest.fixture(autouse=True)
@@ -439,19 +440,59 @@ def test_update_exact_and_every(tmp_path, recorded):
     )
 
 
-def test_added_parameters_are_warned_of(tmp_path, recorded):
+@pytest.mark.parametrize("what", ["gradient", "update"])
+def test_parameters_that_are_unfrozen_or_added_join_the_run(tmp_path, recorded, what):
+    """In a new segment, with a warning; a resume knows them again, whatever their place in the model."""
+    model = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 30), nn.Linear(30, 3))
+    model[1].requires_grad_(False)
+    optimizer = torch.optim.SGD([*model[0].parameters(), *model[2].parameters()], lr=0.1)
+    start = {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
+
+    def step():
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+
+    options = {"model": model, "on_error": "raise", "k": 32, "groups": "all", "what": what}
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", **options):
+        step()
+        step()
+        model[1].requires_grad_(True)
+        optimizer.add_param_group({"params": list(model[1].parameters())})
+        with pytest.warns(GradlogWarning, match=r"2 parameters joined \(1.weight, 1.bias\)"):
+            step()
+        step()
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", mode="a", **options):
+        step()
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [0, 1, 2, 3, 4]
+    assert run.run.joined == [{"step": 2, "names": ["1.weight", "1.bias"]}]
+    S = FoldHash(32, 0)
+    last = sum(S.sketch(p.grad.numpy().reshape(-1), n) for n, p in model.named_parameters())
+    moved = sum(S.sketch((p.detach().numpy() - start[n]).reshape(-1), n) for n, p in model.named_parameters())
+    expected, found = (last, run.sketch[-1, 0]) if what == "gradient" else (moved, run.sketch[:, 0].sum(0))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("any_path")
+def test_parameters_are_sketched_at_the_start_at_checkpoints_and_at_the_end(tmp_path, recorded):
     model = mlp()
-    extra = nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
-        loss_of(model).backward()
-        optimizer.step()
-        optimizer.add_param_group({"params": [extra]})
-        loss_of(model).backward()
-        with pytest.warns(GradlogWarning, match="1 parameters were added"):
+    kept = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, groups="all") as log:
+        for t in range(4):
+            if t in (0, 3):
+                kept.append({n: p.detach().numpy().copy() for n, p in model.named_parameters()})
+            if t == 3:
+                log.state_dict()
+            loss_of(model).backward()
             optimizer.step()
-        optimizer.step()
-    assert len(recorded(tmp_path / "r.zarr").steps) == 3
+    kept.append({n: p.detach().numpy() for n, p in model.named_parameters()})
+    segment = recorded(tmp_path / "r.zarr").run.segments[0]
+    assert segment.snapshot_steps.tolist() == [0, 3, 4]
+    S = FoldHash(32, 0)
+    expected = [sum(S.sketch(x.reshape(-1), n) for n, x in params.items()) for params in kept]
+    np.testing.assert_allclose(segment.snapshots[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_no_trace_is_left(tmp_path):

@@ -214,7 +214,7 @@ def local_work(rank, ranks, folder, scaled):
 
 @pytest.mark.parametrize("scaled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_local_gradients_under_ddp(tmp_path, recorded, scaled):
-    """Each rank's rows are its own gradients, and their mean is what DDP averaged them to."""
+    """Each rank's rows are its share of the gradient, and add up to what DDP averages."""
     mp.spawn(local_work, args=(2, str(tmp_path), scaled), nprocs=2)
     local, mean = recorded(tmp_path / "local.zarr"), recorded(tmp_path / "mean.zarr")
     assert local.run.info["ranks"] == 2
@@ -223,7 +223,7 @@ def test_local_gradients_under_ddp(tmp_path, recorded, scaled):
     store = zarr.open_group(tmp_path / "local.zarr", mode="r")
     for rank in range(2):
         stored = np.load(tmp_path / f"own-{rank}.npz")
-        rows = [{n: stored[f"{t}|{n}"] for n, _ in build().named_parameters()} for t in range(STEPS)]
+        rows = [{n: stored[f"{t}|{n}"] / 2 for n, _ in build().named_parameters()} for t in range(STEPS)]
         member = store[f"seg-000000-r{rank:04d}"]
         local.sketch, local.norm2 = member["sketch"][:], member["group_norm2"][:]
         local.expect(rows, rtol=1e-4)
