@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from torch.nn.functional import cross_entropy
+
 import gradlog
 from examples.paper import data, session
 
@@ -20,6 +22,7 @@ def build(o: argparse.Namespace) -> tuple[Any, data.Text]:
         raise SystemExit("gpt2 needs transformers: pip install '.[transformers]'") from error
     off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # an interrupted run can then be continued
     size = {"vocab_size": 256, "n_embd": 64, "n_layer": 2, "n_head": 2} if o.small else {}
+    size |= {"bos_token_id": 0, "eos_token_id": 0} if o.small else {}
     try:
         if o.pretrained:
             model = GPT2LMHeadModel.from_pretrained("gpt2", **off)
@@ -47,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     log = gradlog.attach(optimizer, o.out, model=model, **session.recording(o, data_name=text.name, digest=text.digest))
     for step in session.steps(o, model, optimizer, log):
         tokens = text.batch(0 if o.fixed_batch else step, o.batch).to(o.device)
-        loss = model(input_ids=tokens, labels=tokens).loss
+        logits = model(input_ids=tokens).logits
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 import gradlog
 from examples.paper import data, session
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     log = gradlog.attach(optimizer, o.out, model=model, **session.recording(o, data_name=rows.name, digest=rows.digest))
     for step in session.steps(o, model, optimizer, log):
         x, y = (t.to(o.device) for t in rows.batch(0 if o.fixed_batch else step, o.batch))
-        loss = F.cross_entropy(model(x), y)
+        loss = cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, relu
 
 import gradlog
 from examples.paper import data, session
@@ -27,8 +27,8 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = relu(self.bn1(self.conv1(x)))
+        return relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
 class ResNet18(nn.Module):
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     for step in session.steps(o, model, optimizer, log):
         x, y = (t.to(o.device) for t in images.batch(0 if o.fixed_batch else step, o.batch))
-        loss = F.cross_entropy(model(x), y)
+        loss = cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

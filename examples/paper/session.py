@@ -26,7 +26,7 @@ MATCH = ("model", "optimizer", "batch", "lr", "seed", "data", "small", "fixed_ba
 
 
 def flags(model: str, about: str | None, batch: int, rates: dict[str, float]) -> argparse.ArgumentParser:
-    """Flags of every script. ``rates`` are the learning rates of the optimizers it was tuned for."""
+    """Make the parser of a script. ``rates`` are the learning rates of the optimizers it was tuned for."""
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.paper.{model}", description=(about or "").splitlines()[0]
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 import gradlog
 from examples.paper import data, session
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     for step in session.steps(o, model, optimizer, log):
         x, y = (t.to(o.device) for t in digits.batch(0 if o.fixed_batch else step, o.batch))
-        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        loss = cross_entropy(model(x).flatten(0, 1), y.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
