@@ -37,7 +37,8 @@ def build(o: argparse.Namespace) -> tuple[Any, data.Text]:
     return model, data.wikitext2(o.seed, o.length, tokenizer.encode)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, **options: Any) -> None:
+    """Train; ``options`` go to ``gradlog.attach``."""
     parser = session.flags("gpt2", __doc__, batch=2, rates={"adamw": 5e-5})
     parser.add_argument("--pretrained", action="store_true", help="start from the published weights")
     parser.add_argument("--length", type=int, default=64, help="tokens a sequence")
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     model, text = build(o)
     model.to(o.device).train()
     optimizer = session.optimizer_of(o, model)
-    log = gradlog.attach(optimizer, o.out, model=model, **session.recording(o, data_name=text.name, digest=text.digest))
+    log = gradlog.attach(optimizer, o.out, model=model, **session.recording(o, text, options))
     for step in session.steps(o, model, optimizer, log):
         tokens = text.batch(0 if o.fixed_batch else step, o.batch).to(o.device)
         logits = model(input_ids=tokens).logits

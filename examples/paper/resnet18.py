@@ -5,6 +5,8 @@ python -m examples.paper.resnet18 --optimizer adamw --out runs/resnet18.zarr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, relu
@@ -50,15 +52,14 @@ class ResNet18(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, **options: Any) -> None:
+    """Train; ``options`` go to ``gradlog.attach``."""
     parser = session.flags("resnet18", __doc__, batch=32, rates={"adamw": 1e-3, "sgdmom": 0.05})
     o = session.read(parser, argv)
     images = data.images(o.data, o.seed, 1000 if o.small else None)
     model = ResNet18(width=8 if o.small else 64).to(o.device)
     optimizer = session.optimizer_of(o, model)
-    log = gradlog.attach(
-        optimizer, o.out, model=model, **session.recording(o, data_name=images.name, digest=images.digest)
-    )
+    log = gradlog.attach(optimizer, o.out, model=model, **session.recording(o, images, options))
     for step in session.steps(o, model, optimizer, log):
         x, y = (t.to(o.device) for t in images.batch(0 if o.fixed_batch else step, o.batch))
         loss = cross_entropy(model(x), y)

@@ -98,8 +98,8 @@ def optimizer_of(o: argparse.Namespace, model: torch.nn.Module) -> torch.optim.O
     return OPTIMIZERS[o.optimizer](model.parameters(), lr=o.lr)
 
 
-def recording(o: argparse.Namespace, **facts: Any) -> dict[str, Any]:
-    """Options of ``gradlog.attach``: the settings as notes, and whether a run is new or continues.
+def recording(o: argparse.Namespace, data: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``gradlog.attach``: the settings as notes, whether a run is new or continues, and the caller's own.
 
     Raises
     ------
@@ -115,8 +115,9 @@ def recording(o: argparse.Namespace, **facts: Any) -> dict[str, Any]:
             raise SystemExit(f"{o.out} was recorded with other settings; remove it or choose another --out")
         if run.info["steps"] >= o.steps and not begun:
             raise SystemExit(f"{o.out} holds all {o.steps} steps already; remove it to train again")
-    notes = settings | {"steps": o.steps, "threads": torch.get_num_threads()} | facts
-    return {"mode": "a" if begun else "w", "on_error": "raise", "hostname": False, "notes": notes}
+    notes = settings | {"steps": o.steps, "threads": torch.get_num_threads()}
+    notes |= {"data_name": data.name, "digest": data.digest}
+    return {"mode": "a" if begun else "w", "on_error": "raise", "hostname": False, "notes": notes} | options
 
 
 def steps(o: argparse.Namespace, model: Any, optimizer: torch.optim.Optimizer, log: Any) -> Iterator[int]:

@@ -5,6 +5,8 @@ python -m examples.paper.tiny_transformer --optimizer rmsprop --out runs/tiny.za
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -28,16 +30,15 @@ class TinyTransformer(nn.Module):
         return self.head(self.layers(self.token(x) + self.place))
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, **options: Any) -> None:
+    """Train; ``options`` go to ``gradlog.attach``."""
     parser = session.flags("tiny_transformer", __doc__, batch=64, rates={"adamw": 3e-3, "rmsprop": 3e-3})
     parser.add_argument("--task", choices=["cumsum", "sort"], default="cumsum")
     o = session.read(parser, argv)
     digits = data.sequences(o.task, o.seed)
     model = TinyTransformer(width=16 if o.small else 64).to(o.device)
     optimizer = session.optimizer_of(o, model)
-    log = gradlog.attach(
-        optimizer, o.out, model=model, **session.recording(o, data_name=digits.name, digest=digits.digest)
-    )
+    log = gradlog.attach(optimizer, o.out, model=model, **session.recording(o, digits, options))
     for step in session.steps(o, model, optimizer, log):
         x, y = (t.to(o.device) for t in digits.batch(0 if o.fixed_batch else step, o.batch))
         loss = cross_entropy(model(x).flatten(0, 1), y.flatten())

@@ -5,6 +5,8 @@ python -m examples.paper.vit_tiny --out runs/vit_tiny.zarr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -33,15 +35,14 @@ class ViT(nn.Module):
         return self.head(self.encoder(x)[:, 0])
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, **options: Any) -> None:
+    """Train; ``options`` go to ``gradlog.attach``."""
     parser = session.flags("vit_tiny", __doc__, batch=32, rates={"adamw": 5e-4})
     o = session.read(parser, argv)
     images = data.images(o.data, o.seed, 1000 if o.small else None)
     model = (ViT(width=48, layers=2) if o.small else ViT()).to(o.device)
     optimizer = session.optimizer_of(o, model)
-    log = gradlog.attach(
-        optimizer, o.out, model=model, **session.recording(o, data_name=images.name, digest=images.digest)
-    )
+    log = gradlog.attach(optimizer, o.out, model=model, **session.recording(o, images, options))
     for step in session.steps(o, model, optimizer, log):
         x, y = (t.to(o.device) for t in images.batch(0 if o.fixed_batch else step, o.batch))
         loss = cross_entropy(model(x), y)
