@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from examples.paper.exact import Exact
 from gradlog.analysis import open_run
+from gradlog.errors import GradlogError
 
 CHECKPOINT = 120.0
 """Seconds between checkpoints."""
@@ -113,8 +115,8 @@ def recording(o: argparse.Namespace, data: Any, options: dict[str, Any]) -> dict
         before = run.info["provenance"]["notes"]
         if any(before.get(name) != value for name, value in settings.items()):
             raise SystemExit(f"{o.out} was recorded with other settings; remove it or choose another --out")
-        if run.info["steps"] >= o.steps and not begun:
-            raise SystemExit(f"{o.out} holds all {o.steps} steps already; remove it to train again")
+        if complete(o.out):
+            raise SystemExit(f"{o.out} is complete; remove it to train again")
     notes = settings | {"steps": o.steps, "threads": torch.get_num_threads()}
     notes |= {"data_name": data.name, "digest": data.digest}
     return {"mode": "a" if begun else "w", "on_error": "raise", "hostname": False, "notes": notes} | options
@@ -149,6 +151,22 @@ def steps(o: argparse.Namespace, model: Any, optimizer: torch.optim.Optimizer, l
 def clocks(log: Any, exact: Exact | None) -> NDArray[np.float64]:
     """Seconds so far: of the clock, inside the recorder, inside the exact measurement."""
     return np.array([time.perf_counter(), log.seconds, exact.seconds if exact else 0.0])
+
+
+def complete(out: Path) -> bool:
+    """Whether a run holds all the steps that it set out to take."""
+    try:
+        run = open_run(out)
+    except GradlogError:
+        return False
+    return not checkpoint_of(out).exists() and run.info["steps"] >= run.info["provenance"]["notes"]["steps"]
+
+
+def train_once(script: str, out: Path, flags: Sequence[str]) -> Path:
+    """Run a script of this folder unless ``out`` is complete, and return ``out``."""
+    if not complete(out):
+        importlib.import_module(f"examples.paper.{script}").main([*flags, f"--out={out}"])
+    return out
 
 
 def checkpoint_of(out: Path) -> Path:

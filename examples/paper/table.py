@@ -8,15 +8,13 @@ Rows that are complete are not trained again, and one that was interrupted goes 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 
-from examples.paper.measured import FORMATS, measure, page
+from examples.paper.measured import FORMATS, Measured, measure, page
 from examples.paper.rows import ROWS, Row
-from examples.paper.session import checkpoint_of
-from gradlog.analysis import open_run
-from gradlog.errors import GradlogError
+from examples.paper.session import train_once
+from gradlog.analysis import analyze
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,13 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.paper.table", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="ROW", help=f"default: all of {', '.join(r.name for r in ROWS)}")
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/paper, or runs/paper-small")
-    parser.add_argument("--steps", type=int, help="steps of every row; default: 200, of GPT-2 100, small 30")
+    parser.add_argument("--steps", type=int, help="steps of every row; default: 200, of GPT-2 60, small 30")
     parser.add_argument("--small", action="store_true", help="much smaller models, to see that all works")
     parser.add_argument("--data", choices=["real", "offline"], default="offline")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--format", choices=[*FORMATS, "json"], default="table")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw the table: .svg, .png or .pdf")
+    parser.add_argument("--windows", type=Path, metavar="FILE", help="also draw kappa over time")
     o = parser.parse_args(argv)
     unknown = sorted(set(o.names) - {row.name for row in ROWS})
     if unknown:
@@ -47,38 +46,32 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{row.name}: left out: {reason}", file=sys.stderr)
     if measured:
         print(page(measured, o.format))
-        if o.figure:
-            from examples.paper.figures import draw_rows
-
-            draw_rows(measured, o.figure)
+        draw(measured, o)
     return min(failed, 1)
+
+
+def draw(measured: list[Measured], o: argparse.Namespace) -> None:
+    """Draw what was asked for; matplotlib loads only then."""
+    if o.figure:
+        from examples.paper.figures import draw_rows
+
+        draw_rows(measured, o.figure)
+    if o.windows:
+        from examples.paper.figures import draw_windows
+
+        windowed = [
+            (m.row.name, analyze(str(o.runs / f"{m.row.name}.zarr"), predictors=["last"], window=m.steps // 10))
+            for m in measured
+        ]
+        draw_windows(windowed, o.windows)
 
 
 def make(row: Row, o: argparse.Namespace) -> Path:
     """Train one row unless it is complete, and return its run."""
-    out = o.runs / f"{row.name}.zarr"
-    flags = [
-        "--exact",
-        f"--threads={o.threads}",
-        f"--data={o.data}",
-        f"--device={o.device}",
-        f"--out={out}",
-        *row.flags,
-    ]
+    flags = ["--exact", f"--threads={o.threads}", f"--data={o.data}", f"--device={o.device}", *row.flags]
     flags += ["--small", "--steps=30"] if o.small else []
     flags += [f"--steps={o.steps}"] if o.steps else []
-    if not complete(out):
-        importlib.import_module(f"examples.paper.{row.script}").main(flags)
-    return out
-
-
-def complete(out: Path) -> bool:
-    """Whether a run holds all the steps that it set out to take."""
-    try:
-        run = open_run(out)
-    except GradlogError:
-        return False
-    return not checkpoint_of(out).exists() and run.info["steps"] >= run.info["provenance"]["notes"]["steps"]
+    return train_once(row.script, o.runs / f"{row.name}.zarr", flags)
 
 
 if __name__ == "__main__":
