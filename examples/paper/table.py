@@ -59,9 +59,9 @@ def draw(measured: list[Measured], o: argparse.Namespace) -> None:
     if o.windows:
         from examples.paper.figures import draw_windows
 
+        options = {"predictors": ["last"], "by_group": False, "null_rank": False}
         windowed = [
-            (m.row.name, analyze(str(o.runs / f"{m.row.name}.zarr"), predictors=["last"], window=m.steps // 10))
-            for m in measured
+            (m.row.name, analyze(str(o.runs / f"{m.row.name}.zarr"), window=m.steps // 10, **options)) for m in measured
         ]
         draw_windows(windowed, o.windows)
 
