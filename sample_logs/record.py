@@ -143,7 +143,7 @@ RECIPES = {
         300,
     ),
     "resnet18_photo100_adamw": Recipe(script(resnet18.main, "--threads=2", "--exact", chunk=64), 200, streamed=True),
-    "gpt2_manual_adamw": Recipe(script(gpt2.main, "--threads=2", "--exact", chunk=16), 60, streamed=True),
+    "gpt2_manual_adamw": Recipe(script(gpt2.main, "--threads=2", "--exact", chunk=16), 50, streamed=True),
 }  # fmt: skip
 
 

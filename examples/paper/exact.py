@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 15
+BLOCK = 1 << 13  # products of fewer than 10,000 entries stay on one thread of OpenBLAS
 BETAS = (0.9, 0.99)
 
 
