@@ -4,13 +4,16 @@ PY := .venv/bin/python
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
-.PHONY: setup demo test check bench docs wheel-check clean
+.PHONY: setup demo test check bench docs paper wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest
 check: lint wheel-check
 bench: .venv/.dev        ; $(PY) -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only -q
 docs: .venv/.base        ; $(PY) examples/readme_figure.py
+paper: .venv/.paper
+	$(PY) -m examples.paper.table --format markdown --figure docs/img/paper_rows.svg --windows docs/img/paper_windows.svg
+	$(PY) -m examples.paper.studies --figure docs/img/paper_studies.svg
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
 clean:                   ; rm -rf .venv .wheel-check build *.egg-info
@@ -25,3 +28,4 @@ lint: .venv/.dev
 .venv/pyvenv.cfg:        ; $(PYTHON) -m venv .venv
 .venv/.base: pyproject.toml | .venv/pyvenv.cfg ; $(PY) -m pip install -q -e . && touch $@
 .venv/.dev: pyproject.toml | .venv/pyvenv.cfg  ; $(PY) -m pip install -q -e '.[test,dev]' && touch .venv/.base $@
+.venv/.paper: .venv/.dev                       ; $(PY) -m pip install -q -e '.[test,transformers,examples]' && touch $@

@@ -33,12 +33,11 @@ class Measured:
 
 
 def measure(row: Row, path: Path) -> Measured:
-    """Analyze one run; ``minutes`` leaves the exact measurement out, ``recorder`` is its share of the rest."""
+    """Analyze one run; ``minutes`` without the exact measurement, ``recorder`` over the rest of a step, the median."""
     run = open_run(path)
     notes, scalars = run.info["provenance"]["notes"], run.scalar_columns
     exact = path.with_suffix(".exact.json")
-    spent = {name: float(np.nansum(scalars[f"{name}_seconds"])) for name in ("step", "recorder", "exact")}
-    training = spent["step"] - spent["exact"]
+    step, recorder, outside = (scalars[f"{name}_seconds"] for name in ("step", "recorder", "exact"))
     return Measured(
         row=row,
         found=to_json(analyze(run, predictors=PREDICTORS, by_group=False)),
@@ -47,8 +46,8 @@ def measure(row: Row, path: Path) -> Measured:
         batch=notes["batch"],
         lr=notes["lr"],
         data=notes["data_name"] if notes["data_name"] == row.data else f"{STAND_IN}: {notes['data_name']}",
-        minutes=training / 60,
-        recorder=spent["recorder"] / (training - spent["recorder"]),
+        minutes=float(np.nansum(step - outside)) / 60,
+        recorder=float(np.nanmedian(recorder / (step - outside - recorder))),
     )
 
 
