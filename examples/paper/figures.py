@@ -38,30 +38,34 @@ def draw_rows(rows: Sequence[Measured], target: Path) -> None:
             ax.set_xlabel(f"kappa of {name}")
             ax.grid(axis="y", color="0.92", lw=0.8)
         ax.invert_yaxis()
-        here = f"here, {STAND_IN}" if all(m.data.startswith(STAND_IN) for m in rows) else "here"
         ax.plot([], [], "x", color="black", ms=7, mew=1.6, label="printed in the paper")
-        ax.plot([], [], "o", color=BLUE, ms=5, label=f"{here}, with 95 % interval")
+        ax.plot([], [], "o", color=BLUE, ms=5, label=f"{here(rows)}, with 95 % interval")
         ax.plot([], [], "o", mfc="white", mec="0.5", ms=5.5, label="here, same gradients in random order")
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
         save(figure, target)
 
 
-def draw_windows(rows: Sequence[tuple[str, Any]], target: Path) -> None:
-    """Kappa of ``last`` in windows along each run, with what shuffling the window would give."""
+def here(rows: Sequence[Measured]) -> str:
+    """Name what was measured, and on what."""
+    return f"here, {STAND_IN}" if any(m.data.startswith(STAND_IN) for m in rows) else "here"
+
+
+def draw_windows(rows: Sequence[Measured], windows: Sequence[Any], target: Path) -> None:
+    """Kappa of ``last`` in windows along each run, with what shuffling the window would give; one result a row."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 4), layout="constrained")
         axes = figure.subplots(2, 4, sharey=True).flat
-        for ax, (name, ds) in zip(axes, rows, strict=False):
+        for ax, m, ds in zip(axes, rows, windows, strict=False):
             middle = (ds["window_first_step"] + ds["window_last_step"]).values / 2
             ax.plot(middle, ds["window_kappa_null"].sel(predictor="last"), color="0.5", lw=1.2, ls="--")
             low, high = (ds[f"window_kappa_{end}"].sel(predictor="last") for end in ("low", "high"))
             ax.fill_between(middle, low, high, color=BLUE, alpha=0.25, lw=0)
             ax.plot(middle, ds["window_kappa"].sel(predictor="last"), color=BLUE, lw=1.6)
-            ax.set_title(name.replace("_", " "))
+            ax.set_title(m.row.name.replace("_", " "))
             ax.set_ylim(0, 4.2)
         figure.supxlabel("step", fontsize=9)
         figure.supylabel("kappa of last, in windows", fontsize=9)
-        ax.plot([], [], color=BLUE, lw=1.6, label=f"here, {STAND_IN}")
+        ax.plot([], [], color=BLUE, lw=1.6, label=here(rows))
         ax.plot([], [], color="0.5", lw=1.2, ls="--", label="window shuffled")
         ax.legend(loc="upper left", fontsize=8)
         save(figure, target)

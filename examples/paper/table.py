@@ -60,10 +60,8 @@ def draw(measured: list[Measured], o: argparse.Namespace) -> None:
         from examples.paper.figures import draw_windows
 
         options = {"predictors": ["last"], "by_group": False, "null_rank": False}
-        windowed = [
-            (m.row.name, analyze(str(o.runs / f"{m.row.name}.zarr"), window=m.steps // 10, **options)) for m in measured
-        ]
-        draw_windows(windowed, o.windows)
+        windows = [analyze(str(o.runs / f"{m.row.name}.zarr"), window=m.steps // 10, **options) for m in measured]
+        draw_windows(measured, windows, o.windows)
 
 
 def make(row: Row, o: argparse.Namespace) -> Path:
