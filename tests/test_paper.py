@@ -238,6 +238,7 @@ mlp_tabular.main({flags})
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     flags = ["--small", "--steps=20", "--optimizer=sgdmom", "--threads=1"]
     mlp_tabular.main([*flags, f"--out={tmp_path / 'whole.zarr'}"])
@@ -299,6 +300,7 @@ def test_every_row_runs_and_its_intervals_are_near_the_truth(row, tmp_path):
         assert abs(k["value"] - found.exact[name]) <= 3 * max(k["high"] - k["value"], k["value"] - k["low"]), name
 
 
+@pytest.mark.slow
 def test_the_table_says_stand_in_and_trains_once(tmp_path, capsys):
     row = ROWS[5]
     flags = [row.name, "--small", f"--runs={tmp_path}", "--threads=1"]
