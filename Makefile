@@ -6,7 +6,7 @@ FW := .venv-frameworks/bin/python
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
-.PHONY: setup demo test check integrations bench docs wheel-check clean
+.PHONY: setup demo test check integrations bench docs paper wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest
@@ -14,6 +14,9 @@ check: lint wheel-check
 integrations: .venv-frameworks/.done ; $(FW) -m pytest tests/integrations
 bench: .venv/.dev        ; $(PY) -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only -q
 docs: .venv/.base        ; $(PY) examples/readme_figure.py
+paper: .venv/.paper
+	$(PY) -m examples.paper.table --format markdown --figure docs/img/paper_rows.svg --windows docs/img/paper_windows.svg
+	$(PY) -m examples.paper.studies --figure docs/img/paper_studies.svg
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
 clean:                   ; rm -rf .venv .venv-frameworks .wheel-check build *.egg-info
@@ -32,3 +35,4 @@ lint: .venv/.dev
 .venv-frameworks/pyvenv.cfg: ; $(PYTHON) -m venv .venv-frameworks
 .venv-frameworks/.done: pyproject.toml | .venv-frameworks/pyvenv.cfg
 	$(FW) -m pip install -q -e '.[test,transformers,lightning,optax,keras]' && touch $@
+.venv/.paper: .venv/.dev                       ; $(PY) -m pip install -q -e '.[test,transformers,examples]' && touch $@

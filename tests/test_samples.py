@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from gradlog.analysis import analyze, open_run, to_json
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_logs"
 EXPECTED: dict[str, Any] = json.loads((SAMPLES / "expected.json").read_text())
 SKETCHED = ["tiny_sort_rmsprop", "mlp_synth_adamw", "cnn_digits_sgd"]
+STREAMED = ["resnet18_photo100_adamw", "gpt2_manual_adamw"]  # too large to keep every full gradient: no true ranks
 EXACT = "mlp_wine_exact"
 PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend")
 
@@ -44,10 +46,10 @@ def record() -> ModuleType:
 
 
 def test_expected_answers_belong_to_the_shipped_runs():
-    assert sorted(EXPECTED) == sorted(p.stem for p in SAMPLES.glob("*.zarr")) == sorted([*SKETCHED, EXACT])
+    assert sorted(EXPECTED) == sorted(p.stem for p in SAMPLES.glob("*.zarr")) == sorted([*SKETCHED, *STREAMED, EXACT])
 
 
-@pytest.mark.parametrize("name", [*SKETCHED, EXACT])
+@pytest.mark.parametrize("name", [*SKETCHED, *STREAMED, EXACT])
 def test_runs_are_small_closed_and_name_no_machine(name):
     run = open_run(SAMPLES / f"{name}.zarr")
     assert sum(p.stat().st_size for p in (SAMPLES / f"{name}.zarr").rglob("*") if p.is_file()) < 3e6
@@ -55,16 +57,29 @@ def test_runs_are_small_closed_and_name_no_machine(name):
     assert run.info["dimension"] == EXPECTED[name]["dimension"]
     assert run.info["status"] == "closed"
     assert run.info["provenance"]["hostname"] == ""
+    assert run.info["provenance"]["git"]["dirty"] is False
+    named = re.compile(r"/(?:tmp|home|root|work|Users)/")
+    assert not any(named.search(p.read_text()) for p in (SAMPLES / f"{name}.zarr").rglob("*.json"))
     assert run.info["provenance"]["argv"][0] == "sample_logs/record.py"
     assert len(list((SAMPLES / f"{name}.zarr").glob("seg-*/sketch/c.*"))) > 2
 
 
-@pytest.mark.parametrize("name", SKETCHED)
+@pytest.mark.parametrize("name", [*SKETCHED, *STREAMED])
 @pytest.mark.parametrize("predictor", PREDICTORS[1:])
-def test_kappa_intervals_cover_the_truth(name, predictor):
-    found = measured(name)["kappa"][predictor]
-    assert found["low"] <= EXPECTED[name]["kappa"][predictor] <= found["high"]
+def test_kappa_is_near_the_truth(name, predictor):
+    """At a nominal 95 % an interval may miss, but not by half its own half-width."""
+    found, true = measured(name)["kappa"][predictor], EXPECTED[name]["kappa"][predictor]
+    assert abs(found["value"] - true) <= 1.5 * (found["high"] - found["low"]) / 2
     assert found["high"] - found["low"] < 0.2 * found["value"]
+
+
+def test_most_kappa_intervals_cover_the_truth():
+    inside = [
+        measured(name)["kappa"][p]["low"] <= EXPECTED[name]["kappa"][p] <= measured(name)["kappa"][p]["high"]
+        for name in [*SKETCHED, *STREAMED]
+        for p in PREDICTORS[1:]
+    ]
+    assert np.mean(inside) >= 0.9
 
 
 def test_most_intervals_of_single_groups_cover_the_truth():
@@ -86,7 +101,7 @@ def test_intervals_do_not_cover_everything():
     assert not any(found[p]["low"] <= other[p] <= found[p]["high"] for p in ("last", "ema(0.9)", "trend"))
 
 
-@pytest.mark.parametrize("name", SKETCHED)
+@pytest.mark.parametrize("name", [*SKETCHED, *STREAMED])
 def test_energy_is_exact_and_the_shuffled_baseline_close(name):
     assert measured(name)["energy"] == pytest.approx(EXPECTED[name]["energy"], rel=1e-6)
     for p in PREDICTORS:
@@ -126,14 +141,24 @@ def test_groups_of_the_exact_run_agree_to_a_millionth():
             assert found["kappa"][p]["value"] == pytest.approx(true["kappa"][p], rel=1e-6)
 
 
-def test_recording_again_gives_the_same_rows(record, tmp_path):
+@pytest.mark.parametrize("name", ["tiny_sort_rmsprop", "mlp_synth_adamw"])
+def test_recording_again_gives_the_same_rows(record, tmp_path, name):
     """Forty steps: rounding differs from machine to machine, and training has not amplified it yet."""
-    record.record("mlp_synth_adamw", tmp_path / "again.zarr", steps=40)
-    again, shipped = open_run(tmp_path / "again.zarr"), open_run(SAMPLES / "mlp_synth_adamw.zarr")
+    record.record(name, tmp_path / "again.zarr", steps=40)
+    again, shipped = open_run(tmp_path / "again.zarr"), open_run(SAMPLES / f"{name}.zarr")
+    assert again.info["provenance"]["notes"]["digest"] == shipped.info["provenance"]["notes"]["digest"]
     np.testing.assert_allclose(again.group_norm2, shipped.group_norm2[:40], rtol=1e-3)
     a, b = again.rows.read(0, 40), shipped.rows.read(0, 40)
     assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b)
     assert np.linalg.norm(a - shipped.rows.read(1, 41)) > 0.1 * np.linalg.norm(b)
+
+
+def test_the_heavy_first_steps_of_gpt2_are_in_the_run():
+    """What a burn-in is for: the first gradient alone holds a large share of all energy, and every kappa feels it."""
+    run, true = open_run(SAMPLES / "gpt2_manual_adamw.zarr"), EXPECTED["gpt2_manual_adamw"]
+    norm2 = run.group_norm2.sum(axis=1)
+    assert norm2[0] == pytest.approx(true["first_energy"], rel=1e-6)
+    assert norm2[0] > 0.2 * norm2.sum()
 
 
 def test_the_oracle_on_a_run_that_is_solved_by_hand(record):

@@ -14,7 +14,7 @@ def test_says_what_the_run_holds(call, samples):
     shown = call("info", samples / "tiny_sort_rmsprop.zarr")
     assert shown.code == 0
     assert shown.err == ""
-    for fact in ("400, numbered 0 to 399", "closed", "k = 256", "102,282 numbers", "layer.1", "batch_size", "RMSprop"):
+    for fact in ("400, numbered 0 to 399", "closed", "k = 256", "102,282 numbers", "layer.1", "batch_size", "rmsprop"):
         assert fact in shown.out
     assert shown.out.rstrip().endswith(f"next: gradlog analyze {samples / 'tiny_sort_rmsprop.zarr'}")
 

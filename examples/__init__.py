@@ -1,0 +1,1 @@
+"""Scripts that use gradlog as a training job would."""
