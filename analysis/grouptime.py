@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import blocks
-from gradlog.analysis.intervals import LEVEL, jackknife
+from gradlog.analysis.intervals import jackknife
 from gradlog.analysis.predictors import Evidence, Predictor, needs, parse
 from gradlog.analysis.reader import Run
 from gradlog.analysis.summary import Float64, Recipe, Totals, contributions
@@ -44,7 +44,6 @@ class GroupTime:
     low: Float64
     high: Float64
     path: Float64
-    level: float = LEVEL
 
 
 def group_time(
@@ -98,7 +97,7 @@ def group_time(
 
 
 def _shares(pane: Totals, recipe: Recipe, predictor: Predictor, exact: bool) -> Float64:
-    """(groups, 4): share, low, high, path length. An exact sketch has no error."""
+    """Return (groups, 4): share, low, high, path length. An exact sketch has no error."""
     path = predictor.fit(Evidence(pane, recipe.betas)).path.reshape(recipe.groups, recipe.k)
     whole = path.sum(axis=0)
     cells = np.array([jackknife(np.divide, own, whole, exact=exact) for own in path])

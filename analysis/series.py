@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.reader import Run
 
-BINS = 240
+BINS, RAW = 240, 512
+"""Stretches of a long column; rows up to which a column is drawn as it is."""
 
 Float64 = NDArray[np.float64]
 
@@ -42,8 +43,8 @@ class Series:
         return (self.first + self.last) / 2
 
 
-def binned(steps: NDArray[np.int64], values: Float64, bins: int = BINS) -> Series:
-    """Cut rows into at most ``bins`` stretches of nearly equal length.
+def binned(steps: NDArray[np.int64], values: Float64, bins: int | None = None) -> Series:
+    """Cut rows into ``bins`` stretches of nearly equal length; by default 240, or none of up to 512 rows.
 
     Parameters
     ----------
@@ -57,6 +58,8 @@ def binned(steps: NDArray[np.int64], values: Float64, bins: int = BINS) -> Serie
     >>> s.middle, s.high
     (array([3., 2.]), array([5., 2.]))
     """
+    if bins is None:
+        bins = BINS if len(steps) > RAW else len(steps)
     edges = np.unique(np.linspace(0, len(steps), min(bins, len(steps)) + 1).round().astype(int))
     finite = np.where(np.isfinite(values), values, np.nan)
     stretches = [finite[a:b] for a, b in pairwise(edges)]
@@ -67,12 +70,12 @@ def binned(steps: NDArray[np.int64], values: Float64, bins: int = BINS) -> Serie
     return Series(steps[edges[:-1]], steps[edges[1:] - 1], middle, low, high, rows)
 
 
-def scalar(run: Run, name: str, bins: int = BINS) -> Series | None:
+def scalar(run: Run, name: str, bins: int | None = None) -> Series | None:
     """Bin a logged scalar; None where it was never logged."""
     column = run.scalar_columns.get(name)
     return None if column is None or not np.isfinite(column).any() else binned(run.steps, column, bins)
 
 
-def gradient_norm(run: Run, bins: int = BINS) -> Series:
+def gradient_norm(run: Run, bins: int | None = None) -> Series:
     """Bin the norm of the whole gradient."""
     return binned(run.steps, np.sqrt(run.group_norm2.sum(axis=1)), bins)

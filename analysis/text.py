@@ -14,6 +14,26 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def numeral(value: float | None, digits: int = 4) -> str:
+    """As ``number``, with a true minus sign, for print.
+
+    >>> numeral(-1.05)
+    '−1.050'
+    """
+    return number(value, digits).replace("-", "−" if value is not None and value == value else "–")
+
+
+def percent(share: float | None, digits: int = 1, sign: bool = False) -> str:
+    """Show a share in per cent.
+
+    >>> percent(0.123), percent(-0.5, 0, sign=True), percent(None)
+    ('12.3 %', '−50 %', '–')
+    """
+    if share is None or share != share:
+        return "–"
+    return f"{100 * share + 0.0:{'+' if sign else ''}.{digits}f} %".replace("-", "−")
+
+
 def abbreviate(text: object, most: int) -> str:
     """Cut after ``most`` letters, with an ellipsis.
 

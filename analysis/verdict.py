@@ -37,7 +37,7 @@ def verdict(kappa: dict[str, Any]) -> str:
 
 SENTENCES = {
     "smoother": "temporal order helps this predictor",
-    "rougher": "temporal order hurts this predictor: successive gradients oppose each other",
+    "rougher": "temporal order hurts this predictor",
     "noise": "temporal order does not help this predictor",
     "-": "no baseline to compare with",
 }

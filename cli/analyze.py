@@ -76,7 +76,7 @@ def analyze(
         output.require_free(target, force)
     options: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
     options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
-    _check(predictors, memory)
+    check_options(predictors, memory)
     opened = analysis.open_run(run, view)
     with console.progress("analyze", quiet) as progress:
         result = analysis.analyze(opened, progress=progress, **options)
@@ -88,7 +88,7 @@ def analyze(
     click.echo("\n".join(lines))
 
 
-def _check(predictors: tuple[str, ...], memory: str | None) -> None:
+def check_options(predictors: tuple[str, ...], memory: str | None) -> None:
     """Wrong values of options are wrong usage, found before the run is opened."""
     from gradlog.analysis.memory import parse_size
     from gradlog.analysis.predictors import parse

@@ -16,6 +16,7 @@ from gradlog.cli.audit import audit
 from gradlog.cli.compact import compact
 from gradlog.cli.info import info
 from gradlog.cli.render import printable
+from gradlog.cli.report import report
 from gradlog.errors import GradlogError
 
 BROKEN_PIPE = 141
@@ -48,7 +49,7 @@ def gradlog(context: click.Context) -> None:
         context.color = False
 
 
-for verb in (info, analyze, audit, compact):
+for verb in (info, analyze, report, audit, compact):
     gradlog.add_command(verb)
 
 

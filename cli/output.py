@@ -6,7 +6,8 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,13 @@ def destination(context: click.Context, parameter: click.Parameter, value: str |
     if value is not None and Path(value).suffix not in SUFFIXES:
         raise click.BadParameter(f"{value!r} ends in none of {', '.join(SUFFIXES)}")
     return None if value is None else Path(value)
+
+
+def page(context: click.Context, parameter: click.Parameter, value: str) -> Path:
+    """Check that a page goes to an ``.html`` file."""
+    if Path(value).suffix not in (".html", ".htm"):
+        raise click.BadParameter(f"{value!r} does not end in .html")
+    return Path(value)
 
 
 def require_free(target: Path, force: bool) -> None:
@@ -45,6 +53,24 @@ def require_free(target: Path, force: bool) -> None:
         raise FileExistsError(f"{target} is a folder that gradlog analyze did not write; choose another path")
 
 
+def write_text(text: str, target: Path, force: bool) -> None:
+    """Write beside the target, then move into place."""
+    require_free(target, force)
+    with replacing(target) as fresh:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a path beside the target; what is there in the end takes the target's place, all or nothing."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        fresh = Path(folder) / target.name
+        yield fresh
+        if target.is_dir():
+            os.replace(target, Path(folder) / "replaced")
+        os.replace(fresh, target)
+
+
 def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: bool) -> None:
     """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
     require_free(target, force)
@@ -53,12 +79,8 @@ def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: 
         ".nc": lambda p: result.to_netcdf(p, engine="h5netcdf"),
         ".zarr": lambda p: _to_zarr(result, p),
     }
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        fresh = Path(folder) / target.name
+    with replacing(target) as fresh:
         write[target.suffix](fresh)
-        if target.is_dir():
-            os.replace(target, Path(folder) / "replaced")
-        os.replace(fresh, target)
 
 
 def _to_zarr(result: xarray.Dataset, path: Path) -> None:

@@ -46,12 +46,13 @@ def html_report(runs: Sequence[Run | str | os.PathLike[str]], title: str = "Grad
     """
     from gradlog.analysis.reader import Run, open_run
     from gradlog.analysis.report.page import page
-    from gradlog.analysis.report.study import labels, study
+    from gradlog.analysis.report.study import PASSES, Phases, labels, study
 
     if not runs:
         raise ValueError("a report needs at least one run")
     opened = [r if isinstance(r, Run) else open_run(os.fspath(r)) for r in runs]
     names = labels([r.where for r in opened])
+    options["progress"] = Phases(options.get("progress"), PASSES * len(opened))
     return page([study(r, name, **options) for r, name in zip(opened, names, strict=True)], title)
 
 

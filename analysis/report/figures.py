@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from gradlog.analysis.report.scale import Axis, linear, logarithmic
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.report.svg import Legend, Panel
-from gradlog.analysis.text import abbreviate, number
+from gradlog.analysis.text import abbreviate, numeral, percent
 from gradlog.analysis.verdict import sentence
 
 STYLES = 7
@@ -30,7 +30,12 @@ def interval(low: float | None, high: float | None) -> str:
     """Words for an interval; says so where there is none."""
     if low is None or high is None or not np.isfinite([low, high]).all():
         return "no interval"
-    return f"{number(low)} to {number(high)}"
+    return f"{numeral(low)} to {numeral(high)}"
+
+
+def width(studies: Sequence[Study]) -> int:
+    """Full-size width of a panel: two stand side by side, or three when there are that many runs."""
+    return 480 if len(studies) < 3 else 350
 
 
 def titled(text: str, study: Study, studies: Sequence[Study]) -> str:
@@ -75,9 +80,9 @@ def kappas(studies: Sequence[Study]) -> str:
 
 def _kappa(panel: Panel, kappa: dict[str, Any], row: float, colour: str, name: str) -> None:
     value, low, high, null = (np.nan if kappa[f] is None else kappa[f] for f in ("value", "low", "high", "null"))
-    text = f"{name}: kappa {number(value)} ({interval(low, high)}), shuffled {number(null)}; {sentence(kappa)}"
+    text = f"{name}: kappa {numeral(value)} ({interval(low, high)}), shuffled {numeral(null)}; {sentence(kappa)}"
     panel.line([value, null], [row, row], f"{colour} faint")
-    panel.dots([null], [row], colour, [f"{name}: {number(null)} if the same steps came in random order"], mark="ring")
+    panel.dots([null], [row], colour, [f"{name}: {numeral(null)} if the same steps came in random order"], mark="ring")
     panel.dots([value], [row], colour, [text])
     panel.intervals([row], [low], [high], f"{colour} thick", across=True)
 
@@ -93,41 +98,34 @@ def spectrum(studies: Sequence[Study]) -> list[str]:
     x = logarithmic("number of the singular value", [1.0], *([float(len(v) or 1)] for v in values))
     y = logarithmic("singular value, log scale", *(v[: max(1, int(0.98 * len(v)))] for v in values))
     return [
-        _spectrum(s, v, x, y, titled("Singular values of the increments", s, studies))
+        _spectrum(s, v, x, y, titled("Singular values of the increments", s, studies), width(studies))
         for s, v in zip(studies, values, strict=True)
     ]
 
 
-def _spectrum(study: Study, values: NDArray[np.float64], x: Axis, y: Axis, title: str) -> str:
-    panel = Panel(title, x, y, [("line", "s0", "of the logged matrix")])
+def _spectrum(study: Study, values: NDArray[np.float64], x: Axis, y: Axis, title: str, wide: int) -> str:
+    panel = Panel(title, x, y, [("line", "s0", "of the logged matrix")], width=wide)
     order = np.arange(1, len(values) + 1)
     kept = _thinned(len(values))
     panel.line(order[kept], values[kept], "s0")
     whole = float(study.result["increment_energy"])
     hits = kept[:: max(1, len(kept) // 60)]
     share = np.cumsum(values**2) / whole if whole > 0 else np.full(len(values), np.nan)
-    panel.dots(
-        order[hits],
-        values[hits],
-        "s0",
-        [
-            f"sigma_{i + 1} = {number(values[i])}; the first {i + 1} hold {share[i]:.1%} of the energy of the logged increments"
-            for i in hits
-        ],
-        mark="spot",
-    )
+    tips = [
+        f"value {i + 1}: {numeral(values[i])}; the first {i + 1} hold {percent(share[i])} of the energy" for i in hits
+    ]
+    panel.dots(order[hits], values[hits], "s0", tips, mark="spot")
     return panel.svg(f"Singular values of the increments of {study.label}, falling")
 
 
 def tail(studies: Sequence[Study]) -> list[str]:
     """Energy outside the leading r directions; certified band, shuffled baseline, estimate for the gradients."""
     far = max(_reach(s) for s in studies)
-    low = min(float(np.min(s.result["eps"].values)) for s in studies) / 2.5
-    x, y = (
-        linear("number of directions r", [far], start=0.0),
-        Axis("share of increment energy left out, log scale", low, 1.15, log=True),
-    )
-    return [_tail(s, x, y, titled("What the leading directions leave", s, studies)) for s in studies]
+    eps = sorted({float(e) for s in studies for e in s.result["eps"].values}, reverse=True)
+    x = linear("number of directions r", [far], start=0.0)
+    y = Axis("share of increment energy left out, log scale", eps[-1] / 2.5, 1.15, log=True, at=(1.0, *eps))
+    title = "What the leading directions leave"
+    return [_tail(s, x, y, titled(title, s, studies), width(studies)) for s in studies]
 
 
 def _reach(study: Study) -> float:
@@ -137,24 +135,24 @@ def _reach(study: Study) -> float:
     return max(8.0, 1.08 * float(marks.max(initial=1)))
 
 
-def _tail(study: Study, x: Axis, y: Axis, title: str) -> str:
+def _tail(study: Study, x: Axis, y: Axis, title: str, wide: int) -> str:
     legend: Legend = [
         ("line", "s0", "logged matrix"),
-        ("bar", "s0", "certified r*"),
+        ("dot", "s0", "certified r*"),
         ("ring", "s1", "shuffled"),
         ("cross", "s2", "the gradients themselves, estimated"),
     ]
-    panel = Panel(title, x, y, legend)
+    panel = Panel(title, x, y, legend, width=wide)
     eps = np.asarray(study.result["eps"].values, np.float64)
     for e in eps:
-        panel.rule(e, f"eps {e:g}")
+        panel.rule(e)
     curve = column(study, "tail_energy")
     kept = _thinned(min(len(curve), int(x.high) + 2))
     unseen = float(study.result.attrs["svd_certificate"])
-    shown = np.maximum(curve, y.low)
+    inside = np.where(curve >= y.low, curve, np.nan)
     if unseen > 0:
-        panel.band(kept, np.maximum(curve - unseen, y.low)[kept], shown[kept], "s0")
-    panel.line(kept, shown[kept], "s0")
+        panel.band(kept, np.maximum(curve - unseen, y.low)[kept], inside[kept], "s0")
+    panel.line(kept, inside[kept], "s0")
     _rank_marks(panel, study, eps)
     return panel.svg(
         f"Share of increment energy of {study.label} outside the leading directions; r* stands in the table"
@@ -166,35 +164,13 @@ def _rank_marks(panel: Panel, study: Study, eps: NDArray[np.float64]) -> None:
     known, least, most = (column(study, f"rank_estimate{e}") for e in ("", "_low", "_high"))
     panel.intervals(eps, low, np.where(np.isfinite(high), high, panel.x.high), "s0 thick", across=True)
     panel.intervals(eps, least, most, "s2", across=True)
-    panel.dots(
-        null,
-        eps,
-        "s1",
-        [
-            f"eps {e:g}: {number(r)} directions if the same steps came in random order"
-            for e, r in zip(eps, null, strict=False)
-        ],
-        mark="ring",
-    )
-    panel.dots(
-        known,
-        eps,
-        "s2",
-        [
-            f"eps {e:g}: {number(r)} directions of the gradients themselves ({interval(a, b)})"
-            for e, r, a, b in zip(eps, known, least, most, strict=False)
-        ],
-        mark="cross",
-    )
-    panel.dots(
-        np.where(np.isfinite(high), high, low),
-        eps,
-        "s0",
-        [
-            f"eps {e:g}: r* of the logged matrix is certified to lie in {interval(a, b)}"
-            for e, a, b in zip(eps, low, high, strict=False)
-        ],
-    )
+    rows = list(zip(eps, null, known, least, most, low, high, strict=False))
+    rings = [f"eps {e:g}: {numeral(n)} directions if the same steps came in random order" for e, n, *_ in rows]
+    crosses = [f"eps {e:g}: {numeral(k)} directions of the gradients ({interval(a, b)})" for e, _, k, a, b, *_ in rows]
+    dots = [f"eps {row[0]:g}: r* of the logged matrix is certified to lie in {interval(*row[5:])}" for row in rows]
+    panel.dots(null, eps, "s1", rings, mark="ring")
+    panel.dots(known, eps, "s2", crosses, mark="cross")
+    panel.dots(np.where(np.isfinite(high), high, low), eps, "s0", dots)
 
 
 def _positive(values: ArrayLike) -> NDArray[np.float64]:

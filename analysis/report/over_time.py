@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradlog.analysis.report.figures import WIDE, column, interval, style, titled
+from gradlog.analysis.report.figures import WIDE, column, interval, style, titled, width
 from gradlog.analysis.report.scale import Axis, exact, linear, logarithmic
 from gradlog.analysis.report.study import OVER_TIME, Study
 from gradlog.analysis.report.svg import Legend, Panel
-from gradlog.analysis.series import Series
-from gradlog.analysis.text import number
+from gradlog.analysis.text import numeral, percent
 
 STEP = "step"
+MOST_MARKS = 200
 SCALARS = {
     "loss": ("Loss", "loss"),
     "norm": ("Gradient norm", "norm of the gradient, log scale"),
@@ -40,16 +40,16 @@ def kappa_over_time(studies: Sequence[Study]) -> list[str]:
     shown = windowed(studies)
     ends = [column(s, f"window_kappa{e}", windows=True) for s in shown for e in ("", "_null")]
     x, y = _steps(shown), logarithmic("kappa, log scale", *ends, [1.0])
-    return [_kappa_over_time(s, x, y, titled("Kappa over time", s, studies)) for s in shown]
+    return [_kappa_over_time(s, x, y, titled("Kappa over time", s, studies), width(studies)) for s in shown]
 
 
-def _kappa_over_time(study: Study, x: Axis, y: Axis, title: str) -> str:
+def _kappa_over_time(study: Study, x: Axis, y: Axis, title: str, wide: int) -> str:
     legend: Legend = [
         ("line", "plain", "as recorded"),
         ("band", "plain", "95 % interval"),
         ("dashed", "plain", "shuffled"),
     ]
-    panel = Panel(title, x, y, legend, right=70)
+    panel = Panel(title, x, y, legend, right=70, width=wide)
     panel.rule(1.0)
     at = _middle(study)
     value, low, high, null = (column(study, f"window_kappa{e}", windows=True) for e in ("", "_low", "_high", "_null"))
@@ -71,7 +71,7 @@ def _kappa_tips(study: Study, name: str, i: int) -> list[str]:
     )
     spans = _spans(study)
     rows = zip(spans, value, low, high, null, strict=True)
-    return [f"{name}, {s}: {number(v)} ({interval(a, b)}), shuffled {number(n)}" for s, v, a, b, n in rows]
+    return [f"{name}, {s}: {numeral(v)} ({interval(a, b)}), shuffled {numeral(n)}" for s, v, a, b, n in rows]
 
 
 def _spans(study: Study) -> list[str]:
@@ -84,16 +84,17 @@ def rank_over_time(studies: Sequence[Study]) -> list[str]:
     shown = windowed(studies)
     ends = [column(s, f"window_rank{e}", windows=True) for s in shown for e in ("_low", "_high", "_null")]
     x, y = _steps(shown), linear("directions r*(eps)", *ends, start=0.0)
-    return [_rank_over_time(s, x, y, titled("Rank over time", s, studies)) for s in shown]
+    wide = WIDE if len(studies) == 1 else width(studies)
+    return [_rank_over_time(s, x, y, titled("Rank over time", s, studies), wide) for s in shown]
 
 
-def _rank_over_time(study: Study, x: Axis, y: Axis, title: str) -> str:
+def _rank_over_time(study: Study, x: Axis, y: Axis, title: str, wide: int) -> str:
     legend: Legend = [
         ("line", "plain", "logged matrix"),
         ("band", "plain", "certified range"),
         ("dashed", "plain", "shuffled"),
     ]
-    panel = Panel(title, x, y, legend, right=70)
+    panel = Panel(title, x, y, legend, right=70, width=wide, plot=190)
     at, eps = _middle(study), study.result["eps"].values
     low, high, null = (column(study, f"window_rank_{e}", windows=True) for e in ("low", "high", "null"))
     ends = []
@@ -103,7 +104,7 @@ def _rank_over_time(study: Study, x: Axis, y: Axis, title: str) -> str:
         panel.band(at, low[:, i], np.where(np.isfinite(high[:, i]), high[:, i], y.high), style(i))
         panel.line(at, known, style(i))
         spans = zip(_spans(study), low[:, i], high[:, i], null[:, i], strict=True)
-        tips = [f"eps {e:g}, {s}: certified {_range(a, b)}, shuffled {number(n)}" for s, a, b, n in spans]
+        tips = [f"eps {e:g}, {s}: certified {_range(a, b)}, shuffled {numeral(n)}" for s, a, b, n in spans]
         panel.dots(at, known, style(i), tips, mark="spot")
         ends.append((float(known[-1]), style(i), f"eps {e:g}"))
     panel.name_lines(ends)
@@ -121,25 +122,31 @@ def training(studies: Sequence[Study], name: str) -> list[str]:
         return []
     title, label = SCALARS[name]
     ends = [v for s in shown for v in (s.series[name].low, s.series[name].high)]
-    y = logarithmic(label, *ends) if name == "norm" else linear(label, *ends)
-    x = _steps(shown)
-    return [_training(s.series[name], x, y, titled(title, s, studies), s.label) for s in shown]
+    floor = 0.0 if min(float(np.nanmin(s.series[name].low)) for s in shown) >= 0 else None
+    y = logarithmic(label, *ends) if name == "norm" else linear(label, *ends, start=floor)
+    x, wide = _steps(shown), 320 if len(studies) == 1 else width(studies)
+    return [_training(s, name, x, y, titled(title, s, studies), wide) for s in shown]
 
 
-def _training(series: Series, x: Axis, y: Axis, title: str, label: str) -> str:
+def _training(study: Study, name: str, x: Axis, y: Axis, title: str, wide: int) -> str:
+    series = study.series[name]
+    lost = study.run.steps[~study.run.finite][: MOST_MARKS if name == "norm" else 0]
     legend: Legend = [("line", "s0", f"median of {series.rows:,} steps"), ("band", "s0", "smallest to largest")]
-    panel = Panel(title, x, y, legend if series.rows > 1 else [], plot=150)
+    binned: Legend = legend if series.rows > 1 else []
+    crossed: Legend = [("cross", "s1", "non-finite step")] if len(lost) else []
+    panel = Panel(title, x, y, [*binned, *crossed], width=wide, plot=150)
     panel.band(series.step, series.low, series.high, "s0")
     panel.line(series.step, series.middle, "s0")
     spans = zip(series.first, series.last, series.middle, series.low, series.high, strict=True)
     tips = [
-        f"step {a:,}: {number(m)}"
+        f"step {a:,}: {numeral(m)}"
         if a == b
-        else f"steps {a:,} to {b:,}: median {number(m)}, {number(lo)} to {number(hi)}"
+        else f"steps {a:,} to {b:,}: median {numeral(m)}, {numeral(lo)} to {numeral(hi)}"
         for a, b, m, lo, hi in spans
     ]
     panel.columns([*series.first, series.last[-1]], tips)
-    return panel.svg(f"{title.lower()} by step of {label}")
+    panel.dots(lost, np.full(len(lost), y.low), "s1", [f"step {t:,}: NaN or inf, left out" for t in lost], mark="cross")
+    return panel.svg(f"{SCALARS[name][0]} by step of {study.label}")
 
 
 def heat_map(studies: Sequence[Study]) -> list[str]:
@@ -154,16 +161,17 @@ def _heat_map(study: Study, title: str) -> str:
     top = float(np.nanmax(shares.share, initial=0.0)) or 1.0
     x = exact(STEP, [shares.first[0], shares.last[-1]])
     legend: Legend = [
-        ("band", "h0", "0 %"),
-        ("band", "h1", f"{top / 2:.0%}"),
-        ("band", "h2", f"{top:.0%} of the window's error"),
+        ("band", "h0", percent(0.0, 0)),
+        ("band", "h1", percent(top / 2, 0)),
+        ("band", "h2", f"{percent(top, 0)} of the window's error"),
     ]
     panel = Panel(title, x, shares.groups, legend, plot=max(60, 24 * len(shares.groups)), width=WIDE)
     for w, (a, b) in enumerate(zip(shares.first, shares.last, strict=True)):
         edge = shares.first[w + 1] if w + 1 < len(shares.first) else b
         for g, name in enumerate(shares.groups):
             share, low, high = (float(v[w, g]) for v in (shares.share, shares.low, shares.high))
-            text = f"{name}, steps {a:,} to {b:,}: {share:.1%} of the error of {shares.predictor} ({low:.1%} to {high:.1%})"
+            part = f"{percent(share)} ({percent(low)} to {percent(high)})"
+            text = f"{name}, steps {a:,} to {b:,}: {part} of the error of {shares.predictor}"
             panel.cell(float(a), float(edge), g, share / top if np.isfinite(share) else 0.0, text)
     return panel.svg(
         f"Share of each parameter group in the path length of {shares.predictor}, by window, of {study.label}"

@@ -6,8 +6,10 @@ import base64
 import dataclasses
 import datetime
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from gradlog.analysis.report import colours, figures, over_time, tables, words
@@ -40,10 +42,18 @@ class Section:
     title: str
     figures: Sequence[Figure]
     tables: Sequence[tables.Table | None] = ()
+    columns: int = 2
+
+    @property
+    def rows(self) -> list[tuple[bool, list[Figure]]]:
+        """Figures that share a grid: runs of wide and of narrow ones."""
+        drawn = [f for f in self.figures if f.drawings]
+        return [(wide, list(found)) for wide, found in groupby(drawn, key=lambda f: f.wide)]
 
 
 def sections(studies: Sequence[Study]) -> list[Section]:
     """All chapters in reading order."""
+    one = len(studies) == 1
 
     def each(name: str, draw: Callable[..., list[str]], *more: Any, wide: bool = False) -> Figure:
         return Figure(name, draw(studies, *more), wide)
@@ -53,7 +63,7 @@ def sections(studies: Sequence[Study]) -> list[Section]:
             "predictability",
             "How predictable is the next gradient?",
             [
-                Figure("kappas", [figures.kappas(studies)], wide=len(studies) > 1),
+                Figure("kappas", [figures.kappas(studies)], wide=not one),
                 each("kappa_over_time", over_time.kappa_over_time),
             ],
             [tables.kappa_table(studies)],
@@ -62,14 +72,15 @@ def sections(studies: Sequence[Study]) -> list[Section]:
             "training",
             "What training did meanwhile",
             [each(name, over_time.training, name) for name in ("loss", "norm", "lr")],
+            columns=3 if one else 2,
         ),
         Section(
             "dimension",
             "How many directions hold the changes?",
             [
                 each("tail", figures.tail),
-                each("rank_over_time", over_time.rank_over_time),
                 each("spectrum", figures.spectrum),
+                each("rank_over_time", over_time.rank_over_time, wide=one),
             ],
             [tables.rank_table(studies)],
         ),
@@ -84,10 +95,14 @@ def sections(studies: Sequence[Study]) -> list[Section]:
 
 
 def facts(study: Study) -> list[tuple[str, str]]:
-    """What was run: label and value."""
+    """List what was run: label and value."""
     info = study.run.info
     origin = info["provenance"]
-    sketch = "none, the gradient itself" if info["kind"] == "exact/1" else f"{info['kind']}, k = {info['k']}, seed {info['seed']}"
+    sketch = (
+        "none, the gradient itself"
+        if info["kind"] == "exact/1"
+        else f"{info['kind']}, k = {info['k']}, seed {info['seed']}"
+    )
     steps = f"{info['steps']:,}, numbered {info['first_step']:,} to {info['last_step']:,}"
     found = {
         "steps": steps + (f", every {info['every']}" if info["every"] > 1 else ""),
@@ -101,11 +116,13 @@ def facts(study: Study) -> list[tuple[str, str]]:
 
 
 def provenance(study: Study) -> list[tuple[str, str]]:
-    """Where the numbers come from: label and value."""
+    """List where the numbers come from: label and value."""
     info, svd = study.run.info, study.document["svd"]
     origin = info["provenance"]
     git = origin.get("git", {})
-    code = f"{git['commit'][:12]}{', with uncommitted changes' if git.get('dirty') else ''}" if git.get("commit") else ""
+    code = (
+        f"{git['commit'][:12]}{', with uncommitted changes' if git.get('dirty') else ''}" if git.get("commit") else ""
+    )
     passes = f"{svd['passes']} pass{'' if svd['passes'] == 1 else 'es'}"
     found = {
         "path": info["path"],
@@ -118,7 +135,7 @@ def provenance(study: Study) -> list[tuple[str, str]]:
         "platform": origin.get("platform", ""),
         "segments": f"{len(info['segments']):,}, {info['ranks']} rank{'' if info['ranks'] == 1 else 's'}",
         "analyzed by": f"gradlog {study.result.attrs['gradlog_version']}; burn-in {study.document['burn_in']}",
-        "spectrum": f"{svd['reason']}; {passes}, seed {svd['seed']}, unseen energy {svd['certificate']:.2e} of the whole",
+        "spectrum": f"{svd['reason']}; {passes}, seed {svd['seed']}, unseen energy {svd['certificate']:.1e}",
         "norms": info["norms"],
     }
     return [(k, printable(v)) for k, v in found.items() if v]
@@ -129,26 +146,30 @@ def page(studies: Sequence[Study], title: str = "Gradient report") -> str:
     script = _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = [s for s in sections(studies) if any(f.drawings for f in s.figures) or any(s.tables)]
-    html: str = _environment().get_template("page.html.j2").render(
-        title=printable(title),
-        studies=[
-            {
-                "label": printable(s.label),
-                "facts": facts(s),
-                "findings": words.findings(s),
-                "warnings": [printable(w) for w in s.document["warnings"]],
-                "provenance": provenance(s),
-            }
-            for s in studies
-        ],
-        sections=shown,
-        columns=min(len(studies), 3) if len(studies) > 1 else 2,
-        light=colours.properties(colours.LIGHT),
-        dark=colours.properties(colours.DARK),
-        style=_asset("style.css"),
-        script=script,
-        policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    html: str = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=printable(title),
+            studies=[
+                {
+                    "label": printable(s.label),
+                    "facts": facts(s),
+                    "findings": words.findings(s),
+                    "warnings": [printable(w) for w in json.loads(s.result.attrs["warnings"])],
+                    "provenance": provenance(s),
+                }
+                for s in studies
+            ],
+            sections=shown,
+            columns=min(len(studies), 3) if len(studies) > 1 else None,
+            light=colours.properties(colours.LIGHT),
+            dark=colours.properties(colours.DARK),
+            style=_asset("style.css"),
+            script=script,
+            policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+            made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
     )
     return html
 

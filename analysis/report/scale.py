@@ -21,6 +21,8 @@ class Axis:
     low: float
     high: float
     log: bool = False
+    at: tuple[float, ...] = ()
+    """Where the ticks are, if not at round values."""
 
     def place(self, values: ArrayLike, start: float, stop: float) -> NDArray[np.float64]:
         """Pixels of values when the axis runs from ``start`` to ``stop``; values outside go to its ends."""
@@ -30,6 +32,8 @@ class Axis:
 
     def ticks(self, most: int = 6) -> list[float]:
         """At most about ``most`` round values inside the range."""
+        if self.at:
+            return list(self.at)
         return _log_ticks(self.low, self.high, most) if self.log else _linear_ticks(self.low, self.high, most)
 
     def _warp(self, values: ArrayLike) -> Any:

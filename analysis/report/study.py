@@ -25,6 +25,9 @@ OVER_TIME = ("last", "ema(0.9)", "ema(0.99)", "trend")
 SHARED = "last"
 """Predictor whose path length is shared out between groups and times."""
 
+PASSES = 3
+"""Calls of ``progress`` from 0 to the end that ``study`` makes of a run that is long enough."""
+
 MOST_WINDOWS, LEAST_ROWS = 24, 16
 NARROW = 384
 """Columns up to which the Grams of all windows are small beside everything else."""
@@ -68,6 +71,21 @@ def window_rows(rows: int) -> int | None:
     """
     size = max(LEAST_ROWS, rows // MOST_WINDOWS)
     return size if rows >= 3 * size else None
+
+
+class Phases:
+    """Progress of several passes one after another as one: each counts for an equal part of the whole."""
+
+    def __init__(self, progress: Progress | None, phases: int) -> None:
+        self._progress, self._phases, self._at, self._last = progress, phases, 0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Blocks of the pass that is under way; fewer than before means that the next one began."""
+        if done < self._last and self._at + 1 < self._phases:
+            self._at += 1
+        self._last = done
+        if self._progress:
+            self._progress(self._at * total + done, self._phases * total)
 
 
 def study(

@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from gradlog.analysis.report.scale import Axis, tick_text
 from gradlog.analysis.text import abbreviate, printable
 
-LETTER = 6.5
+LETTER = 7.0
 """Estimated width of a letter at 12 pixels."""
 
-LINE = 17
-LEFT, BOTTOM, TOP = 46, 40, 8
+LINE = 18
+LEFT, BOTTOM, TOP = 34, 40, 8
 
 Legend = Sequence[tuple[str, str, str]]
 """(mark, style, text); marks: line, dashed, dot, ring, cross, band, bar."""
@@ -63,10 +63,10 @@ class Panel:
 
     def __post_init__(self) -> None:
         self._marks: list[str] = []
-        names = () if isinstance(self.y, Axis) else self.y
-        self.left = min(150, max([LEFT, *(14 + LETTER * len(abbreviate(n, 20)) for n in names)]))
+        names = list(map(tick_text, self.y.ticks(6))) if isinstance(self.y, Axis) else self.y
+        self.left = max([LEFT, *(14 + LETTER * len(abbreviate(n, 20)) for n in names)])
         self._legend_lines = _flow(self.legend, self.width)
-        self.top = TOP + LINE * (1 + len(self._legend_lines)) + (LINE if isinstance(self.y, Axis) else 6)
+        self.top = TOP + LINE * (1 + len(self._legend_lines)) + LINE
         self.height = self.top + self.plot + BOTTOM
 
     # --- data to pixels
@@ -87,7 +87,7 @@ class Panel:
     def line(self, x: ArrayLike, y: ArrayLike, style: str, dashed: bool = False) -> None:
         """Draw a line, broken where a value is missing."""
         points = np.column_stack([self.at_x(x), self.at_y(y)])
-        missing = ~np.isfinite(points).all(axis=1)
+        missing = ~np.isfinite(points.sum(axis=1))
         path, pen = [], "M"
         for (px, py), gap in zip(points, missing, strict=True):
             path.append("" if gap else f"{pen}{px:.1f} {py:.1f}")
@@ -128,15 +128,12 @@ class Panel:
         """Draw a reference line at a y value (or x value), named at its end."""
         p = float(self.at_y(value) if across else self.at_x(value))
         right, bottom = self.width - self.right, self.top + self.plot
-        path = f"M{self.left} {p:.1f}H{right}" if across else f"M{p:.1f} {self.top}V{bottom}"
+        path = f"M{self.left:.1f} {p:.1f}H{right}" if across else f"M{p:.1f} {self.top}V{bottom}"
         self._add(f'<path class="rule" d="{path}"/>')
         if text:
-            where = (
-                f'x="{right - 4}" y="{p - 4:.1f}" text-anchor="end"'
-                if across
-                else f'x="{p + 4:.1f}" y="{self.top + 9}"'
+            self._add(
+                _text("note", right - 4, p - 4, text, "end") if across else _text("note", p + 4, self.top - 3, text)
             )
-            self._add(f'<text class="note" {where}>{escape(text)}</text>')
 
     def columns(self, edges: Sequence[float] | NDArray[np.float64], tips: Sequence[str]) -> None:
         """Lay invisible columns between ``edges`` over the plot that carry hover texts."""
@@ -155,8 +152,8 @@ class Panel:
         placed = sorted((float(self.at_y(y)), style, text) for y, style, text in ends if np.isfinite(y))
         spots = _apart([p for p, _, _ in placed], 14, self.top + 4, self.top + self.plot)
         for spot, (_, style, text) in zip(spots, placed, strict=True):
-            shown = escape(abbreviate(text, int((self.right - 6) / LETTER)))
-            self._add(f'<text class="name {style}" x="{self.width - self.right + 6}" y="{spot + 4:.1f}">{shown}</text>')
+            shown = abbreviate(text, int((self.right - 6) / LETTER))
+            self._add(_text(f"name {style}", self.width - self.right + 6, spot + 4, shown))
 
     # --- the whole
 
@@ -181,24 +178,30 @@ class Panel:
 
     def _frame(self) -> Iterable[str]:
         right, bottom = self.width - self.right, self.top + self.plot
-        if isinstance(self.y, Axis):
-            for value in self.y.ticks(6):
-                p = float(self.at_y(value))
-                yield f'<path class="grid" d="M{self.left} {p:.1f}H{right}"/>'
-                yield f'<text class="tick" x="{self.left - 6}" y="{p + 4:.1f}" text-anchor="end">{tick_text(value)}</text>'
-        else:
-            for i, name in enumerate(self.y):
-                p = float(self.at_y(i))
-                yield f'<text class="row" x="{self.left - 8}" y="{p + 4:.1f}" text-anchor="end">{escape(abbreviate(name, 20))}</text>'
+        yield from self._y_axis(right)
         for value in self.x.ticks(7 if right - self.left > 330 else 5):
             p = float(self.at_x(value))
             yield f'<path class="mark" d="M{p:.1f} {bottom}v4"/>'
-            yield f'<text class="tick" x="{p:.1f}" y="{bottom + 17}" text-anchor="middle">{tick_text(value)}</text>'
-        yield f'<path class="axis" d="M{self.left} {bottom}H{right}"/>'
-        yield f'<text class="unit" x="{(self.left + right) / 2:.0f}" y="{bottom + 34}" text-anchor="middle">{escape(self.x.label)}</text>'
+            yield _text("tick", p, bottom + 17, tick_text(value), "middle")
+        yield f'<path class="axis" d="M{self.left:.1f} {bottom}H{right}"/>'
+        yield _text("unit", (self.left + right) / 2, bottom + 34, self.x.label, "middle")
+
+    def _y_axis(self, right: float) -> Iterable[str]:
+        if isinstance(self.y, Axis):
+            for value in self.y.ticks(6):
+                p = float(self.at_y(value))
+                yield f'<path class="grid" d="M{self.left:.1f} {p:.1f}H{right}"/>'
+                yield _text("tick", self.left - 6, p + 4, tick_text(value), "end")
+        else:
+            for i, name in enumerate(self.y):
+                yield _text("row", self.left - 8, float(self.at_y(i)) + 4, abbreviate(name, 20), "end")
 
     def _add(self, mark: str) -> None:
         self._marks.append(mark)
+
+
+def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(printable(text))}</text>'
 
 
 def _tip(text: str) -> str:

@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradlog.analysis.report.study import SHARED, Study
-from gradlog.analysis.text import number
+from gradlog.analysis.text import numeral, percent
 from gradlog.analysis.verdict import sentence, verdict
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Text of a cell, what to sort by, and its class."""
+    """Text of a cell, what to sort by, its class, and a second line."""
 
     text: str
     key: float | str
     kind: str = ""
+    more: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,8 @@ def kappa_table(studies: Sequence[Study]) -> Table:
     note = (
         "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
         "shuffled: what the same gradients would show in random order. gain = 1 − kappa / shuffled. The intervals "
-        "cover the sketch's error only, not another seed or a longer run; ar and best-ema are fitted in hindsight."
+        "cover the sketch's error only, not another seed or a longer run; ar and best-ema are fitted in hindsight. "
+        "Order hurts a predictor that would do better on shuffled steps; a gain below 2 % either way counts as none."
     )
     return Table("Kappa", columns, rows, note)
 
@@ -93,10 +95,12 @@ def bounds_table(studies: Sequence[Study]) -> Table | None:
     if not rows:
         return None
     sides = ["mean norm²", "its bound", "ratio", "regret", "its bound", "ratio"]
-    inputs = "; ".join(f"{s.label}: {_inputs(s)}" if len(studies) > 1 else _inputs(s) for s in studies if _has_bounds(s))
+    inputs = "; ".join(
+        f"{s.label}: {_inputs(s)}" if len(studies) > 1 else _inputs(s) for s in studies if _has_bounds(s)
+    )
     note = (
-        "2 (F₀ − F*) / (ηT) + P / T bounds the mean squared norm, D² / η + ηP / 2 the regret; a ratio of 1 or more is what "
-        f"the bounds promise under their assumptions. Path lengths carry kappa's intervals. Inputs: {inputs}."
+        "2 (F₀ − F*) / (ηT) + P / T bounds the mean squared norm, D² / η + ηP / 2 the regret; a ratio of 1 or more is "
+        f"what the bounds promise under their assumptions. Path lengths carry kappa's intervals. Inputs: {inputs}."
     )
     return Table("Bounds", [*_run_column(studies), "predictor", *sides], rows, note)
 
@@ -125,8 +129,9 @@ def _gain(kappa: dict[str, Any]) -> Cell:
     value, low, high = kappa["gain"], kappa.get("gain_low"), kappa.get("gain_high")
     if value is None:
         return Cell("–", -math.inf)
-    text = f"{value + 0.0:+.1%}"
-    return Cell(text if low is None or high is None else f"{text} ({low:+.1%} to {high:+.1%})", value)
+    known = low is not None and high is not None
+    more = f"{percent(low, sign=True)} to {percent(high, sign=True)}" if known else "no interval"
+    return Cell(percent(value, sign=True), value, more=more)
 
 
 def _rank(eps: str, rank: dict[str, Any]) -> list[Cell]:
@@ -150,7 +155,7 @@ def _group(name: str, found: dict[str, Any], study: Study) -> list[Cell]:
     kappa = kappa or empty
     return [
         Cell(name, name, "name"),
-        Cell("–" if share is None else f"{share:.1%}", _key(share)),
+        Cell(percent(share), _key(share)),
         _number(kappa["value"]),
         _interval(kappa["low"], kappa["high"]),
         _number(kappa["null"]),
@@ -172,16 +177,16 @@ def _has_bounds(study: Study) -> bool:
 def _inputs(study: Study) -> str:
     given = study.document["bounds"]["inputs"]
     names = {"eta": "η", "first_loss": "F₀", "lowest_loss": "F*", "diameter": "D"}
-    return ", ".join(f"{name} = {number(given[key])} ({given['sources'][key]})" for key, name in names.items())
+    return ", ".join(f"{name} = {numeral(given[key])} ({given['sources'][key]})" for key, name in names.items())
 
 
 def _number(value: float | None) -> Cell:
-    return Cell("–" if value is None else number(value), _key(value))
+    return Cell("–" if value is None else numeral(value), _key(value))
 
 
 def _interval(low: float | None, high: float | None) -> Cell:
     known = low is not None and high is not None
-    return Cell(f"{number(low)} to {number(high)}" if known else "none", _key(low), "soft")
+    return Cell(f"{numeral(low)} to {numeral(high)}" if known else "none", _key(low), "soft")
 
 
 def _count(value: float | None) -> str:

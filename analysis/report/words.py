@@ -6,7 +6,7 @@ from typing import Any
 
 from gradlog.analysis.report.figures import interval
 from gradlog.analysis.report.study import SHARED, Study
-from gradlog.analysis.text import number
+from gradlog.analysis.text import numeral, percent
 from gradlog.analysis.verdict import verdict
 
 READINGS = {
@@ -40,8 +40,8 @@ def _order(study: Study) -> str:
             found[verdict(kappa)].append(name)
     said = [
         (found["smoother"], "Temporal order helps {}."),
-        (found["noise"], "It does not help {}: they do as well on shuffled steps, to 2 % or within the interval."),
-        (found["rougher"], "It hurts {}: successive gradients oppose each other."),
+        (found["noise"], "It does not help {}: shuffled steps would give the same, to 2 % or within the interval."),
+        (found["rougher"], "It hurts {}: shuffled steps would be predicted better."),
     ]
     return " ".join(text.format(_listed(names)) for names, text in said if names)
 
@@ -51,16 +51,18 @@ def _best(study: Study) -> str:
     if not kappas:
         return ""
     name, best = min(kappas.items(), key=lambda item: float(item[1]["value"]))
-    text = f"{name} leaves the least error: kappa {number(best['value'])} ({interval(best['low'], best['high'])})"
-    return f"{text}, against {number(best['null'])} in random order and 1 for predicting zero."
+    text = f"{name} leaves the least error: kappa {numeral(best['value'])} ({interval(best['low'], best['high'])})"
+    return f"{text}, against {numeral(best['null'])} in random order and 1 for predicting zero."
 
 
 def _rank(study: Study) -> str:
     eps, rank = next(iter(study.document["rank"].items()))
     if rank["low"] is None:
         return ""
-    held = f"{1 - float(eps):.0%} of the energy of the logged increments"
-    span = f"{rank['low']:.0f}" if rank["low"] == rank["high"] else f"between {rank['low']:.0f} and {_end(rank['high'])}"
+    held = f"{percent(1 - float(eps), 0)} of the energy of the logged increments"
+    span = (
+        f"{rank['low']:.0f}" if rank["low"] == rank["high"] else f"between {rank['low']:.0f} and {_end(rank['high'])}"
+    )
     text = f"{held} lies in {span} directions, certified"
     text += f" ({rank['null']:.0f} if the steps were shuffled)" if rank.get("null") is not None else ""
     if study.run.header.sketch.exact:
@@ -81,9 +83,12 @@ def _signal(study: Study) -> str:
     if share is None:
         return ""
     low, high = noise.get("signal_share_low"), noise.get("signal_share_high")
+    shown = f"{numeral(share, 3)} ({interval(low, high)})"
     if share <= 0:
-        return f"No signal is visible across steps: the share is {number(share, 3)} ({interval(low, high)}), negative where successive gradients oppose each other."
-    return f"A share of {number(share, 3)} ({interval(low, high)}) of the mean squared norm outlasts one step; the rest is minibatch noise."
+        return (
+            f"No signal outlasts a step: its share is {shown}, negative where successive gradients oppose each other."
+        )
+    return f"A share of {shown} of the mean squared norm outlasts one step; the rest is minibatch noise."
 
 
 def _listed(names: list[str]) -> str:
