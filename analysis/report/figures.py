@@ -83,8 +83,8 @@ def _kappa(panel: Panel, kappa: dict[str, Any], row: float, colour: str, name: s
     text = f"{name}: kappa {numeral(value)} ({interval(low, high)}), shuffled {numeral(null)}; {sentence(kappa)}"
     panel.line([value, null], [row, row], f"{colour} faint")
     panel.dots([null], [row], colour, [f"{name}: {numeral(null)} if the same steps came in random order"], mark="ring")
-    panel.dots([value], [row], colour, [text])
     panel.intervals([row], [low], [high], f"{colour} thick", across=True)
+    panel.dots([value], [row], colour, [text])
 
 
 def _offsets(count: int) -> NDArray[np.float64]:
