@@ -23,6 +23,7 @@ from gradlog.cli import console, output, tables
     metavar="FILE",
     help="Also write the result: .json, .nc or .zarr.",
 )
+@click.option("--plot", callback=output.picture, metavar="FILE", help="Also draw the result: .png, .svg or .pdf.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
     "--predictor",
@@ -55,6 +56,7 @@ def analyze(
     run: str,
     as_json: bool,
     target: Path | None,
+    plot: Path | None,
     force: bool,
     predictors: tuple[str, ...],
     eps: tuple[float, ...],
@@ -72,8 +74,9 @@ def analyze(
     """
     from gradlog import analysis
 
-    if target is not None:
-        output.require_free(target, force)
+    for wanted in (target, plot):
+        if wanted is not None:
+            output.require_free(wanted, force)
     options: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
     options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
     check_options(predictors, memory)
@@ -84,6 +87,9 @@ def analyze(
     if target is not None:
         output.save(result, document, target, force)
         console.log.info("wrote %s", target)
+    if plot is not None:
+        output.draw(result, plot, force)
+        console.log.info("drew %s", plot)
     lines = [json.dumps(document, indent=1, allow_nan=False)] if as_json else tables.report(run, document)
     click.echo("\n".join(lines))
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import xarray
 
 SUFFIXES = (".json", ".nc", ".zarr")
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def destination(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
@@ -31,6 +32,22 @@ def page(context: click.Context, parameter: click.Parameter, value: str) -> Path
     if Path(value).suffix not in (".html", ".htm"):
         raise click.BadParameter(f"{value!r} does not end in .html")
     return Path(value)
+
+
+def picture(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """Check the suffix of ``--plot`` before anything is computed."""
+    if value is not None and Path(value).suffix.lower() not in PICTURES:
+        raise click.BadParameter(f"{value!r} ends in none of {', '.join(PICTURES)}")
+    return None if value is None else Path(value)
+
+
+def draw(result: xarray.Dataset, target: Path, force: bool) -> None:
+    """Draw the overview of a result."""
+    from gradlog.analysis import plots
+
+    require_free(target, force)
+    with replacing(target) as fresh:
+        plots.save(result, fresh)
 
 
 def require_free(target: Path, force: bool) -> None:

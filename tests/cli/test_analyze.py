@@ -152,3 +152,13 @@ def test_verdict_words():
     assert verdict({**kappa, "null": 1.0, "gain": -0.5}) == "rougher"
     assert verdict({**kappa, "null": 1.55, "gain": 0.03}) == "noise"
     assert verdict({**kappa, "null": None}) == "-"
+
+
+def test_plot_draws_a_file(call, make_run, tmp_path):
+    target = tmp_path / "figure.svg"
+    path = make_run()
+    assert call("analyze", path, "--plot", target, "-q").code == 0
+    assert target.read_text().startswith("<?xml")
+    again = call("analyze", path, "--plot", target)
+    assert (again.code, again.err) == (1, f"gradlog: {target} exists; --force replaces it\n")
+    assert call("analyze", path, "--plot", tmp_path / "figure.gif").code == 2
