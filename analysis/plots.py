@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradlog.analysis.report.colours import SERIES_LIGHT
+from gradlog.errors import UnusableInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from gradlog.analysis.compare import Comparison
+    from gradlog.analysis.cosine import Cosines
     from gradlog.analysis.grouptime import GroupTime
 
 STYLE: dict[str, Any] = {
@@ -200,6 +203,64 @@ def overview(ds: xarray.Dataset) -> Figure:
     return figure
 
 
+def cosine(found: Cosines, ax: Axes | None = None) -> Axes:
+    """Cosine similarity of two runs' gradients by step, with its 95 % interval and the step where they part."""
+    ax = _axes(ax)
+    ax.fill_between(found.steps, found.low, found.high, color=SERIES_LIGHT[0], alpha=0.2, lw=0)
+    ax.plot(found.steps, found.value, color=SERIES_LIGHT[0], lw=0.8)
+    if found.parted is not None:
+        ax.axvline(found.parted, color="0.4", lw=0.8, ls=":", label=f"parted at step {found.parted:,}")
+    ax.axhline(0, color="0.75", lw=0.8, zorder=0)
+    ax.set_ylim(min(-0.1, float(np.nanmin(found.low, initial=0.0))), 1.05)
+    ax.set_xlabel("step")
+    ax.set_ylabel("cosine of the two gradients")
+    return ax
+
+
+def comparison(found: Comparison) -> Figure:
+    """Kappa of several runs over windows, a panel for each predictor; the cosine of two runs if there is one.
+
+    Raises
+    ------
+    UnusableInputError
+        Neither windows nor cosines to draw.
+    """
+    from matplotlib.figure import Figure
+
+    timed = found.predictors if found.rows[0].document["windows"] else ()
+    panels = len(timed) + (found.cosines is not None)
+    if panels == 0:
+        raise UnusableInputError("nothing to draw: compare with window=N, or two runs sketched by the same map")
+    figure = Figure(figsize=(7.0, 2.2 * -(-panels // 2)), layout="constrained")
+    axes = figure.subplots(-(-panels // 2), 2, squeeze=False).ravel()
+    for ax, name in zip(axes, timed, strict=False):
+        for colour, row in zip(_cycle(len(found.rows)), found.rows, strict=True):
+            _curve(ax, row.document["windows"], name, colour, row.label)
+        ax.set_title(name, loc="left")
+        ax.set_xlabel("step")
+        ax.set_ylabel("kappa")
+    if timed:
+        axes[0].legend()
+    if found.cosines is not None:
+        ax = cosine(found.cosines, axes[len(timed)])
+        if found.cosines.parted is not None:
+            ax.legend()
+    for ax in axes[panels:]:
+        ax.remove()
+    return figure
+
+
+def _curve(ax: Axes, windows: list[dict[str, Any]], name: str, colour: str, label: str) -> None:
+    at = [(w["first_step"] + w["last_step"]) / 2 for w in windows]
+    value, low, high, null = (
+        np.array([np.nan if w["kappa"][name][end] is None else w["kappa"][name][end] for w in windows])
+        for end in ("value", "low", "high", "null")
+    )
+    ax.fill_between(at, low, high, color=colour, alpha=0.2, lw=0)
+    ax.plot(at, value, color=colour, label=label)
+    ax.plot(at, null, color=colour, ls="--", lw=0.8)
+
+
 def save(ds: xarray.Dataset, target: str | os.PathLike[str]) -> None:
     """Draw the overview into a .png, .svg or .pdf file, the same bytes for the same result.
 
@@ -208,6 +269,21 @@ def save(ds: xarray.Dataset, target: str | os.PathLike[str]) -> None:
     ValueError
         Another suffix.
     """
+    _write(lambda: overview(ds), target)
+
+
+def save_comparison(found: Comparison, target: str | os.PathLike[str]) -> None:
+    """Draw a comparison into a .png, .svg or .pdf file.
+
+    Raises
+    ------
+    ValueError
+        Another suffix, or nothing to draw.
+    """
+    _write(lambda: comparison(found), target)
+
+
+def _write(draw: Callable[[], Figure], target: str | os.PathLike[str]) -> None:
     import matplotlib as mpl
 
     suffix = os.path.splitext(os.fspath(target))[1].lower()
@@ -216,7 +292,7 @@ def save(ds: xarray.Dataset, target: str | os.PathLike[str]) -> None:
     style: Any = STYLE
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None, "ModDate": None}, ".png": {}}[suffix]
     with mpl.rc_context(style):
-        overview(ds).savefig(target, dpi=200, facecolor="white", metadata=undated)
+        draw().savefig(target, dpi=200, facecolor="white", metadata=undated)
 
 
 def _legend_above(ax: Axes) -> None:

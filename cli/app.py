@@ -14,6 +14,7 @@ from gradlog.cli import console
 from gradlog.cli.analyze import analyze
 from gradlog.cli.audit import audit
 from gradlog.cli.compact import compact
+from gradlog.cli.compare import compare
 from gradlog.cli.info import info
 from gradlog.cli.render import printable
 from gradlog.cli.report import report
@@ -49,7 +50,7 @@ def gradlog(context: click.Context) -> None:
         context.color = False
 
 
-for verb in (info, analyze, report, audit, compact):
+for verb in (info, analyze, report, compare, audit, compact):
     gradlog.add_command(verb)
 
 

@@ -16,6 +16,8 @@ import click
 if TYPE_CHECKING:
     import xarray
 
+    from gradlog.analysis.compare import Comparison
+
 SUFFIXES = (".json", ".nc", ".zarr")
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -48,6 +50,15 @@ def draw(result: xarray.Dataset, target: Path, force: bool) -> None:
     require_free(target, force)
     with replacing(target) as fresh:
         plots.save(result, fresh)
+
+
+def draw_comparison(found: Comparison, target: Path, force: bool) -> None:
+    """Draw several runs."""
+    from gradlog.analysis import plots
+
+    require_free(target, force)
+    with replacing(target) as fresh:
+        plots.save_comparison(found, fresh)
 
 
 def require_free(target: Path, force: bool) -> None:
