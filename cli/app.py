@@ -15,6 +15,7 @@ from gradlog.cli.analyze import analyze
 from gradlog.cli.audit import audit
 from gradlog.cli.compact import compact
 from gradlog.cli.compare import compare
+from gradlog.cli.export import export
 from gradlog.cli.info import info
 from gradlog.cli.render import printable
 from gradlog.cli.report import report
@@ -50,7 +51,7 @@ def gradlog(context: click.Context) -> None:
         context.color = False
 
 
-for verb in (info, analyze, report, compare, audit, compact):
+for verb in (info, analyze, report, compare, export, audit, compact):
     gradlog.add_command(verb)
 
 

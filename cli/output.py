@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +77,7 @@ def require_free(target: Path, force: bool) -> None:
     if not force:
         raise FileExistsError(f"{target} exists; --force replaces it")
     if target.is_dir() and not _is_result(target):
-        raise FileExistsError(f"{target} is a folder that gradlog analyze did not write; choose another path")
+        raise FileExistsError(f"{target} is a folder that gradlog did not export; choose another path")
 
 
 def write_text(text: str, target: Path, force: bool) -> None:
@@ -101,26 +100,21 @@ def replacing(target: Path) -> Iterator[Path]:
 
 def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: bool) -> None:
     """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
+    from gradlog.analysis.export import export_result
+
     require_free(target, force)
     write: dict[str, Callable[[Path], Any]] = {
         ".json": lambda p: p.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n"),
-        ".nc": lambda p: result.to_netcdf(p, engine="h5netcdf"),
-        ".zarr": lambda p: _to_zarr(result, p),
+        ".nc": lambda p: export_result(result, p, "netcdf"),
+        ".zarr": lambda p: export_result(result, p, "zarr"),
     }
     with replacing(target) as fresh:
         write[target.suffix](fresh)
 
 
-def _to_zarr(result: xarray.Dataset, path: Path) -> None:
-    """Consolidate: xarray looks for it first and warns where it is missing, zarr warns that it is an extension."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
-        result.to_zarr(path, consolidated=True, zarr_format=3)
-
-
 def _is_result(folder: Path) -> bool:
     try:
         attributes = json.loads((folder / "zarr.json").read_text())["attributes"]
-        return bool(attributes["title"] == "gradlog analysis")
+        return attributes["title"] in ("gradlog analysis", "gradlog run")
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -90,7 +90,7 @@ def test_force_never_replaces_a_recorded_run(call, make_run):
     path = make_run()
     shown = call("analyze", path, "-o", path, "--force")
     assert shown.code == 1
-    assert "did not write" in shown.err
+    assert "did not export" in shown.err
     assert open_run(path).info["steps"] == 40
 
 
