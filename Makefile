@@ -4,16 +4,17 @@ PY := .venv/bin/python
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
-.PHONY: setup demo test check bench docs wheel-check clean
+.PHONY: setup demo test check bench docs figure wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest
 check: lint wheel-check
 bench: .venv/.dev        ; $(PY) -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only -q
-docs: .venv/.base        ; $(PY) examples/readme_figure.py
+docs: .venv/.dev         ; $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+figure: .venv/.base      ; $(PY) examples/readme_figure.py
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
-clean:                   ; rm -rf .venv .wheel-check build *.egg-info
+clean:                   ; rm -rf .venv .wheel-check build docs/_build *.egg-info
 
 .PHONY: lint
 lint: .venv/.dev
@@ -24,4 +25,4 @@ lint: .venv/.dev
 
 .venv/pyvenv.cfg:        ; $(PYTHON) -m venv .venv
 .venv/.base: pyproject.toml | .venv/pyvenv.cfg ; $(PY) -m pip install -q -e . && touch $@
-.venv/.dev: pyproject.toml | .venv/pyvenv.cfg  ; $(PY) -m pip install -q -e '.[test,dev]' && touch .venv/.base $@
+.venv/.dev: pyproject.toml | .venv/pyvenv.cfg  ; $(PY) -m pip install -q -e '.[test,dev,docs]' && touch .venv/.base $@
