@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gradlog.analysis.grouptime import GroupTime
 from gradlog.analysis.report.figures import WIDE, column, interval, style, titled, width
 from gradlog.analysis.report.scale import Axis, exact, linear, logarithmic
 from gradlog.analysis.report.study import OVER_TIME, Study
@@ -13,7 +14,7 @@ from gradlog.analysis.report.svg import Legend, Panel
 from gradlog.analysis.text import numeral, percent
 
 STEP = "step"
-MOST_MARKS = 200
+MOST_MARKS, MOST_GROUPS = 200, 32
 SCALARS = {
     "loss": ("Loss", "loss"),
     "norm": ("Gradient norm", "norm of the gradient, log scale"),
@@ -165,14 +166,24 @@ def _heat_map(study: Study, title: str) -> str:
         ("band", "h1", percent(top / 2, 0)),
         ("band", "h2", f"{percent(top, 0)} of the window's error"),
     ]
-    panel = Panel(title, x, shares.groups, legend, plot=max(60, 24 * len(shares.groups)), width=WIDE)
+    kept = _heaviest(shares)
+    names = [shares.groups[g] for g in kept]
+    if len(kept) < len(shares.groups):
+        title += f" · the {len(kept)} of {len(shares.groups)} groups with the largest error"
+    panel = Panel(title, x, names, legend, plot=max(60, 24 * len(kept)), width=WIDE)
     for w, (a, b) in enumerate(zip(shares.first, shares.last, strict=True)):
         edge = shares.first[w + 1] if w + 1 < len(shares.first) else b
-        for g, name in enumerate(shares.groups):
+        for row, (g, name) in enumerate(zip(kept, names, strict=True)):
             share, low, high = (float(v[w, g]) for v in (shares.share, shares.low, shares.high))
             part = f"{percent(share)} ({percent(low)} to {percent(high)})"
             text = f"{name}, steps {a:,} to {b:,}: {part} of the error of {shares.predictor}"
-            panel.cell(float(a), float(edge), g, share / top if np.isfinite(share) else 0.0, text)
+            panel.cell(float(a), float(edge), row, share / top if np.isfinite(share) else 0.0, text)
     return panel.svg(
         f"Share of each parameter group in the path length of {shares.predictor}, by window, of {study.label}"
     )
+
+
+def _heaviest(shares: GroupTime) -> list[int]:
+    """Select the groups with the longest paths, at most 32, in their own order."""
+    total = np.nan_to_num(shares.path).sum(axis=0)
+    return sorted(np.argsort(-total, kind="stable")[:MOST_GROUPS].tolist())

@@ -11,6 +11,8 @@ from gradlog.analysis.report.study import SHARED, Study
 from gradlog.analysis.text import numeral, percent
 from gradlog.analysis.verdict import sentence, verdict
 
+MOST_GROUPS = 200
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -69,7 +71,7 @@ def group_table(studies: Sequence[Study]) -> Table | None:
     rows = [
         [*_who(s, studies), *_group(name, found, s)]
         for s in studies
-        for name, found in s.document["by_group"].items()
+        for name, found in _largest(s.document["by_group"])
         if len(s.document["by_group"]) > 1
     ]
     if not rows:
@@ -86,7 +88,15 @@ def group_table(studies: Sequence[Study]) -> Table | None:
         "shuffled rank",
     ]
     note = "Shares of energy are exact unless the run was recorded by several ranks."
+    if any(len(s.document["by_group"]) > MOST_GROUPS for s in studies):
+        note += f" Only the {MOST_GROUPS} groups of a run with the largest energy are listed."
     return Table("Parameter groups", columns, rows, note)
+
+
+def _largest(groups: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Select the groups with the largest energy, at most 200, in their own order."""
+    least = sorted((g["energy"] for g in groups.values()), reverse=True)[:MOST_GROUPS][-1:]
+    return [(name, g) for name, g in groups.items() if g["energy"] >= least[0]][:MOST_GROUPS]
 
 
 def bounds_table(studies: Sequence[Study]) -> Table | None:

@@ -24,7 +24,7 @@ READINGS = {
     "rank_over_time": "The lower a line below its dashed twin, the more the steps of that window share directions; a "
     "window of W steps can show at most W − 1.",
     "heat_map": f"The darker a cell, the larger the group's share of the error of {SHARED} in that window; each column "
-    "adds up to 100 %.",
+    "adds up to 100 % over all groups.",
 }
 
 

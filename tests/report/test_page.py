@@ -219,6 +219,17 @@ def test_no_run_is_no_report():
         html_report([])
 
 
+def test_many_groups_are_cut_and_told(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((60, 230, 2))
+    rows[:, 7] *= 0.01
+    text = html_report([stores.write_run(tmp_path / "wide.zarr", rows)], predictors=["last"])
+    assert "the 32 of 230 groups with the largest error" in text
+    assert "Only the 200 groups of a run with the largest energy are listed." in text
+    assert ">g7<" not in text
+    assert text.count('<rect class="cell"') % 32 == 0
+    assert len(text.encode()) < 1_500_000
+
+
 @pytest.mark.slow
 def test_a_long_run_makes_a_small_page(tmp_path):
     rows = np.random.default_rng(0).standard_normal((100_000, 16, 2), np.float32)
