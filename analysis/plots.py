@@ -158,8 +158,10 @@ def rank_over_time(ds: xarray.Dataset, ax: Axes | None = None) -> Axes:
     for colour, e in zip(_cycle(ds.sizes["eps"]), ds["eps"].values, strict=True):
         here = ds.sel(eps=e)
         low, high = here["window_rank_low"].values, here["window_rank_high"].values
-        ax.fill_between(at, low, high, color=colour, alpha=0.2, lw=0)
-        ax.plot(at, np.where(np.isfinite(high), high, low), color=colour, label=f"eps = {e:g}")
+        ax.fill_between(
+            at, low, np.where(np.isfinite(high), high, np.nanmax([high, low])), color=colour, alpha=0.2, lw=0
+        )
+        ax.plot(at, high, color=colour, label=f"eps = {e:g}")
         if "window_rank_null" in ds:
             ax.plot(at, here["window_rank_null"].values, color=colour, ls="--", lw=0.8)
     ax.set_ylim(bottom=0)

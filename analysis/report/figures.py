@@ -104,7 +104,7 @@ def spectrum(studies: Sequence[Study]) -> list[str]:
 
 
 def _spectrum(study: Study, values: NDArray[np.float64], x: Axis, y: Axis, title: str, wide: int) -> str:
-    panel = Panel(title, x, y, [("line", "s0", "of the logged matrix")], width=wide)
+    panel = Panel(title, x, y, [("line", "s0", _kind(study))], width=wide)
     order = np.arange(1, len(values) + 1)
     kept = _thinned(len(values))
     panel.line(order[kept], values[kept], "s0")
@@ -116,6 +116,12 @@ def _spectrum(study: Study, values: NDArray[np.float64], x: Axis, y: Axis, title
     ]
     panel.dots(order[hits], values[hits], "s0", tips, mark="spot")
     return panel.svg(f"Singular values of the increments of {study.label}, falling")
+
+
+def _kind(study: Study) -> str:
+    """Name what the singular values are: exact, or lower bounds by the randomized route."""
+    bounds = float(study.result.attrs["svd_certificate"]) > 0
+    return "of the logged matrix" + (", lower bounds by the randomized route" if bounds else "")
 
 
 def tail(studies: Sequence[Study]) -> list[str]:
@@ -170,7 +176,7 @@ def _rank_marks(panel: Panel, study: Study, eps: NDArray[np.float64]) -> None:
     dots = [f"eps {row[0]:g}: r* of the logged matrix is certified to lie in {interval(*row[5:])}" for row in rows]
     panel.dots(null, eps, "s1", rings, mark="ring")
     panel.dots(known, eps, "s2", crosses, mark="cross")
-    panel.dots(np.where(np.isfinite(high), high, low), eps, "s0", dots)
+    panel.dots(high, eps, "s0", dots)
 
 
 def _positive(values: ArrayLike) -> NDArray[np.float64]:

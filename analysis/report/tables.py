@@ -146,7 +146,7 @@ def _gain(kappa: dict[str, Any]) -> Cell:
 
 def _rank(eps: str, rank: dict[str, Any]) -> list[Cell]:
     low, high, known = rank["low"], rank["high"], rank.get("estimate")
-    span = f"{_count(low)}" if low == high else f"{_count(low)} to {_count(high) if high is not None else 'open'}"
+    span = f"{_count(low)}" if low == high else f"{_count(low)} {'or more' if high is None else f'to {_count(high)}'}"
     ends = rank.get("estimate_low"), rank.get("estimate_high")
     return [
         Cell(eps, float(eps), "name"),

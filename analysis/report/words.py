@@ -60,9 +60,7 @@ def _rank(study: Study) -> str:
     if rank["low"] is None:
         return ""
     held = f"{percent(1 - float(eps), 0)} of the energy of the logged increments"
-    span = (
-        f"{rank['low']:.0f}" if rank["low"] == rank["high"] else f"between {rank['low']:.0f} and {_end(rank['high'])}"
-    )
+    span = _span(rank["low"], rank["high"])
     text = f"{held} lies in {span} directions, certified"
     text += f" ({rank['null']:.0f} if the steps were shuffled)" if rank.get("null") is not None else ""
     if study.run.header.sketch.exact:
@@ -73,8 +71,10 @@ def _rank(study: Study) -> str:
     return text + f"; of the gradients themselves an estimated {rank['estimate']:.0f} ({ends})."
 
 
-def _end(high: float | None) -> str:
-    return "an open end" if high is None else f"{high:.0f}"
+def _span(low: float, high: float | None) -> str:
+    if high is None:
+        return f"{low:.0f} or more"
+    return f"{low:.0f}" if low == high else f"between {low:.0f} and {high:.0f}"
 
 
 def _signal(study: Study) -> str:

@@ -15,6 +15,7 @@ import stores
 
 from gradlog.analysis import analyze, open_run
 from gradlog.analysis.report import html_report, study
+from gradlog.analysis.report.page import page
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_logs" / "mlp_wine_exact.zarr"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -238,3 +239,16 @@ def test_a_long_run_makes_a_small_page(tmp_path):
     text = html_report([path])
     assert len(text.encode()) < 1_500_000
     assert ">g15<" in text
+
+
+def test_a_rank_that_stays_open_is_not_drawn_as_known(tmp_path):
+    """Flat noise in more columns than the randomized route looks at."""
+    rows = np.random.default_rng(1).standard_normal((1100, 4, 400)).astype(np.float32)
+    run = open_run(str(stores.write_run(tmp_path / "flat.zarr", rows, chunk=128)))
+    found = study.study(run, "flat")
+    assert np.isnan(found.result["rank_high"].values).any()
+    text = page([found])
+    assert " or more" in text
+    assert "lower bounds by the randomized route" in text
+    assert "to open" not in text
+    assert not re.search(r"certified[^<]*nan", text)
