@@ -6,20 +6,21 @@ FW := .venv-frameworks/bin/python
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
-.PHONY: setup demo test check integrations bench docs paper wheel-check clean
+.PHONY: setup demo test check integrations bench docs figure paper wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest
 check: lint wheel-check
 integrations: .venv-frameworks/.done ; $(FW) -m pytest tests/integrations
 bench: .venv/.dev        ; $(PY) -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only -q
-docs: .venv/.base        ; $(PY) examples/readme_figure.py
+docs: .venv/.dev         ; $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+figure: .venv/.base      ; $(PY) examples/readme_figure.py
 paper: .venv/.paper
 	$(PY) -m examples.paper.table --format markdown --figure docs/img/paper_rows.svg --windows docs/img/paper_windows.svg
 	$(PY) -m examples.paper.studies --figure docs/img/paper_studies.svg
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
-clean:                   ; rm -rf .venv .venv-frameworks .wheel-check build *.egg-info
+clean:                   ; rm -rf .venv .venv-frameworks .wheel-check build docs/_build *.egg-info
 
 .PHONY: lint
 lint: .venv/.dev
@@ -30,7 +31,7 @@ lint: .venv/.dev
 
 .venv/pyvenv.cfg:        ; $(PYTHON) -m venv .venv
 .venv/.base: pyproject.toml | .venv/pyvenv.cfg ; $(PY) -m pip install -q -e . && touch $@
-.venv/.dev: pyproject.toml | .venv/pyvenv.cfg  ; $(PY) -m pip install -q -e '.[test,dev]' && touch .venv/.base $@
+.venv/.dev: pyproject.toml | .venv/pyvenv.cfg  ; $(PY) -m pip install -q -e '.[test,dev,docs]' && touch .venv/.base $@
 
 .venv-frameworks/pyvenv.cfg: ; $(PYTHON) -m venv .venv-frameworks
 .venv-frameworks/.done: pyproject.toml | .venv-frameworks/pyvenv.cfg

@@ -131,6 +131,11 @@ class Run:
     def __repr__(self) -> str:
         return f"<gradlog.analysis.Run {self.where}: {len(self.steps)} steps, groups x k = {self.groups} x {self.k}>"
 
+    def _repr_html_(self) -> str:
+        from gradlog.analysis.card import card
+
+        return card(self)
+
     @property
     def k(self) -> int:
         """Sketch coordinates a group."""

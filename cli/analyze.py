@@ -23,6 +23,7 @@ from gradlog.cli import console, output, tables
     metavar="FILE",
     help="Also write the result: .json, .nc or .zarr.",
 )
+@click.option("--plot", callback=output.picture, metavar="FILE", help="Also draw the result: .png, .svg or .pdf.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
     "--predictor",
@@ -55,6 +56,7 @@ def analyze(
     run: str,
     as_json: bool,
     target: Path | None,
+    plot: Path | None,
     force: bool,
     predictors: tuple[str, ...],
     eps: tuple[float, ...],
@@ -72,11 +74,12 @@ def analyze(
     """
     from gradlog import analysis
 
-    if target is not None:
-        output.require_free(target, force)
+    for wanted in (target, plot):
+        if wanted is not None:
+            output.require_free(wanted, force)
     options: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
     options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
-    _check(predictors, memory)
+    check_options(predictors, memory)
     opened = analysis.open_run(run, view)
     with console.progress("analyze", quiet) as progress:
         result = analysis.analyze(opened, progress=progress, **options)
@@ -84,11 +87,14 @@ def analyze(
     if target is not None:
         output.save(result, document, target, force)
         console.log.info("wrote %s", target)
+    if plot is not None:
+        output.draw(result, plot, force)
+        console.log.info("drew %s", plot)
     lines = [json.dumps(document, indent=1, allow_nan=False)] if as_json else tables.report(run, document)
     click.echo("\n".join(lines))
 
 
-def _check(predictors: tuple[str, ...], memory: str | None) -> None:
+def check_options(predictors: tuple[str, ...], memory: str | None) -> None:
     """Wrong values of options are wrong usage, found before the run is opened."""
     from gradlog.analysis.memory import parse_size
     from gradlog.analysis.predictors import parse

@@ -14,8 +14,11 @@ from gradlog.cli import console
 from gradlog.cli.analyze import analyze
 from gradlog.cli.audit import audit
 from gradlog.cli.compact import compact
+from gradlog.cli.compare import compare
+from gradlog.cli.export import export
 from gradlog.cli.info import info
 from gradlog.cli.render import printable
+from gradlog.cli.report import report
 from gradlog.cli.run import run as record
 from gradlog.errors import GradlogError
 
@@ -49,7 +52,7 @@ def gradlog(context: click.Context) -> None:
         context.color = False
 
 
-for verb in (record, info, analyze, audit, compact):
+for verb in (record, info, analyze, report, compare, export, audit, compact):
     gradlog.add_command(verb)
 
 

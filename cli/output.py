@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,10 @@ import click
 if TYPE_CHECKING:
     import xarray
 
+    from gradlog.analysis.compare import Comparison
+
 SUFFIXES = (".json", ".nc", ".zarr")
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def destination(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
@@ -23,6 +26,38 @@ def destination(context: click.Context, parameter: click.Parameter, value: str |
     if value is not None and Path(value).suffix not in SUFFIXES:
         raise click.BadParameter(f"{value!r} ends in none of {', '.join(SUFFIXES)}")
     return None if value is None else Path(value)
+
+
+def page(context: click.Context, parameter: click.Parameter, value: str) -> Path:
+    """Check that a page goes to an ``.html`` file."""
+    if Path(value).suffix not in (".html", ".htm"):
+        raise click.BadParameter(f"{value!r} does not end in .html")
+    return Path(value)
+
+
+def picture(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """Check the suffix of ``--plot`` before anything is computed."""
+    if value is not None and Path(value).suffix.lower() not in PICTURES:
+        raise click.BadParameter(f"{value!r} ends in none of {', '.join(PICTURES)}")
+    return None if value is None else Path(value)
+
+
+def draw(result: xarray.Dataset, target: Path, force: bool) -> None:
+    """Draw the overview of a result."""
+    from gradlog.analysis import plots
+
+    require_free(target, force)
+    with replacing(target) as fresh:
+        plots.save(result, fresh)
+
+
+def draw_comparison(found: Comparison, target: Path, force: bool) -> None:
+    """Draw several runs."""
+    from gradlog.analysis import plots
+
+    require_free(target, force)
+    with replacing(target) as fresh:
+        plots.save_comparison(found, fresh)
 
 
 def require_free(target: Path, force: bool) -> None:
@@ -42,35 +77,44 @@ def require_free(target: Path, force: bool) -> None:
     if not force:
         raise FileExistsError(f"{target} exists; --force replaces it")
     if target.is_dir() and not _is_result(target):
-        raise FileExistsError(f"{target} is a folder that gradlog analyze did not write; choose another path")
+        raise FileExistsError(f"{target} is a folder that gradlog did not export; choose another path")
 
 
-def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: bool) -> None:
-    """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
+def write_text(text: str, target: Path, force: bool) -> None:
+    """Write beside the target, then move into place."""
     require_free(target, force)
-    write: dict[str, Callable[[Path], Any]] = {
-        ".json": lambda p: p.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n"),
-        ".nc": lambda p: result.to_netcdf(p, engine="h5netcdf"),
-        ".zarr": lambda p: _to_zarr(result, p),
-    }
+    with replacing(target) as fresh:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a path beside the target; what is there in the end takes the target's place, all or nothing."""
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         fresh = Path(folder) / target.name
-        write[target.suffix](fresh)
+        yield fresh
         if target.is_dir():
             os.replace(target, Path(folder) / "replaced")
         os.replace(fresh, target)
 
 
-def _to_zarr(result: xarray.Dataset, path: Path) -> None:
-    """Consolidate: xarray looks for it first and warns where it is missing, zarr warns that it is an extension."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
-        result.to_zarr(path, consolidated=True, zarr_format=3)
+def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: bool) -> None:
+    """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
+    from gradlog.analysis.export import export_result
+
+    require_free(target, force)
+    write: dict[str, Callable[[Path], Any]] = {
+        ".json": lambda p: p.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n"),
+        ".nc": lambda p: export_result(result, p, "netcdf"),
+        ".zarr": lambda p: export_result(result, p, "zarr"),
+    }
+    with replacing(target) as fresh:
+        write[target.suffix](fresh)
 
 
 def _is_result(folder: Path) -> bool:
     try:
         attributes = json.loads((folder / "zarr.json").read_text())["attributes"]
-        return bool(attributes["title"] == "gradlog analysis")
+        return attributes["title"] in ("gradlog analysis", "gradlog run")
     except (OSError, ValueError, KeyError, TypeError):
         return False

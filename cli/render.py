@@ -7,28 +7,10 @@ from typing import Any
 
 import click
 
+from gradlog.analysis.text import number as number
+from gradlog.analysis.text import printable as printable
+
 WIDTH = 80
-
-
-def printable(text: object) -> str:
-    """Escape control characters: text in a store may come from anybody."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Show a number to some significant digits; a dash where there is none.
-
-    >>> number(1.05), number(13.84), number(123456.0), number(None)
-    ('1.050', '13.84', '1.235e+05', '-')
-    """
-    if value is None or value != value:
-        return "-"
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 10**digits:
-        whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-        return f"{value:.{max(0, digits - whole)}f}"
-    return f"{value:.{digits - 1}e}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 4) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradlog.analysis.verdict import verdict as verdict
 from gradlog.cli import render
 
 Document = dict[str, Any]
-
-NEGLIGIBLE = 0.02
-"""A gain smaller than this is called noise, however narrow the interval of the sketch."""
 
 READING = """\
 shuffled: what the same gradients would show in random order; gain = 1 - kappa / shuffled. smoother, rougher: order
@@ -32,21 +30,6 @@ def report(path: str, result: Document) -> list[str]:
         [f"next: gradlog analyze {render.printable(path)} --json"],
     ]
     return [line for part in parts if part for line in (*part, "")][:-1]
-
-
-def verdict(kappa: Document) -> str:
-    """One word on the order of the steps.
-
-    >>> verdict({"value": 1.05, "low": 1.04, "high": 1.06, "null": 1.053, "gain": 0.003})
-    'noise'
-    """
-    null, gain = kappa.get("null"), kappa.get("gain")
-    if null is None or gain is None or kappa["value"] is None:
-        return "-"
-    low, high = (kappa["value"] if kappa.get(end) is None else kappa[end] for end in ("low", "high"))
-    if low <= null <= high or abs(gain) < NEGLIGIBLE:
-        return "noise"
-    return "smoother" if gain > 0 else "rougher"
 
 
 def _run(path: str, result: Document) -> list[str]:

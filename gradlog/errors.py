@@ -53,6 +53,10 @@ class UnsupportedError(GradlogError, RuntimeError):
     """An optimizer, framework or setting cannot be recorded, for the reason given."""
 
 
+class UnusableInputError(GradlogError, ValueError):
+    """A file or an option cannot serve what it was given for."""
+
+
 class MissingDependencyError(GradlogError, ImportError):
     """An optional package is needed; the message carries the install command."""
 

@@ -90,7 +90,7 @@ def test_force_never_replaces_a_recorded_run(call, make_run):
     path = make_run()
     shown = call("analyze", path, "-o", path, "--force")
     assert shown.code == 1
-    assert "did not write" in shown.err
+    assert "did not export" in shown.err
     assert open_run(path).info["steps"] == 40
 
 
@@ -152,3 +152,13 @@ def test_verdict_words():
     assert verdict({**kappa, "null": 1.0, "gain": -0.5}) == "rougher"
     assert verdict({**kappa, "null": 1.55, "gain": 0.03}) == "noise"
     assert verdict({**kappa, "null": None}) == "-"
+
+
+def test_plot_draws_a_file(call, make_run, tmp_path):
+    target = tmp_path / "figure.svg"
+    path = make_run()
+    assert call("analyze", path, "--plot", target, "-q").code == 0
+    assert target.read_text().startswith("<?xml")
+    again = call("analyze", path, "--plot", target)
+    assert (again.code, again.err) == (1, f"gradlog: {target} exists; --force replaces it\n")
+    assert call("analyze", path, "--plot", tmp_path / "figure.gif").code == 2

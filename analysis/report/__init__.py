@@ -1,0 +1,69 @@
+"""A report on one run or several: one HTML file, readable anywhere, offline.
+
+>>> from gradlog.analysis.report import write_report
+>>> write_report(["run.zarr"], "report.html")        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradlog.analysis.reader import Run
+
+__all__ = ["html_report", "write_report"]
+
+
+def html_report(runs: Sequence[Run | str | os.PathLike[str]], title: str = "Gradient report", **options: Any) -> str:
+    """Measure runs and return a self-contained HTML page about them.
+
+    Parameters
+    ----------
+    runs : sequence of Run or path
+        Shown side by side.
+    title : str
+    **options
+        ``predictors``, ``eps``, ``burn_in``, ``memory``, ``scheduler``, ``progress`` as of ``analyze``.
+
+    Returns
+    -------
+    str
+        HTML with inline SVG, style and script, that asks the network for nothing. Text from the runs is escaped.
+
+    Raises
+    ------
+    ValueError
+        No run given.
+    TooFewStepsError, NotARunError, CorruptRunError
+        As of ``open_run`` and ``analyze``.
+
+    Examples
+    --------
+    >>> page = html_report(["run.zarr", "other.zarr"])       # doctest: +SKIP
+    """
+    from gradlog.analysis.reader import Run, open_run
+    from gradlog.analysis.report.page import page
+    from gradlog.analysis.report.study import PASSES, Phases, labels, study
+
+    if not runs:
+        raise ValueError("a report needs at least one run")
+    opened = [r if isinstance(r, Run) else open_run(os.fspath(r)) for r in runs]
+    names = labels([r.where for r in opened])
+    options["progress"] = Phases(options.get("progress"), PASSES * len(opened))
+    return page([study(r, name, **options) for r, name in zip(opened, names, strict=True)], title)
+
+
+def write_report(
+    runs: Sequence[Run | str | os.PathLike[str]], target: str | os.PathLike[str], title: str = "Gradient report",
+    **options: Any,
+) -> None:  # fmt: skip
+    """Write ``html_report(runs, title, **options)`` to a file.
+
+    Raises
+    ------
+    As ``html_report``.
+    """
+    Path(target).write_text(html_report(runs, title, **options), encoding="utf-8", errors="backslashreplace")

@@ -1,0 +1,134 @@
+"""Everything that a report shows of one run, measured: two passes of the analyzer, one by group and time."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from gradlog.analysis.grouptime import GroupTime, group_time
+from gradlog.analysis.pipeline import EPS, analyze
+from gradlog.analysis.reader import Run
+from gradlog.analysis.result_json import to_json
+from gradlog.analysis.series import Series, gradient_norm, scalar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray
+
+    from gradlog.analysis.blocks import Progress
+    from gradlog.analysis.predictors import Predictor
+
+PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
+OVER_TIME = ("last", "ema(0.9)", "ema(0.99)", "trend")
+SHARED = "last"
+"""Predictor whose path length is shared out between groups and times."""
+
+PASSES = 3
+"""Calls of ``progress`` from 0 to the end that ``study`` makes of a run that is long enough."""
+
+MOST_WINDOWS, LEAST_ROWS = 24, 16
+NARROW = 384
+"""Columns up to which the Grams of all windows are small beside everything else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One run, measured for a report.
+
+    Attributes
+    ----------
+    label : str
+        Short name, unique among the runs of a report.
+    run : Run
+    result : xarray.Dataset
+        The whole run and each group.
+    windows : xarray.Dataset or None
+        The same run by windows of steps; None when it is too short to be cut.
+    document : dict
+        ``to_json(result)``.
+    shares : GroupTime or None
+        Path length by group and window.
+    series : dict of Series
+        ``"loss"`` and ``"lr"`` where logged, ``"norm"``.
+    """
+
+    label: str
+    run: Run
+    result: xarray.Dataset
+    windows: xarray.Dataset | None
+    document: dict[str, Any]
+    shares: GroupTime | None
+    series: dict[str, Series]
+
+
+def window_rows(rows: int) -> int | None:
+    """Rows of a window: about 24 windows, none shorter than 16 rows; None where not even three fit.
+
+    >>> window_rows(100_000), window_rows(400), window_rows(40)
+    (4166, 16, None)
+    """
+    size = max(LEAST_ROWS, rows // MOST_WINDOWS)
+    return size if rows >= 3 * size else None
+
+
+class Phases:
+    """Progress of several passes one after another as one: each counts for an equal part of the whole."""
+
+    def __init__(self, progress: Progress | None, phases: int) -> None:
+        self._progress, self._phases, self._at, self._last = progress, phases, 0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Blocks of the pass that is under way; fewer than before means that the next one began."""
+        if done < self._last and self._at + 1 < self._phases:
+            self._at += 1
+        self._last = done
+        if self._progress:
+            self._progress(self._at * total + done, self._phases * total)
+
+
+def study(
+    run: Run,
+    label: str,
+    *,
+    predictors: Sequence[str | Predictor] = PREDICTORS,
+    eps: Sequence[float] = EPS,
+    burn_in: int = 0,
+    memory: str | int | None = None,
+    scheduler: Any = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Measure a run for a report; the arguments are those of ``analyze``."""
+    common: dict[str, Any] = {"eps": eps, "burn_in": burn_in, "memory": memory, "scheduler": scheduler}
+    result = analyze(run, predictors, by_group=True, progress=progress, **common)
+    size = window_rows(len(run.steps) - burn_in)
+    windows = shares = None
+    if size is not None:
+        route: Any = _route(len(run.steps), run.rows.n)
+        windows = analyze(run, OVER_TIME, window=size, by_group=False, passes=1, svd=route, progress=progress, **common)
+        shares = group_time(run, SHARED, size, burn_in, scheduler, progress)
+    series = {"norm": gradient_norm(run)}
+    series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
+    return Study(label, run, result, windows, to_json(result), shares, series)
+
+
+def _route(rows: int, columns: int) -> str:
+    """Route to the spectra of many windows: a Gram for each of them only where Grams are small."""
+    if columns <= NARROW:
+        return "gram"
+    return "rows" if rows <= 1024 else "nystrom"
+
+
+def labels(paths: Sequence[str]) -> list[str]:
+    """Short distinct names for runs: the last part of the path, longer where that is not enough.
+
+    >>> labels(["a/run.zarr", "b/run.zarr"]), labels(["x/one.zarr", "x/two.zarr"])
+    (['a/run', 'b/run'], ['one', 'two'])
+    """
+    parts = [PurePath(p.rstrip("/")).parts or (p,) for p in paths]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(x[-depth:]).removesuffix(".zarr").removesuffix(".zarr.zip") for x in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} #{i}" for i, name in enumerate(names, start=1)]

@@ -1,0 +1,207 @@
+"""Tables of a report: cells of text with the number that they sort by. Every number comes with its interval."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gradlog.analysis.report.study import SHARED, Study
+from gradlog.analysis.text import numeral, percent
+from gradlog.analysis.verdict import sentence, verdict
+
+MOST_GROUPS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Text of a cell, what to sort by, its class, and a second line."""
+
+    text: str
+    key: float | str
+    kind: str = ""
+    more: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A sortable table: title, column names, rows of cells, and what to know when reading it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+def kappa_table(studies: Sequence[Study]) -> Table:
+    """Kappa with interval, baseline, gain, and the verdict in words."""
+    rows = [[*_who(s, studies), *_kappa(n, k)] for s in studies for n, k in s.document["kappa"].items() if n != "zero"]
+    columns = [*_run_column(studies), "predictor", "kappa", "95 % interval", "shuffled", "gain", "in words"]
+    note = (
+        "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
+        "shuffled: what the same gradients would show in random order. gain = 1 − kappa / shuffled. The intervals "
+        "cover the sketch's error only, not another seed or a longer run; ar and best-ema are fitted in hindsight. "
+        "Order hurts a predictor that would do better on shuffled steps; a gain below 2 % either way counts as none."
+    )
+    return Table("Kappa", columns, rows, note)
+
+
+def rank_table(studies: Sequence[Study]) -> Table:
+    """r*(eps) of the logged matrix, of shuffled steps, and of the gradients themselves."""
+    rows = [[*_who(s, studies), *_rank(e, r)] for s in studies for e, r in s.document["rank"].items()]
+    columns = [
+        *_run_column(studies),
+        "eps",
+        "certified, logged matrix",
+        "shuffled",
+        "gradients themselves",
+        "estimate's range",
+    ]
+    note = (
+        "r*(eps) directions leave at most eps of the increments' energy. The certified range is of the matrix that was "
+        "logged; a sketch of k coordinates cannot show more than k directions a group. The estimate undoes the "
+        "sketch's effect, its range is the spread over parts of the sketch; where they disagree it is withheld."
+    )
+    return Table("Rank of the increments", columns, rows, note)
+
+
+def group_table(studies: Sequence[Study]) -> Table | None:
+    """Energy, kappa and rank of each parameter group."""
+    rows = [
+        [*_who(s, studies), *_group(name, found, s)]
+        for s in studies
+        for name, found in _largest(s.document["by_group"])
+        if len(s.document["by_group"]) > 1
+    ]
+    if not rows:
+        return None
+    eps = next(iter(studies[0].document["rank"]))
+    columns = [
+        *_run_column(studies),
+        "group",
+        "share of energy",
+        f"kappa, {SHARED}",
+        "95 % interval",
+        "shuffled",
+        f"rank at {eps}, certified",
+        "shuffled rank",
+    ]
+    note = "Shares of energy are exact unless the run was recorded by several ranks."
+    if any(len(s.document["by_group"]) > MOST_GROUPS for s in studies):
+        note += f" Only the {MOST_GROUPS} groups of a run with the largest energy are listed."
+    return Table("Parameter groups", columns, rows, note)
+
+
+def _largest(groups: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Select the groups with the largest energy, at most 200, in their own order."""
+    least = sorted((g["energy"] for g in groups.values()), reverse=True)[:MOST_GROUPS][-1:]
+    return [(name, g) for name, g in groups.items() if g["energy"] >= least[0]][:MOST_GROUPS]
+
+
+def bounds_table(studies: Sequence[Study]) -> Table | None:
+    """Both sides of the two bounds, and what they assume."""
+    rows = [[*_who(s, studies), *_bound(name, s)] for s in studies if _has_bounds(s) for name in s.document["kappa"]]
+    if not rows:
+        return None
+    sides = ["mean norm²", "its bound", "ratio", "regret", "its bound", "ratio"]
+    inputs = "; ".join(
+        f"{s.label}: {_inputs(s)}" if len(studies) > 1 else _inputs(s) for s in studies if _has_bounds(s)
+    )
+    note = (
+        "2 (F₀ − F*) / (ηT) + P / T bounds the mean squared norm, D² / η + ηP / 2 the regret; a ratio of 1 or more is "
+        f"what the bounds promise under their assumptions. Path lengths carry kappa's intervals. Inputs: {inputs}."
+    )
+    return Table("Bounds", [*_run_column(studies), "predictor", *sides], rows, note)
+
+
+def _run_column(studies: Sequence[Study]) -> list[str]:
+    return ["run"] if len(studies) > 1 else []
+
+
+def _who(study: Study, studies: Sequence[Study]) -> list[Cell]:
+    return [Cell(study.label, study.label, "name")] if len(studies) > 1 else []
+
+
+def _kappa(name: str, kappa: dict[str, Any]) -> list[Cell]:
+    shown = f"{name} (beta {kappa['beta']:.4g})" if kappa.get("beta") is not None and "(" not in name else name
+    return [
+        Cell(shown, name, "name"),
+        _number(kappa["value"]),
+        _interval(kappa["low"], kappa["high"]),
+        _number(kappa["null"]),
+        _gain(kappa),
+        Cell(sentence(kappa), verdict(kappa), f"verdict {verdict(kappa)}".strip(" -")),
+    ]
+
+
+def _gain(kappa: dict[str, Any]) -> Cell:
+    value, low, high = kappa["gain"], kappa.get("gain_low"), kappa.get("gain_high")
+    if value is None:
+        return Cell("–", -math.inf)
+    known = low is not None and high is not None
+    more = f"{percent(low, sign=True)} to {percent(high, sign=True)}" if known else "no interval"
+    return Cell(percent(value, sign=True), value, more=more)
+
+
+def _rank(eps: str, rank: dict[str, Any]) -> list[Cell]:
+    low, high, known = rank["low"], rank["high"], rank.get("estimate")
+    span = f"{_count(low)}" if low == high else f"{_count(low)} {'or more' if high is None else f'to {_count(high)}'}"
+    ends = rank.get("estimate_low"), rank.get("estimate_high")
+    return [
+        Cell(eps, float(eps), "name"),
+        Cell(span, low if low is not None else -math.inf),
+        Cell(_count(rank.get("null")), _key(rank.get("null"))),
+        Cell("not identifiable" if known is None else _count(known), _key(known)),
+        Cell("" if known is None else f"{_count(ends[0])} to {_count(ends[1])}", _key(ends[0])),
+    ]
+
+
+def _group(name: str, found: dict[str, Any], study: Study) -> list[Cell]:
+    kappa, whole = found["kappa"].get(SHARED), study.document["energy"]
+    share = found["energy"] / whole if whole else None
+    rank = next(iter(found["rank"].values()))
+    empty = {"value": None, "low": None, "high": None, "null": None}
+    kappa = kappa or empty
+    return [
+        Cell(name, name, "name"),
+        Cell(percent(share), _key(share)),
+        _number(kappa["value"]),
+        _interval(kappa["low"], kappa["high"]),
+        _number(kappa["null"]),
+        _rank("0", rank)[1],
+        Cell(_count(rank.get("null")), _key(rank.get("null"))),
+    ]
+
+
+def _bound(name: str, study: Study) -> list[Cell]:
+    bounds = study.document["bounds"]
+    sides = [bounds[kind][name][end] for kind in ("stationarity", "regret") for end in ("left", "right", "ratio")]
+    return [Cell(name, name, "name"), *map(_number, sides)]
+
+
+def _has_bounds(study: Study) -> bool:
+    return any(sides["right"] is not None for sides in study.document["bounds"]["stationarity"].values())
+
+
+def _inputs(study: Study) -> str:
+    given = study.document["bounds"]["inputs"]
+    names = {"eta": "η", "first_loss": "F₀", "lowest_loss": "F*", "diameter": "D"}
+    return ", ".join(f"{name} = {numeral(given[key])} ({given['sources'][key]})" for key, name in names.items())
+
+
+def _number(value: float | None) -> Cell:
+    return Cell("–" if value is None else numeral(value), _key(value))
+
+
+def _interval(low: float | None, high: float | None) -> Cell:
+    known = low is not None and high is not None
+    return Cell(f"{numeral(low)} to {numeral(high)}" if known else "none", _key(low), "soft")
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _key(value: float | None) -> float:
+    return -math.inf if value is None else float(value)

@@ -1,0 +1,95 @@
+"""What a report says in sentences: the findings of a run, and how to read each figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradlog.analysis.report.figures import interval
+from gradlog.analysis.report.study import SHARED, Study
+from gradlog.analysis.text import numeral, percent
+from gradlog.analysis.verdict import verdict
+
+READINGS = {
+    "kappas": "A dot left of 1 predicts better than zero; a dot left of its ring predicts better than it would on the "
+    "same gradients in random order.",
+    "kappa_over_time": "Where a line runs below its dashed twin, the order of the steps helped that predictor in that "
+    "window; where they coincide, the window looks like shuffled noise.",
+    "loss": "Look for the windows where loss moves when kappa or rank move.",
+    "norm": "A few large norms carry most of the energy that kappa divides by; the band shows how large they get.",
+    "lr": "Kappa and rank often change where the schedule does.",
+    "spectrum": "The steeper the start, the fewer directions carry the change from step to step; both axes are "
+    "logarithmic. The sketch flattens the far end.",
+    "tail": "The curve crosses a dotted line at r*(eps), the directions that leave at most eps of the energy; compare "
+    "with the ring, where the same steps in random order would cross.",
+    "rank_over_time": "The lower a line below its dashed twin, the more the steps of that window share directions; a "
+    "window of W steps can show at most W − 1.",
+    "heat_map": f"The darker a cell, the larger the group's share of the error of {SHARED} in that window; each column "
+    "adds up to 100 % over all groups.",
+}
+
+
+def findings(study: Study) -> list[str]:
+    """Sentences that sum a run up, each number with its interval."""
+    return [text for text in (_order(study), _best(study), _rank(study), _signal(study)) if text]
+
+
+def _order(study: Study) -> str:
+    found: dict[str, list[str]] = {"smoother": [], "rougher": [], "noise": []}
+    for name, kappa in study.document["kappa"].items():
+        if name != "zero" and verdict(kappa) in found:
+            found[verdict(kappa)].append(name)
+    said = [
+        (found["smoother"], "Temporal order helps {}."),
+        (found["noise"], "It does not help {}: shuffled steps would give the same, to 2 % or within the interval."),
+        (found["rougher"], "It hurts {}: shuffled steps would be predicted better."),
+    ]
+    return " ".join(text.format(_listed(names)) for names, text in said if names)
+
+
+def _best(study: Study) -> str:
+    kappas = {n: k for n, k in study.document["kappa"].items() if n != "zero" and k["value"] is not None}
+    if not kappas:
+        return ""
+    name, best = min(kappas.items(), key=lambda item: float(item[1]["value"]))
+    text = f"{name} leaves the least error: kappa {numeral(best['value'])} ({interval(best['low'], best['high'])})"
+    return f"{text}, against {numeral(best['null'])} in random order and 1 for predicting zero."
+
+
+def _rank(study: Study) -> str:
+    eps, rank = next(iter(study.document["rank"].items()))
+    if rank["low"] is None:
+        return ""
+    held = f"{percent(1 - float(eps), 0)} of the energy of the logged increments"
+    span = _span(rank["low"], rank["high"])
+    text = f"{held} lies in {span} directions, certified"
+    text += f" ({rank['null']:.0f} if the steps were shuffled)" if rank.get("null") is not None else ""
+    if study.run.header.sketch.exact:
+        return text + "; the gradients themselves were logged, so that is their rank."
+    if rank.get("estimate") is None:
+        return text + "; how many directions the gradients themselves need is not identifiable from this sketch."
+    ends = f"{rank['estimate_low']:.0f} to {rank['estimate_high']:.0f}"
+    return text + f"; of the gradients themselves an estimated {rank['estimate']:.0f} ({ends})."
+
+
+def _span(low: float, high: float | None) -> str:
+    if high is None:
+        return f"{low:.0f} or more"
+    return f"{low:.0f}" if low == high else f"between {low:.0f} and {high:.0f}"
+
+
+def _signal(study: Study) -> str:
+    noise: dict[str, Any] = study.document.get("noise") or {}
+    share = noise.get("signal_share")
+    if share is None:
+        return ""
+    low, high = noise.get("signal_share_low"), noise.get("signal_share_high")
+    shown = f"{numeral(share, 3)} ({interval(low, high)})"
+    if share <= 0:
+        return (
+            f"No signal outlasts a step: its share is {shown}, negative where successive gradients oppose each other."
+        )
+    return f"A share of {shown} of the mean squared norm outlasts one step; the rest is minibatch noise."
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,95 @@
+"""``gradlog compare``: several runs in one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gradlog.cli import console, output, render
+from gradlog.cli.analyze import check_options
+
+if TYPE_CHECKING:
+    from gradlog.analysis.compare import Comparison
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv", "markdown", "latex"]), default="table",
+              show_default=True, help="How to print.")  # fmt: skip
+@click.option("--predictor", "predictors", multiple=True, metavar="NAME",
+              help="last, ema(B), trend, ar(P) or best-ema; may be repeated. "
+              "Default: last, ema(0.9), ema(0.99), trend.")  # fmt: skip
+@click.option(
+    "--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows, in json and plot."
+)
+@click.option("--reference", metavar="FILE", help="JSON file of published figures to show below.")
+@click.option("--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out.")
+@click.option("--plot", callback=output.picture, metavar="FILE",
+              help="Also draw kappa by run, its curves over windows, and the cosine: .png, .svg or .pdf.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@console.verbosity
+def compare(
+    runs: tuple[str, ...], form: str, predictors: tuple[str, ...], window: int | None, reference: str | None,
+    burn_in: int, plot: Path | None, force: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Show kappa of RUNS side by side, as the paper's table does.
+
+    Of two runs that were sketched by the same map it also tells at which step their gradients part.
+    """
+    from gradlog.analysis import tabulate
+    from gradlog.analysis.compare import PREDICTORS, to_document
+    from gradlog.analysis.compare import compare as measure
+
+    check_options(predictors, None)
+    if plot is not None:
+        output.require_free(plot, force)
+    with console.progress("compare", quiet) as progress:
+        found = measure(runs, predictors or PREDICTORS, window, reference, burn_in, progress)
+    if plot is not None:
+        output.draw_comparison(found, plot, force)
+    if form == "json":
+        click.echo(json.dumps(to_document(found), indent=1, allow_nan=False))
+    elif form == "table":
+        click.echo("\n".join(_lines(found)))
+    else:
+        click.echo(tabulate.WRITERS[form](found), nl=False)
+
+
+def _lines(found: Comparison) -> list[str]:
+    from gradlog.analysis import tabulate
+    from gradlog.analysis.text import abbreviate
+
+    columns, rows = tabulate.grid(found)
+    short = [
+        [abbreviate(label, 16), *(cell.replace(" ±", "±").replace("±0.", "±.").replace("<0.", "<.") for cell in cells)]
+        for label, *cells in rows
+    ]
+    return [
+        *render.table(columns, short),
+        "",
+        *(f"  {line}" for line in render.wrap(tabulate.footnote(found), render.WIDTH - 2)),
+        *_parting(found),
+        *(line for r in found.rows for text in r.warnings for line in render.note(f"{r.label}: {text}")),
+    ]
+
+
+def _parting(found: Comparison) -> list[str]:
+    if found.note:
+        return ["", *render.note(f"no cosine: {found.note}")]
+    c = found.cosines
+    if c is None:
+        return []
+    from gradlog.analysis.cosine import ALIKE, IN_A_ROW
+
+    first = "never" if c.first_difference is None else f"step {c.first_difference:,}"
+    apart = "never" if c.parted is None else f"step {c.parted:,}"
+    rule = f"cosine below {ALIKE:g}, interval and all, at {IN_A_ROW} steps in a row"
+    shown = [
+        ("steps in common", f"{len(c.steps):,}"),
+        ("first difference", f"{first} (rows not the same bit by bit)"),
+        ("parted", f"{apart} ({rule})"),
+    ]
+    return ["", render.heading("gradients of the two runs"), *render.facts(shown)]

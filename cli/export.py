@@ -1,0 +1,57 @@
+"""``gradlog export``: rows or results for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradlog.cli import console, output
+
+
+@click.command()
+@click.argument("run")
+@click.option("--to", "form", required=True, type=click.Choice(["netcdf", "zarr", "parquet", "csv", "npz"]),
+              help="Format to write.")  # fmt: skip
+@click.option(
+    "-o", "--output", "target", metavar="FILE", help="Where to. Default: RUN's name with the format's suffix."
+)
+@click.option("--what", type=click.Choice(["rows", "result"]), default="rows", show_default=True,
+              help="What was recorded, or what analyze makes of it.")  # fmt: skip
+@click.option("--no-sketch", is_flag=True, help="Rows without the sketch: steps, scalars and norms.")
+@click.option("--window", type=click.IntRange(2), metavar="N", help="Result: also by windows of N rows.")
+@click.option("--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
+              help="After a rewind: the newest row of each step, or all rows.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@console.verbosity
+def export(
+    run: str, form: Any, target: str | None, what: str, no_sketch: bool, window: int | None, view: Any, force: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Write RUN as netCDF, zarr, Parquet, CSV or npz.
+
+    Rows are streamed: the memory needed does not grow with the run.
+    """
+    from gradlog.analysis import analyze, open_run
+    from gradlog.analysis.export import SUFFIX, export_result, export_rows
+
+    path = Path(target) if target else _beside(run, what, SUFFIX[form])
+    output.require_free(path, force)
+    opened = open_run(run, view)
+    if what == "rows":
+        with output.replacing(path) as fresh:
+            export_rows(opened, fresh, form, sketch=not no_sketch)
+    else:
+        with console.progress("analyze", quiet) as progress:
+            result = analyze(opened, window=window, progress=progress)
+        with output.replacing(path) as fresh:
+            export_result(result, fresh, form)
+    click.echo(str(path))
+
+
+def _beside(run: str, what: str, suffix: str) -> Path:
+    """Name of the export in the current folder: run.nc, run.result.nc; run.rows.zarr, never the run itself."""
+    stem = Path(run.rstrip("/")).name.removesuffix(".zip").removesuffix(".zarr")
+    middle = ".result" if what == "result" else ".rows" if suffix == ".zarr" else ""
+    return Path(f"{stem}{middle}{suffix}")

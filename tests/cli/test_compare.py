@@ -1,0 +1,61 @@
+"""``gradlog compare``: what it prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def two(make_run):
+    return make_run(steps=60), make_run(steps=60, name="other.zarr")
+
+
+def test_the_table_fits_a_terminal(call, two, samples):
+    shown = call("compare", *two, samples / "cnn_digits_sgd.zarr")
+    assert (shown.code, shown.err) == (0, "")
+    lines = shown.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["run", "T", "batch", "last", "ema(0.9)", "ema(0.99)", "trend"]
+    assert lines[1].split()[0] == "run"
+    assert "±" in lines[1]
+    assert lines[2].split()[0] == "shuffled"
+
+
+def test_equal_runs_never_part(call, two):
+    shown = call("compare", *two)
+    assert "first difference  never" in shown.out
+    assert "parted            never" in shown.out
+    document = json.loads(call("compare", *two, "--format", "json", "--window", "20").out)
+    assert document["schema"] == "gradlog.comparison/1"
+    assert document["cosine"]["value"] == pytest.approx([1.0] * 60)
+    assert len(document["runs"][1]["windows"]) == 3
+
+
+@pytest.mark.parametrize(("form", "start"), [("csv", "run,steps"), ("markdown", "| run |"), ("latex", "% kappa")])
+def test_formats(call, two, form, start):
+    shown = call("compare", *two, "--format", form)
+    assert shown.code == 0
+    assert shown.out.startswith(start)
+    assert shown.out.endswith("\n")
+
+
+def test_plot_and_reference(call, two, tmp_path):
+    target, reference = tmp_path / "figure.png", tmp_path / "paper.json"
+    reference.write_text('{"source": "a paper", "rows": {"row": {"last": 2.0}}}')
+    shown = call("compare", *two, "--window", "20", "--plot", target, "--reference", reference)
+    assert shown.code == 0
+    assert "row *" in shown.out
+    assert "a paper, without intervals" in shown.out
+    assert target.read_bytes()[1:4] == b"PNG"
+    assert call("compare", *two, "--plot", target).code == 1
+    bare = call("compare", two[0], "--plot", tmp_path / "bare.png")
+    assert (bare.code, bare.out) == (1, "")
+    assert "nothing to draw" in bare.err
+
+
+def test_wrong_usage(call, two):
+    assert call("compare").code == 2
+    assert call("compare", two[0], "--format", "yaml").code == 2
+    assert call("compare", two[0], "--predictor", "oracle").code == 2

@@ -1,0 +1,112 @@
+"""The site builds without a warning and asks the network for nothing; every command and block of its pages runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gradlog
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+RESOURCE = re.compile(r"""(?:src|srcset|data)=["'](?:https?:)?//|<link[^>]*href=["'](?:https?:)?//|url\(["']?https?:""")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("sphinx", reason="the site needs the extra 'docs'")
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+@pytest.mark.slow
+def test_the_site_holds_every_page_and_no_placeholder(site):
+    for page in DOCS.glob("*.md"):
+        text = (site / f"{page.stem}.html").read_text()
+        assert "@@" not in text
+        assert f"{page.stem}.html" in (site / "index.html").read_text() or page.stem == "index"
+
+
+@pytest.mark.slow
+def test_the_site_fetches_nothing(site):
+    assert RESOURCE.search('<script src="https://cdn.example/x.js">')
+    for page in [*site.glob("*.html"), *site.glob("_static/**/*.css")]:
+        assert not RESOURCE.search(page.read_text()), page.name
+
+
+@pytest.mark.slow
+def test_the_command_reference_lists_every_option(site):
+    from gradlog.cli.app import gradlog as command
+
+    text = (site / "cli.html").read_text()
+    for name, verb in command.commands.items():
+        assert f"gradlog {name}" in text
+        for option in verb.params:
+            for form in option.opts:
+                assert not form.startswith("--") or form in text, (name, form)
+
+
+def walk(path, seed):
+    """Record a short run as the how-to pages presuppose it."""
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(exist_ok=True)
+    with gradlog.open(path, k=16, on_error="raise") as log:
+        for _ in range(120):
+            log.step({"w": rng.standard_normal(200)}, loss=1.0, lr=0.1, batch_size=32)
+
+
+def run_page(name, call):
+    """Run the Python blocks and ``$ gradlog`` lines of a page in order."""
+    blocks = re.findall(r"```(python|console)\n(.*?)```", (DOCS / f"{name}.md").read_text(), re.DOTALL)
+    space: dict[str, object] = {}
+    lines = 0
+    for kind, text in blocks:
+        if kind == "python":
+            exec(compile(text, name, "exec"), space)
+            continue
+        for line in re.findall(r"^\$ gradlog (.*)$", text, re.MULTILINE):
+            shown = call(*shlex.split(line))
+            assert shown.code == 0, (line, shown.err)
+            lines += 1
+    return lines
+
+
+def test_the_tutorial_runs(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_page("tutorial", call) == 7
+    made = {p.name for p in tmp_path.iterdir()}
+    assert made == {"small-batch.zarr", "large-batch.zarr", "result.nc", "figure.svg", "report.html", "small-batch.csv"}
+
+
+def test_the_tutorial_says_what_the_numbers_say(tmp_path, monkeypatch):
+    """With the large batch, ``last`` lies far below its shuffled value; with the small one, much nearer."""
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"```python\n(.*?)```", (DOCS / "tutorial.md").read_text(), re.DOTALL).group(1)
+    exec(compile(block, "tutorial", "exec"), {})
+    from gradlog.analysis import analyze
+
+    gains = [float(analyze(f"{n}-batch.zarr")["gain"].sel(predictor="last")) for n in ("small", "large")]
+    assert gains[1] > 0.6 > gains[0] > 0.02
+
+
+def test_the_howto_on_reports_runs(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("adamw", "sgd", "again")):
+        walk(tmp_path / "runs" / f"{name}.zarr", seed)
+    assert run_page("howto-report", call) == 9
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in DOCS.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (DOCS / target).exists(), (page.name, target)
