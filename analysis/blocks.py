@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -119,24 +119,29 @@ def workers(scheduler: Any = None) -> int:
     return int(pinned or len(os.sched_getaffinity(0)))
 
 
-def tree(parts: list[Any], join: Callable[[Any, Any], Any]) -> Any:
-    """Reduce neighbours pairwise, keeping their order."""
-    while len(parts) > 1:
-        pairs = [join(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
-        parts = pairs + parts[len(parts) // 2 * 2 :]
-    return parts[0]
+def tree(parts: Iterable[Any], join: Callable[[Any, Any], Any]) -> Any:
+    """Reduce neighbours pairwise, keeping their order; of N parts, only log2(N) joined ones wait at a time."""
+    waiting: list[tuple[int, Any]] = []
+    for part in parts:
+        size = 1
+        while waiting and waiting[-1][0] == size:
+            part, size = join(waiting.pop()[1], part), 2 * size
+        waiting.append((size, part))
+    _, joined = waiting.pop()
+    while waiting:
+        joined = join(waiting.pop()[1], joined)
+    return joined
 
 
 def _in_order(source: RowSource, panes: list[list[list[Fragment]]], recipe: Recipe, report: Progress) -> list[Summary]:
-    done, total, found = 0, sum(map(len, panes)), []
-    for pane in panes:
-        parts = []
+    done, total = itertools.count(1), sum(map(len, panes))
+
+    def summaries(pane: list[list[Fragment]]) -> Iterator[Summary]:
         for block in pane:
-            parts.append(summarise_block(source, block, recipe))
-            done += 1
-            report(done, total)
-        found.append(tree(parts, merge))
-    return found
+            yield summarise_block(source, block, recipe)
+            report(next(done), total)
+
+    return [tree(summaries(pane), Summary.absorb) for pane in panes]
 
 
 def _threaded(

@@ -15,8 +15,8 @@ from gradlog.analysis.summary import Float32, Float64, Recipe, Summary
 S = 16
 """Increments of a segment."""
 
-_SUM = 32
-"""Segments of a float32 sum."""
+SUM, VALUES = 32, 2**20
+"""Most segments of a float32 sum, and most values that their linear parts may hold."""
 
 NEGLIGIBLE = 1e-14
 """Power of beta at which the open end is forgotten."""
@@ -43,8 +43,9 @@ class Ema:
             return
         whole = len(h) // S * S
         cube = h[:whole].reshape(-1, S, self.n)
-        for first in range(0, len(cube), _SUM):
-            self._add(cube[first : first + _SUM], start + first * S)
+        step = segments_at_once(len(self.betas), self.n)
+        for first in range(0, len(cube), step):
+            self._add(cube[first : first + step], start + first * S)
         for t, row in enumerate(h[whole:], start + whole):
             self.r = row + self.betas.astype(np.float32)[:, None] * self.r
             self.p0 += np.square(self.r)
@@ -75,6 +76,11 @@ class Ema:
         if decay.max() > NEGLIGIBLE:
             decay = decay.astype(np.float32)
             self.u += np.einsum("sb,sbn->bn", decay, v) + w.c * np.einsum("sb,sbn->bn", decay, before)
+
+
+def segments_at_once(betas: int, n: int) -> int:
+    """Segments whose linear parts are held together."""
+    return max(1, min(SUM, VALUES // max(2 * betas * n, 1)))
 
 
 class _Segment:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 
 from gradlog.analysis.blocks import block_rows, buffer_rows
+from gradlog.analysis.ema import segments_at_once
 from gradlog.analysis.kernel import tile_rows
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe
@@ -14,6 +16,10 @@ from gradlog.errors import MemoryLimitError
 
 LIBRARIES = 96 * 2**20
 """Imports, allocator slack and decoded chunks that are not there yet when the prediction is made."""
+
+
+COMPILER = 80 * 2**20
+"""The same of numba and its compiled loops."""
 
 
 def parse_size(text: str | int | float) -> int:
@@ -40,15 +46,15 @@ def summary_bytes(recipe: Recipe) -> int:
 
 def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
     """Bytes of the pass itself: per task a buffer, a tile and four summaries; per pane a summary and its totals."""
-    rows = min(buffer_rows(source), len(source))
+    rows, B = min(buffer_rows(source), len(source)), len(recipe.betas)
     buffer = 4 * recipe.n * rows
     chunk = 2 * 4 * recipe.n * min(source.chunk, len(source))
-    tile = 4 * recipe.n * min(tile_rows(recipe.n), rows) * (4 + len(recipe.betas) / 8)
+    tile = 4 * recipe.n * (3 * min(tile_rows(recipe.n), rows) + 4 * B * segments_at_once(B, recipe.n))
     one = summary_bytes(recipe)
     moments = 8 * recipe.n * (recipe.lags + 1) ** 2
     blocks = -(-len(source) // block_rows(source)) + panes
-    pending = min(blocks, tasks * 4)
-    largest = 8 * recipe.n**2 if recipe.gram == "full" else 8 * recipe.k**2
+    pending = min(blocks, (blocks.bit_length() if tasks == 1 else 4 * tasks))
+    largest = 8 * {"full": recipe.n, "groups": recipe.k, "none": 0}[recipe.gram] ** 2
     wide = 0 if recipe.test is None else 12 * 8 * recipe.n * recipe.test.shape[1]
     return int(
         tasks * (buffer + chunk + tile + 3 * one)
@@ -62,7 +68,8 @@ def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> in
 def predict(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
     """Predicted peak resident memory of this process, in bytes."""
     per_row = 8 * (12 + 2 * source.groups)
-    return resident() + LIBRARIES + working_set(recipe, source, panes, tasks) + per_row * len(source)
+    compiler = COMPILER if recipe.kernel == "numba" and "numba" not in sys.modules else 0
+    return compiler + resident() + LIBRARIES + working_set(recipe, source, panes, tasks) + per_row * len(source)
 
 
 def resident() -> int:
