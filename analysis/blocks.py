@@ -12,7 +12,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from gradlog.analysis.kernel import summarise
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary, merge
 from gradlog.errors import CorruptRunError
+
+if TYPE_CHECKING:
+    from gradlog.analysis.memo import Memo
 
 Fragment = tuple[int, int, bool]
 """Rows [start, stop) without a gap inside, and whether a gap stands before."""
@@ -82,6 +86,7 @@ def compute(
     recipe: Recipe,
     scheduler: Any = None,
     progress: Progress | None = None,
+    memo: Memo | None = None,
 ) -> list[Summary]:
     """Summaries of the panes between consecutive cuts, from one pass over the rows.
 
@@ -96,9 +101,18 @@ def compute(
         Default: threads when there is more than one block.
     progress : callable, optional
         Called with (blocks done, blocks in all) as tasks complete.
+    memo : Memo, optional
+        Summaries kept from earlier passes; only what they lack is read.
     """
     rows = block_rows(source)
     panes = [plan(chains, a, b, rows) for a, b in itertools.pairwise(cuts)]
+    make = partial(_summaries, source, recipe, scheduler, progress)
+    return make(panes) if memo is None else memo.summaries(source, panes, recipe, buffer_rows(source), make)
+
+
+def _summaries(
+    source: RowSource, recipe: Recipe, scheduler: Any, progress: Progress | None, panes: list[list[list[Fragment]]]
+) -> list[Summary]:
     total = sum(map(len, panes))
     report = progress or (lambda done, total: None)
     report(0, total)

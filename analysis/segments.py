@@ -6,12 +6,13 @@ commit record: chunks beyond it are not there yet, chunks missing below it are a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -299,3 +300,19 @@ def _list(store: Store, prefix: str) -> list[str]:
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in sync(collect())]
     except FileNotFoundError:
         return []
+
+
+def get_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
+    """Objects under these keys, up to 32 requests at a time."""
+
+    async def collect() -> list[bytes | None]:
+        limit = asyncio.Semaphore(32)
+
+        async def one(key: str) -> bytes | None:
+            async with limit:
+                buffer = await store.get(key, default_buffer_prototype())
+                return None if buffer is None else buffer.to_bytes()
+
+        return await asyncio.gather(*map(one, keys))
+
+    return list(sync(collect()))
