@@ -6,6 +6,7 @@ rows. The tree depends on the rows alone, so every scheduler adds in the same or
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -22,7 +23,7 @@ from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.kernel import summarise
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary, merge
-from gradlog.errors import CorruptRunError
+from gradlog.errors import CorruptRunError, MissingDependencyError, SchedulerError
 
 if TYPE_CHECKING:
     from gradlog.analysis.memo import Memo
@@ -33,6 +34,9 @@ Fragment = tuple[int, int, bool]
 Progress = Callable[[int, int], None]
 
 BLOCK_BYTES, BUFFER_BYTES = 32 * 2**20, 8 * 2**20
+
+CONNECT = 5.0
+"""Seconds that a scheduler has to answer."""
 
 
 def buffer_rows(source: RowSource) -> int:
@@ -211,6 +215,40 @@ class _Task:
         return self.function(*self.args)
 
 
+@contextlib.contextmanager
+def connected(scheduler: Any) -> Iterator[Any]:
+    """Yield a distributed client for an address, closed again; or the client that was given.
+
+    Raises
+    ------
+    SchedulerError
+        Nothing answers there within ``CONNECT`` seconds.
+    MissingDependencyError
+        ``distributed`` is not installed.
+    """
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        raise MissingDependencyError("a cluster needs distributed: pip install 'gradlog-zarr[cluster]'") from error
+    # the summaries' test matrix may make a task of some MB: it is sent once, as a task of its own
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+        if not isinstance(scheduler, str):
+            yield scheduler
+            return
+        try:
+            client = Client(scheduler, timeout=CONNECT, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise SchedulerError(
+                f"{scheduler}: no dask scheduler answers within {CONNECT:g} s; start one with 'dask scheduler' and "
+                "workers with 'dask worker', or leave the scheduler out to use threads"
+            ) from error
+        try:
+            yield client
+        finally:
+            client.close()
+
+
 def _distributed(
     source: RowSource,
     panes: list[list[list[Fragment]]],
@@ -219,31 +257,55 @@ def _distributed(
     total: int,
     scheduler: Any,
 ) -> list[Summary]:
-    from distributed import Client, as_completed
+    """One task a block. The client holds a block's future only until it is done: workers drop what is merged.
 
-    own = isinstance(scheduler, str)
-    client = Client(scheduler, set_as_default=False) if own else scheduler
-    submitted: list[Any] = []
+    Source and recipe are tasks too, not scattered data: what a lost worker held, the scheduler knows how to make again.
+    """
+    from distributed import as_completed
 
-    def submit(function: Callable[..., Summary], *args: Any) -> Any:
-        submitted.append(client.submit(function, *args, pure=False))
-        return submitted[-1]
+    with connected(scheduler) as client:
+        submit = partial(client.submit, pure=False)
+        alive: set[Any] = set()
+        results: list[Any] = []
+        try:
+            shared = [submit(_Task(_same, x)) for x in (source, recipe)]
+            alive.update(shared)
+            for pane in panes:
+                tasks = [submit(summarise_block, shared[0], block, shared[1]) for block in pane]
+                alive.update(tasks)
+                results.append(tree(tasks, lambda x, y: submit(merge, x, y)))
+            del tasks
+            for done, future in enumerate(as_completed(alive.difference(shared), loop=client.loop), start=1):
+                if future.status == "error":
+                    future.result()
+                alive.discard(future)
+                report(done, total)
+            del future
+            return list(client.gather(results))
+        finally:  # also on an interrupt: workers drop what is queued and forget what is done
+            client.cancel([*alive, *results], force=True)
 
-    shared = []
-    try:
-        shared = [client.scatter(x, broadcast=True, hash=False) for x in (source, recipe)]
-        blocks = [[submit(summarise_block, shared[0], b, shared[1]) for b in pane] for pane in panes]
-        waiting = list(submitted)
-        results = [tree(list(b), lambda x, y: submit(merge, x, y)) for b in blocks]
-        for done, future in enumerate(as_completed(waiting), start=1):
-            if future.status == "error":
-                future.result()
-            report(done, total)
-        return list(client.gather(results))
-    finally:  # also on an interrupt: workers drop what is queued and forget what is done
-        client.cancel([*submitted, *shared], force=True)
-        if own:
-            client.close()
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def spread(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], scheduler: Any, report: Progress
+) -> list[Any]:
+    """Results of independent calls on a cluster, one task each; the first error raises."""
+    from distributed import as_completed
+
+    with connected(scheduler) as client:
+        futures = [client.submit(function, *call, pure=False) for call in calls]
+        try:
+            for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
+                if future.status == "error":
+                    future.result()
+                report(done, len(futures))
+            return list(client.gather(futures))
+        finally:
+            client.cancel(futures, force=True)
 
 
 def sketch_array(source: RowSource) -> Any:

@@ -1,7 +1,7 @@
 """A folder of computed things by key: bounded, safe to share between processes, safe to delete at any time.
 
-An entry is one file: 32 bytes of BLAKE2b, then an ``npz`` of plain arrays (no pickle). It appears whole or not at all; one
-whose digest does not fit is as good as absent and is written again. The files least recently used go first.
+An entry is one file: 32 bytes of BLAKE2b, then an ``npz`` of plain arrays (no pickle). It appears whole or not at all;
+one whose digest does not fit is as good as absent and is written again. The files least recently used go first.
 The folder is ``$GRADLOG_CACHE``, or ``gradlog`` in the user's cache folder; never the run itself, whose files are all
 accounted for in its manifests.
 """

@@ -45,8 +45,8 @@ def fingerprint(location: Location) -> str | None:
         if header is None or (header.rows and not header.head):
             return None
         pieces.append(record)
-        for file in sorted(f for f in segments._list(store, prefix + name) if JOURNAL_PATTERN.fullmatch(f)):
-            pieces.append(segments._get(store, f"{prefix}{name}/{file}") or b"")
+        journals = sorted(f for f in segments._list(store, prefix + name) if JOURNAL_PATTERN.fullmatch(f))
+        pieces += [segments._get(store, f"{prefix}{name}/{file}") or b"" for file in journals]
     return digest(*(digest(p).encode() for p in pieces))
 
 
@@ -75,8 +75,8 @@ def chunk_digests(location: Location, segment: SegmentHeader, cache: Cache) -> l
         head = _follow(_manifests(location, segment, 0), segment.root, found)
     if head != segment.head or sorted(found) != list(range(len(found))):
         return None
-    cache.put(place, {"flushes": np.array(segment.flushes), "head": np.array(head),
-                      "chunk": np.array(list(found), np.int64), "digest": np.array(list(found.values()), "U64")})  # fmt: skip
+    entry = {"flushes": segment.flushes, "head": head, "chunk": list(found), "digest": list(found.values())}
+    cache.put(place, {name: np.array(value) for name, value in entry.items()})
     return [found[i] for i in range(len(found))]
 
 

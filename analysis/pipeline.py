@@ -13,8 +13,8 @@ from gradlog.analysis import blocks, bounds, fast, noise, rank, spectra, subspac
 from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.dataset import result_dataset
 from gradlog.analysis.measure import Question, Values, bound_sides, shares
-from gradlog.analysis.memory import check, predict
 from gradlog.analysis.memo import Memo
+from gradlog.analysis.memory import check, predict
 from gradlog.analysis.predictors import DEFAULT, Predictor, needs, parse
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run, open_run
