@@ -193,6 +193,8 @@ def _several(paths: Any) -> list[Any]:
 def _find(path: str) -> list[str]:
     filesystem, root = fsspec.core.url_to_fs(path)
     remote = "://" in path
+    if remote:
+        filesystem.invalidate_cache()  # listings are shared in this process, and archives grow
     if _is_pattern(path):
         places = filesystem.glob(root) if remote else glob(path, recursive=True)
     elif remote or os.path.exists(path):

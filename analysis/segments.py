@@ -26,7 +26,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from gradlog import records, schema
-from gradlog.errors import CorruptRunError, GradlogError, NotARunError
+from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
 from gradlog.records import Journal
 from gradlog.schema import RunHeader, SegmentHeader
 
@@ -59,7 +59,7 @@ def open_store(location: Location) -> tuple[Store, str]:
         return location, ""
     text = os.fspath(location)
     if "://" in text or "::" in text:
-        return FsspecStore.from_url(text, read_only=True), ""
+        return _open_url(text), ""
     path = Path(text)
     if not path.exists():
         raise NotARunError(f"{text}: no such file or folder; expected a run such as 'run.zarr'")
@@ -75,6 +75,16 @@ def open_store(location: Location) -> tuple[Store, str]:
         if len(folders) == 1:
             return store, folders[0] + "/"
     return store, ""
+
+
+def _open_url(url: str) -> Store:
+    try:
+        store = FsspecStore.from_url(url, read_only=True)
+    except ImportError as error:
+        raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
+    # File systems are shared within the process, listings and all, and a live run has more files by now.
+    store.fs.invalidate_cache()
+    return store
 
 
 def read_header(store: Store, prefix: str, where: str) -> RunHeader:

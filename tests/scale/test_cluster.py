@@ -96,7 +96,7 @@ def blocks_of_a_chunk(monkeypatch):
 def close(one, other):
     for name, variable in other.data_vars.items():
         if variable.dtype.kind == "f":
-            scale = float(np.nanmax(np.abs(variable.values), initial=0.0))
+            scale = float(np.abs(np.nan_to_num(variable.values)).max(initial=0.0))
             np.testing.assert_allclose(one[name], variable, rtol=1e-12, atol=1e-12 * scale, err_msg=name)
 
 
