@@ -1,4 +1,9 @@
-"""``xarray.open_dataset("run.zarr", engine="gradlog")``: a run as a Dataset with a lazy sketch."""
+"""``xarray.open_dataset("run.zarr", engine="gradlog")``: a run as a Dataset with a lazy sketch.
+
+A single segment is a zarr group with named dimensions and consolidated metadata of its own, as it was written, with
+neither the journal's rows nor the choice between segments after a rewind:
+``xarray.open_dataset("run.zarr/seg-000000-r0000", engine="zarr", consolidated=True)``.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ of betas; v and the error that a segment leaves are one small product each with 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from gradlog.analysis.summary import Float32, Float64, Recipe, Summary
@@ -34,13 +36,15 @@ class Ema:
         shape = (len(self.betas), self.n)
         self.r = np.zeros(shape, np.float32)
         self.p0, self.u = np.zeros(shape), np.zeros(shape)
-        self._segment = _Segment(self.betas)
-        self._products = np.zeros((S * (S + 1) // 2, self.n))
+        self._segment = _weights(tuple(self.betas))
+        self._products = np.zeros((0, self.n))
 
     def advance(self, h: Float32, start: int) -> None:
         """Take the increments of rows start, start + 1, ... of the block."""
         if not len(self.betas):
             return
+        if not len(self._products):
+            self._products = np.zeros((S * (S + 1) // 2, self.n))
         whole = len(h) // S * S
         cube = h[:whole].reshape(-1, S, self.n)
         step = segments_at_once(len(self.betas), self.n)
@@ -54,7 +58,9 @@ class Ema:
     def finish(self, summary: Summary) -> None:
         """Leave the open ends in the summary."""
         b = self.betas[:, None]
-        summary.sums["p0"] += self.p0 + self._segment.square @ self._products
+        summary.sums["p0"] += self.p0
+        if len(self._products):
+            summary.sums["p0"] += self._segment.square @ self._products
         summary.v = np.divide(self.u, b, out=np.zeros_like(self.u), where=b > 0)
         summary.r = self.r.astype(np.float64)
         summary.c = (1 - b ** (2 * self.rows)) / (1 - b * b)
@@ -93,3 +99,8 @@ class _Segment:
         self.square = np.concatenate([(2.0 if a else 1.0) * b**a * rest[:, a:] for a in range(S)], axis=1)
         self.c = b * b * rest[:, :1]
         self.power = (b**S).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _weights(betas: tuple[float, ...]) -> _Segment:
+    return _Segment(np.array(betas))

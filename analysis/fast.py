@@ -5,6 +5,8 @@ The same sums as ``kernel.add_tile`` and ``ema.Ema``, by the plain recursions: f
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -16,9 +18,16 @@ WORTH = 2**26
 """Values from which on the saving pays for loading the compiled loops."""
 
 
+@cache
 def available() -> bool:
-    """Whether numba can be imported."""
-    return find_spec("numba") is not None
+    """Whether numba is installed and works: a broken one, or no place to keep compiled code, counts as none."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        import_module("gradlog.analysis.loops")
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, ema: Ema) -> None:

@@ -24,6 +24,9 @@ HALVES = 6
 AGREEMENT = 0.2
 """Largest relative spread of the estimates of sub-sketches that still counts as agreement."""
 
+MISS = 0.12
+"""Relative error that estimates from sketches of known gradients show beside the spread; their range includes it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Population:
@@ -45,7 +48,7 @@ class Population:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Rank of the gradients with its spread over sub-sketches; NaN when not identifiable."""
+    """Rank of the gradients with its range: the spread over sub-sketches and MISS; NaN when not identifiable."""
 
     value: float
     low: float
@@ -120,8 +123,9 @@ def _agreed(value: float, parts: Float64, limit: float) -> Estimate:
     slack = 2.0 / max(value, 1.0)
     if spread > 1.5 * AGREEMENT + slack or shift > AGREEMENT + slack:
         return NOT_IDENTIFIABLE
-    low, high = min(value, float(parts.min())), max(value, float(parts.max()))
-    return Estimate(min(value, limit), min(low, limit), min(high, limit))
+    low = min(value * (1 - MISS) - 1, float(parts.min()))
+    high = max(value * (1 + MISS) + 1, float(parts.max()))
+    return Estimate(min(value, limit), max(low, 0.0), min(high, limit))
 
 
 def participation(gram: Float64) -> float:

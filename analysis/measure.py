@@ -38,7 +38,9 @@ def kappas(evidence: Evidence, energy: float, ages: NDArray[np.int64], ask: Ques
     fitted = [p.fit(evidence) for p in ask.predictors]
     columns = [_kappa(f, evidence, ages, ask) for f in fitted]
     found = {name: np.array([c[name] for c in columns]) for name in columns[0]}
-    found["path_length"] = found["kappa"] * energy
+    logged = np.array([f.path.sum() for f in fitted])
+    known = np.isfinite(found["kappa"])  # not where every gradient is zero
+    found["path_length"] = np.where(known, np.where(known, found["kappa"], 0.0) * energy, logged)
     found["beta"] = np.array([np.nan if f.beta is None else f.beta for f in fitted])
     return found
 
@@ -48,13 +50,17 @@ def _kappa(fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Que
     energy, total = evidence.of("energy"), evidence.of("total")
     path, power = pool(fitted.path, ask.k), pool(energy, ask.k)
     square = pool(np.square(total), ask.k)
+    material = [] if fitted.material is None else [pool(fitted.material, ask.k)]
 
-    def gain(path: Float64, power: Float64, square: Float64) -> Float64:
+    def gain(path: Float64, power: Float64, square: Float64, *material: Float64) -> Float64:
         c = (square - power) / (power * max(rows - 1, 1))
-        return 1 - path / power / baseline.kappa_null(fitted, c, ages)
+        used = fitted
+        for sums in material:  # weights fitted to the rows vary with the sketch, and the baseline with them
+            used = dataclasses.replace(fitted, **fitted.refit(sums))
+        return 1 - path / power / baseline.kappa_null(used, c, ages)
 
     value, low, high = jackknife(np.divide, path, power, exact=ask.exact)
-    gains = jackknife(gain, path, power, square, exact=ask.exact)
+    gains = jackknife(gain, path, power, square, *material, exact=ask.exact)
     null = float(baseline.kappa_null(fitted, float(baseline.coherence(energy, total, rows)), ages))
     found = {"kappa": value, "kappa_low": low, "kappa_high": high, "kappa_null": null}
     return found | dict(zip(("gain", "gain_low", "gain_high"), gains, strict=True))

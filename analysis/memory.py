@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from pathlib import Path
 
 from gradlog.analysis.blocks import block_rows, buffer_rows
@@ -18,8 +17,8 @@ LIBRARIES = 96 * 2**20
 """Imports, allocator slack and decoded chunks that are not there yet when the prediction is made."""
 
 
-COMPILER = 80 * 2**20
-"""The same of numba and its compiled loops."""
+COMPILER = 64 * 2**20
+"""What numba and its compiled loops add."""
 
 
 def parse_size(text: str | int | float) -> int:
@@ -68,7 +67,7 @@ def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> in
 def predict(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
     """Predicted peak resident memory of this process, in bytes."""
     per_row = 8 * (12 + 2 * source.groups)
-    compiler = COMPILER if recipe.kernel == "numba" and "numba" not in sys.modules else 0
+    compiler = COMPILER if recipe.kernel == "numba" else 0
     return compiler + resident() + LIBRARIES + working_set(recipe, source, panes, tasks) + per_row * len(source)
 
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gradlog.analysis import blocks, bounds, fast, noise, rank, spectra, subspace
+from gradlog.analysis import blocks, bounds, fast, noise, remarks, spectra, subspace
 from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.dataset import result_dataset
 from gradlog.analysis.measure import Question, Values, bound_sides, shares
 from gradlog.analysis.memo import Memo
 from gradlog.analysis.memory import check, predict
 from gradlog.analysis.predictors import DEFAULT, Predictor, needs, parse
-from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run, open_run
 from gradlog.analysis.rsvd import test_matrix
 from gradlog.analysis.scopes import Range, Scopes
@@ -168,7 +167,7 @@ def analyze(
         "cached_rows": memo.rows if memo else 0,
         "burn_in": burn_in,
         "bound_inputs": dataclasses.asdict(inputs),
-        "warnings": _warnings(run, main, ask, spectrum),
+        "warnings": [*remarks.of_run(run, ask, whole), *remarks.of_rank(run, main, ask, spectrum)],
     }
     attrs["bytes_read"] = 4 * run.rows.n * len(run.steps) * (int(attrs["svd_passes"]) + bool(components))
     return result_dataset(run, ask, values, ranges, attrs)
@@ -212,7 +211,7 @@ def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bo
     if kernel == "numba" and not fast.available():
         raise ValueError("kernel='numba' needs numba: install the extra 'fast' of gradlog-zarr")
     if kernel == "auto":
-        kernel = "numba" if fast.available() and len(run.steps) * run.rows.n >= fast.WORTH else "numpy"
+        kernel = "numba" if len(run.steps) * run.rows.n >= fast.WORTH and fast.available() else "numpy"
     return Recipe(
         groups=run.groups,
         k=run.k,
@@ -236,32 +235,3 @@ def _overlaps(scopes: Scopes, windows: list[Range]) -> Values:
         "window_overlap": subspace.overlaps([b[:, :r] for b in bases if b is not None]),
         "window_overlap_random": subspace.random_overlap(scopes.run.rows.n, r),
     }
-
-
-def _warnings(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) -> list[str]:
-    info, said = run.info, []
-    if info["every"] > 1:
-        said.append(f"every={info['every']}: increments span {info['every']} optimizer steps")
-    if info["gaps"]:
-        said.append(f"{len(info['gaps'])} gaps in the steps; no increment or history crosses them")
-    if info["nonfinite"]:
-        said.append(f"{len(info['nonfinite'])} non-finite rows left out; the rows after them have no history")
-    if info["abandoned"]:
-        said.append(f"{info['abandoned']} rows abandoned by a resume are left out")
-    if not run.norms_exact:
-        said.append("several ranks: squared norms are estimated from the mean of their sketches")
-    if info["status"] != "closed":
-        said.append(f"the run is {info['status']}: a later analysis may see more rows")
-    if spectrum is None:
-        said.append("no spectrum: the Gram of the groups does not fit this route")
-        return said
-    for e, low, high, estimate in zip(ask.eps, main["rank_low"], main["rank_high"], main["rank_estimate"], strict=True):
-        if low != high:
-            said.append(f"rank({e:g}) is only known to lie in [{low:g}, {high:g}]; allow more passes")
-        if not ask.exact and rank.saturated(high, run.rows.n):
-            said.append(
-                f"rank({e:g}) = {high:g} is near the sketch's ceiling {run.rows.n}: it is a lower bound, not a rank"
-            )
-        if not ask.exact and not np.isfinite(estimate):
-            said.append(f"rank({e:g}) of the gradients themselves is not identifiable from k = {run.k}")
-    return said

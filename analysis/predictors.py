@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, ClassVar, Protocol
 
@@ -25,6 +25,9 @@ NODES, LONGEST = 28, 1024.0
 _KNOTS = np.cos(np.pi * np.arange(NODES) / (NODES - 1))
 BETA_NODES = tuple((1 - LONGEST ** ((_KNOTS - 1) / 2)).tolist())
 """Their betas: Chebyshev points in log(1 - beta), from 0 to 1 - 1 / LONGEST."""
+
+_GRID = np.linspace(1, -1, 1401)
+"""Points between them, where the least path length is looked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +72,23 @@ class Fitted:
         Path length of each column.
     weights : float64 (history,)
         Weights on g_{t-1}, g_{t-2}, ... (an EMA: empty, see ``beta``).
-    beta : float or None
+    beta : float, or (replicates,), or None
     one_row : float64 (1,) or None
         Weights where only one row is known, if they are not the first of ``weights``.
+    material : float64 (..., columns) or None
+        Sums that the weights were fitted to, if they were fitted to the rows.
+    refit : callable
+        From the material's sum over columns (..., [replicates]) to the fields ``weights`` or ``beta``.
     """
 
     path: Float64
     weights: Float64
-    beta: float | None = None
+    beta: float | Float64 | None = None
     one_row: Float64 | None = None
+    material: Float64 | None = None
+    refit: Callable[[Float64], dict[str, Any]] = lambda sums: {}
 
-    def mean_weights(self, ages: NDArray[np.int64]) -> tuple[float, float, float]:
+    def mean_weights(self, ages: NDArray[np.int64]) -> tuple[Any, Any, Any]:
         """Return the means over rows of s1, s1^2 and s2: sum and sum of squares of the weights in use at a row.
 
         ``ages`` (chains, 2) are ranges [first, stop) of the number of past rows: 0, 1, 2, ... in a whole chain.
@@ -87,23 +96,38 @@ class Fitted:
         first, stop = np.asarray(ages, np.int64).T
         rows = int((stop - first).sum())
         if self.beta is not None:
-            b = self.beta
-            g1, g2 = (float(((q**first - q**stop) / (1 - q)).sum()) / rows for q in (b, b * b))
+            b = np.asarray(self.beta)
+            q = np.stack([b, b * b])[..., None]
+            g1, g2 = ((q**first - q**stop) / (1 - q)).sum(axis=-1) / rows  # mean beta^age and beta^{2 age}
             return 1 - g1, 1 - 2 * g1 + g2, (1 - b) / (1 + b) * (1 - g2)
-        s1 = np.concatenate([[0.0], np.cumsum(self.weights)])
-        s2 = np.concatenate([[0.0], np.cumsum(self.weights**2)])
+        w = self.weights
+        s1, s2 = (np.cumsum(np.insert(x, 0, 0.0, axis=-1), axis=-1) for x in (w, w * w))
         if self.one_row is not None:
             s1[1], s2[1] = self.one_row.sum(), np.square(self.one_row).sum()
-        age = np.arange(len(self.weights))
+        age = np.arange(w.shape[-1])
         counts = np.array([np.count_nonzero((first <= a) & (a < stop)) for a in age], np.float64)
         share = np.append(counts, rows - counts.sum()) / rows
-        return float(share @ s1), float(share @ s1**2), float(share @ s2)
+        return s1 @ share, (s1 * s1) @ share, s2 @ share
 
 
 class Predictor(Protocol):
-    """What the analyzer asks of a predictor.
+    """What the analyzer asks of a predictor: any object with these four will do.
 
     ``betas`` and ``lags`` name the sums that the pass has to collect for it; ``fit`` turns them into path lengths.
+    Fixed weights need no class of their own: see ``Linear``.
+
+    Examples
+    --------
+    The best multiple of the last row, m_t = w g_{t-1}, from two lag products:
+
+    >>> class Scaled:
+    ...     name, betas, lags = "scaled", (), 1
+    ...     def fit(self, evidence):
+    ...         M = evidence.moments(1)             # sums of g_{t-i} g_{t-j}, (2, 2, columns)
+    ...         w = M[0, 1].sum() / M[1, 1].sum()
+    ...         return Fitted(M[0, 0] - 2 * w * M[0, 1] + w * w * M[1, 1], np.array([w]))
+    >>> [p.name for p in parse([Scaled(), "last"])]
+    ['scaled', 'last']
     """
 
     @property
@@ -204,9 +228,10 @@ class BestEMA:
     def fit(self, evidence: Evidence) -> Fitted:
         """See Predictor."""
         paths = np.stack([evidence.ema(b) for b in BETA_NODES])
-        grid, weights = _between_nodes()
-        best = int(np.argmin(weights @ paths.sum(axis=-1)))
-        return Fitted(np.maximum(weights[best] @ paths, 0.0), np.empty(0), beta=float(grid[best]))
+        total = paths.sum(axis=-1)
+        best = int(np.argmin(_between_nodes() @ total))
+        path = np.maximum(_between_nodes()[best] @ paths, 0.0)
+        return Fitted(path, np.empty(0), material=paths, refit=_best_beta, **_best_beta(total))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,22 +282,39 @@ class AR:
     def fit(self, evidence: Evidence) -> Fitted:
         """See Predictor."""
         moments = evidence.moments(self.lags)
-        pooled = moments.sum(axis=-1)
-        weights = np.linalg.lstsq(pooled[1:, 1:], pooled[1:, 0], rcond=1e-10)[0]
-        return _linear(moments, weights)
+        fitted = _linear(moments, **_least_squares(moments.sum(axis=-1)))
+        return dataclasses.replace(fitted, material=moments, refit=_least_squares)
 
 
 @cache
-def _between_nodes(points: int = 1401) -> tuple[Float64, Float64]:
-    """Betas of a fine grid, and the barycentric weights (points, NODES) of path lengths there."""
-    x = np.linspace(1, -1, points)
+def _between_nodes() -> Float64:
+    """Barycentric weights (points, NODES) of path lengths on the fine grid."""
+    x = _GRID
     scale = np.where(np.arange(NODES) % 2, -1.0, 1.0)
     scale[[0, -1]] /= 2
     away = x[:, None] - _KNOTS
     hit = np.asarray(np.abs(away) < 1e-12)
     weights = scale / np.where(hit, 1.0, away)
     weights = np.where(hit.any(axis=1, keepdims=True), hit, weights)
-    return 1 - LONGEST ** ((x - 1) / 2), weights / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _best_beta(paths: Float64) -> dict[str, Any]:
+    """Beta of least path length from those at the nodes, (NODES, [replicates]): a parabola through the lowest three."""
+    curve = _between_nodes() @ paths
+    i = np.clip(np.argmin(curve, axis=0), 1, len(_GRID) - 2)[None]
+    left, middle, right = (np.take_along_axis(curve, i + j, axis=0)[0] for j in (-1, 0, 1))
+    bend = left - 2 * middle + right
+    shift = np.clip(np.divide(left - right, 2 * bend, out=np.zeros_like(bend), where=bend > 0), -1, 1)
+    beta = 1 - LONGEST ** ((_GRID[i[0]] + shift * (_GRID[1] - _GRID[0]) - 1) / 2)
+    return {"beta": np.maximum(beta, 0.0)[()]}
+
+
+def _least_squares(moments: Float64) -> dict[str, Any]:
+    """Weights from moments (lags + 1, lags + 1, [replicates]), of least norm where they are not determined."""
+    M = np.moveaxis(moments, (0, 1), (-2, -1))
+    inverse = np.linalg.pinv(M[..., 1:, 1:], rcond=1e-10, hermitian=True)
+    return {"weights": np.einsum("...ij,...j->...i", inverse, M[..., 1:, 0])}
 
 
 def _linear(moments: Float64, weights: ArrayLike) -> Fitted:

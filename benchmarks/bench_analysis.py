@@ -1,168 +1,226 @@
-"""Cost of the one pass against its floor: reading every chunk through zarr and one float32 syrk over the same rows.
+"""Cost of the analyzer's pass against its floor in the same run: read every chunk, one float32 syrk a chunk.
 
-Run with one BLAS thread: ``OPENBLAS_NUM_THREADS=1 python benchmarks/bench_analysis.py [--steps 200000] [--wide]``.
-Prints seconds and the ratio to the floor of the same run.
+One BLAS thread. GRADLOG_BENCH_STEPS and GRADLOG_BENCH_WIDE set the rows of 256 and of 4096 columns.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
-import numpy as np  # noqa: E402
-import zarr  # noqa: E402
+import numpy as np
+import pytest
+import zarr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "analysis"))
-import stores  # noqa: E402
+import stores
 
-from gradlog.analysis import Run, blocks, open_run  # noqa: E402
-from gradlog.analysis.predictors import needs, parse  # noqa: E402
-from gradlog.analysis.rsvd import refine, test_matrix  # noqa: E402
-from gradlog.analysis.spectra import BLOCK  # noqa: E402
-from gradlog.analysis.summary import Recipe, add, contributions  # noqa: E402
-from gradlog.schema import chunk_rows  # noqa: E402
+from gradlog.analysis import Run, blocks, fast, open_run
+from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.predictors import needs, parse
+from gradlog.analysis.rsvd import test_matrix as random_block
+from gradlog.analysis.spectra import BLOCK
+from gradlog.analysis.summary import Recipe, add, contributions
+from gradlog.schema import chunk_rows
 
+STEPS, WIDE = (int(os.environ.get(f"GRADLOG_BENCH_{n}", d)) for n, d in (("STEPS", 200_000), ("WIDE", 25_000)))
 PAPER = "zero,last,ema(0.9),ema(0.99),trend,ar(8)"
+EPS = {"narrow": (0.1, 0.05, 0.01), "wide": (0.1, 0.05)}
 
 
-def best(run: Callable[[], Any], times: int) -> float:
-    """Least seconds of several runs."""
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return min(found)
-
-
-def write(path: Path, steps: int, k: int) -> Path:
-    """A run of smooth drift plus noise, one group, written in pieces."""
+def write(path: Path, steps: int, k: int, energy: Callable[[Any], Any]) -> Path:
+    """Drift plus noise in one group; ``energy(i)`` of direction i."""
     head = stores.header(1, k, chunk_rows(4 * k))
     stores.write_root(path, head)
     rng = np.random.default_rng(0)
     X = rng.standard_normal((steps, 1, k), np.float32)
-    X *= (1 / np.sqrt(1 + np.arange(k) / 16)).astype(np.float32)
-    X += (np.sin(np.arange(steps) / 900)[:, None, None]).astype(np.float32)
+    X *= np.sqrt(energy(np.arange(k))).astype(np.float32)
+    X += (np.sin(np.arange(steps) / 900)[:, None, None]).astype(np.float32) * X[:1]
     stores.write_segment(path, head, X, norm2=np.einsum("tgk,tgk->tg", X, X).astype(np.float64))
     return path
 
 
-def floor(path: Path) -> None:
-    """Read each chunk through zarr; float32 Gram of it."""
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: Any) -> Path:
+    return write(tmp_path_factory.mktemp("bench") / "narrow.zarr", STEPS, 256, lambda i: 1 / (1 + i / 16))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: Any) -> Path:
+    return write(tmp_path_factory.mktemp("bench") / "wide.zarr", WIDE, 4096, lambda i: np.exp(-i / 10) + 1e-7)
+
+
+def chunks(path: Path) -> Any:
+    """Every chunk through zarr."""
     array = zarr.open_group(path / "seg-000000-r0000", mode="r", use_consolidated=True)["sketch"]
-    gram = np.zeros((array.shape[2], array.shape[2]))
     for start in range(0, array.shape[0], array.chunks[0]):
-        X = array[start : start + array.chunks[0]].reshape(-1, array.shape[2])
-        gram += X.T @ X
+        yield array[start : start + array.chunks[0]].reshape(-1, array.shape[2])
 
 
-def read_only(path: Path) -> None:
-    """Read each chunk through zarr."""
-    array = zarr.open_group(path / "seg-000000-r0000", mode="r", use_consolidated=True)["sketch"]
-    for start in range(0, array.shape[0], array.chunks[0]):
-        array[start : start + array.chunks[0]]
+def read(path: Path) -> None:
+    for _ in chunks(path):
+        pass
 
 
-def one_pass(run: Run, recipe: Recipe) -> Any:
-    """The pass over an opened run, in this thread."""
-    cuts = [0, len(run.steps)]
-    return add(contributions(blocks.compute(run.rows, run.chains, cuts, recipe, "synchronous")))
+def read_and_syrk(path: Path) -> None:
+    gram = 0.0
+    for X in chunks(path):
+        gram = gram + X.T @ X
 
 
-def read_and_gemms(path: Path, omega: Any) -> None:
-    """Floor of the wide route: read each chunk through zarr and apply the two products to it."""
-    array = zarr.open_group(path / "seg-000000-r0000", mode="r", use_consolidated=True)["sketch"]
-    image = np.zeros(omega.shape)
-    for start in range(0, array.shape[0], array.chunks[0]):
-        X = array[start : start + array.chunks[0]].reshape(-1, array.shape[2])
+def read_and_gemms(path: Path) -> None:
+    omega, image = random_block(4096, BLOCK, 0), np.zeros((4096, BLOCK))
+    for X in chunks(path):
         image += X.T @ (X @ omega)
 
 
-def nystrom(run: Run, k: int) -> None:
-    """One-pass wide route."""
-    recipe = Recipe(1, k, lags=0, gram="none", test=test_matrix(k, BLOCK, 0), columns=False)
-    totals = one_pass(run, recipe)
-    refine(lambda V: V, recipe.test, totals["image"], 1.0, 1)
+def one_pass(run: Run, recipe: Recipe, scheduler: str = "synchronous") -> Any:
+    cuts = [0, len(run.steps)]
+    return add(contributions(blocks.compute(run.rows, run.chains, cuts, recipe, scheduler)))
 
 
-def child(code: str, *arguments: str) -> tuple[float, float]:
-    """Seconds and peak MB of a fresh interpreter."""
-    # VmHWM starts afresh at exec; ru_maxrss would still hold the size of this process
-    code += "; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, int(done.stdout) / 1024
+def against(
+    benchmark: Any,
+    floor: Callable[[], Any],
+    work: Callable[[], Any],
+    label: str,
+    rounds: int = 5,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
+    """Least time of ``work`` over least time of ``floor``, taken in turn; CPU time, as other programs may run."""
+    times: list[list[float]] = [[], []]
+    with single_threaded():
+        work()
+        for _ in range(rounds):
+            for spent, call in zip(times, (floor, work), strict=True):
+                start = clock()
+                call()
+                spent.append(clock() - start)
+        benchmark.pedantic(work, rounds=1)
+    ratio = min(times[1]) / min(times[0])
+    benchmark.extra_info["ratio"] = ratio
+    print(f"\n{label}: {min(times[1]):.3f} s, {ratio:.2f} x the floor of {min(times[0]):.3f} s")
+    return ratio
 
 
-def show(label: str, seconds: float, unit: float) -> None:
-    """Print one line."""
-    print(f"{label:58s} {seconds:8.3f} s {seconds / unit:8.2f} x", flush=True)
+RECIPES = {
+    "Gram of the increments alone": Recipe(1, 256, lags=0, columns=False),
+    "five predictors, ar(8), energy, Gram": Recipe(1, 256, **needs(parse(PAPER))),
+    "the same, best-ema, Gram of shuffled steps": Recipe(1, 256, scatter=True, **needs(parse(PAPER + ",best-ema"), 4)),
+}
 
 
-def main() -> None:
-    """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200_000)
-    parser.add_argument("--k", type=int, default=256)
-    parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--wide", action="store_true", help="also 4096 columns, half the steps")
-    parser.add_argument("--dask", action="store_true", help="also dask's svd_compressed and tsqr")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder) / "run.zarr", options.steps, options.k)
-        unit = best(lambda: floor(path), options.times)
-        show("floor: read every chunk, one syrk", unit, unit)
-        show("read every chunk", best(lambda: read_only(path), options.times), unit)
-        show("open the run: metadata, steps, flags", best(lambda: open_run(path).rows, options.times), unit)
-        run = open_run(path)
-        wanted = needs(parse(PAPER))
-        gram = Recipe(1, options.k, lags=0, columns=False)
-        show("Gram of the increments alone", best(lambda: one_pass(run, gram), options.times), unit)
-        full = Recipe(1, options.k, **wanted)
-        show("five predictors, ar(8), energy, Gram", best(lambda: one_pass(run, full), options.times), unit)
-        scatter = Recipe(1, options.k, scatter=True, **wanted)
-        show("the same and the Gram of shuffled steps", best(lambda: one_pass(run, scatter), options.times), unit)
-        grid = Recipe(1, options.k, scatter=True, **needs(parse(PAPER + ",best-ema"), 4))
-        show("the same and best-ema", best(lambda: one_pass(run, grid), options.times), unit)
-        code = "import sys; from gradlog.analysis import analyze; analyze(sys.argv[1], scheduler='synchronous')"
-        seconds, peak = child(code, str(path))
-        show(f"analyze() with everything, imports included, {peak:.0f} MB", seconds, unit)
-        if options.dask:
-            compare(path, unit)
-        short = write(Path(folder) / "short.zarr", 10_000, options.k)
-        seconds, peak = child(code, str(short))
-        show(f"analyze() of 10,000 steps, imports included, {peak:.0f} MB", seconds, unit)
-        if options.wide:
-            wide = write(Path(folder) / "wide.zarr", options.steps // 8, 4096)
-            wide_run = open_run(wide)
-            omega = test_matrix(4096, BLOCK, 0)
-            unit = best(lambda: read_and_gemms(wide, omega), options.times)
-            show("4096 columns: read every chunk, the two products", unit, unit)
-            show("one-pass Nystrom, 96 columns", best(lambda: nystrom(wide_run, 4096), options.times), unit)
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+@pytest.mark.parametrize("label", RECIPES)
+def test_one_pass(benchmark: Any, narrow: Path, label: str, kernel: str) -> None:
+    if kernel == "numba" and not fast.available():
+        pytest.skip("the extra 'fast' is not installed")
+    run, recipe = open_run(narrow), dataclasses.replace(RECIPES[label], kernel=kernel)
+    against(benchmark, lambda: read_and_syrk(narrow), lambda: one_pass(run, recipe), f"{label}, {kernel}")
 
 
-def compare(path: Path, unit: float) -> None:
-    """Dask's own routes on the same increments, in one thread."""
-    import dask
-    import dask.array as da
-
-    H = open_run(path).increments()
-    with dask.config.set(scheduler="synchronous"):
-        show("dask svd_compressed, q = 0", best(lambda: dask.compute(da.linalg.svd_compressed(H, 96)), 1), unit)
-        qr = lambda: dask.compute(da.linalg.svd_compressed(H, 96, n_power_iter=2, iterator="QR"))  # noqa: E731
-        show("dask svd_compressed, q = 2, QR", best(qr, 1), unit)
-        show("dask tsqr", best(lambda: da.linalg.tsqr(H, compute_svd=True)[1].compute(), 1), unit)
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+def test_two_threads(benchmark: Any, narrow: Path, kernel: str) -> None:
+    """Speed-up where two cores are idle."""
+    run, recipe = open_run(narrow), dataclasses.replace(RECIPES[list(RECIPES)[2]], kernel=kernel)
+    one, two = (lambda s=s: one_pass(run, recipe, s) for s in ("synchronous", "threads"))
+    ratio = against(
+        benchmark, one, two, f"threads over one, {kernel}, {blocks.workers()} workers", clock=time.perf_counter
+    )
+    print(f"speed-up {1 / ratio:.2f}")
 
 
-if __name__ == "__main__":
-    main()
+def test_wide_pass(benchmark: Any, wide: Path) -> None:
+    run = open_run(wide)
+    recipe = Recipe(1, 4096, lags=0, gram="none", test=random_block(4096, BLOCK, 0), columns=False)
+    against(benchmark, lambda: read_and_gemms(wide), lambda: one_pass(run, recipe), "one-pass Nystrom, 4096 columns", 3)
+
+
+CHILD = """
+import json, re, sys, time
+import numpy as np, dask, dask.array as da
+from gradlog.analysis import blocks, open_run, rank, rsvd, spectra
+from gradlog.analysis.summary import Recipe, add, contributions
+path, way, width, power, eps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5])
+run = open_run(path)
+n, cuts = run.rows.n, [0, len(run.steps)]
+
+def one_pass(recipe):
+    return add(contributions(blocks.compute(run.rows, run.chains, cuts, recipe, "synchronous")))
+
+def energy():
+    return one_pass(Recipe(1, n, lags=0, gram="none"))["increment"].sum()
+
+start = time.perf_counter()
+with dask.config.set(scheduler="synchronous"):
+    if way == "gram":
+        spectrum = rank.of_gram(one_pass(Recipe(1, n, lags=0, columns=False))["gram"])
+    elif way == "nystrom":
+        omega = rsvd.test_matrix(n, width, 0)
+        more = lambda V: one_pass(Recipe(1, n, lags=0, gram="none", test=V, columns=False))["image"]
+        first = one_pass(Recipe(1, n, lags=0, gram="none", test=omega))
+        spectrum = rsvd.refine(more, omega, first["image"], first["increment"].sum(), 3, eps).spectrum
+    else:
+        H = run.increments()
+        if way == "tsqr":
+            s = da.linalg.tsqr(H, compute_svd=True)[1].compute()
+        else:
+            s = da.linalg.svd_compressed(H, width, n_power_iter=power, iterator="QR", compute=True)[1].compute()
+        spectrum = rank.Spectrum(np.square(s, dtype=float), float(energy()), complete=False)
+seconds = time.perf_counter() - start
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+print(json.dumps([seconds, peak, [rank.rank_interval(spectrum, e) for e in eps]]))
+"""
+
+
+def child(path: Path, eps: tuple[float, ...], way: str, width: int = 0, power: int = 0) -> tuple[float, float, Any]:
+    """Seconds, peak MB and certified intervals of one way in a fresh interpreter."""
+    code = [sys.executable, "-c", CHILD, str(path), way, str(width), str(power), json.dumps(eps)]
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(code, check=True, capture_output=True, text=True, env={**os.environ, **threads})
+    seconds, peak, intervals = json.loads(done.stdout)
+    return seconds, peak, intervals
+
+
+@pytest.mark.parametrize("case", ["narrow", "wide"])
+def test_dask_at_equal_certified_rank(benchmark: Any, request: Any, case: str) -> None:
+    """Dask's ways are told the smallest width and power that close the intervals; the search is not timed."""
+    path = request.getfixturevalue(case)
+    way, width = ("gram", 0) if case == "narrow" else ("nystrom", BLOCK)
+    ours = child(path, EPS[case], way, width)
+    benchmark.pedantic(lambda: None, rounds=1)
+    print(f"\n{case}: {way} {ours[0]:.2f} s, {ours[1]:.0f} MB, r* in {ours[2]}")
+    assert all(low == high for low, high in ours[2])
+    others = {"tsqr": child(path, EPS[case], "tsqr")} if case == "narrow" else {}
+    for width, power in ((96, 0), (96, 1), (192, 1), (256, 2)):
+        found = child(path, EPS[case], "svd_compressed", width, power)
+        if found[2] == ours[2]:
+            others[f"svd_compressed k={width} q={power}"] = found
+            break
+    for name, (seconds, peak, _) in others.items():
+        benchmark.extra_info[name] = seconds / ours[0]
+        print(f"  {name}: {seconds:.2f} s, {peak:.0f} MB: {seconds / ours[0]:.1f} x the time, {peak / ours[1]:.1f} x")
+
+
+@pytest.mark.parametrize("steps", [10_000, 100_000, 1_000_000])
+def test_time_and_memory_over_steps(benchmark: Any, tmp_path: Path, steps: int) -> None:
+    """64 columns, everything, in a fresh interpreter."""
+    path = write(tmp_path / "r.zarr", steps, 64, lambda i: 1 / (1 + i))
+    code = (
+        "import re, sys, time; from gradlog.analysis import analyze; start = time.perf_counter();"
+        "ds = analyze(sys.argv[1], scheduler='synchronous', kernel='numpy');"
+        "peak = int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024;"
+        "print(time.perf_counter() - start, peak, ds.attrs['predicted_memory'] / 2**20)"
+    )
+    run = lambda: subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)  # noqa: E731
+    done = benchmark.pedantic(run, rounds=1)
+    seconds, peak, predicted = map(float, done.stdout.split())
+    benchmark.extra_info |= {"seconds": seconds, "peak_mb": peak, "predicted_mb": predicted}
+    print(f"\n{steps:,} steps: {seconds:.2f} s, peak {peak:.0f} MB, predicted {predicted:.0f} MB")

@@ -26,6 +26,7 @@ def report(path: str, result: Document) -> list[str]:
         _measures(result),
         _noise(result),
         _groups(result),
+        _path(result),
         _bounds(result),
         [line for text in result["warnings"] for line in render.note(text)],
         [f"next: gradlog analyze {render.printable(path)} --json"],
@@ -130,7 +131,8 @@ def _measures(result: Document) -> list[str]:
     return [
         render.heading("effective rank of the increments"),
         *render.table(columns, [[render.number(x) for x in measures.values()]], ()),
-        f"  spectrum by {svd['method']}, {svd['passes']} pass{'' if svd['passes'] == 1 else 'es'} over the rows",
+        f"  spectrum by {svd['method']}, {svd['passes']} pass{'' if svd['passes'] == 1 else 'es'} over the rows; "
+        f"column sums by {result['kernel']}",
     ]
 
 
@@ -141,6 +143,23 @@ def _groups(result: Document) -> list[str]:
     names = list(result["kappa"])
     rows = [[g, *(_fixed(found["kappa"][n]["value"]) for n in names)] for g, found in groups.items()]
     return [render.heading("kappa by group"), *render.table(["group", *names], rows)]
+
+
+def _path(result: Document) -> list[str]:
+    """Which steps and groups carry the path length."""
+    shares = result["path_shares"]
+    most = ", ".join(f"{s['step']:,} ({_percent(s['share'])})" for s in shares["steps"][:5])
+    text = f"half in {shares['half_steps']:,} of {result['rows']:,} steps; most in steps {most}"
+    lines = render.wrap(text, render.WIDTH - 2)
+    name = "last" if "last" in result["kappa"] else next(iter(result["kappa"]))
+    if shares["by_group"]:
+        parts = ", ".join(f"{render.printable(g)} {_percent(x[name])}" for g, x in shares["by_group"].items())
+        lines += render.wrap(f"by group, of {name}: {parts}", render.WIDTH - 2)
+    return [render.heading("where the path of last lies"), *(f"  {line}" for line in lines)]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _noise(result: Document) -> list[str]:

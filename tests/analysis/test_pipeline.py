@@ -14,7 +14,7 @@ import stores
 import xarray as xr
 
 from gradlog.analysis import Linear, analyze, open_run, to_json
-from gradlog.analysis.predictors import parse
+from gradlog.analysis.predictors import Fitted, parse
 from gradlog.errors import MemoryLimitError, TooFewStepsError
 from tests import reference
 
@@ -195,6 +195,68 @@ def test_gaps_and_nonfinite_rows_break_the_chain(tmp_path):
     assert "every=2" in text
 
 
+def test_frozen_parameters_and_short_stretches_are_said(tmp_path):
+    X = smooth(60)
+    X[:, 1] = 0
+    X[30:] = 0
+    ds = analyze(str(stores.write_run(tmp_path / "frozen.zarr", X, exact=True)), ["last", "ar(4)"], window=15)
+    said = json.loads(ds.attrs["warnings"])
+    assert "group g1: its gradient is zero throughout" in said
+    assert "30 rows with a gradient of zero are counted" in said
+    assert np.isnan(ds.group_kappa.sel(group="g1")).all()
+    assert float(ds.window_path_length.sel(predictor="last")[2]) == pytest.approx(np.square(X[29], dtype=float).sum())
+    assert np.isinf(ds.window_kappa.sel(predictor="last")[2])
+    assert float(ds.window_path_length.sel(predictor="last")[3]) == 0
+    assert not json.dumps(to_json(ds), allow_nan=False).count("Infinity")
+
+    few = smooth(3)
+    ds = analyze(str(stores.write_run(tmp_path / "few.zarr", few, exact=True)), ["ar(2)", "ar(8)"])
+    said = json.loads(ds.attrs["warnings"])
+    assert [w.split()[0] for w in said] == ["ar(8)"]
+    G = few.reshape(3, -1).astype(float)
+    expected = reference.path_length(G, [(0, 3)], "linear", reference.ar_weights(G, [(0, 3)], 2)).sum()
+    assert float(ds.path_length.sel(predictor="ar(2)")) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_predictor_of_one_s_own(exact_run):
+    class Scaled:
+        name, betas, lags = "scaled", (), 1
+
+        def fit(self, evidence):
+            M = evidence.moments(1)
+            w = M[0, 1].sum() / M[1, 1].sum()
+            return Fitted(M[0, 0] - 2 * w * M[0, 1] + w * w * M[1, 1], np.array([w]))
+
+    path, G = exact_run
+    ds = analyze(str(path), [Scaled(), "ar(1)", "last"], window=65)
+    same = ds.sel(predictor="scaled")
+    assert float(same.kappa) == pytest.approx(oracle_kappa_scaled(G), rel=1e-5)
+    for name in ("kappa", "kappa_null", "window_kappa", "group_kappa"):
+        np.testing.assert_allclose(same[name], ds[name].sel(predictor="ar(1)"), rtol=1e-4)
+
+
+def oracle_kappa_scaled(G):
+    past = np.vstack([np.zeros_like(G[:1]), G[:-1]])
+    w = (G * past).sum() / np.square(past).sum()
+    return np.square(G - w * past).sum() / np.square(G).sum()
+
+
+def test_a_resumed_and_rewound_run_is_measured_across_the_seam_and_said(tmp_path):
+    X = smooth(80)
+    head = stores.header(exact=True)
+    path = tmp_path / "r.zarr"
+    stores.write_root(path, head)
+    abandoned = X[:60].copy()
+    abandoned[40:] += 5
+    stores.write_segment(path, head, abandoned)
+    stores.write_segment(path, head, X[40:], steps=np.arange(40, 80), number=1, parent_step=39)
+    ds = analyze(str(path), ["last", "ema(0.9)"], window=20)
+    whole = analyze(str(stores.write_run(tmp_path / "whole.zarr", X, exact=True)), ["last", "ema(0.9)"], window=20)
+    for name in ("kappa", "window_kappa", "rank", "singular_value"):
+        np.testing.assert_allclose(ds[name], whole[name], rtol=1e-6, atol=1e-6)
+    assert any("20 rows abandoned" in w for w in json.loads(ds.attrs["warnings"]))
+
+
 def test_results_do_not_depend_on_how_rows_are_cut_into_tasks(tmp_path, monkeypatch):
     from gradlog.analysis import blocks
 
@@ -346,6 +408,11 @@ def test_components_and_scores(exact_run):
     np.testing.assert_allclose(np.abs(np.sum(V * Vt[:3], axis=1)), 1, atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(ds.scores, axis=0), s[:3], rtol=1e-4)
     assert ds.increment_step.values.tolist() == list(range(4, 130))
+    # Eckart and Young: what the best rank-3 predictor of the increments leaves is the tail of their spectrum
+    left = np.square(H - H @ V.T @ V).sum() / np.square(H).sum()
+    assert left == pytest.approx(float(ds.tail_energy[3]), rel=1e-4)
+    other = np.linalg.qr(rng.standard_normal((H.shape[1], 3)))[0]
+    assert np.square(H - H @ other @ other.T).sum() / np.square(H).sum() > 1.1 * left
 
 
 def test_bounds_show_both_sides_and_their_inputs(exact_run):

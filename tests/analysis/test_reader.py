@@ -7,6 +7,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +49,12 @@ def test_xarray_backend(tmp_path):
     assert ds.sketch.dims == ("step", "group", "k")
     assert ds.group_norm2.attrs["units"] == "gradient^2"
     assert set(ds.data_vars) == {"sketch", "group_norm2", "flags", "loss", "scalar_flags"}
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    registered = EntryPoint("gradlog", project["entry-points"]["xarray.backends"]["gradlog"], "xarray.backends")
+    assert registered.load() is GradlogBackend
+    with xr.open_dataset(path / "seg-000000-r0000", engine="zarr", consolidated=True) as segment:
+        np.testing.assert_array_equal(segment.sketch, X)
+        assert segment.sketch.dims == ("step", "group", "k")
     assert GradlogBackend().guess_can_open(str(path))
     assert not GradlogBackend().guess_can_open(str(tmp_path))
 

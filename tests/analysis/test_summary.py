@@ -174,7 +174,7 @@ def test_best_ema_is_exact_between_its_nodes(kind):
     fitted = BestEMA().fit(Evidence(closed(element(X, [(0, 1500)], recipe)), recipe.betas))
     energy = np.square(X, dtype=np.float64).sum()
     kappa = lambda beta: reference.path_length(X.astype(float), [(0, 1500)], f"ema({beta!r})").sum() / energy  # noqa: E731
-    assert fitted.path.sum() / energy == pytest.approx(kappa(fitted.beta), abs=2e-5)
+    assert fitted.path.sum() / energy == pytest.approx(kappa(float(fitted.beta)), abs=2e-5)
     others = [kappa(float(b)) for b in 1 - np.geomspace(1, 1 / 1024, 25)]
     assert fitted.path.sum() / energy <= min(others) + 2e-5
 

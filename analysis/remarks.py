@@ -1,0 +1,66 @@
+"""What a reader of a result must know about the log it came from: irregularities, and numbers that are only bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradlog.analysis import rank
+from gradlog.analysis.measure import Question, Values
+from gradlog.analysis.rank import Spectrum
+from gradlog.analysis.reader import Run
+from gradlog.analysis.scopes import Range
+
+
+def of_run(run: Run, ask: Question, whole: Range) -> list[str]:
+    """Say what is irregular about the rows themselves."""
+    info, said = run.info, []
+    if info["every"] > 1:
+        said.append(f"every={info['every']}: increments span {info['every']} optimizer steps")
+    if info["gaps"]:
+        said.append(f"{len(info['gaps'])} gaps in the steps; no increment or history crosses them")
+    if info["nonfinite"]:
+        said.append(f"{len(info['nonfinite'])} non-finite rows left out; the rows after them have no history")
+    if info["abandoned"]:
+        said.append(f"{info['abandoned']} rows abandoned by a resume are left out")
+    if not run.norms_exact:
+        said.append("several ranks: squared norms are estimated from the mean of their sketches")
+    if info["status"] != "closed":
+        said.append(f"the run is {info['status']}: a later analysis may see more rows")
+    return said + _zeros(run, whole) + _short(run, ask)
+
+
+def of_rank(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) -> list[str]:
+    """Say which ranks are open intervals, lower bounds, or not identifiable."""
+    if spectrum is None:
+        return ["no spectrum: the Gram of the groups does not fit this route"]
+    said = []
+    for e, low, high, estimate in zip(ask.eps, main["rank_low"], main["rank_high"], main["rank_estimate"], strict=True):
+        if low != high:
+            said.append(f"rank({e:g}) is only known to lie in [{low:g}, {high:g}]; allow more passes")
+        if not ask.exact and rank.saturated(high, run.rows.n):
+            said.append(
+                f"rank({e:g}) = {high:g} is near the sketch's ceiling {run.rows.n}: it is a lower bound, not a rank"
+            )
+        if not ask.exact and not np.isfinite(estimate):
+            said.append(f"rank({e:g}) of the gradients themselves is not identifiable from k = {run.k}")
+    return said
+
+
+def _zeros(run: Run, whole: Range) -> list[str]:
+    """Frozen parameters: a group without any gradient, or rows without one."""
+    norms = run.group_norm2[whole.start : whole.stop]
+    finite = run.finite[whole.start : whole.stop, None]
+    frozen = ((norms != 0) & finite).sum(axis=0) == 0
+    said = [f"group {g}: its gradient is zero throughout" for g in np.array(run.header.groups)[frozen]]
+    rows = int(np.count_nonzero((norms == 0).all(axis=1) & finite[:, 0]))
+    return said + ([f"{rows} rows with a gradient of zero are counted"] if rows else [])
+
+
+def _short(run: Run, ask: Question) -> list[str]:
+    """Predictors that look further back than most rows can."""
+    longest = int((run.chains[:, 1] - run.chains[:, 0]).max())
+    return [
+        f"{p.name} looks {p.lags} rows back, the longest unbroken stretch has {longest}: missing history counts as zero"
+        for p in ask.predictors
+        if p.lags >= longest
+    ]
