@@ -9,7 +9,7 @@ RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest
 check: lint wheel-check
-bench: .venv/.dev        ; $(PY) -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only -q
+bench: .venv/.dev        ; $(PY) benchmarks/report.py
 docs: .venv/.base        ; $(PY) examples/readme_figure.py
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)

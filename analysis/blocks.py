@@ -273,7 +273,7 @@ def _distributed(
             for pane in panes:
                 tasks = [submit(summarise_block, shared[0], block, shared[1]) for block in pane]
                 alive.update(tasks)
-                results.append(tree(tasks, lambda x, y: submit(merge, x, y)))
+                results.append(tree(tasks, lambda x, y: submit(merge, x, y, priority=1)))
             del tasks
             for done, future in enumerate(as_completed(alive.difference(shared), loop=client.loop), start=1):
                 if future.status == "error":

@@ -80,13 +80,14 @@ def analyze(
     """
     from gradlog import analysis
     from gradlog.analysis import archive as many
+    from gradlog.analysis.cache import Cache
 
     if target is not None:
         output.require_free(target, force)
     options: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
     options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
     _check(predictors, memory)
-    options |= {"view": view, "cache": many.resolve(not no_cache)}
+    options |= {"view": view, "cache": None if no_cache else Cache()}
     if many.is_several(runs):
         archive(runs, options, as_json, target, force, quiet)
         return
