@@ -236,17 +236,30 @@ def connected(scheduler: Any) -> Iterator[Any]:
         if not isinstance(scheduler, str):
             yield scheduler
             return
-        try:
-            client = Client(scheduler, timeout=CONNECT, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
+        client = _within(2 * CONNECT, lambda: Client(scheduler, timeout=CONNECT, set_as_default=False))
+        if client is None:
             raise SchedulerError(
                 f"{scheduler}: no dask scheduler answers within {CONNECT:g} s; start one with 'dask scheduler' and "
                 "workers with 'dask worker', or leave the scheduler out to use threads"
-            ) from error
+            )
         try:
             yield client
         finally:
             client.close()
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """Call in a thread of its own; None if it fails or is late (a client waits for ever on a mute peer)."""
+    found: list[Any] = []
+
+    def attempt() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(call())
+
+    thread = threading.Thread(target=attempt, name="gradlog-connect", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
 
 
 def _distributed(

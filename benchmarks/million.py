@@ -138,11 +138,12 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     lines = ["| " + " | ".join(names) + " |", "|--:" * len(names) + "|"]
     for r in results:
-        us = " / ".join(f"{r['record'][end]['mean_us']:.0f}" for end in ENDS)
+        us = " / ".join(f"{r['record'][end]['p50_us']:.0f}" for end in ENDS)
         a, T = r["analyze"], r["steps"]
         lines.append(
             f"| {T:,} | {r['bytes'] / 1e9:.2f} GB | {us} | {r['info']['seconds']:.2f} s | {a['open_seconds']:.2f} s "
-            f"| {a['seconds']:.1f} s | {a['seconds'] / T * 1e6:.0f} us | {a['seconds'] / r['read']['seconds']:.1f} x "
+            f"| {a['seconds']:.1f} s | {a['cpu_seconds'] / T * 1e6:.0f} us "
+            f"| {a['cpu_seconds'] / r['read']['cpu_seconds']:.1f} x "
             f"| {a['peak_mb']:.0f} MB |"
         )
     return "\n".join(lines)
@@ -159,7 +160,8 @@ def main() -> None:
     if options.stage:
         name, path, *more = options.stage
         found = STAGES[name](Path(path), *map(int, more))
-        print(json.dumps(found | {"peak_mb": peak_mb(), "load": os.getloadavg()[0]}))
+        about = {"cpu_seconds": time.process_time(), "peak_mb": peak_mb(), "load": os.getloadavg()[0]}
+        print(json.dumps(found | about))
         return
     with tempfile.TemporaryDirectory(prefix="gradlog-million-", dir=options.folder) as folder:
         free = shutil.disk_usage(folder).free
