@@ -26,6 +26,8 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from gradlog import records, schema
+from gradlog.analysis.columns import read as read_column
+from gradlog.analysis.columns import stored
 from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
 from gradlog.records import Journal
 from gradlog.schema import RunHeader, SegmentHeader
@@ -167,9 +169,9 @@ class Segment:
                     f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit"
                 )
         with unbroken(f"{here}/step"):
-            steps = np.asarray(_array(group, "step")[:], np.int64)
+            steps = np.asarray(read_column(_array(group, "step")), np.int64)
         with unbroken(f"{here}/flags"):
-            flags = np.asarray(_array(group, "flags")[:], np.uint32)
+            flags = np.asarray(read_column(_array(group, "flags")), np.uint32)
         segment = cls(header, group, run, here, steps, flags)
         segment.require_chunks("step", "flags")
         segment._overlay([j for j in journals if j.chunk * run.chunk >= header.rows])
@@ -197,7 +199,8 @@ class Segment:
         found = {}
         for name in ARRAYS:
             array = self._array(name)
-            found[name] = {"bytes": int(array.nbytes_stored()), "files": _files(array)[0]}
+            size, files = stored(array) or (int(array.nbytes_stored()), _files(array)[0])
+            found[name] = {"bytes": size, "files": files}
         return found
 
     def require_chunks(self, *names: str) -> None:
