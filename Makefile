@@ -12,12 +12,12 @@ demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest
 check: lint wheel-check
 integrations: .venv-frameworks/.done ; $(FW) -m pytest tests/integrations
-bench: .venv/.dev        ; $(PY) -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only -q
 docs: .venv/.dev         ; $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 figure: .venv/.base      ; $(PY) examples/readme_figure.py
 paper: .venv/.paper
 	$(PY) -m examples.paper.table --format markdown --figure docs/img/paper_rows.svg --windows docs/img/paper_windows.svg
 	$(PY) -m examples.paper.studies --figure docs/img/paper_studies.svg
+bench: .venv/.dev        ; $(PY) benchmarks/report.py
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
 clean:                   ; rm -rf .venv .venv-frameworks .wheel-check build docs/_build *.egg-info

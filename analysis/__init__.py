@@ -10,18 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradlog.analysis.archive import analyze_each, analyze_many
     from gradlog.analysis.audits.audit import audit_run
     from gradlog.analysis.pipeline import analyze
     from gradlog.analysis.predictors import Linear
     from gradlog.analysis.reader import Run, open_run
     from gradlog.analysis.result_json import to_json
 
-__all__ = ["Linear", "Run", "analyze", "audit_run", "open_run", "to_json"]
+__all__ = ["Linear", "Run", "analyze", "analyze_each", "analyze_many", "audit_run", "open_run", "to_json"]
 
 _HOME = {
     "open_run": "reader",
     "Run": "reader",
     "analyze": "pipeline",
+    "analyze_each": "archive",
+    "analyze_many": "archive",
     "to_json": "result_json",
     "audit_run": "audits.audit",
     "Linear": "predictors",

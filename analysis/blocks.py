@@ -6,13 +6,15 @@ rows. The tree depends on the rows alone, so every scheduler adds in the same or
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,10 @@ from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.kernel import summarise
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary, merge
-from gradlog.errors import CorruptRunError
+from gradlog.errors import CorruptRunError, MissingDependencyError, SchedulerError
+
+if TYPE_CHECKING:
+    from gradlog.analysis.memo import Memo
 
 Fragment = tuple[int, int, bool]
 """Rows [start, stop) without a gap inside, and whether a gap stands before."""
@@ -29,6 +34,9 @@ Fragment = tuple[int, int, bool]
 Progress = Callable[[int, int], None]
 
 BLOCK_BYTES, BUFFER_BYTES = 32 * 2**20, 8 * 2**20
+
+CONNECT = 5.0
+"""Seconds that a scheduler has to answer."""
 
 
 def buffer_rows(source: RowSource) -> int:
@@ -82,6 +90,7 @@ def compute(
     recipe: Recipe,
     scheduler: Any = None,
     progress: Progress | None = None,
+    memo: Memo | None = None,
 ) -> list[Summary]:
     """Summaries of the panes between consecutive cuts, from one pass over the rows.
 
@@ -96,9 +105,18 @@ def compute(
         Default: threads when there is more than one block.
     progress : callable, optional
         Called with (blocks done, blocks in all) as tasks complete.
+    memo : Memo, optional
+        Summaries kept from earlier passes; only what they lack is read.
     """
     rows = block_rows(source)
     panes = [plan(chains, a, b, rows) for a, b in itertools.pairwise(cuts)]
+    make = partial(_summaries, source, recipe, scheduler, progress)
+    return make(panes) if memo is None else memo.summaries(source, panes, recipe, buffer_rows(source), make)
+
+
+def _summaries(
+    source: RowSource, recipe: Recipe, scheduler: Any, progress: Progress | None, panes: list[list[list[Fragment]]]
+) -> list[Summary]:
     total = sum(map(len, panes))
     report = progress or (lambda done, total: None)
     report(0, total)
@@ -197,6 +215,53 @@ class _Task:
         return self.function(*self.args)
 
 
+@contextlib.contextmanager
+def connected(scheduler: Any) -> Iterator[Any]:
+    """Yield a distributed client for an address, closed again; or the client that was given.
+
+    Raises
+    ------
+    SchedulerError
+        Nothing answers there within ``CONNECT`` seconds.
+    MissingDependencyError
+        ``distributed`` is not installed.
+    """
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        raise MissingDependencyError("a cluster needs distributed: pip install 'gradlog-zarr[cluster]'") from error
+    # the summaries' test matrix may make a task of some MB: it is sent once, as a task of its own
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+        if not isinstance(scheduler, str):
+            yield scheduler
+            return
+        client = _within(2 * CONNECT, lambda: Client(scheduler, timeout=CONNECT, set_as_default=False))
+        if client is None:
+            raise SchedulerError(
+                f"{scheduler}: no dask scheduler answers within {CONNECT:g} s; start one with 'dask scheduler' and "
+                "workers with 'dask worker', or leave the scheduler out to use threads"
+            )
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """Call in a thread of its own; None if it fails or is late (a client waits for ever on a mute peer)."""
+    found: list[Any] = []
+
+    def attempt() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(call())
+
+    thread = threading.Thread(target=attempt, name="gradlog-connect", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
+
+
 def _distributed(
     source: RowSource,
     panes: list[list[list[Fragment]]],
@@ -205,31 +270,55 @@ def _distributed(
     total: int,
     scheduler: Any,
 ) -> list[Summary]:
-    from distributed import Client, as_completed
+    """One task a block. The client holds a block's future only until it is done: workers drop what is merged.
 
-    own = isinstance(scheduler, str)
-    client = Client(scheduler, set_as_default=False) if own else scheduler
-    submitted: list[Any] = []
+    Source and recipe are tasks too, not scattered data: what a lost worker held, the scheduler knows how to make again.
+    """
+    from distributed import as_completed
 
-    def submit(function: Callable[..., Summary], *args: Any) -> Any:
-        submitted.append(client.submit(function, *args, pure=False))
-        return submitted[-1]
+    with connected(scheduler) as client:
+        submit = partial(client.submit, pure=False)
+        alive: set[Any] = set()
+        results: list[Any] = []
+        try:
+            shared = [submit(_Task(_same, x)) for x in (source, recipe)]
+            alive.update(shared)
+            for pane in panes:
+                tasks = [submit(summarise_block, shared[0], block, shared[1]) for block in pane]
+                alive.update(tasks)
+                results.append(tree(tasks, lambda x, y: submit(merge, x, y, priority=1)))
+            del tasks
+            for done, future in enumerate(as_completed(alive.difference(shared), loop=client.loop), start=1):
+                if future.status == "error":
+                    future.result()
+                alive.discard(future)
+                report(done, total)
+            del future
+            return list(client.gather(results))
+        finally:  # also on an interrupt: workers drop what is queued and forget what is done
+            client.cancel([*alive, *results], force=True)
 
-    shared = []
-    try:
-        shared = [client.scatter(x, broadcast=True, hash=False) for x in (source, recipe)]
-        blocks = [[submit(summarise_block, shared[0], b, shared[1]) for b in pane] for pane in panes]
-        waiting = list(submitted)
-        results = [tree(list(b), lambda x, y: submit(merge, x, y)) for b in blocks]
-        for done, future in enumerate(as_completed(waiting), start=1):
-            if future.status == "error":
-                future.result()
-            report(done, total)
-        return list(client.gather(results))
-    finally:  # also on an interrupt: workers drop what is queued and forget what is done
-        client.cancel([*submitted, *shared], force=True)
-        if own:
-            client.close()
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def spread(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], scheduler: Any, report: Progress
+) -> list[Any]:
+    """Results of independent calls on a cluster, one task each; the first error raises."""
+    from distributed import as_completed
+
+    with connected(scheduler) as client:
+        futures = [client.submit(function, *call, pure=False) for call in calls]
+        try:
+            for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
+                if future.status == "error":
+                    future.result()
+                report(done, len(futures))
+            return list(client.gather(futures))
+        finally:
+            client.cancel(futures, force=True)
 
 
 def sketch_array(source: RowSource) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from gradlog.analysis import blocks, bounds, fast, noise, remarks, spectra, subspace
+from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.dataset import result_dataset
 from gradlog.analysis.measure import Question, Values, bound_sides, shares
+from gradlog.analysis.memo import Memo
 from gradlog.analysis.memory import check, predict
 from gradlog.analysis.predictors import DEFAULT, Predictor, needs, parse
 from gradlog.analysis.reader import Run, open_run
@@ -50,6 +53,7 @@ def analyze(
     lowest_loss: float | None = None,
     diameter: float | None = None,
     seed: int = 0,
+    cache: Cache | bool | str | os.PathLike[str] | None = None,
 ) -> xarray.Dataset:
     """Measure the predictability and the rank of a run's gradients.
 
@@ -89,6 +93,9 @@ def analyze(
         Inputs of the bounds that override what was logged or assumed.
     seed : int
         Of the randomized route.
+    cache : bool, path or Cache, optional
+        Keep the summaries of chunks in a folder (True: the user's cache folder), so that the analysis of a run that
+        grew reads only what is new. Same numbers, bit by bit.
 
     Returns
     -------
@@ -127,12 +134,14 @@ def analyze(
     if route.method == "rows":
         predicted += 8 * len(run.steps) * (run.rows.n + 4 * len(run.steps))
     check(predicted, memory)
-    summaries = blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress)
+    folder = resolve(cache)
+    memo = Memo(folder, run) if folder else None
+    summaries = blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo)
     kernels = sorted(frozenset[str]().union(*(s.kernels for s in summaries)))
     panes = contributions(summaries)
     scopes = Scopes(run, ask, route, recipe, cuts, panes)
     whole = ranges["run"][0]
-    found = scopes.refined(whole, passes, seed, scheduler)
+    found = scopes.refined(whole, passes, seed, scheduler, memo)
     spectrum = found.spectrum if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
     inputs = bounds.inputs(scopes.scalar("loss", whole), scopes.scalar("lr", whole), eta, lowest_loss, diameter)
@@ -155,6 +164,7 @@ def analyze(
         "svd_seed": seed,
         "kernel": ", ".join(kernels),
         "predicted_memory": predicted,
+        "cached_rows": memo.rows if memo else 0,
         "burn_in": burn_in,
         "bound_inputs": dataclasses.asdict(inputs),
         "warnings": [*remarks.of_run(run, ask, whole), *remarks.of_rank(run, main, ask, spectrum)],

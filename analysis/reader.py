@@ -223,9 +223,8 @@ class Run:
     @cached_property
     def scalar_columns(self) -> dict[str, NDArray[np.float64]]:
         """Scalars by name, each (rows,), NaN where not logged; the mean over ranks."""
-        names = dict.fromkeys(n for x in self._pieces for m in x.members for n in m.scalars)
         columns = {}
-        for name in names:
+        for name in self._scalar_names():
             parts = []
             for piece in self._pieces:
                 missing = np.full(len(piece.steps), np.nan)
@@ -265,7 +264,7 @@ class Run:
             "group_sizes": list(h.group_sizes()),
             "dimension": h.dimension,
             "tensors": len(h.tensors),
-            "scalars": list(self.scalar_columns),
+            "scalars": self._scalar_names(),
             "norms": "exact" if self.norms_exact else "estimated from the sketches",
             "segments": [_segment_info(x) for x in self.segments],
             "ranks": max((len(x.members) for x in self._pieces), default=0),
@@ -326,6 +325,10 @@ class Run:
         finite = int(np.count_nonzero(self.finite))
         if finite < rows:
             raise TooFewStepsError(f"{self.where}: {finite} finite steps, at least {rows} needed; record a longer run")
+
+    def _scalar_names(self) -> list[str]:
+        members = [m for x in self._pieces for m in x.members]
+        return list(dict.fromkeys(n for m in members for n in (*m.header.scalars, *(m.tail.names if m.tail else ()))))
 
     def _gaps(self) -> list[list[int]]:
         broken = np.flatnonzero(np.diff(self.steps) != self.header.every)

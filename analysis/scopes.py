@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gradlog.analysis import blocks, measure, rank, spectra, subspace
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.measure import Question, Values
+from gradlog.analysis.memo import Memo
 from gradlog.analysis.predictors import Evidence
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run
@@ -71,7 +72,9 @@ class Scopes:
             return spectra.shuffled_of_rows(self.row_grams.rows[np.ix_(self._rows(r), self._rows(r))])
         return spectra.shuffled(self.totals(r), self.recipe, group)
 
-    def refined(self, r: Range, passes: int, seed: int, scheduler: Any) -> Decomposition | None:
+    def refined(
+        self, r: Range, passes: int, seed: int, scheduler: Any, memo: Memo | None = None
+    ) -> Decomposition | None:
         """Refine the randomized route by further passes over the rows until every r* is certain."""
         if self.route.method != "nystrom" or self.recipe.test is None:
             return None
@@ -79,7 +82,7 @@ class Scopes:
 
         def apply(block: Float32) -> Float64:
             recipe = Recipe(self.run.groups, self.run.k, lags=0, gram="none", test=block, columns=False)
-            panes = contributions(blocks.compute(self.run.rows, self.run.chains, cuts, recipe, scheduler))
+            panes = contributions(blocks.compute(self.run.rows, self.run.chains, cuts, recipe, scheduler, memo=memo))
             image: Float64 = add(panes[cuts.index(r.start) : cuts.index(r.stop)])["image"]
             return image
 

@@ -6,13 +6,14 @@ commit record: chunks beyond it are not there yet, chunks missing below it are a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,8 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from gradlog import records, schema
+from gradlog.analysis.columns import read as read_column
+from gradlog.analysis.columns import stored
 from gradlog.analysis.tails import following
 from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
 from gradlog.records import Journal
@@ -196,9 +199,9 @@ class Segment:
                     f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit"
                 )
         with unbroken(f"{here}/step"):
-            steps = np.asarray(_array(group, "step")[:], np.int64)
+            steps = np.asarray(read_column(_array(group, "step")), np.int64)
         with unbroken(f"{here}/flags"):
-            flags = np.asarray(_array(group, "flags")[:], np.uint32)
+            flags = np.asarray(read_column(_array(group, "flags")), np.uint32)
         segment = cls(header, group, run, here, steps, flags)
         segment.require_chunks("step", "flags")
         if header.status in schema.UNSETTLED:
@@ -226,7 +229,8 @@ class Segment:
         found = {}
         for name in ARRAYS:
             array = self._array(name)
-            found[name] = {"bytes": int(array.nbytes_stored()), "files": _files(array)[0]}
+            size, files = stored(array) or (int(array.nbytes_stored()), _files(array)[0])
+            found[name] = {"bytes": size, "files": files}
         return found
 
     def require_chunks(self, *names: str) -> None:
@@ -378,3 +382,19 @@ def _list(store: Store, prefix: str) -> list[str]:
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in sync(collect())]
     except FileNotFoundError:
         return []
+
+
+def get_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
+    """Objects under these keys, up to 32 requests at a time."""
+
+    async def collect() -> list[bytes | None]:
+        limit = asyncio.Semaphore(32)
+
+        async def one(key: str) -> bytes | None:
+            async with limit:
+                buffer = await store.get(key, default_buffer_prototype())
+                return None if buffer is None else buffer.to_bytes()
+
+        return await asyncio.gather(*map(one, keys))
+
+    return list(sync(collect()))

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from gradlog.cli import console, output, tables
+from gradlog.cli.archive import archive
 
 
 @click.command()
-@click.argument("run")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option(
     "-o",
@@ -49,11 +50,22 @@ from gradlog.cli import console, output, tables
     help="After a rewind: the newest row of each step, or all rows.",
 )
 @click.option("--by-group", is_flag=True, help="Also each parameter group alone.")
+@click.option("--window", type=click.IntRange(2), metavar="N", help="Also every window of N steps.")
+@click.option("--stride", type=click.IntRange(1), metavar="N", help="Steps from one window to the next. Default: N.")
+@click.option("--prefixes", type=click.IntRange(0), default=0, metavar="N", help="Also N growing prefixes of the run.")
+@click.option(
+    "--kernel",
+    type=click.Choice(["auto", "numpy", "numba"]),
+    default="auto",
+    show_default=True,
+    help="What adds up the columns; numba is the extra 'fast'.",
+)
 @click.option("--memory", metavar="SIZE", help="Refuse to start if the predicted peak exceeds SIZE, such as 2G.")
 @click.option("--scheduler", metavar="ADDR", help="Address of a running dask scheduler. Default: threads.")
+@click.option("--no-cache", is_flag=True, help="Neither use nor keep what earlier calls computed.")
 @console.verbosity
 def analyze(
-    run: str,
+    runs: tuple[str, ...],
     as_json: bool,
     target: Path | None,
     plot: Path | None,
@@ -63,26 +75,43 @@ def analyze(
     burn_in: int,
     view: Any,
     by_group: bool,
+    window: int | None,
+    stride: int | None,
+    prefixes: int,
+    kernel: str,
     memory: str | None,
     scheduler: str | None,
+    no_cache: bool,
     quiet: bool,
 ) -> None:
     """Measure predictability and rank of the gradients in RUN.
 
+    Several runs, a folder of runs, a pattern in quotes or the URL of a bucket give a row a run; those that fail are
+    listed and make the exit status 1.
+
     Kappa is the path length sum ||g_t - m_t||^2 over the energy sum ||g_t||^2, for predictions m_t made from
     earlier gradients only. It stands beside the kappa that the same gradients would have in random order.
+
+    What was computed before is kept by the content of the runs in $GRADLOG_CACHE (default: the user's cache folder).
     """
     from gradlog import analysis
+    from gradlog.analysis import archive as many
+    from gradlog.analysis.cache import Cache
 
     for wanted in (target, plot):
         if wanted is not None:
             output.require_free(wanted, force)
     options: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
-    options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
+    chosen = {"predictors": predictors, "eps": eps, "window": window, "stride": stride, "prefixes": prefixes}
+    options |= {"kernel": kernel, **{name: value for name, value in chosen.items() if value}}
     check_options(predictors, memory)
-    opened = analysis.open_run(run, view)
+    options |= {"view": view, "cache": None if no_cache else Cache()}
+    if many.is_several(runs):
+        archive(runs, options, as_json, target, force, quiet)
+        return
+    run = runs[0]
     with console.progress("analyze", quiet) as progress:
-        result = analysis.analyze(opened, progress=progress, **options)
+        result = many.analyze_one(run, progress=progress, **options)
     document = analysis.to_json(result)
     if target is not None:
         output.save(result, document, target, force)

@@ -54,22 +54,22 @@ def debugging() -> bool:
 
 
 @contextmanager
-def progress(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def progress(title: str, quiet: bool, unit: str = "blocks") -> Iterator[Callable[[int, int], None]]:
     """Yield a callback ``(done, total)``: a bar on a terminal, a line now and then elsewhere."""
     if quiet:
         yield lambda done, total: None
     elif sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(desc=title, unit=" blocks", leave=False, file=sys.stderr, delay=PATIENCE) as bar:
+        with tqdm(desc=title, unit=f" {unit}", leave=False, file=sys.stderr, delay=PATIENCE) as bar:
             yield lambda done, total: _advance(bar, done, total)
     else:
-        yield _Heartbeat(title)
+        yield _Heartbeat(title, unit)
 
 
 class _Heartbeat:
-    def __init__(self, title: str) -> None:
-        self._title, self._start = title, time.monotonic()
+    def __init__(self, title: str, unit: str = "blocks") -> None:
+        self._title, self._unit, self._start = title, unit, time.monotonic()
         self._next = self._start + HEARTBEAT
 
     def __call__(self, done: int, total: int) -> None:
@@ -77,7 +77,7 @@ class _Heartbeat:
         if now >= self._next and done:
             self._next = now + HEARTBEAT
             left = (now - self._start) * (total - done) / done
-            click.echo(f"gradlog: {self._title}: {done:,} of {total:,} blocks, about {left:.0f} s left", err=True)
+            click.echo(f"gradlog: {self._title}: {done:,} of {total:,} {self._unit}, about {left:.0f} s left", err=True)
 
 
 def _advance(bar: Any, done: int, total: int) -> None:

@@ -24,6 +24,8 @@ def report(path: str, result: Document) -> list[str]:
         _measures(result),
         _noise(result),
         _groups(result),
+        _in_time(result, "windows", "in time, by window of steps"),
+        _in_time(result, "prefixes", "as the run grows"),
         _path(result),
         _bounds(result),
         [line for text in result["warnings"] for line in render.note(text)],
@@ -126,6 +128,22 @@ def _groups(result: Document) -> list[str]:
     names = list(result["kappa"])
     rows = [[g, *(_fixed(found["kappa"][n]["value"]) for n in names)] for g, found in groups.items()]
     return [render.heading("kappa by group"), *render.table(["group", *names], rows)]
+
+
+def _in_time(result: Document, kind: str, title: str) -> list[str]:
+    """Kappa beside its shuffled baseline, and the certified rank, of each range of steps."""
+    if not result[kind]:
+        return []
+    names = [name for name in result["kappa"] if name != "zero"][:2]
+    eps = next(iter(result["rank"]))
+    rows = []
+    for part in result[kind]:
+        kappas = [cell for n in names for cell in _kappa_cells(n, part["kappa"][n])[1:4:2]]
+        rank = part["rank"][eps]
+        span = f"{part['first_step']:,} to {part['last_step']:,}"
+        rows.append([span, *kappas, f"{_count(rank['low'])} .. {_count(rank['high'])}", _count(rank.get("null"))])
+    columns = ["steps", *(c for n in names for c in (n, "shuffled")), f"r*({eps})", "shuffled"]
+    return [render.heading(title), *render.table(columns, rows)]
 
 
 def _path(result: Document) -> list[str]:

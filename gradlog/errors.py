@@ -61,6 +61,10 @@ class MissingDependencyError(GradlogError, ImportError):
     """An optional package is needed; the message carries the install command."""
 
 
+class SchedulerError(GradlogError, ConnectionError):
+    """No dask scheduler answers at the address that was given."""
+
+
 class MemoryLimitError(GradlogError, MemoryError):
     """The predicted peak memory of an analysis exceeds the limit."""
 

@@ -12,13 +12,16 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from gradlog.schema import PARTIAL_FILE
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
+
+WAITS = (0.5, 2.0, 8.0)
+"""Seconds before a failed request to an object store is made again."""
 
 Buffers = Sequence[Any]
 """Bytes-like pieces that together make one object; big arrays are written without a copy."""
@@ -139,35 +142,39 @@ class UrlSink:
         self._fs, self._root = fsspec.core.url_to_fs(url, **options)
 
     def put(self, key: str, data: Buffers) -> None:
-        """Upload one object; a failure is tried again three times, after 0.5, 2 and 8 seconds."""
-        body = b"".join(bytes(piece) for piece in data)
-        for wait in (0.5, 2.0, 8.0):
-            try:
-                self._fs.pipe_file(f"{self._root}/{key}", body)
-            except OSError:
-                time.sleep(wait)
-            else:
-                return
-        self._fs.pipe_file(f"{self._root}/{key}", body)
+        """Upload one object."""
+        self._try(self._fs.pipe_file, f"{self._root}/{key}", b"".join(bytes(piece) for piece in data))
 
     def create(self, key: str, data: Buffers) -> bool:
         """Upload one object if the key is free. Two writers in the same instant: the last one wins."""
-        if self._fs.exists(f"{self._root}/{key}"):
+        if self._try(self._fs.exists, f"{self._root}/{key}"):
             return False
         self.put(key, data)
         return True
 
     def get(self, key: str) -> bytes:
         """Download one object."""
-        return bytes(self._fs.cat_file(f"{self._root}/{key}"))
+        return bytes(self._try(self._fs.cat_file, f"{self._root}/{key}"))
 
     def folders(self) -> list[str]:
         """List the first-level prefixes."""
         self._fs.invalidate_cache()
-        if not self._fs.exists(self._root):
+        if not self._try(self._fs.exists, self._root):
             return []
-        found = self._fs.ls(self._root, detail=True)
+        found = self._try(self._fs.ls, self._root, detail=True)
         return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "directory")
+
+    @staticmethod
+    def _try(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call; after a failure, a store that asks to slow down say, again in 0.5, 2 and 8 seconds."""
+        for wait in WAITS:
+            try:
+                return call(*args, **options)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                time.sleep(wait)
+        return call(*args, **options)
 
     def clear(self) -> None:
         """Delete everything under the URL."""

@@ -1,0 +1,157 @@
+"""A folder of computed things by key: bounded, safe to share between processes, safe to delete at any time.
+
+An entry is one file: 32 bytes of BLAKE2b, then an ``npz`` of plain arrays (no pickle). It appears whole or not at all;
+one whose digest does not fit is as good as absent and is written again. The files least recently used go first.
+The folder is ``$GRADLOG_CACHE``, or ``gradlog`` in the user's cache folder; never the run itself, whose files are all
+accounted for in its manifests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import cache as once
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+LIMIT = 2 * 2**30
+"""Bytes kept on disk unless ``$GRADLOG_CACHE_SIZE`` says otherwise."""
+
+SUFFIX, PARTIAL = ".entry", ".partial"
+STALE = 3600.0
+"""Seconds after which a temporary file belongs to nobody."""
+
+
+def default_folder() -> Path:
+    """``$GRADLOG_CACHE``, or the platform's folder for what can be computed again."""
+    if named := os.environ.get("GRADLOG_CACHE"):
+        return Path(named)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "gradlog"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradlog"
+
+
+class Cache:
+    """Entries of named arrays.
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        Default: see ``default_folder``. Made on the first ``put``.
+    limit : int, optional
+        Bytes to keep. Default: ``$GRADLOG_CACHE_SIZE`` (such as 500M), or 2 GiB.
+
+    Examples
+    --------
+    >>> store = Cache(tempfile.mkdtemp())
+    >>> store.put(key("squares", 3), {"x": np.arange(3) ** 2})
+    >>> store.get(key("squares", 3))["x"]
+    array([0, 1, 4])
+    >>> store.get(key("squares", 4)) is None
+    True
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None, limit: int | None = None) -> None:
+        from gradlog.analysis.memory import parse_size
+
+        self.folder = default_folder() if folder is None else Path(folder)
+        self.limit = parse_size(os.environ.get("GRADLOG_CACHE_SIZE", LIMIT)) if limit is None else limit
+        self._written = 0
+
+    def get(self, key: str) -> dict[str, NDArray[Any]] | None:
+        """Arrays under a key; None where there is no sound entry."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        if hashlib.blake2b(data[32:], digest_size=32).digest() != data[:32]:
+            return None
+        try:
+            with np.load(io.BytesIO(data[32:]), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile):  # sound bytes of another numpy
+            return None
+
+    def put(self, key: str, arrays: Arrays) -> None:
+        """Keep arrays; a folder that cannot be written or is full costs nothing but the saving."""
+        body = io.BytesIO()
+        np.savez(body, allow_pickle=False, **arrays)
+        data = body.getbuffer()
+        if len(data) > self.limit // 4:
+            return
+        with contextlib.suppress(OSError):
+            self._write(self._path(key), data)
+            self._written += len(data)
+            if self._written > self.limit // 8:
+                self.trim()
+
+    def trim(self) -> None:
+        """Delete the least recently used entries beyond the limit, and temporary files that a kill left."""
+        self._written, kept = 0, 0
+        for _, size, path in sorted(self._entries(), reverse=True):
+            kept += size
+            if kept > self.limit:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        for path in self.folder.glob("??/*"):
+            with contextlib.suppress(OSError):  # another process may have deleted it
+                status = path.stat()
+                if path.suffix == SUFFIX:
+                    yield status.st_mtime, status.st_size, path
+                elif path.suffix == PARTIAL and time.time() - status.st_mtime > STALE:
+                    path.unlink()
+
+    def _write(self, path: Path, data: memoryview) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(suffix=PARTIAL, dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.blake2b(data, digest_size=32).digest())
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}{SUFFIX}"
+
+
+def resolve(cache: Cache | bool | str | os.PathLike[str] | None) -> Cache | None:
+    """Cache meant by an argument: True is the default folder, False or None no cache, a path that folder."""
+    if cache is None or cache is False:
+        return None
+    return cache if isinstance(cache, Cache) else Cache(None if cache is True else cache)
+
+
+def key(*parts: Any) -> str:
+    """Digest of JSON-able parts and of the analyzer's own code, so that no entry outlives a change of it."""
+    text = json.dumps([code(), *parts], separators=(",", ":"), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+@once
+def code() -> str:
+    """Digest of the analyzer's modules and of numpy's version."""
+    found = hashlib.blake2b(np.__version__.encode(), digest_size=16)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,48 @@
+"""Runs that grow, and a cache folder for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gradlog
+from gradlog.analysis import blocks, memo
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GRADLOG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every chunk a block, every summary worth keeping: many blocks without many bytes."""
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(memo, "WORTH", 0.0)
+
+
+def gradients(start: int, stop: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Drift and noise in two tensors; the same row for the same step and seed."""
+    for t in range(start, stop):
+        rng = np.random.default_rng((seed, t))
+        yield {"a": np.sin(t / 40) + rng.standard_normal(60), "b": rng.standard_normal((5, 7))}
+
+
+@pytest.fixture
+def record() -> Callable[..., Path]:
+    """Record steps [start, stop) at a path or URL; later calls continue."""
+
+    def write(path: Path | str, start: int, stop: int, seed: int = 0, **options: object) -> Path | str:
+        like = next(gradients(0, 1))
+        settings = {"k": 16, "chunk": 16, "groups": "tensors", "mode": "a", "on_error": "raise"} | options
+        with gradlog.open(path, like=like, **settings) as log:
+            for t, grads in enumerate(gradients(start, stop, seed), start):
+                log.step(grads, step=t, loss=1 / (1 + t), lr=0.1)
+        return path
+
+    return write
