@@ -16,15 +16,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sample_logs"))
-from record import RECIPES
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "sample_logs"), str(ROOT)]
+from record import mlp_wine_exact
 
 
 def train() -> Iterator[dict[str, torch.Tensor]]:
     """Yield the gradient of each step by parameter name."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, optimizer, batches = RECIPES["mlp_wine_exact"].build()
+    model, optimizer, batches = mlp_wine_exact()
     for x, y in batches:
         loss = nn.functional.cross_entropy(model(x).flatten(0, -2), y.flatten())
         optimizer.zero_grad()

@@ -15,7 +15,8 @@ import gradlog.analysis
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("howto-*.md"))
-ALONE = [p for p in PAGES if p.stem not in ("howto-distributed", "howto-run")]
+ELSEWHERE = ("howto-distributed", "howto-run", "howto-report", "howto-cluster")  # no frameworks, or not in one process
+ALONE = [p for p in PAGES if p.stem not in ELSEWHERE]
 FRAMEWORKS = ("torch", "jax", "optax", "keras", "lightning", "transformers")
 
 

@@ -56,6 +56,7 @@ def test_the_example_notebook_runs(monkeypatch):
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.close("all")  # those of other tests
     monkeypatch.chdir(ROOT)
     space: dict[str, object] = {}
     shown = []
