@@ -13,6 +13,10 @@ import pytest
 
 import gradlog.analysis
 
+# Now and then a rank aborts inside gloo while its process ends ("terminate called without an active exception"). That
+# is torch's own; any other failure counts at once.
+pytestmark = pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("howto-*.md"))
 ELSEWHERE = ("howto-distributed", "howto-run", "howto-report", "howto-cluster")  # no frameworks, or not in one process
@@ -33,6 +37,7 @@ def run_of(name):
     # the frameworks' own, as in their tests
     "ignore:.isinstance.treespec, LeafSpec:FutureWarning",
     "ignore:The 'train_dataloader' does not have many workers",
+    "ignore:Starting from v1.9.0, `tensorboardX` has been removed",
     "ignore:The number of training batches",
     "ignore:You.re resuming from a checkpoint that",
     "ignore:Be aware that when using `ckpt_path`",

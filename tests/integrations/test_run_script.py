@@ -18,6 +18,10 @@ import torch
 
 from gradlog.run_script import ScriptRecorder
 
+# Now and then a rank aborts inside gloo while its process ends ("terminate called without an active exception"). That
+# is torch's own; any other failure counts at once.
+pytestmark = pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])
+
 ROOT = Path(__file__).resolve().parents[2]
 
 TRAIN = """

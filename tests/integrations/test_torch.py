@@ -611,6 +611,7 @@ class Batches(torch.utils.data.Dataset):
         return torch.randn(8, 20)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # JAX's, where another test has loaded it
 def test_forked_workers(tmp_path, recorded):
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

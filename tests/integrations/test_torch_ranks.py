@@ -17,6 +17,10 @@ from torch import nn
 import gradlog
 from gradlog.errors import UnsupportedError
 
+# Now and then a rank aborts inside gloo while its process ends ("terminate called without an active exception"). That
+# is torch's own; any other failure counts at once.
+pytestmark = pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])
+
 STEPS = 3
 
 
