@@ -74,6 +74,9 @@ def open_store(location: Location) -> tuple[Store, str]:
         store._sync_open()
     except Exception as error:
         raise NotARunError(f"{text}: neither a folder nor a zip file; expected a run such as 'run.zarr'") from error
+    with unbroken(text):
+        for member in store._zf.infolist():  # checks its name, so that damage to the directory hides no file of the run
+            store._zf.open(member).close()
     if _get(store, schema.META) is None:
         folders = [f for f in _list(store, "") if _get(store, f"{f}/{schema.META}") is not None]
         if len(folders) == 1:
