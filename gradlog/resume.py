@@ -93,7 +93,8 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
         # A writer of the old run that still lives shall find its folder gone, and not share one with the new run.
         number = 1 + max((n for n, _, _ in segment_names(sink)), default=-1)
         clear(sink)
-    mine = [name for _, rank, name in segment_names(sink) if rank == plan.rank]
+    there = segment_names(sink)
+    mine = [name for _, rank, name in there if rank == plan.rank]
     earlier = {t.name: t for name in mine for t in read_segment(sink, name).joined}
     wanted = _header(plan, [t for t in layout if t[0] not in earlier])
     header, root = create_root(sink, wanted)
@@ -106,9 +107,9 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     ends = [p for p in parents if p[2] >= p[1]]
     last = ends[-1][2] if ends else -1
     next_step = plan.first_step if plan.first_step is not None else last + 1
-    number = max([number, *(n + 1 for n, rank, _ in segment_names(sink) if rank == plan.rank)])
+    number = max([number, *(n + 1 for n, rank, _ in there if rank == plan.rank)])
     if plan.rank:  # one launch, one number: that of rank 0 where it has opened already
-        number = max([number, *(n for n, rank, _ in segment_names(sink) if rank == 0)])
+        number = max([number, *(n for n, rank, _ in there if rank == 0)])
     while True:
         segment = SegmentHeader(
             number=number,
