@@ -359,7 +359,10 @@ def test_the_newest_segment_and_an_older_snapshot_pass(stores: Any, tmp_path: Pa
     assert len(unnoticed({k: v for k, v in files.items() if not k.startswith(SECOND)})["step"]) == 20
     with start(tmp_path / "r") as log:
         fill(log, range(20))
-        older, kept = content(tmp_path / "r"), log.state_dict()
+        older = content(tmp_path / "r")
+        while time.sleep(0.2) or (now := content(tmp_path / "r")) != older:  # until the flush in the background is over
+            older = now
+        kept = log.state_dict()
         fill(log, range(20, 40))
         state = log.state_dict()
     assert len(unnoticed(older)["step"]) == 20

@@ -47,7 +47,9 @@ def linear(label: str, *values: ArrayLike, start: float | None = None) -> Axis:
     """Axis that shows all finite values, from ``start`` if given."""
     low, high = _ends(values, (0.0, 1.0))
     low = low if start is None else start
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # a constant, to the last digits that ticks could tell apart
+    if high - low <= max(
+        1e-300, 1e-9 * max(abs(low), abs(high))
+    ):  # a constant, to the last digits that ticks could tell apart
         low, high = low - abs(low) * 0.1 - 1e-12, high + abs(high) * 0.1 + 1e-12
     room = 0.04 * (high - low)
     return Axis(label, low if start is not None else low - room, high + room)
