@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.paper.table", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="ROW", help=f"default: all of {', '.join(r.name for r in ROWS)}")
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/paper, or runs/paper-small")
-    parser.add_argument("--steps", type=int, help="steps of every row; default: 200, of GPT-2 50, small 30")
+    parser.add_argument("--steps", type=int, help="steps of every row; default: 200, small 30")
     parser.add_argument("--small", action="store_true", help="much smaller models, to see that all works")
     parser.add_argument("--data", choices=["real", "offline"], default="offline")
     parser.add_argument("--device", default="cpu")
