@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from gradlog.analysis.compare import Comparison
@@ -14,16 +15,25 @@ FIELDS = ("value", "low", "high", "null", "gain", "gain_low", "gain_high")
 
 
 def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Column names and rows: per run kappa ± half its interval, then what its shuffled steps would give."""
+    """Column names and rows: per run kappa ± half its interval, what shuffled steps would give, what was published.
+
+    Published figures stand under the run of their name; those of no run here follow at the end.
+    """
     columns = ["run", "T", "batch", *comparison.predictors]
     rows = []
     for r in comparison.rows:
         batch = "–" if r.batch is None else f"{r.batch:g}"
         rows.append([r.label, f"{r.steps}", batch, *(_cell(r.kappa[p]) for p in comparison.predictors)])
         rows.append(["  shuffled", "", "", *(_fixed(r.kappa[p]["null"]) for p in comparison.predictors)])
-    for name, figures in comparison.reference.items():
-        rows.append([f"{name} *", "", "", *(_fixed(figures.get(p)) for p in comparison.predictors)])
+        if r.label in comparison.reference:
+            rows.append(_published("  published", comparison.reference[r.label], comparison))
+    others = comparison.reference.keys() - {r.label for r in comparison.rows}
+    rows += [_published(name, found, comparison) for name, found in comparison.reference.items() if name in others]
     return columns, rows
+
+
+def _published(label: str, figures: Mapping[str, float], comparison: Comparison) -> list[str]:
+    return [f"{label} *", "", "", *(_fixed(figures.get(p)) for p in comparison.predictors)]
 
 
 def markdown(comparison: Comparison) -> str:

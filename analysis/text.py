@@ -35,13 +35,14 @@ def percent(share: float | None, digits: int = 1, sign: bool = False) -> str:
 
 
 def abbreviate(text: object, most: int) -> str:
-    """Cut after ``most`` letters, with an ellipsis.
+    """Take the middle out of what is longer than ``most`` letters: names of runs differ at either end.
 
-    >>> abbreviate("transformer", 6)
-    'trans…'
+    >>> abbreviate("transformer_rmsprop", 12)
+    'transf…sprop'
     """
     plain = printable(text)
-    return plain if len(plain) <= most else plain[: most - 1] + "…"
+    tail = (most - 1) // 2
+    return plain if len(plain) <= most else plain[: most - 1 - tail] + "…" + plain[len(plain) - tail :]
 
 
 def number(value: float | None, digits: int = 4) -> str:

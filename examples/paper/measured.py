@@ -127,7 +127,10 @@ FORMATS = {"table": text, "markdown": markdown, "latex": latex}
 def page(rows: list[Measured], layout: str) -> str:
     """Both tables in one of ``FORMATS``, or everything as JSON."""
     if layout == "json":
-        return json.dumps({m.row.name: dataclasses.asdict(m) for m in rows}, indent=1).replace("NaN", "null")
+        found = {
+            m.row.name: dataclasses.asdict(m) | {"paper": dict(zip(PREDICTORS, m.row.paper, strict=True))} for m in rows
+        }
+        return json.dumps(found, indent=1).replace("NaN", "null")
     draw = FORMATS[layout]
     return "\n\n".join(
         [draw(KAPPA, [line for m in rows for line in kappa_lines(m)]), draw(RANK, [rank_line(m) for m in rows])]

@@ -113,7 +113,11 @@ def test_other_maps_are_refused(pair, tmp_path, change, word):
 
 def test_the_table_holds_the_numbers_of_the_analysis(pair, tmp_path):
     reference = tmp_path / "paper.json"
-    reference.write_text(json.dumps({"source": "the paper, table 1", "rows": {"MLP": {"last": 1.713, "trend": None}}}))
+    reference.write_text(
+        json.dumps(
+            {"source": "the paper, table 1", "rows": {"MLP": {"last": 1.713, "trend": None}, "one": {"last": 2}}}
+        )
+    )
     found = compare(pair, window=20, reference=reference)
     expected = analyze(str(pair[0]))
     for p in found.predictors:
@@ -124,10 +128,11 @@ def test_the_table_holds_the_numbers_of_the_analysis(pair, tmp_path):
     assert [w["first_step"] for w in document["runs"][0]["windows"]] == [0, 20, 40]
     assert document["runs"][0]["batch"] == 32
     assert document["cosine"]["parted"] == 37
-    assert document["reference"]["rows"] == {"MLP": {"last": 1.713}}
+    assert document["reference"]["rows"] == {"MLP": {"last": 1.713}, "one": {"last": 2.0}}
     columns, rows = tabulate.grid(found)
     assert columns[:3] == ["run", "T", "batch"]
-    assert rows[-1][0] == "MLP *"
+    assert [row[0] for row in rows] == ["one", "  shuffled", "  published *", "two", "  shuffled", "MLP *"]
+    assert rows[2][3:] == ["2.000", "–", "–", "–"]
     assert rows[-1][3:] == ["1.713", "–", "–", "–"]
     value, spread = rows[0][3].split(" ±")
     last = found.rows[0].kappa["last"]

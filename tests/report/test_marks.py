@@ -144,7 +144,7 @@ def test_lines_break_where_values_are_missing():
 def test_text_is_made_harmless():
     assert printable("a\x00\u202e\nb") == "a\\x00\\u202e\\nb"
     assert printable("مرحبا é 漢") == "مرحبا é 漢"
-    assert abbreviate("transformer", 6) == "trans…"
+    assert abbreviate("transformer", 6) == "tra…er"
     assert percent(-0.5, 0, sign=True) == "−50 %"
     assert percent(float("nan")) == "–"
 
