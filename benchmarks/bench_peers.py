@@ -78,8 +78,9 @@ def test_histogram_of_a_gradient(benchmark: Any) -> None:
     """What dashboards do to a gradient of 11 million coordinates, against the sketch of the same, one thread."""
     import torch
 
+    from gradlog.projector import projector
     from gradlog.schema import TensorInfo
-    from gradlog.sketch import FoldHash, projector
+    from gradlog.sketch import FoldHash
 
     x = np.random.default_rng(0).standard_normal(11_000_000, np.float32)
     p = projector(FoldHash(256).spec, [TensorInfo("x", x.shape, "float32", 0)], 1)

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog import sketch
 from gradlog.buffer import Block
 from gradlog.errors import GradientError, SpecMismatchError, StepOrderError
 from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
+from gradlog.projector import projector
 from gradlog.resume import Layout, Plan, journal_folder, open_segment, with_parent
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
 from gradlog.store import SegmentWriter, read_segment, round_mantissa
@@ -84,7 +84,7 @@ class Recording:
         self._writer = SegmentWriter(opened.sink, opened.header, opened.segment)
         folder = journal_folder(plan, opened.header, opened.segment)
         self._journal = JournalWriter(folder, self.header.uuid) if plan.journal else None
-        self._projector = sketch.projector(self.header.sketch, self.header.tensors, len(self.header.groups))
+        self._projector = projector(self.header.sketch, self.header.tensors, len(self.header.groups))
         self._index = {t.name: i for i, t in enumerate(self.header.tensors)}
         self._names: dict[str, int] = {}
         self._pending: dict[str, float] = {}

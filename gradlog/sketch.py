@@ -26,17 +26,17 @@ thread count gives the same bytes. (Squared norms do use BLAS and may differ in 
 
 from __future__ import annotations
 
-import abc
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.errors import GradientError, UnsupportedError
-from gradlog.schema import SketchSpec, TensorInfo
+from gradlog.errors import UnsupportedError
+from gradlog.scatter import Scatter
+from gradlog.schema import SketchSpec
 
 Floats = NDArray[np.float32]
 FOLD_HASH, EXACT = "fold-hash/1", "exact/1"
@@ -130,7 +130,7 @@ class FoldHash:
 
     def fold_norm2(self, w: Floats, name: str, x: NDArray[Any]) -> float:
         """Fold a full tensor (unchecked) and return the sum of its squared float32 entries, in float64."""
-        return _in_range(self._fold(w, name, x, 0), x)
+        return in_range(self._fold(w, name, x, 0), x)
 
     def hash(self, w: Floats, out: Floats) -> None:
         """Second stage: write the sketch, float32 (k,), of the folded vector ``w`` to ``out``."""
@@ -166,12 +166,26 @@ class FoldHash:
 
     def columns(self, name: str, n: int) -> NDArray[np.int64]:
         """Return the column of the sketch that each of the first ``n`` entries of tensor ``name`` falls into, (n,)."""
-        m, k = self.spec.m, self.spec.k
-        place = np.empty(m, np.int64)
-        place[self._order] = np.arange(m)
-        row, entry = np.divmod(np.arange(n), m)
-        shift = (self.rows(name, -(-n // m)) >> 1)[row]
-        return np.asarray(place[(entry + shift) % m] % k)
+        return np.asarray(self._places()[self._path(name, n)[0] % self.spec.m] % self.spec.k)
+
+    def scatter(self, groups: Sequence[Sequence[tuple[str, int]]]) -> Scatter:
+        """Prepare both stages for the entries of small groups, each of tensors (name, size), one after another."""
+        paths = [self._path(name, n) for members in groups for name, n in members]
+        address, sign = (np.concatenate(x) for x in zip(*paths, strict=True))
+        group = np.repeat(np.arange(len(groups)), [sum(n for _, n in members) for members in groups])
+        return Scatter(group, address, sign * self._sign[address % self.spec.m], self._places(), self.spec.k)
+
+    def _path(self, name: str, n: int) -> tuple[NDArray[np.int64], Floats]:
+        """Place in the buffer, and sign there, of each of the first ``n`` entries of a tensor."""
+        row, entry = np.divmod(np.arange(n), self.spec.m)
+        code = self.rows(name, -(-n // self.spec.m))[row]
+        return entry + (code >> 1), np.where(code & 1, -self._t[entry], self._t[entry])
+
+    def _places(self) -> NDArray[np.int64]:
+        """Where each entry of the folded vector is in the second stage's arrangement, (m,)."""
+        place = np.empty(self.spec.m, np.int64)
+        place[self._order] = np.arange(self.spec.m)
+        return place
 
     def _fold(self, w: Floats, name: str, x: NDArray[Any], offset: int) -> float:
         """Add x row by row to w and return its squared norm.
@@ -184,7 +198,7 @@ class FoldHash:
         start, norm2 = 0, 0.0
         for i, code in enumerate(self.rows(name, -(-(offset + x.size) // m))[first:].tolist()):
             if i % 2 == 0:
-                norm2 += _norm2(x[start : start + 2 * m - p])
+                norm2 += squared_norm(x[start : start + 2 * m - p])
             part = x[start : start + m - p]
             n = part.size
             signed = scratch if n == m else scratch[:n]
@@ -221,129 +235,7 @@ def exact_spec(group_sizes: Sequence[int]) -> SketchSpec:
     return SketchSpec(kind=EXACT, k=max(1, *group_sizes), m=0, seed=0)
 
 
-class Projector(Protocol):
-    """From the gradients of one step to its row of the run."""
-
-    def project(self, arrays: Sequence[NDArray[Any] | None], out: Floats, norm2: NDArray[np.float64]) -> int:
-        """Sketch every group and square its norm.
-
-        Parameters
-        ----------
-        arrays : sequence of ndarray or None
-            One gradient a tensor, in the order of ``tensors``; None (no gradient) counts as zeros. Arrays that are
-            not C-contiguous are copied, complex ones are read as pairs of reals, all are rounded to float32.
-        out : ndarray, float32 (G, k)
-            Overwritten with the sketches (exact mode: the coordinates, zero padded).
-        norm2 : ndarray, float64 (G,)
-            Overwritten with the squared norms. NaN and inf in a gradient pass through to here without a warning.
-
-        Returns
-        -------
-        int
-            How many tensors had no gradient.
-
-        Raises
-        ------
-        GradientError
-            Wrong number of arrays, or an array whose shape or dtype does not fit its tensor.
-        """
-        ...
-
-
-def projector(spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> Projector:
-    """Return the object that projects one step's gradients after another; it serves one thread.
-
-    Raises
-    ------
-    ValueError
-        Two tensors share a name: their rows would get the same signs.
-    UnsupportedError
-        Unknown kind of sketch.
-
-    Examples
-    --------
-    >>> p = projector(FoldHash(k=8).spec, [TensorInfo("w", (2, 3), "float32", 0)], groups=1)
-    >>> out, norm2 = np.empty((1, 8), np.float32), np.empty(1)
-    >>> p.project([np.ones((2, 3))], out, norm2), norm2.tolist()
-    (0, [6.0])
-    """
-    names = [t.name for t in tensors]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise ValueError(f"tensor names must be unique, {twice!r} occurs more than once")
-    if spec.exact:
-        return _ExactProjector(spec, tensors, groups)
-    return _SketchProjector(from_spec(spec), tensors, groups)
-
-
-class _GroupProjector(abc.ABC):
-    """Checks the arrays and hands each group its own."""
-
-    def __init__(self, spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> None:
-        self.spec = spec
-        self._tensors = tuple(tensors)
-        self._members = [[i for i, t in enumerate(tensors) if t.group == g] for g in range(groups)]
-
-    def project(self, arrays: Sequence[NDArray[Any] | None], out: Floats, norm2: NDArray[np.float64]) -> int:
-        if len(arrays) != len(self._tensors):
-            raise GradientError(f"expected {len(self._tensors)} gradients, got {len(arrays)}")
-        shape = (len(self._members), self.spec.k)
-        if out.shape != shape or out.dtype != np.float32 or norm2.shape != shape[:1]:
-            raise ValueError(f"out must be float32 {shape} and norm2 ({shape[0]},); got {out.dtype} {out.shape}")
-        with np.errstate(all="ignore"):
-            for g, members in enumerate(self._members):
-                norm2[g] = self._group(members, arrays, out[g])
-        return sum(a is None for a in arrays)
-
-    @abc.abstractmethod
-    def _group(self, members: list[int], arrays: Sequence[NDArray[Any] | None], out: Floats) -> float:
-        """Fill one group's sketch and return its squared norm."""
-
-
-class _SketchProjector(_GroupProjector):
-    def __init__(self, sketch: FoldHash, tensors: Sequence[TensorInfo], groups: int) -> None:
-        super().__init__(sketch.spec, tensors, groups)
-        self._sketch = sketch
-        self._w = sketch.buffer()
-
-    def _group(self, members: list[int], arrays: Sequence[NDArray[Any] | None], out: Floats) -> float:
-        w, total = self._w, 0.0
-        w.fill(0)
-        for i in members:
-            a = arrays[i]
-            if a is not None:
-                tensor = self._tensors[i]
-                total += self._sketch.fold_norm2(w, tensor.name, _coordinates(tensor, a))
-        self._sketch.hash(w, out)
-        return total
-
-
-class _ExactProjector(_GroupProjector):
-    def _group(self, members: list[int], arrays: Sequence[NDArray[Any] | None], out: Floats) -> float:
-        start, total = 0, 0.0
-        for i in members:
-            a, tensor = arrays[i], self._tensors[i]
-            row = out[start : start + tensor.size]
-            row[:] = 0 if a is None else _coordinates(tensor, a)
-            total += _in_range(_norm2(row), row)
-            start += tensor.size
-        out[start:] = 0
-        return total
-
-
-def _coordinates(tensor: TensorInfo, a: NDArray[Any]) -> NDArray[Any]:
-    """Real entries of a gradient in C order, (tensor.size,)."""
-    if a.shape != tensor.shape:
-        raise GradientError(f"{tensor.name}: expected a gradient of shape {tensor.shape}, got {a.shape}")
-    flat = a.ravel()
-    if flat.dtype.kind == "c":
-        flat = flat.view(flat.real.dtype)
-    if flat.dtype.kind not in "fiu" or flat.size != tensor.size:
-        raise GradientError(f"{tensor.name}: expected a gradient of dtype {tensor.dtype}, got {a.dtype}")
-    return flat
-
-
-def _norm2(x: NDArray[Any]) -> float:
+def squared_norm(x: NDArray[Any]) -> float:
     """Squared norm of x rounded to float32: float32 dot products of at most 8192 entries, added in float64."""
     if x.dtype != np.float32:
         x = x.astype(np.float32)
@@ -358,7 +250,7 @@ def _norm2(x: NDArray[Any]) -> float:
     return norm2
 
 
-def _in_range(norm2: float, x: NDArray[Any]) -> float:
+def in_range(norm2: float, x: NDArray[Any]) -> float:
     """Recompute the squared norm in float64 where squares may have left the range of float32."""
     if 1e-30 * x.size <= norm2 < math.inf:
         return norm2

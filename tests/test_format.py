@@ -22,9 +22,9 @@ from gradlog.analysis.audit import Folder, check, examine, verify
 from gradlog.analysis.reader import Run
 from gradlog.cli.app import run as command
 from gradlog.errors import CorruptRunError, NewerFormatError
+from gradlog.projector import projector
 from gradlog.records import frame, head, owner, read_journal
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
-from gradlog.sketch import projector
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError, UnsupportedError
+from gradlog.projector import projector
 from gradlog.schema import SketchSpec, TensorInfo
-from gradlog.sketch import FoldHash, default_m, exact_spec, from_spec, projector
+from gradlog.sketch import FoldHash, default_m, exact_spec, from_spec
 from tests import reference
 
 Tensors = Sequence[tuple[str, NDArray[np.float32]]]
@@ -240,6 +241,53 @@ def test_groups_need_not_be_contiguous_and_missing_gradients_are_zeros() -> None
         mine = [(t.name, a.ravel()) for t, a in zip(tensors, arrays, strict=True) if t.group == g and a is not None]
         assert np.array_equal(out[g], sketch_of(S, mine))
         assert norm2[g] == pytest.approx(sum(np.sum(x.astype(np.float64) ** 2) for _, x in mine), rel=1e-6)
+
+
+SIZES = st.lists(st.lists(st.integers(0, 150), min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+@settings(max_examples=200)
+@given(SIZES, st.integers(0, 2**32), st.sampled_from([(1, 1), (1, 9), (7, 7), (7, 24), (8, 64), (5, 6), (3, 40)]))
+def test_small_groups_together_are_each_alone_to_the_bit(
+    sizes: list[list[int]], seed: int, km: tuple[int, int]
+) -> None:
+    """Whatever meets whatever: many rows a tensor, several tensors a group, rounding included."""
+    S = FoldHash(km[0], seed % 7, m=km[1])
+    rng = np.random.default_rng(seed)
+    groups = [[(f"{g}.{i}", n) for i, n in enumerate(members)] for g, members in enumerate(sizes)]
+    values = [[(rng.normal(size=n) * 10.0 ** rng.integers(-6, 6, n)).astype(np.float32) for n in m] for m in sizes]
+    if rng.random() < 0.2 and values[0][0].size:
+        values[0][0][0] = np.inf
+    out = np.zeros((len(sizes), S.spec.k), np.float32)
+    with np.errstate(all="ignore"):
+        S.scatter(groups)(np.concatenate([x for members in values for x in members]), out)
+    for g, (names, members) in enumerate(zip(groups, values, strict=True)):
+        alone = sketch_of(S, [(name, x) for (name, _), x in zip(names, members, strict=True)])
+        assert np.array_equal(out[g], alone, equal_nan=True)
+
+
+def test_large_and_small_groups_side_by_side() -> None:
+    """Every kind of array in either, some without gradient; a group without numbers, one whose sum is zero."""
+    spec = FoldHash(256).spec
+    shapes = [(40, 30), (300, 200), (7,), (0,), (5, 3), (11,), (20_000,), (9,)]
+    group = [0, 1, 0, 2, 3, 4, 5, 3]
+    dtypes = ["float32", "float64", "float16", "float32", "complex64", "float32", "float32", "int32"]
+    tensors = [TensorInfo(f"t{i}", *x) for i, x in enumerate(zip(shapes, dtypes, group, strict=True))]
+    arrays = [normal(i, *shape).astype(d) for i, (shape, d) in enumerate(zip(shapes, dtypes, strict=True))]
+    arrays[0] = np.asfortranarray(arrays[0])
+    arrays[4] *= 1j - 2
+    for missing in (set(), {2}, {0, 2, 5}):
+        found = [None if i in missing else a for i, a in enumerate(arrays)]
+        out, norm2, counted = project(found, tensors, spec, groups=6)
+        assert counted == len(missing)
+        S = from_spec(spec)
+        for g in range(6):
+            mine = [
+                (t.name, np.ravel(a)) for t, a in zip(tensors, found, strict=True) if t.group == g and a is not None
+            ]
+            mine = [(n, x.view(x.real.dtype).astype(np.float32)) for n, x in mine]
+            assert out[g].tobytes() == sketch_of(S, mine).tobytes()
+            assert norm2[g] == pytest.approx(sum(np.sum(x.astype(np.float64) ** 2) for _, x in mine), rel=1e-6)
 
 
 def test_no_state_is_carried_from_one_step_to_the_next() -> None:

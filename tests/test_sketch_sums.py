@@ -9,8 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradlog.projector import projector
 from gradlog.schema import TensorInfo
-from gradlog.sketch import FoldHash, projector
+from gradlog.sketch import FoldHash
 
 SMALL = FoldHash(k=16, seed=1, m=64)
 

@@ -12,7 +12,7 @@ import numpy as np
 from gradlog.analysis.audits.report import Line, enumerate_some, problems
 from gradlog.analysis.reader import Run
 from gradlog.errors import UnsupportedError
-from gradlog.sketch import projector
+from gradlog.projector import projector
 from gradlog.tree import as_numpy, flatten
 
 Gradient = Callable[[int], Any]

@@ -17,8 +17,8 @@ from gradlog.analysis.audits.report import Line, enumerate_some
 from gradlog.analysis.audits.weights import Checkpoint, parameters
 from gradlog.analysis.reader import Run
 from gradlog.errors import SpecMismatchError
+from gradlog.projector import projector
 from gradlog.schema import TensorInfo
-from gradlog.sketch import projector
 
 RELATIVE = 1e-5
 """Of the parameters' norm: float32 sums in whatever order."""

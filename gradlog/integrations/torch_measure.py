@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradlog import sketch
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.parts import Part
 from gradlog.integrations.torch_shards import Exchange, Shard, is_sharded
 from gradlog.integrations.torch_sketch import DeviceSketch, HostSketch, fetch, flat
+from gradlog.projector import projector
 from gradlog.recording import Fill
 from gradlog.schema import RunHeader
+from gradlog.sketch import from_spec
 from gradlog.tree import as_numpy
 
 Pieces = list[tuple[torch.Tensor, torch.Tensor]]
@@ -28,7 +29,7 @@ class HostMeasure:
     later = False
 
     def __init__(self, header: RunHeader) -> None:
-        self._projector = sketch.projector(header.sketch, header.tensors, len(header.groups))
+        self._projector = projector(header.sketch, header.tensors, len(header.groups))
         self._names = [t.name for t in header.tensors]
         self._shape = (len(header.groups), header.sketch.k)
 
@@ -82,7 +83,7 @@ class Measure:
         groups = len(header.groups)
         if header.sketch.exact:
             return _Exact(parts, groups, header.sketch.k)
-        S = sketch.from_spec(header.sketch)
+        S = from_spec(header.sketch)
         if device.type == "cpu" and not _FORCE_DEVICE:
             return _as_torch(HostSketch(S, parts, groups))
         if precise and device.type == "mps":

@@ -21,8 +21,9 @@ from gradlog.analysis.measure import Question, scope
 from gradlog.analysis.predictors import Evidence, needs, parse
 from gradlog.analysis.rsvd import rsvd
 from gradlog.analysis.summary import Recipe, Summary, contributions
+from gradlog.projector import projector
 from gradlog.schema import TensorInfo
-from gradlog.sketch import FoldHash, projector
+from gradlog.sketch import FoldHash
 from tests import reference
 
 

@@ -26,9 +26,9 @@ import numpy as np
 import gradlog
 from gradlog.compact import compact
 from gradlog.errors import GradlogWarning
+from gradlog.projector import projector
 from gradlog.recording import Row
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
-from gradlog.sketch import projector
 from gradlog.store import round_mantissa
 
 HERE = Path(__file__).resolve().parent
