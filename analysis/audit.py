@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gradlog import records
-from gradlog.analysis.files import Files, Folder, Shards, open_files
+from gradlog.analysis.files import Chunks, Files, Folder, Shards, open_files
 from gradlog.analysis.tails import following
 from gradlog.errors import GradlogError
 from gradlog.schema import (
@@ -239,7 +239,7 @@ def _arrays(
             yield f"{array}/{META}: missing or not what the headers imply"
 
 
-def _chain(files: Files, segment: SegmentHeader, listed: set[str]) -> Iterator[str]:
+def _chain(files: Chunks, segment: SegmentHeader, listed: set[str]) -> Iterator[str]:
     previous, rows = segment.root, 0
     for i in range(segment.flushes):
         key = MANIFEST.format(i)
@@ -264,7 +264,7 @@ def _chain(files: Files, segment: SegmentHeader, listed: set[str]) -> Iterator[s
         yield f"{META}: {segment.rows} rows are committed, the manifests hold {rows}"
 
 
-def _chunks(files: Files, name: str, chunks: Any, listed: set[str]) -> Iterator[str]:
+def _chunks(files: Chunks, name: str, chunks: Any, listed: set[str]) -> Iterator[str]:
     if not isinstance(chunks, dict):
         yield "manifest: lists no chunks"
         return
@@ -344,9 +344,9 @@ def _interval(rows: Any) -> tuple[int, int]:
     return -1, -1
 
 
-def _json(data: bytes | None) -> Any:
+def _json(data: bytes | memoryview | None) -> Any:
     try:
-        return None if data is None else json.loads(data)
+        return None if data is None else json.loads(bytes(data))
     except (ValueError, RecursionError):
         return None
 

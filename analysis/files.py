@@ -19,6 +19,13 @@ class Files(Protocol):
         """Every key of the run."""
 
 
+class Chunks(Protocol):
+    """Read access to chunks and manifests by key, which may be parts of larger objects."""
+
+    def get(self, key: str) -> bytes | memoryview | None:
+        """Content of a chunk or manifest; None if there is none."""
+
+
 class Folder:
     """The files of a local run. Links are not followed: a run handed over by somebody may point anywhere."""
 
@@ -69,12 +76,12 @@ class Shards:
     def __init__(self, files: Files, segment: SegmentHeader) -> None:
         self._files, self._name, self._count = files, segment.name, segment.shard
         # The newest shard of each array: manifests go through all arrays, one chunk at a time.
-        self._open: dict[str, tuple[str, list[bytes | None]]] = {}
+        self._open: dict[str, tuple[str, list[memoryview | None]]] = {}
         lines = files.get(f"{segment.name}/{MANIFESTS}")
         self._manifests = [] if lines is None else lines.split(b"\n")
         self.listed = {MANIFESTS}
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> bytes | memoryview | None:
         """Content of a chunk or manifest by the key it had."""
         key = key.removeprefix(f"{self._name}/")
         if key.startswith("manifest/"):
@@ -93,11 +100,7 @@ class Shards:
         chunks = self._open[column][1]
         return chunks[row % self._count] if chunks else None
 
-    def keys(self) -> list[str]:
-        """Every key of the run."""
-        return self._files.keys()
-
-    def _chunks(self, shard: str) -> list[bytes | None]:
+    def _chunks(self, shard: str) -> list[memoryview | None]:
         data = self._files.get(f"{self._name}/{shard}")
         try:
             return [] if data is None else shards.unpack(data, self._count)

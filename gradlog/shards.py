@@ -27,8 +27,8 @@ def pack(chunks: Iterable[bytes | None], count: int) -> list[bytes]:
     return [*pieces, table, struct.pack("<I", google_crc32c.value(table))]
 
 
-def unpack(data: bytes, count: int) -> list[bytes | None]:
-    """Chunks of a shard file.
+def unpack(data: bytes, count: int) -> list[memoryview | None]:
+    """Chunks of a shard file, as views of it, which may be large.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def unpack(data: bytes, count: int) -> list[bytes | None]:
     table = data[len(data) - size - 4 : len(data) - 4]
     if len(data) < size + 4 or struct.unpack("<I", data[-4:])[0] != google_crc32c.value(table):
         raise ValueError("the shard's index is damaged")
-    chunks: list[bytes | None] = []
+    chunks: list[memoryview | None] = []
     held = size + 4
     for offset, length in np.frombuffer(table, "<u8").reshape(count, 2).tolist():
         if offset == length == _ABSENT:
@@ -47,7 +47,7 @@ def unpack(data: bytes, count: int) -> list[bytes | None]:
         elif offset + length > len(data) - size - 4:
             raise ValueError("the shard's index points outside the file")
         else:
-            chunks.append(data[offset : offset + length])
+            chunks.append(memoryview(data)[offset : offset + length])
             held += length
     if held != len(data):
         raise ValueError("the shard holds bytes that its index does not account for")

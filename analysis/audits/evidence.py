@@ -171,11 +171,11 @@ class _Table:
             if chunk is not None:
                 self._put(array, row * self._shard + i, column, chunk)
 
-    def _put(self, array: str, index: int, column: int, data: bytes) -> None:
+    def _put(self, array: str, index: int, column: int, data: bytes | memoryview) -> None:
         target: NDArray[Any] = getattr(self, array)
         start, meta = index * self._chunk, self._metadata[array]
         part = target[start : start + self._chunk]
-        if google_crc32c.value(data) != _RESIDUE:
+        if google_crc32c.value(np.frombuffer(data, np.uint8)) != _RESIDUE:
             raise ValueError("its checksum is wrong")
         decode = _DECODE[meta["codecs"][1]["name"]]
         values: NDArray[Any] = np.frombuffer(decode(memoryview(data)[:-4]), meta["data_type"])
