@@ -81,16 +81,15 @@ HELD_OUT: dict[str, Spectrum] = {
     "Student, 3 degrees": lambda i: np.square(stats.t.isf((i - 0.5) / len(i) / 2, 3)),
 }
 
-Claims = dict[int, list[bool]]
-"""Whether the range of an estimate holds the truth, for each k; the withheld are counted in ``asked``."""
-
 
 class Tally:
-    """Counts of one line of the table."""
+    """Counts of one line of the table: how many were asked for, and whether the ranges given hold the rank."""
 
     def __init__(self) -> None:
         self.asked = dict.fromkeys(WIDTHS, 0)
-        self.held: Claims = {k: [] for k in WIDTHS}
+        self.held: dict[int, list[bool]] = {k: [] for k in WIDTHS}
+        self.error: list[float] = []
+        self.width: list[float] = []
 
     def add(self, gram: Float64, limit: float, truth: list[int]) -> None:
         """Estimate all eps from one Gram."""
@@ -98,12 +97,21 @@ class Tally:
             self.asked[len(gram)] += 1
             if np.isfinite(found.value):
                 self.held[len(gram)].append(bool(np.floor(found.low) <= r <= np.ceil(found.high)))
+                self.error.append(abs(found.value - r) / r)
+                self.width.append((found.high - found.low) / 2 / found.value)
 
     def join(self, other: Tally) -> None:
         """Add another line's counts."""
         for k in WIDTHS:
             self.asked[k] += other.asked[k]
             self.held[k] += other.held[k]
+        self.error += other.error
+        self.width += other.width
+
+    def sizes(self) -> str:
+        """Say how far the estimates and their ranges go."""
+        quantiles = ", ".join(f"{q:.0%}" for q in np.quantile(self.error, (0.5, 0.95, 1)))
+        return f"error in the middle, at 19 of 20, at worst: {quantiles}; mean half-width {np.mean(self.width):.0%}"
 
     def cells(self) -> list[str]:
         """For each k: how many are withheld, and how many of the others hold the truth."""
@@ -168,17 +176,19 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/known"))
     o = parser.parse_args()
     o.folder.mkdir(parents=True, exist_ok=True)
+    together: dict[str, Tally] = {}
     print(f"| withheld; ranges with the truth | {' | '.join(f'k = {k}' for k in WIDTHS)} |\n|{'---|' * 5}")
     for title, lines in (
         ("trainings", trainings(o.folder, o.sketches)),
         ("held-out spectra", spectra(HELD_OUT, o.sketches, 1)),
         ("spectra tuned on", spectra(TUNED, o.sketches, 0)),
     ):
-        together = Tally()
+        together[title] = Tally()
         for name, tally in lines:
-            together.join(tally)
+            together[title].join(tally)
             print(f"| {name} | {' | '.join(tally.cells())} |", flush=True)
-        print(f"| **all {title}** | {' | '.join(together.cells())} |", flush=True)
+        print(f"| **all {title}** | {' | '.join(together[title].cells())} |", flush=True)
+    print("\n" + "\n".join(f"{title}: {tally.sizes()}" for title, tally in together.items()))
 
 
 if __name__ == "__main__":
