@@ -9,10 +9,9 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from gradlog.analysis.blocks import buffer_rows
-from gradlog.analysis.intervals import LEVEL, leave_one_out
+from gradlog.analysis.intervals import leave_one_out, quantile
 from gradlog.analysis.reader import Run
 from gradlog.analysis.summary import Float64
 from gradlog.errors import SpecMismatchError, TooFewStepsError
@@ -140,7 +139,7 @@ def _interval(X: NDArray[np.float32], Y: NDArray[np.float32], exact: bool) -> tu
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
     replicates = _cosine(*(leave_one_out(s) for s in (xy, xx, yy)))
     spread = np.sqrt((k - 1) / k * np.square(replicates - replicates.mean(axis=1, keepdims=True)).sum(axis=1))
-    half = stats.t.ppf(0.5 + LEVEL / 2, k - 1) * spread
+    half = quantile(k) * spread
     return value, np.maximum(value - half, -1), np.minimum(value + half, 1)
 
 

@@ -8,6 +8,10 @@ energies tau_i = sigma_i^2. Its Stieltjes transform m(z) obeys, for large k (Sil
 With measured m(z) at many z this is linear in how many tau lie at each point of a grid, hence non-negative least
 squares (El Karoui 2008). The law assumes ONE k-dimensional sketch of the whole vector, and directions that are not
 aligned with its coordinates; where parts of the sketch disagree with the whole, nothing is claimed.
+
+How reliable it is was counted by ``benchmarks/rank_estimates.py`` on gradients and spectra that no constant here was
+chosen on, k = 64 to 512, 99 to 2,000 increments, eps of 0.1 to 0.01: at least 98 in 100 of the ranges that were given
+held the rank at every k. Withheld were, by k, 87, 59, 27 and 11 % of spectra and 66, 27, 10 and 4 % of trainings.
 """
 
 from __future__ import annotations
@@ -20,12 +24,19 @@ from scipy.optimize import nnls
 from gradlog.analysis.summary import Float64
 
 GRID, POINTS = 120, 60
+DEPTH = 1000
+"""How far the grid goes below the mean energy of a direction: a steep spectrum's last per cent of energy lies there."""
+
 HALVES = 6
 AGREEMENT = 0.2
 """Largest relative spread of the estimates of sub-sketches that still counts as agreement."""
 
-MISS = 0.12
-"""Relative error that estimates from sketches of known gradients show beside the spread; their range includes it."""
+FEW = 128
+"""Below this k the halves are so short that they agree by chance on ranks above k: those are withheld."""
+
+MISS, BAND = 0.12, 0.1
+"""What the range includes beside the spread: this relative error of the rank, and ranks at eps (1 +- BAND), which lie
+far apart where a spectrum hardly falls. Both from sketches of known spectra, see ``benchmarks/rank_estimates.py``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +82,7 @@ def population(eigenvalues: Float64, limit: float) -> Population:
     top = float(eigenvalues.max())
     if not E > 0:
         return Population(np.empty(0), np.empty(0))
-    tau = np.geomspace(1.1 * top, min(E / limit, top / 2) / 30, GRID)
+    tau = np.geomspace(1.1 * top, min(E / limit, top / 2) / DEPTH, GRID)
     low = max(float(eigenvalues.min()), 1e-4 * top)
     x = np.concatenate([np.geomspace(low / 4, 2 * top, POINTS), -np.geomspace(low / 4, 2 * top, POINTS // 4)])
     z = x + 1j * np.abs(x) * 0.25
@@ -105,7 +116,7 @@ def estimate(gram: Float64, eps: tuple[float, ...], limit: float, seed: int = 0)
         return [NOT_IDENTIFIABLE] * len(eps)
     whole = population(np.linalg.eigvalsh(gram).clip(0), limit)
     parts = [population(np.linalg.eigvalsh(2 * gram[np.ix_(i, i)]).clip(0), limit) for i in _halves(k, seed)]
-    return [_agreed(whole.rank(e), np.array([p.rank(e) for p in parts]), limit) for e in eps]
+    return [_agreed(whole, np.array([p.rank(e) for p in parts]), e, limit, k) for e in eps]
 
 
 def _halves(k: int, seed: int) -> list[np.ndarray]:
@@ -117,14 +128,15 @@ def _halves(k: int, seed: int) -> list[np.ndarray]:
     return halves
 
 
-def _agreed(value: float, parts: Float64, limit: float) -> Estimate:
+def _agreed(whole: Population, parts: Float64, eps: float, limit: float, k: int) -> Estimate:
+    value = whole.rank(eps)
     spread = np.ptp(parts) / max(value, 1.0)
     shift = abs(parts.mean() - value) / max(value, 1.0)
     slack = 2.0 / max(value, 1.0)
-    if spread > 1.5 * AGREEMENT + slack or shift > AGREEMENT + slack:
+    if spread > 1.5 * AGREEMENT + slack or shift > AGREEMENT + slack or (k < FEW and value > k):
         return NOT_IDENTIFIABLE
-    low = min(value * (1 - MISS) - 1, float(parts.min()))
-    high = max(value * (1 + MISS) + 1, float(parts.max()))
+    low = min(value * (1 - MISS) - 1, float(parts.min()), whole.rank(eps * (1 + BAND)))
+    high = max(value * (1 + MISS) + 1, float(parts.max()), whole.rank(eps * (1 - BAND)))
     return Estimate(min(value, limit), max(low, 0.0), min(high, limit))
 
 
