@@ -161,7 +161,7 @@ def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(
 
 
 KILLED = """
-import json, os, signal, sys
+import os, signal, sys, time
 import gradlog, s3fs
 from gradlog import flusher, recording, sink
 from tests.scale.conftest import gradients
@@ -172,6 +172,8 @@ log = gradlog.open(sys.argv[1], like=next(gradients(0, 1)), k=16, chunk=16, grou
 for t, row in enumerate(gradients(0, 70)):
     log.step(row, loss=1 / (1 + t), lr=0.1)
     print(t, flush=True)
+    while t == 20 and log._recording._flusher.done < 1 or t == 40 and log._recording._flusher.refusal is None:
+        time.sleep(0.01)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
