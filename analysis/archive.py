@@ -21,6 +21,7 @@ from gradlog.analysis.cache import Cache, key, resolve
 from gradlog.analysis.digests import fingerprint
 from gradlog.analysis.pipeline import analyze
 from gradlog.analysis.reader import View, open_run
+from gradlog.analysis.remote import answering
 from gradlog.analysis.result_json import to_json
 from gradlog.analysis.stack import from_arrays, stack, to_arrays
 from gradlog.errors import GradlogError, NotARunError
@@ -156,7 +157,8 @@ def find(paths: Paths) -> tuple[list[str], list[Failure]]:
     failed = []
     for path in map(os.fspath, _several(paths)):
         try:
-            here = sorted(_find(path))
+            with answering(path):
+                here = sorted(_find(path))
         except (OSError, ValueError, ImportError) as error:
             failed.append(Failure(path, str(error), type(error).__name__))
             continue
@@ -170,7 +172,8 @@ def is_run(path: str) -> bool:
     """Whether a path or URL names one run rather than a place or pattern of several."""
     try:
         filesystem, root = fsspec.core.url_to_fs(path)
-        return root.endswith(".zip") or _is_run(filesystem, root)
+        with answering(path):
+            return root.endswith(".zip") or _is_run(filesystem, root)
     except (OSError, ValueError, ImportError):
         return False
 

@@ -18,7 +18,7 @@ from typing import Any
 from gradlog import records
 from gradlog.analysis.files import Chunks, Files, Folder, Shards, open_files
 from gradlog.analysis.tails import following
-from gradlog.errors import GradlogError
+from gradlog.errors import GradlogError, StoreUnavailableError
 from gradlog.schema import (
     JOURNAL,
     JOURNAL_PATTERN,
@@ -99,6 +99,8 @@ def check(path: str | os.PathLike[str]) -> Findings:
     ------
     NotARunError
         Nothing is there.
+    StoreUnavailableError
+        The store elsewhere refused; nothing can be said about the run.
 
     Examples
     --------
@@ -116,6 +118,8 @@ def check(path: str | os.PathLike[str]) -> Findings:
         findings.notes += describe(run.relogged)
         if run.fewer_ranks:
             findings.notes.append(f"{run.fewer_ranks} rows come from fewer ranks than others")
+    except StoreUnavailableError:
+        raise
     except GradlogError as error:
         findings.problems.append(str(error))
     return findings

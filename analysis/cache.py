@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.sizes import parse_size
+
 Arrays = Mapping[str, NDArray[Any]]
 
 LIMIT = 2 * 2**30
@@ -65,8 +67,6 @@ class Cache:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, limit: int | None = None) -> None:
-        from gradlog.analysis.memory import parse_size
-
         self.folder = default_folder() if folder is None else Path(folder)
         self.limit = parse_size(os.environ.get("GRADLOG_CACHE_SIZE", LIMIT)) if limit is None else limit
         self._written = 0

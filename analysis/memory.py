@@ -12,29 +12,13 @@ from gradlog.analysis.kernel import tile_rows
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe
 from gradlog.errors import MemoryLimitError
+from gradlog.sizes import parse_size
 
 LIBRARIES = 96 * 2**20
 """Imports, allocator slack and decoded chunks that are not there yet when the prediction is made."""
 
-
 COMPILER = 64 * 2**20
 """What numba and its compiled loops add."""
-
-
-def parse_size(text: str | int | float) -> int:
-    """Bytes of a size such as 2G, 500MB or 1.5 GiB.
-
-    Examples
-    --------
-    >>> parse_size("2G"), parse_size("512 KiB")
-    (2147483648, 524288)
-    """
-    if isinstance(text, int | float):
-        return int(text)
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?b)?\s*", text, re.IGNORECASE)
-    if not match:
-        raise ValueError(f"memory must be a size such as 2G or 500M, got {text!r}")
-    return int(float(match[1]) * 1024 ** "_kmgt".index(match[2].lower() or "_"))
 
 
 def summary_bytes(recipe: Recipe) -> int:

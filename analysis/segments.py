@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, ZipStore
+from zarr.storage import LocalStore, ZipStore
 
 from gradlog import records, schema
 from gradlog.analysis.columns import read as read_column
 from gradlog.analysis.columns import stored
+from gradlog.analysis.remote import RemoteStore
 from gradlog.analysis.tails import following
-from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
+from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError, StoreUnavailableError
 from gradlog.records import Journal
 from gradlog.schema import RunHeader, SegmentHeader
 
@@ -86,12 +87,12 @@ def open_store(location: Location) -> tuple[Store, str]:
 
 def _open_url(url: str) -> Store:
     try:
-        store = FsspecStore.from_url(url, read_only=True)
+        store = RemoteStore.from_url(url, read_only=True)
     except ImportError as error:
         raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
     # File systems are shared within the process, listings and all, and a live run has more files by now.
     store.fs.invalidate_cache()
-    return store
+    return cast("Store", store)
 
 
 class StoreFiles:
@@ -123,6 +124,8 @@ def read_header(store: Store, prefix: str, where: str) -> RunHeader:
     """
     try:
         raw = _get(store, prefix + schema.META)
+    except StoreUnavailableError:
+        raise
     except OSError as error:
         raise NotARunError(f"{where}: cannot be read: {error}") from error
     if raw is None:

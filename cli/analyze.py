@@ -125,8 +125,8 @@ def analyze(
 
 def check_options(predictors: tuple[str, ...], memory: str | None) -> None:
     """Wrong values of options are wrong usage, found before the run is opened."""
-    from gradlog.analysis.memory import parse_size
     from gradlog.analysis.predictors import parse
+    from gradlog.sizes import parse_size
 
     checks: list[tuple[str, Callable[[], object]]] = []
     if predictors:

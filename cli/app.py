@@ -17,6 +17,7 @@ from gradlog.cli.compact import compact
 from gradlog.cli.compare import compare
 from gradlog.cli.export import export
 from gradlog.cli.info import info
+from gradlog.cli.recover import recover
 from gradlog.cli.render import printable
 from gradlog.cli.report import report
 from gradlog.cli.run import run as record
@@ -52,7 +53,7 @@ def gradlog(context: click.Context) -> None:
         context.color = False
 
 
-for verb in (record, info, analyze, report, compare, export, audit, compact):
+for verb in (record, info, analyze, report, compare, export, audit, recover, compact):
     gradlog.add_command(verb)
 
 

@@ -75,7 +75,8 @@ def open(
     first_step : int, optional
         Number of the first step. Default: 0, or after the last step of the run that is continued.
     journal : bool
-        Write each row to a local file before ``step`` returns, so that a kill loses nothing.
+        Write each row to a local file before ``step`` returns, so that neither a kill nor an object store that does
+        not answer for a while loses it.
     durable : bool
         Also flush chunks to the device, against loss of power.
     hostname : bool
@@ -96,7 +97,8 @@ def open(
 
     Notes
     -----
-    The environment variable ``GRADLOG_DISABLED=1`` makes every logger a no-op.
+    The environment variable ``GRADLOG_DISABLED=1`` makes every logger a no-op. Rows that a store elsewhere does not
+    have yet wait below the folder ``GRADLOG_SPOOL``, up to ``GRADLOG_SPOOL_SIZE`` bytes (1G) a segment.
 
     Examples
     --------

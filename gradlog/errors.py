@@ -61,6 +61,12 @@ class MissingDependencyError(GradlogError, ImportError):
     """An optional package is needed; the message carries the install command."""
 
 
+class StoreUnavailableError(GradlogError, ConnectionError):
+    """A store elsewhere refuses, or does not answer: nothing is known about what it holds. Try again later."""
+
+    exit_code = 3
+
+
 class SchedulerError(GradlogError, ConnectionError):
     """No dask scheduler answers at the address that was given."""
 

@@ -209,7 +209,11 @@ class Logger:
         self._detach, self._drain, self._keep = detach, drain, keep
 
     def close(self) -> None:
-        """Commit what is left and end the segment. Safe to call twice; waits for the disk 60 seconds at most."""
+        """Commit what is left and end the segment. Safe to call twice; waits for the store 60 seconds at most.
+
+        What a store elsewhere does not take in that time stays on this machine; the warning has the command that
+        uploads it later.
+        """
         if os.getpid() != self._pid or self._closed:
             return
         if self._drain is not None and self.active:

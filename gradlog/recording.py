@@ -6,6 +6,7 @@ Everything here raises freely; :mod:`gradlog.logger` decides what becomes of an 
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,18 +14,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog import spool
 from gradlog.buffer import Block
-from gradlog.errors import GradientError, SpecMismatchError, StepOrderError
+from gradlog.errors import GradientError, SpecMismatchError, StepOrderError, StoreUnavailableError
 from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
 from gradlog.projector import projector
-from gradlog.resume import Layout, Plan, journal_folder, open_segment, with_parent
+from gradlog.resume import Layout, Plan, open_segment, with_parent, writers
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
-from gradlog.store import SegmentWriter, read_segment, round_mantissa
+from gradlog.store import Commit, SegmentWriter, read_segment, round_mantissa
 from gradlog.tree import as_numpy
 
+log = logging.getLogger("gradlog")
+
 PATIENCE = 5.0
-"""Seconds that training waits for a slow disk before rows are dropped, once an outage."""
+"""Seconds that training waits for a slow disk before rows are dropped, once an outage.
+
+For a store elsewhere that is slow; not for one that refuses, and what it does not take stays in the spool."""
 
 BLOCKS = 2
 """Chunks in memory: one is filled while the other is committed."""
@@ -82,8 +88,10 @@ class Recording:
         self._sink = opened.sink
         self._parents = opened.parents
         self._writer = SegmentWriter(opened.sink, opened.header, opened.segment)
-        folder = journal_folder(plan, opened.header, opened.segment)
+        self._path = plan.path
+        folder = spool.folder(opened.sink, opened.header.uuid, opened.segment.name)
         self._journal = JournalWriter(folder, self.header.uuid) if plan.journal else None
+        self._spool = spool.limit() if plan.journal and opened.sink.local is None else 0
         self._projector = projector(self.header.sketch, self.header.tensors, len(self.header.groups))
         self._index = {t.name: i for i, t in enumerate(self.header.tensors)}
         self._names: dict[str, int] = {}
@@ -94,9 +102,18 @@ class Recording:
         self._block = ring[0]
         self._flusher = Flusher(self._commit, ring)
         self._patient = True
+        self._refusal: StoreUnavailableError | None = None
+        self._begun: tuple[int | None, Commit] | None = None
         self._odd: set[str] = set()
         self._flight: tuple[int, Row] | None = None
         self._notify = notify
+        self._finished = False
+        writers[self.header.uuid, opened.segment.name] = self
+
+    @property
+    def writing(self) -> bool:
+        """Whether anything more may be written to the segment."""
+        return not self._finished or self._flusher.alive
 
     @property
     def rows(self) -> int:
@@ -145,8 +162,9 @@ class Recording:
         block = self._room()
         if self._flusher.error is not None:
             raise self._flusher.error
+        self._watch()
         if block is None:
-            self._drop(number, "the disk did not keep up")
+            self._drop(number, "the spool is full" if self._spool else "the disk did not keep up")
             return
         i = block.rows
         fill = row.arrays if callable(row.arrays) else functools.partial(self._projector.project, row.arrays)
@@ -219,6 +237,8 @@ class Recording:
 
         Raises
         ------
+        StoreUnavailableError
+            The store elsewhere refused for ``wait`` seconds; the message says how its rows get there later.
         TimeoutError
             The disk took nothing for ``wait`` seconds.
         OSError
@@ -228,10 +248,12 @@ class Recording:
             self._land()
         if self._block.rows:
             self._flusher.hand_over(self._named(self._block).index)
-        if not self._flusher.close(lambda: self._conclude(status, reason), wait):
-            raise TimeoutError(f"the disk took nothing for {wait:.0f} s; the last rows are in the journal")
+        done = self._flusher.close(lambda: self._conclude(status, reason), wait)
         if self._journal is not None:
             self._journal.close()
+        self._finished = True
+        if not done:
+            raise self._waiting(wait)
         if self._flusher.error is not None:
             raise self._flusher.error
 
@@ -240,9 +262,35 @@ class Recording:
         if error is not None:
             status, reason = "failed", f"{type(error).__name__}: {error}"
         try:
-            self._writer.finish(status, reason, tuple(self._dropped), self._snapshots)
+            if self._snapshots:
+                self._commit(None)
+            self._writer.finish(status, reason, tuple(self._dropped))
+        except StoreUnavailableError:
+            raise
         except Exception as failure:
             self._flusher.error = error or failure
+
+    def _waiting(self, wait: float) -> OSError:
+        """Say what becomes of rows that could not be committed in time."""
+        rows = self.rows - self._writer.segment.rows
+        if self._sink.local is not None:
+            return TimeoutError(f"the disk took nothing for {wait:.0f} s; the last rows are in the journal")
+        why = self._flusher.refusal or f"the store took nothing for {wait:.0f} s"
+        if self._journal is None:
+            return StoreUnavailableError(f"{why}; without a journal the last {rows} rows are lost")
+        return StoreUnavailableError(
+            f"{why}; {rows} rows wait in the spool. When the store is back: {spool.command(self._path)}"
+        )
+
+    def _watch(self) -> None:
+        """Tell when the store begins to refuse, and when it takes rows again."""
+        refusal = self._flusher.refusal
+        if refusal is not None and self._refusal is None:
+            kept = "rows wait in the spool until it is back" if self._spool else "rows will be dropped"
+            self._notify(f"{refusal}; training goes on, {kept}")
+        elif refusal is None and self._refusal is not None:
+            log.info("%s: the store is back", self._path)
+        self._refusal = refusal
 
     def _set(self, block: Block, i: int, name: str, value: float) -> int:
         column = self._names.setdefault(name, len(self._names))
@@ -266,11 +314,26 @@ class Recording:
         if not block.full:
             return block
         self._flusher.hand_over(self._named(block).index)
-        free = self._flusher.room(block.index + 1, PATIENCE if self._patient else 0.0)
+        wait = PATIENCE if self._patient and self._flusher.refusal is None else 0.0
+        free = self._flusher.room(block.index + 1, wait)
         self._patient = free is not None
         if free is not None:
             self._block = free.reuse(block.index + 1, block.last)
-        return free
+            return self._block
+        return self._spill(block)
+
+    def _spill(self, full: Block) -> Block | None:
+        """Return a new block in the place of one whose rows the spool has; None where that would grow past its limit.
+
+        The full block goes to the spool as a whole, as do those that the store has not taken yet.
+        """
+        chunks = full.index + 2 - self._flusher.done
+        if self._flusher.error is not None or chunks * spool.chunk_bytes(self.header, len(self._names)) > self._spool:
+            return None
+        fresh = Block(self.header).reuse(full.index + 1, full.last)
+        self._flusher.replace(fresh)
+        self._block = fresh
+        return fresh
 
     def _drop(self, number: int, reason: str) -> None:
         """Remember that a step was not kept: as part of the last gap where it continues it, or past so many gaps."""
@@ -289,9 +352,21 @@ class Recording:
         block.widen(len(block.names))
         return block
 
-    def _commit(self, block: Block) -> None:
-        taken = self._snapshots[:]
-        self._writer.commit(block, tuple(self._dropped), taken)
-        del self._snapshots[: len(taken)]
-        if self._journal is not None:
-            self._journal.remove(block.index)
+    def _commit(self, chunk: int | None) -> None:
+        """Commit a chunk that was handed over, or snapshots alone; called again, it goes on with what it began."""
+        if self._begun is None or self._begun[0] != chunk:
+            block = None if chunk is None else self._filled(chunk)
+            self._begun = chunk, self._writer.prepare(block, tuple(self._dropped), self._snapshots[:])
+        self._writer.perform(self._begun[1])
+        del self._snapshots[: self._begun[1].snapshots]
+        self._begun = None
+        if self._journal is not None and chunk is not None:
+            self._journal.remove(chunk)
+
+    def _filled(self, chunk: int) -> Block:
+        """Rows of a chunk that was handed over, from memory or else from the spool."""
+        block = self._flusher.held(chunk)
+        if block is not None:
+            return block
+        assert self._journal is not None
+        return spool.reload(self._journal.path(chunk), self.header, chunk, self._writer.segment.scalars)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
-import tempfile
 import uuid
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gradlog import groups as grouping
-from gradlog import provenance, records, sketch
-from gradlog.buffer import Block
+from gradlog import provenance, sketch, spool
 from gradlog.errors import CorruptRunError, RunExistsError, SpecMismatchError
 from gradlog.schema import (
-    JOURNAL,
     JOURNAL_PATTERN,
     MANIFEST,
     META,
@@ -103,7 +102,7 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     if header.uuid != wanted.uuid:
         require_same(header, wanted, plan.path)
     joined = _joined(header, layout, earlier, new)
-    parents = [_settle(sink, header, plan, name, root) for name in mine]
+    parents = [_settle(sink, header, name) for name in mine]
     ends = [p for p in parents if p[2] >= p[1]]
     last = ends[-1][2] if ends else -1
     next_step = plan.first_step if plan.first_step is not None else last + 1
@@ -128,6 +127,18 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
         number += 1
 
 
+class Writing(Protocol):
+    """Who writes a segment."""
+
+    @property
+    def writing(self) -> bool:
+        """Whether it may go on; what it lacks otherwise is for whoever continues or recovers the run."""
+
+
+writers: weakref.WeakValueDictionary[tuple[str, str], Writing] = weakref.WeakValueDictionary()
+"""Who writes in this very process, by the run's uuid and the segment's name."""
+
+
 def with_parent(segment: SegmentHeader, parents: list[tuple[str, int, int]], first: int) -> SegmentHeader:
     """Name the step of the parent that this segment's first row follows: less than its last after a rewind."""
     _, start, last = parents[-1]
@@ -147,18 +158,6 @@ def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:
         raise SpecMismatchError(
             f"{path} was recorded with {len(header.tensors)} parameters, this process has {len(wanted.tensors)}"
         )
-
-
-def journal_folder(plan: Plan, header: RunHeader, segment: SegmentHeader) -> Path:
-    """Where the segment's journal lives: beside its chunks, or under the spool folder when those are remote.
-
-    The environment variable GRADLOG_SPOOL names the spool folder; the default is in the system's temporary one.
-    """
-    local = getattr(open_sink(plan.path), "local", None)
-    if local is not None:
-        return Path(local) / segment.name
-    default = os.path.join(tempfile.gettempdir(), f"gradlog-spool-{os.getuid()}")
-    return Path(os.environ.get("GRADLOG_SPOOL", default)) / header.uuid / segment.name
 
 
 def describe_plan(path: str, header: RunHeader) -> str:
@@ -227,28 +226,99 @@ def _require_free(sink: Any, path: str) -> None:
         read_root(sink)
 
 
-def _settle(sink: Sink, header: RunHeader, plan: Plan, name: str, root: bytes) -> tuple[str, int, int]:
+@dataclasses.dataclass(frozen=True)
+class Recovered:
+    """What became of one segment. ``rows`` were committed; ``live``: its writer may live, so it was left alone."""
+
+    segment: str
+    status: str
+    rows: int
+    live: bool
+
+
+def recover(path: str | os.PathLike[str], force: bool = False) -> list[Recovered]:
+    """Commit the rows that writers left in their journals: killed ones, or those whose store did not answer.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The run's store, as it was given to :func:`gradlog.open`. If that is a URL, call this on the machine that
+        recorded, whose spool folder has the rows.
+    force : bool
+        Do so for segments too whose writer may still live, as that of another machine, or from before a restart.
+
+    Returns
+    -------
+    list of Recovered
+        One entry a segment, in order.
+
+    Raises
+    ------
+    NotARunError, CorruptRunError
+        There is no run, or its metadata cannot be read.
+    StoreUnavailableError
+        The store does not answer, still.
+
+    Examples
+    --------
+    >>> recover("s3://bucket/run.zarr")          # doctest: +SKIP
+    [Recovered(segment='seg-000000-r0000', status='recovered', rows=4096, live=False)]
+    """
+    sink = open_sink(path)
+    header, _ = read_root(sink)
+    found = []
+    for _, _, name in segment_names(sink):
+        before = read_segment(sink, name)
+        _settle(sink, header, name, force)
+        after = read_segment(sink, name)
+        found.append(Recovered(name, after.status, after.rows - before.rows, after.status == "recording"))
+    return found
+
+
+def _settle(sink: Sink, header: RunHeader, name: str, force: bool = False) -> tuple[str, int, int]:
     """Close an earlier segment whose writer is dead, journal and all; give its name and first and last step."""
     segment = read_segment(sink, name)
     first, last = _steps(sink, segment)
-    folder = journal_folder(plan, header, segment)
-    journals = _read_journals(folder, header)
-    tail = [(index, journal) for index, journal in journals.items() if len(journal) and journal.chunk == index]
-    if tail:
-        first = min(first, *(int(j.step[0]) for _, j in tail)) if last >= first else int(tail[0][1].step[0])
-        last = max([last] + [int(j.step[-1]) for _, j in tail])
+    folder = spool.folder(sink, header.uuid, name)
+    journals = _journals(folder)
+    tail = []
+    for index, path in journals.items():
+        journal = spool.read(path, header)
+        if len(journal) and journal.chunk == index:
+            tail.append(index)
+            first = min(first, int(journal.step[0])) if last >= first else int(journal.step[0])
+            last = max(last, int(journal.step[-1]))
     unfinished = segment.status == "recording" or (segment.status == "failed" and tail)
-    if unfinished and not provenance.may_be_alive(segment.process):
+    if unfinished and (force or not _lives(header, segment)):
         writer = SegmentWriter(sink, header, segment)
-        for index, journal in tail:
+        for index in tail:
             if index * header.chunk == writer.segment.rows:
-                writer.commit(_block(header, index, journal, segment.scalars), segment.dropped)
+                journal = spool.read(journals[index], header)
+                writer.commit(spool.block(header, index, journal, writer.segment.scalars), segment.dropped)
         writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
         _sweep(sink, name)
-        for index, journal in journals.items():
+        for index, path in journals.items():
+            journal = spool.read(path, header)
             replayed = index * header.chunk + len(journal) <= writer.segment.rows
-            _retire(folder / JOURNAL.format(index), keep=journal.damaged or not replayed)
+            _retire(path, keep=journal.damaged or not replayed)
+        if sink.local is None:
+            _tidy(folder)
     return name, first, last
+
+
+def _lives(header: RunHeader, segment: SegmentHeader) -> bool:
+    """Whether a segment's writer may go on writing it; one of this very process may have let go of it."""
+    if segment.process.items() >= provenance.process_identity().items():
+        writer = writers.get((header.uuid, segment.name))
+        return writer is not None and writer.writing
+    return provenance.may_be_alive(segment.process)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove spool folders that are empty now."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def _retire(path: Path, keep: bool) -> None:
@@ -284,21 +354,7 @@ def _first(sink: Sink, segment: SegmentHeader, flushes: Iterable[int]) -> list[i
     return []
 
 
-def _read_journals(folder: Path, header: RunHeader) -> dict[int, records.Journal]:
+def _journals(folder: Path) -> dict[int, Path]:
     """Journals of a segment by the chunk that their names tell, oldest first."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    found = {int(m[1]): folder / m[0] for m in map(JOURNAL_PATTERN.fullmatch, names) if m}
-    shape, owner = (len(header.groups), header.sketch.k), records.owner(header.uuid, folder.name)
-    return {i: records.read_journal(p.read_bytes(), owner, *shape) for i, p in found.items()}
-
-
-def _block(header: RunHeader, index: int, journal: records.Journal, committed: Sequence[str]) -> Block:
-    block = Block(header).reuse(index)
-    block.rows = min(len(journal), header.chunk)
-    block.names = max(list(committed), journal.names, key=len)
-    block.widen(len(block.names))
-    rows = slice(0, block.rows)
-    block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
-    block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]
-    block.scalars[rows, : journal.scalars.shape[1]] = journal.scalars[rows]
-    return block
+    return {int(m[1]): folder / m[0] for m in map(JOURNAL_PATTERN.fullmatch, names) if m}

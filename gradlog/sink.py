@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from gradlog.errors import MissingDependencyError, StoreUnavailableError
 from gradlog.schema import PARTIAL_FILE
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
@@ -139,7 +140,10 @@ class UrlSink:
     def __init__(self, url: str, **options: Any) -> None:
         import fsspec
 
-        self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+        except ImportError as error:
+            raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
 
     def put(self, key: str, data: Buffers) -> None:
         """Upload one object."""
@@ -164,17 +168,21 @@ class UrlSink:
         found = self._try(self._fs.ls, self._root, detail=True)
         return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "directory")
 
-    @staticmethod
-    def _try(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call; after a failure, a store that asks to slow down say, again in 0.5, 2 and 8 seconds."""
-        for wait in WAITS:
+    def _try(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call; after a failure, a store that asks to slow down say, again in 0.5, 2 and 8 seconds.
+
+        Clients of object stores raise what they like, and not OSError alone, where nobody answers.
+        """
+        for wait in (*WAITS, None):
             try:
                 return call(*args, **options)
             except FileNotFoundError:
                 raise
-            except OSError:
+            except Exception as error:
+                if wait is None:
+                    raise StoreUnavailableError(f"the store does not answer as it should: {_reason(error)}") from error
                 time.sleep(wait)
-        return call(*args, **options)
+        return None
 
     def clear(self) -> None:
         """Delete everything under the URL."""
@@ -202,6 +210,11 @@ def clear(sink: LocalSink | UrlSink) -> None:
         for folder in sink.folders():
             shutil.rmtree(sink.local / folder)
         shutil.rmtree(sink.local)
+
+
+def _reason(error: Exception) -> str:
+    """Tell what an exception says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _discard(path: str) -> None:

@@ -15,7 +15,7 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -109,6 +109,24 @@ def _unclaimed(sink: Sink, name: str) -> bool:
     return sink.local is not None and all(p.name.endswith(PARTIAL_FILE) for p in (sink.local / name).iterdir())
 
 
+class Commit(NamedTuple):
+    """One flush, worked out to the last byte, so that every attempt at it writes the same.
+
+    Attributes
+    ----------
+    objects : list of (str, Buffers)
+        Chunks, then the manifest, by key in the segment.
+    after : SegmentHeader
+        The segment's state with them.
+    snapshots : int
+        How many snapshots are among them.
+    """
+
+    objects: list[tuple[str, Buffers]]
+    after: SegmentHeader
+    snapshots: int
+
+
 class SegmentWriter:
     """Commits blocks of one segment.
 
@@ -132,20 +150,17 @@ class SegmentWriter:
         return self._sink.create(f"{self.segment.name}/{META}", [self._metadata()])
 
     def commit(self, block: Block | None, dropped: Gaps = (), snapshots: Snapshots = ()) -> None:
-        """Make the rows of ``block`` and the snapshots readable. Nothing is ever half-visible.
+        """Make the rows of ``block`` and the snapshots readable, as :meth:`prepare` and :meth:`perform` do in turn."""
+        if snapshots or (block is not None and block.rows):
+            self.perform(self.prepare(block, dropped, snapshots))
 
-        Raises
-        ------
-        OSError
-            As the file system says.
-        SpecMismatchError
-            Somebody put another run in this one's place.
+    def prepare(self, block: Block | None, dropped: Gaps = (), snapshots: Snapshots = ()) -> Commit:
+        """Work out everything that makes rows and snapshots readable, down to the manifest; write nothing.
+
+        The rows are encoded where they lie: ``block`` must stay as it is until the commit is performed.
         """
         s = self.segment
         rows = 0 if block is None else block.rows
-        if not rows and not snapshots:
-            return
-        self._require_root()
         objects = [self._snapshot(s.snapshots + i, *taken) for i, taken in enumerate(snapshots)]
         names, first, steps = list(s.scalars), s.rows, []
         if block is not None and rows:
@@ -156,7 +171,6 @@ class SegmentWriter:
             objects.insert(0, self._encode(block, len(names)))
         chunks = {}
         for key, data in itertools.chain.from_iterable(objects):
-            self._sink.put(f"{s.name}/{key}", data)
             chunks[key] = {"size": sum(memoryview(p).nbytes for p in data), "blake2b": digest(*data)}
         manifest = _json(
             {
@@ -172,22 +186,35 @@ class SegmentWriter:
                 "prev": s.head,
             }
         )
-        self._sink.put(f"{s.name}/{MANIFEST.format(s.flushes)}", [manifest])
-        self.publish(
-            dataclasses.replace(
-                s,
-                rows=first + rows,
-                flushes=s.flushes + 1,
-                head=digest(manifest),
-                scalars=tuple(names),
-                dropped=dropped,
-                snapshots=s.snapshots + len(snapshots),
-            )
+        after = dataclasses.replace(
+            s,
+            rows=first + rows,
+            flushes=s.flushes + 1,
+            head=digest(manifest),
+            scalars=tuple(names),
+            dropped=dropped,
+            snapshots=s.snapshots + len(snapshots),
         )
+        objects.append([(MANIFEST.format(s.flushes), [manifest])])
+        return Commit(list(itertools.chain.from_iterable(objects)), after, len(snapshots))
 
-    def finish(self, status: str, reason: str = "", dropped: Gaps = (), snapshots: Snapshots = ()) -> None:
-        """Record that this segment gets no more rows, and why. Raises as :meth:`commit` does."""
-        self.commit(None, dropped, snapshots)
+    def perform(self, commit: Commit) -> None:
+        """Write what was prepared. Nothing is ever half-visible, and what failed may be performed again.
+
+        Raises
+        ------
+        OSError
+            As the file system or the store says.
+        SpecMismatchError
+            Somebody put another run in this one's place.
+        """
+        self._require_root()
+        for key, data in commit.objects:
+            self._sink.put(f"{commit.after.name}/{key}", data)
+        self.publish(commit.after)
+
+    def finish(self, status: str, reason: str = "", dropped: Gaps = ()) -> None:
+        """Record that this segment gets no more rows, and why. Raises as :meth:`perform` does."""
         self._require_root()
         self.publish(dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now()))
 

@@ -79,8 +79,8 @@ def audit_run(
 
     Raises
     ------
-    NotARunError, UnsupportedError
-        There is no run; or more than integrity is asked of one that is no local folder.
+    NotARunError, StoreUnavailableError, UnsupportedError
+        There is no run; its store elsewhere refuses; or more than integrity is asked of one that is no local folder.
     CorruptRunError, MissingDependencyError
         A checkpoint cannot be read.
 

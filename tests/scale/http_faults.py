@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import http.client
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,6 +57,7 @@ class Proxy(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two packets, and the second would wait 40 ms for an answer
     server: Proxy
 
     def log_message(self, *arguments: object) -> None:
@@ -122,7 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
 def s3_server() -> Iterator[int]:
     """Port of a moto S3 server on loopback."""
     from moto.server import ThreadedMotoServer
+    from werkzeug.serving import WSGIRequestHandler
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    WSGIRequestHandler.disable_nagle_algorithm = True
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     yield server.get_host_and_port()[1]
@@ -133,7 +138,11 @@ def s3_server() -> Iterator[int]:
 def s3(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """An empty bucket ``runs`` behind a fresh proxy, which every S3 client of this process uses."""
     import s3fs
+    from botocore import retryhandler
 
+    # The clients' own retries stay, without their seconds of back-off; s3fs has fewer, so that more faults get through.
+    monkeypatch.setattr(retryhandler, "delay_exponential", lambda **options: 0.0)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
     proxy = Proxy(s3_server)
     for name, value in (("AWS_ENDPOINT_URL", proxy.url), ("AWS_ACCESS_KEY_ID", "test"),
                         ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_DEFAULT_REGION", "us-east-1")):  # fmt: skip
