@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import blocks
+from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.intervals import jackknife
+from gradlog.analysis.memo import Memo
 from gradlog.analysis.predictors import Evidence, Predictor, needs, parse
 from gradlog.analysis.reader import Run
 from gradlog.analysis.summary import Float64, Recipe, Totals, contributions
@@ -53,6 +56,7 @@ def group_time(
     burn_in: int = 0,
     scheduler: Any = None,
     progress: Progress | None = None,
+    cache: Cache | bool | str | os.PathLike[str] | None = None,
 ) -> GroupTime:
     """Share out the path length between groups and windows, in one pass that keeps no spectrum.
 
@@ -64,6 +68,8 @@ def group_time(
         Rows of a window; the rows that are left over at the end join the last one.
     burn_in : int
         Rows left out at the start; they still serve as history.
+    scheduler, progress, cache
+        As of ``analyze``.
 
     Raises
     ------
@@ -83,7 +89,9 @@ def group_time(
     edges = [burn_in + window * i for i in range(count)] + [len(run.steps)]
     cuts = sorted({0, *edges})
     recipe = Recipe(run.groups, run.k, gram="none", **needs([asked]))
-    panes = contributions(blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress))
+    folder = resolve(cache)
+    memo = Memo(folder, run) if folder else None
+    panes = contributions(blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo))
     kept = panes[len(cuts) - len(edges) :]
     cells = np.array([_shares(pane, recipe, asked, run.header.sketch.exact) for pane in kept])
     ends = np.array(list(itertools.pairwise(edges)))

@@ -78,7 +78,7 @@ class Memo:
                 start += 2**bit
 
     def _find(self, source: RowSource, blocks: Blocks, what: list[Any], recipe: Recipe) -> list[Node]:
-        """One node for all the blocks if it is known or if none of its parts is."""
+        """One node for all the blocks if it is known, or if none of its parts is and it can be kept."""
         node = Node(blocks, self._key(source, blocks, what))
         kept = self.cache.get(node.key) if node.key else None
         if kept is not None and (summary := unpack(kept, recipe)) is not None:
@@ -88,7 +88,7 @@ class Memo:
             return [node]
         half = len(blocks) // 2
         parts = self._find(source, blocks[:half], what, recipe) + self._find(source, blocks[half:], what, recipe)
-        return parts if any(p.summary is not None for p in parts) else [node]
+        return parts if node.key is None or any(p.summary is not None for p in parts) else [node]
 
     def _fold(self, source: RowSource, nodes: list[Node], what: list[Any]) -> Summary:
         """Join neighbours of equal size as they come, and what is left from the end: the order of ``blocks.tree``."""

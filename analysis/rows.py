@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
 from typing import Any, cast
 
@@ -13,6 +14,18 @@ from numpy.typing import NDArray
 
 from gradlog.analysis import segments as zarr_segments
 from gradlog.analysis.segments import Location, Segment
+
+_listeners: list[Callable[[int, int], None]] = []
+
+
+@contextlib.contextmanager
+def heard(listener: Callable[[int, int], None]) -> Iterator[None]:
+    """Call ``listener(rows, bytes)`` after every read of this process, in the thread that read."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +81,8 @@ class RowSource:
             low, high = max(start, span.start), min(stop, span.stop)
             if low < high:
                 self._read_span(span, low, high, cube[low - start : high - start])
+        for listener in tuple(_listeners):
+            listener(len(out), out.nbytes)
         return out
 
     def _read_span(self, span: Span, low: int, high: int, out: NDArray[np.float32]) -> None:

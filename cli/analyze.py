@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gradlog.cli import console, output, tables
+from gradlog.cli import console, output, tables, watch
 from gradlog.cli.archive import archive
 
 
@@ -63,6 +64,7 @@ from gradlog.cli.archive import archive
 @click.option("--memory", metavar="SIZE", help="Refuse to start if the predicted peak exceeds SIZE, such as 2G.")
 @click.option("--scheduler", metavar="ADDR", help="Address of a running dask scheduler. Default: threads.")
 @click.option("--no-cache", is_flag=True, help="Neither use nor keep what earlier calls computed.")
+@watch.option
 @console.verbosity
 def analyze(
     runs: tuple[str, ...],
@@ -82,6 +84,7 @@ def analyze(
     memory: str | None,
     scheduler: str | None,
     no_cache: bool,
+    every: float | None,
     quiet: bool,
 ) -> None:
     """Measure predictability and rank of the gradients in RUN.
@@ -92,9 +95,11 @@ def analyze(
     Kappa is the path length sum ||g_t - m_t||^2 over the energy sum ||g_t||^2, for predictions m_t made from
     earlier gradients only. It stands beside the kappa that the same gradients would have in random order.
 
+    With --watch, RUN may still be recorded: a terminal shows the newest answer, a pipe gets all of them under a line
+    with the time, --json gives a line each. Only new chunks are read. It ends when the run is closed.
+
     What was computed before is kept by the content of the runs in $GRADLOG_CACHE (default: the user's cache folder).
     """
-    from gradlog import analysis
     from gradlog.analysis import archive as many
     from gradlog.analysis.cache import Cache
 
@@ -107,20 +112,56 @@ def analyze(
     check_options(predictors, memory)
     options |= {"view": view, "cache": None if no_cache else Cache()}
     if many.is_several(runs):
+        if every is not None:
+            raise click.UsageError("--watch follows one run; gradlog report --watch follows several")
         archive(runs, options, as_json, target, force, quiet)
         return
     run = runs[0]
+    answer = partial(_answer, run, as_json, target, plot)
+    if every is not None:
+        _follow(run, options, every, answer, as_json, quiet)
+        return
     with console.progress("analyze", quiet) as progress:
         result = many.analyze_one(run, progress=progress, **options)
-    document = analysis.to_json(result)
+    click.echo("\n".join(answer(result, force)))
+
+
+def _answer(
+    run: str, as_json: bool, target: Path | None, plot: Path | None, result: Any, force: bool, indent: int | None = 1
+) -> list[str]:
+    """Write the files that were asked for; the lines to print."""
+    from gradlog.analysis import to_json
+
+    document = to_json(result)
     if target is not None:
         output.save(result, document, target, force)
         console.log.info("wrote %s", target)
     if plot is not None:
         output.draw(result, plot, force)
         console.log.info("drew %s", plot)
-    lines = [json.dumps(document, indent=1, allow_nan=False)] if as_json else tables.report(run, document)
-    click.echo("\n".join(lines))
+    return [json.dumps(document, indent=indent, allow_nan=False)] if as_json else tables.report(run, document)
+
+
+def _follow(
+    run: str, options: dict[str, Any], every: float, answer: Callable[..., list[str]], as_json: bool, quiet: bool
+) -> None:
+    """Answer for every look. Further passes, which read all rows again, wait for the last one."""
+    from gradlog.analysis import analyze as measure
+
+    view = options.pop("view")
+
+    def look_at(runs: Any, live: bool) -> Any:
+        with console.progress("analyze", quiet) as progress:
+            return measure(runs[0], progress=progress, passes=1 if live else 2, **options)
+
+    def show(look: Any) -> None:
+        lines = answer(look.result, force=True, indent=None)  # the files are those of the look before
+        if as_json:
+            click.echo(lines[0])
+        else:
+            watch.block(lines, look, every)
+
+    watch.follow([run], look_at, every, view, show)
 
 
 def check_options(predictors: tuple[str, ...], memory: str | None) -> None:

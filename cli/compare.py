@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @click.option("--predictor", "predictors", multiple=True, metavar="NAME",
               help="last, ema(B), trend, ar(P) or best-ema; may be repeated. "
               "Default: last, ema(0.9), ema(0.99), trend.")  # fmt: skip
-@click.option(
-    "--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows, in json and plot."
-)
+@click.option("--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows.")
 @click.option("--reference", metavar="FILE", help="JSON file of published figures to show below.")
 @click.option("--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out.")
 @click.option("--plot", callback=output.picture, metavar="FILE",
@@ -71,9 +69,21 @@ def _lines(found: Comparison) -> list[str]:
         *render.table(columns, short),
         "",
         *(f"  {line}" for line in render.wrap(tabulate.footnote(found), render.WIDTH - 2)),
+        *_over_time(found),
         *_parting(found),
         *(line for r in found.rows for text in r.warnings for line in render.note(f"{r.label}: {text}")),
     ]
+
+
+def _over_time(found: Comparison) -> list[str]:
+    """Kappa of the first predictor by window: a line of bars a run, on a scale of its own."""
+    from gradlog.analysis.text import abbreviate
+
+    name = next(iter(found.predictors))
+    curves = [(abbreviate(r.label, 16), [w["kappa"][name]["value"] for w in r.document["windows"]]) for r in found.rows]
+    width = max(len(label) for label, _ in curves)
+    lines = [render.curve(label, values, width) for label, values in curves if len(values) > 2]
+    return ["", render.heading(f"{name} by window, each run on its own scale"), *lines] if lines else []
 
 
 def _parting(found: Comparison) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,12 +13,15 @@ from typing import Any
 
 import click
 
-from gradlog.cli.render import printable
+from gradlog.cli.render import printable, size
 
 log = logging.getLogger("gradlog")
 
 HEARTBEAT = 10.0
 """Seconds between progress lines where there is no terminal."""
+
+BLINK = 0.1
+"""Seconds between two drawings of a bar."""
 
 PATIENCE = 0.5
 """Seconds before a bar appears: short work shows none."""
@@ -54,35 +58,86 @@ def debugging() -> bool:
 
 
 @contextmanager
-def progress(title: str, quiet: bool, unit: str = "blocks") -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback ``(done, total)``: a bar on a terminal, a line now and then elsewhere."""
+def progress(title: str, quiet: bool, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback ``(done, total)``: a bar on a terminal, a line now and then elsewhere.
+
+    Both show the rows and bytes that this process has read since, as they are read; ``unit`` names what ``done`` and
+    ``total`` count where that means something to a reader.
+    """
     if quiet:
         yield lambda done, total: None
-    elif sys.stderr.isatty():
+        return
+    from gradlog.analysis.rows import heard
+
+    if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(desc=title, unit=f" {unit}", leave=False, file=sys.stderr, delay=PATIENCE) as bar:
-            yield lambda done, total: _advance(bar, done, total)
+        shape = "{desc}: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]"
+        with tqdm(desc=title, bar_format=shape, leave=False, file=sys.stderr, delay=PATIENCE) as bar:
+            shown = _Bar(bar, unit)
+            with heard(shown.read):
+                yield shown
     else:
-        yield _Heartbeat(title, unit)
+        beat = _Heartbeat(title, unit)
+        with heard(beat.read):
+            yield beat
 
 
-class _Heartbeat:
-    def __init__(self, title: str, unit: str = "blocks") -> None:
-        self._title, self._unit, self._start = title, unit, time.monotonic()
-        self._next = self._start + HEARTBEAT
+class _Work:
+    """Rows and bytes read so far, and how much of the whole is done; called from any thread."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit, self._lock = unit, threading.Lock()
+        self.rows = self.bytes = self.done = self.total = 0
 
     def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now >= self._next and done:
+        self.done, self.total = done, total
+        self.show()
+
+    def read(self, rows: int, size: int) -> None:
+        """Count a read."""
+        with self._lock:
+            self.rows += rows
+            self.bytes += size
+        self.show()
+
+    def text(self) -> list[str]:
+        """Tell what was done: of the unit if it has a name, then rows and bytes."""
+        units = [f"{self.done:,} of {self.total:,} {self._unit}"] if self._unit else []
+        return [*units, *([f"{self.rows:,} rows, {size(self.bytes)} read"] if self.rows else [])]
+
+    def show(self) -> None:
+        """Tell the user, not too often."""
+
+
+class _Bar(_Work):
+    def __init__(self, bar: Any, unit: str) -> None:
+        super().__init__(unit)
+        self._bar = bar
+
+    def show(self) -> None:
+        with self._lock:
+            self._bar.total = self.total or None
+            self._bar.set_postfix_str(", ".join(self.text()), refresh=False)
+            if not self._bar.update(self.done - self._bar.n) and time.time() - self._bar.last_print_t > BLINK:
+                self._bar.refresh()
+
+
+class _Heartbeat(_Work):
+    def __init__(self, title: str, unit: str) -> None:
+        super().__init__(unit)
+        self._title, self._start = title, time.monotonic()
+        self._next = self._start + HEARTBEAT
+
+    def show(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next or not (self.done or self.rows):
+                return
             self._next = now + HEARTBEAT
-            left = (now - self._start) * (total - done) / done
-            click.echo(f"gradlog: {self._title}: {done:,} of {total:,} {self._unit}, about {left:.0f} s left", err=True)
-
-
-def _advance(bar: Any, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
+        share = self.done / self.total if self.total else 0.0
+        left = [f"about {(now - self._start) * (1 - share) / share:.0f} s left"] if share else []
+        click.echo(f"gradlog: {self._title}: {', '.join([f'{share:.0%}', *self.text(), *left])}", err=True)
 
 
 def _set_level(context: click.Context, parameter: click.Parameter, count: int) -> None:

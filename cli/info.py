@@ -1,4 +1,4 @@
-"""``gradlog info``: what a run is, from its metadata alone."""
+"""``gradlog info``: what a run is, from its metadata and its small columns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import click
 
 from gradlog.cli import render
 from gradlog.cli.console import verbosity
+
+MOST_ROWS = 100_000
+"""Steps up to which loss and gradient norm are read and drawn."""
 
 
 @click.command()
@@ -25,14 +28,40 @@ def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:
     """
     from gradlog.analysis import open_run
 
-    facts = open_run(run, view).info
-    lines = [json.dumps(facts, indent=1)] if as_json else summary(facts)
+    opened = open_run(run, view)
+    facts = opened.info
+    lines = [json.dumps(facts, indent=1)] if as_json else summary(facts | {"curves": _curves(opened)})
     click.echo("\n".join(lines))
+
+
+def _curves(run: Any) -> dict[str, list[float]] | str:
+    """Loss and gradient norm in few numbers each, or why they cannot be had; nothing where reading would take long."""
+    from gradlog.analysis.series import gradient_norm, scalar
+    from gradlog.errors import CorruptRunError
+
+    if "://" in run.where or not 3 <= len(run.steps) <= MOST_ROWS or not run.norms_exact:
+        return {}
+    try:
+        found = {"loss": scalar(run, "loss", render.SPARK), "gradient norm": gradient_norm(run, render.SPARK)}
+    except CorruptRunError as error:
+        return str(error)
+    return {name: series.middle.tolist() for name, series in found.items() if series is not None}
 
 
 def summary(run: dict[str, Any]) -> list[str]:
     """List the facts in the order a reader asks for them."""
-    return [*_overview(run), "", *_segments(run), "", *_groups(run), "", *_storage(run), "", *_next(run)]
+    return [
+        *_overview(run),
+        "",
+        *_over_time(run),
+        *_segments(run),
+        "",
+        *_groups(run),
+        "",
+        *_storage(run),
+        "",
+        *_next(run),
+    ]
 
 
 def _overview(run: dict[str, Any]) -> list[str]:
@@ -62,6 +91,15 @@ def _overview(run: dict[str, Any]) -> list[str]:
         ),
         *(line for text in _remarks(run) for line in render.note(text)),
     ]
+
+
+def _over_time(run: dict[str, Any]) -> list[str]:
+    curves = run.get("curves", {})
+    if isinstance(curves, str):
+        return [*render.note(f"loss and norms cannot be shown: {curves}"), ""]
+    width = max(map(len, curves), default=0)
+    lines = [render.curve(name, values, width) for name, values in curves.items()]
+    return [render.heading("over time"), *lines, ""] if lines else []
 
 
 def _steps(run: dict[str, Any]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -11,6 +14,11 @@ from gradlog.analysis.text import number as number
 from gradlog.analysis.text import printable as printable
 
 WIDTH = 80
+
+SPARK = 40
+"""Letters of a sparkline at most."""
+
+BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 
 
 def interval(low: float | None, high: float | None, digits: int = 4) -> str:
@@ -54,6 +62,47 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> list[str]:
 def _fact(label: str, value: str, width: int) -> list[str]:
     first, *more = wrap(value, WIDTH - width - 4)
     return [f"  {label.ljust(width)}  {first}", *(" " * (width + 4) + m for m in more)]
+
+
+def spark(values: Iterable[float | None], width: int = SPARK) -> str:
+    """Draw values as a line of small bars, from the least to the largest; a gap where there is none.
+
+    Longer rows are cut into ``width`` stretches of nearly equal length, each shown by its mean.
+    """
+    known = [None if v is None or not math.isfinite(v) else v for v in values]
+    cells = [_mean(known[a:b]) for a, b in _stretches(len(known), width)]
+    shown = [c for c in cells if c is not None]
+    if not shown:
+        return ""
+    low, bars = min(shown), BARS if _can_show(BARS) else ASCII_BARS
+    scale = (len(bars) - 1) / (max(shown) - low) if max(shown) > low else 0.0
+    return "".join(" " if c is None else bars[round((c - low) * scale)] for c in cells)
+
+
+def curve(name: str, values: Sequence[float | None], width: int = 0) -> str:
+    """Name, sparkline, and the range that it spans."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    ends = f"{number(min(known))} .. {number(max(known))}" if known else ""
+    return f"  {printable(name).ljust(width)}  {spark(values)}  {ends}".rstrip()
+
+
+def _stretches(count: int, most: int) -> list[tuple[int, int]]:
+    edges = [round(i * count / min(count, most)) for i in range(min(count, most) + 1)] if count else []
+    return list(pairwise(edges))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _can_show(text: str) -> bool:
+    """Whether standard output's encoding has these letters."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def wrap(text: str, width: int) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gradlog.cli import console, output
+from gradlog.cli import console, output, watch
 from gradlog.cli.analyze import check_options
 
 
@@ -27,25 +28,42 @@ from gradlog.cli.analyze import check_options
               help="After a rewind: the newest row of each step, or all rows.")  # fmt: skip
 @click.option("--memory", metavar="SIZE", help="Refuse to start if the predicted peak exceeds SIZE, such as 2G.")
 @click.option("--scheduler", metavar="ADDR", help="Address of a running dask scheduler. Default: threads.")
+@click.option("--no-cache", is_flag=True, help="Neither use nor keep what earlier calls computed.")
+@watch.option
 @console.verbosity
 def report(
     runs: tuple[str, ...], target: Path, force: bool, title: str, predictors: tuple[str, ...], eps: tuple[float, ...],
-    burn_in: int, view: Any, memory: str | None, scheduler: str | None, quiet: bool,
+    burn_in: int, view: Any, memory: str | None, scheduler: str | None, no_cache: bool, every: float | None,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Write one HTML page about RUNS, side by side.
 
     The page needs no network and no other file: figures, tables, warnings and provenance, in light and dark, for
-    screens and paper.
+    screens and paper. With --watch, the page is replaced whenever a run has grown, and a browser that shows it loads it
+    again, until all runs are closed.
     """
     from gradlog.analysis import open_run
+    from gradlog.analysis.cache import Cache
     from gradlog.analysis.report import html_report
 
     output.require_free(target, force)
     check_options(predictors, memory)
     options: dict[str, Any] = {"burn_in": burn_in, "memory": memory, "scheduler": scheduler}
     options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
-    opened = [open_run(run, view) for run in runs]
-    with console.progress("report", quiet) as progress:
-        page = html_report(opened, title, progress=progress, **options)
-    output.write_text(page, target, force)
-    click.echo(str(target))
+    options |= {"title": title, "cache": None if no_cache else Cache()}
+
+    def page(opened: Any, live: bool = False) -> str:
+        with console.progress("report", quiet) as progress:
+            return html_report(opened, again=every if live else None, progress=progress, **options)
+
+    if every is None:
+        output.write_text(page([open_run(run, view) for run in runs]), target, force)
+        click.echo(str(target))
+        return
+
+    def show(look: Any) -> None:
+        output.write_text(look.result, target, force=True)  # the page of the look before
+        then = "" if look.live else ", closed"
+        click.echo(f"{target}  {time.strftime('%Y-%m-%d %H:%M:%S')}  {look.steps:,} steps{then}")
+
+    watch.follow(list(runs), page, every, view, show)

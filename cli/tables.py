@@ -143,7 +143,16 @@ def _in_time(result: Document, kind: str, title: str) -> list[str]:
         span = f"{part['first_step']:,} to {part['last_step']:,}"
         rows.append([span, *kappas, f"{_count(rank['low'])} .. {_count(rank['high'])}", _count(rank.get("null"))])
     columns = ["steps", *(c for n in names for c in (n, "shuffled")), f"r*({eps})", "shuffled"]
-    return [render.heading(title), *render.table(columns, rows)]
+    return [render.heading(title), *_curves(result, kind), *render.table(columns, rows)]
+
+
+def _curves(result: Document, kind: str) -> list[str]:
+    """Kappa of each predictor over the ranges, as a line of bars."""
+    if len(result[kind]) < 3:
+        return []
+    names = [name for name in result["kappa"] if name != "zero"]
+    width = max(map(len, names))
+    return [render.curve(n, [part["kappa"][n]["value"] for part in result[kind]], width) for n in names]
 
 
 def _path(result: Document) -> list[str]:

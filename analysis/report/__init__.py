@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["html_report", "write_report"]
 
 
-def html_report(runs: Sequence[Run | str | os.PathLike[str]], title: str = "Gradient report", **options: Any) -> str:
+def html_report(
+    runs: Sequence[Run | str | os.PathLike[str]], title: str = "Gradient report", again: float | None = None,
+    **options: Any,
+) -> str:  # fmt: skip
     """Measure runs and return a self-contained HTML page about them.
 
     Parameters
@@ -25,8 +28,11 @@ def html_report(runs: Sequence[Run | str | os.PathLike[str]], title: str = "Grad
     runs : sequence of Run or path
         Shown side by side.
     title : str
+    again : float, optional
+        The runs grow and the page is to be replaced: browsers load it again after so many seconds, and the windows
+        over time stay where they are until there are twice as many, so that a ``cache`` serves them.
     **options
-        ``predictors``, ``eps``, ``burn_in``, ``memory``, ``scheduler``, ``progress`` as of ``analyze``.
+        ``predictors``, ``eps``, ``burn_in``, ``memory``, ``scheduler``, ``cache``, ``progress`` as of ``analyze``.
 
     Returns
     -------
@@ -53,7 +59,8 @@ def html_report(runs: Sequence[Run | str | os.PathLike[str]], title: str = "Grad
     opened = [r if isinstance(r, Run) else open_run(os.fspath(r)) for r in runs]
     names = labels([r.where for r in opened])
     options["progress"] = Phases(options.get("progress"), PASSES * len(opened))
-    return page([study(r, name, **options) for r, name in zip(opened, names, strict=True)], title)
+    options["growing"] = again is not None
+    return page([study(r, name, **options) for r, name in zip(opened, names, strict=True)], title, again)
 
 
 def write_report(

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from itertools import groupby
@@ -141,8 +142,11 @@ def provenance(study: Study) -> list[tuple[str, str]]:
     return [(k, printable(v)) for k, v in found.items() if v]
 
 
-def page(studies: Sequence[Study], title: str = "Gradient report") -> str:
-    """Render the HTML of a report; everything a run says of itself is escaped."""
+def page(studies: Sequence[Study], title: str = "Gradient report", again: float | None = None) -> str:
+    """Render the HTML of a report; everything a run says of itself is escaped.
+
+    ``again``: seconds after which a browser loads it again.
+    """
     script = _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = [s for s in sections(studies) if any(f.drawings for f in s.figures) or any(s.tables)]
@@ -151,6 +155,7 @@ def page(studies: Sequence[Study], title: str = "Gradient report") -> str:
         .get_template("page.html.j2")
         .render(
             title=printable(title),
+            again=None if again is None else max(1, math.ceil(again)),
             studies=[
                 {
                     "label": printable(s.label),

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.grouptime import GroupTime, group_time
 from gradlog.analysis.pipeline import EPS, analyze
 from gradlog.analysis.reader import Run
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import xarray
 
     from gradlog.analysis.blocks import Progress
+    from gradlog.analysis.cache import Cache
     from gradlog.analysis.predictors import Predictor
 
 PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
@@ -63,13 +65,21 @@ class Study:
     series: dict[str, Series]
 
 
-def window_rows(rows: int) -> int | None:
+def window_rows(rows: int, growing: bool = False) -> int | None:
     """Rows of a window: about 24 windows, none shorter than 16 rows; None where not even three fit.
+
+    While a run grows, the rows are doubled when there are more than 24 windows, and else stay.
 
     >>> window_rows(100_000), window_rows(400), window_rows(40)
     (4166, 16, None)
+    >>> [window_rows(rows, growing=True) for rows in (384, 400, 799)]
+    [16, 32, 32]
     """
     size = max(LEAST_ROWS, rows // MOST_WINDOWS)
+    if growing:
+        size = LEAST_ROWS
+        while rows > size * MOST_WINDOWS:
+            size *= 2
     return size if rows >= 3 * size else None
 
 
@@ -97,17 +107,32 @@ def study(
     burn_in: int = 0,
     memory: str | int | None = None,
     scheduler: Any = None,
+    cache: Cache | None = None,
+    growing: bool = False,
     progress: Progress | None = None,
 ) -> Study:
-    """Measure a run for a report; the arguments are those of ``analyze``."""
-    common: dict[str, Any] = {"eps": eps, "burn_in": burn_in, "memory": memory, "scheduler": scheduler}
-    result = analyze(run, predictors, by_group=True, progress=progress, **common)
-    size = window_rows(len(run.steps) - burn_in)
-    windows = shares = None
-    if size is not None:
-        route: Any = _route(len(run.steps), run.rows.n)
-        windows = analyze(run, OVER_TIME, window=size, by_group=False, passes=1, svd=route, progress=progress, **common)
-        shares = group_time(run, SHARED, size, burn_in, scheduler, progress)
+    """Measure a run for a report; the arguments are those of ``analyze``.
+
+    ``growing``: the run will be measured again. What a cache cannot serve then is left out: further passes of the
+    randomized route, and windows that move.
+    """
+    with single_threaded():  # the spectra of windows are small: threads of BLAS would wait for each other
+        common: dict[str, Any] = {
+            "eps": eps,
+            "burn_in": burn_in,
+            "memory": memory,
+            "scheduler": scheduler,
+            "cache": cache,
+        }
+        result = analyze(run, predictors, by_group=True, passes=1 if growing else 2, progress=progress, **common)
+        size = window_rows(len(run.steps) - burn_in, growing)
+        windows = shares = None
+        if size is not None:
+            route: Any = _route(len(run.steps), run.rows.n)
+            windows = analyze(
+                run, OVER_TIME, window=size, by_group=False, passes=1, svd=route, progress=progress, **common
+            )
+            shares = group_time(run, SHARED, size, burn_in, scheduler, progress, cache)
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
     return Study(label, run, result, windows, to_json(result), shares, series)

@@ -162,3 +162,21 @@ def test_plot_draws_a_file(call, make_run, tmp_path):
     again = call("analyze", path, "--plot", target)
     assert (again.code, again.err) == (1, f"gradlog: {target} exists; --force replaces it\n")
     assert call("analyze", path, "--plot", tmp_path / "figure.gif").code == 2
+
+
+def test_kappa_over_windows_is_drawn_within_80_columns(call, make_run):
+    path = make_run(steps=200)
+    shown = call("analyze", path, "--window", "20", "--prefixes", "4", "-q")
+    lines = shown.out.splitlines()
+    at = lines.index("in time, by window of steps")
+    name, bars, low, _, high = lines[at + 1].split()
+    values = [
+        w["kappa"]["last"]["value"]
+        for w in json.loads(call("analyze", path, "--window", "20", "--json").out)["windows"]
+    ]
+    assert (name, len(bars)) == ("last", 10)
+    assert bars.index("█") == values.index(max(values))
+    assert float(low) == pytest.approx(min(values), rel=1e-3)
+    assert float(high) == pytest.approx(max(values), rel=1e-3)
+    assert max(map(len, lines[1:-1])) <= 80  # the first and the last name the run
+    assert "▁" in lines[lines.index("as the run grows") + 1]

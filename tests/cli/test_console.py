@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,12 +103,25 @@ def test_colour_on_terminals_only_and_not_with_no_color(call, samples):
 def test_heartbeat_lines_are_rare(monkeypatch, capsys):
     clock = iter([0.0, 5.0, 12.0, 13.0, 25.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    with console.progress("analyze", quiet=False) as progress:
+    with console.progress("analyze", quiet=False, unit="runs") as progress:
         for done in (1, 2, 3, 4):
             progress(done, 4)
     assert capsys.readouterr().err == (
-        "gradlog: analyze: 2 of 4 blocks, about 12 s left\ngradlog: analyze: 4 of 4 blocks, about 0 s left\n"
+        "gradlog: analyze: 50%, 2 of 4 runs, about 12 s left\ngradlog: analyze: 100%, 4 of 4 runs, about 0 s left\n"
     )
+
+
+def test_progress_counts_the_rows_and_bytes_that_were_read(monkeypatch, capsys, make_run):
+    from gradlog.analysis import analyze
+
+    monkeypatch.setattr(console, "HEARTBEAT", 0.0)
+    with console.progress("analyze", quiet=False) as progress:
+        analyze(str(make_run(steps=100)), ["last"], progress=progress)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "gradlog: analyze: 0%, 100 rows, 12.5 KiB read"
+    assert lines[-1].startswith("gradlog: analyze: 100%, 100 rows, 12.5 KiB read, about 0 s left")
+    analyze(str(make_run(name="other.zarr")), ["last"])
+    assert capsys.readouterr().err == ""  # nobody listens any more
 
 
 def test_no_progress_when_quiet(monkeypatch, capsys):
@@ -134,8 +148,13 @@ def test_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr(console, "PATIENCE", 0.0)
     with console.progress("analyze", quiet=False) as progress:
         for done in range(1, 5):
+            progress.read(1000, 2**20)
             progress(done, 4)
-    assert "analyze:" in "".join(terminal)
+            time.sleep(0.12)
+    text = "".join(terminal)
+    assert "analyze:" in text
+    assert "75%" in text
+    assert "3,000 rows, 3.0 MiB read" in text
 
 
 @pytest.mark.parametrize(
@@ -159,3 +178,21 @@ def test_numbers(value, text):
 
 def test_tables_align_labels_above_numbers():
     assert render.table(["name", "x"], [["a", "1.0"], ["longer", "10.0"]])[1:] == ["  a        1.0", "  longer  10.0"]
+
+
+def test_a_spark_goes_from_the_least_to_the_largest():
+    assert render.spark([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert render.spark([3.0, None, float("nan"), 1.0]) == "█  ▁"
+    assert render.spark([2.0, 2.0]) == "▁▁"
+    assert render.spark([]) == render.spark([None]) == ""
+    assert render.spark(range(100), 4) == "▁▃▆█"
+    assert len(render.spark(range(1001))) == render.SPARK
+    assert render.curve("loss", [0.5, 4.0], 6) == "  loss    ▁█  0.5000 .. 4.000"
+
+
+def test_a_spark_keeps_to_the_letters_of_the_stream(monkeypatch):
+    class Plain:
+        encoding = "latin-1"
+
+    monkeypatch.setattr(sys, "stdout", Plain())
+    assert render.spark([0, 1, 2, 3, 4, 5, 6, 7]) == "_.-:=+*#"

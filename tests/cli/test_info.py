@@ -76,3 +76,23 @@ def test_view(call, tmp_path, view):
                 log.step({"w": np.ones(20)})
     shown = call("info", tmp_path / "r.zarr", "--view", view)
     assert f"{13 if view == 'latest' else 16}, numbered 0 to 12" in shown.out
+
+
+def test_loss_and_norm_are_drawn_and_stay_out_of_the_json(call, make_run):
+    path = make_run()
+    lines = call("info", path).out.splitlines()
+    at = lines.index("over time")
+    assert [line.split()[0] for line in lines[at + 1 : at + 3]] == ["loss", "gradient"]
+    assert "█" in lines[at + 1]
+    assert max(map(len, lines[at + 1 : at + 3])) <= 80
+    assert "curves" not in json.loads(call("info", path, "--json").out)
+
+
+def test_damaged_norms_are_told_and_the_rest_is_shown(call, make_run):
+    path = make_run()
+    chunk = next((path / "seg-000000-r0000" / "group_norm2").glob("c.*"))
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    shown = call("info", path)
+    assert shown.code == 0
+    assert "loss and norms cannot be shown" in shown.out
+    assert "storage" in shown.out

@@ -1,0 +1,73 @@
+"""``--watch``: the same answer again whenever a run has grown, until its writer closes it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradlog.cli import console
+from gradlog.cli.render import heading
+
+if TYPE_CHECKING:
+    from gradlog.analysis.watch import Look
+
+EVERY = 10.0
+CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """A time in seconds; what stands after ``--watch`` by accident is told apart from one."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        """See click."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of seconds; put --watch after RUN, or write --watch={EVERY:g}")
+        if not 0.01 <= seconds <= 86400:
+            self.fail(f"expected 0.01 to 86400 seconds, got {value}")
+        return seconds
+
+
+option = click.option(
+    "--watch", "every", is_flag=False, flag_value=str(EVERY), type=Seconds(), metavar="[SECONDS]",
+    help=f"Stay, and answer again whenever the run has grown, looking every SECONDS (default {EVERY:g}), until it is "
+    "closed.",
+)  # fmt: skip
+
+
+def follow(
+    paths: list[str], measure: Callable[[Any, bool], Any], every: float, view: Any, show: Callable[[Look[Any]], None]
+) -> None:
+    """Show every look at the runs; say on standard error what is waited for where there is nothing to show."""
+    from gradlog.analysis.watch import watch
+
+    for look in watch(paths, measure, every, view):
+        if look.result is None:
+            console.log.warning("waiting: %s", look.waiting)
+        else:
+            show(look)
+        sys.stdout.flush()
+
+
+def block(lines: list[str], look: Look[Any], every: float) -> None:
+    """Print in place of the look before on a terminal; elsewhere below it, under a line with the time."""
+    then = f"again in {every:g} s if it has grown, Ctrl-C ends" if look.live else "closed"
+    title = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {look.steps:,} steps, {then}"
+    if on_screen():
+        sys.stdout.write(CLEAR)
+        click.echo("\n".join([*lines, "", heading(title)]))
+    else:
+        click.echo("\n".join([f"--- {title}", *lines, ""]))
+
+
+def on_screen() -> bool:
+    """Whether standard output is a terminal that can be cleared."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
