@@ -335,3 +335,21 @@ def test_predicted_memory_is_not_exceeded_and_does_not_grow_with_the_run(tmp_pat
         assert predicted < 1.8 * peak
         peaks.append(peak)
     assert peaks[1] < peaks[0] + 40e6  # the rows alone are 34 MB
+
+
+@pytest.mark.slow
+def test_ten_times_the_rows_take_no_more_memory(tmp_path):
+    """Rows of 32 bytes: what would be kept of each, a step, a flag or a norm, would show."""
+    peaks = []
+    for T in (100_000, 1_000_000):
+        X = np.random.default_rng(0).standard_normal((T, 1, 8), np.float32)
+        path = stores.write_run(tmp_path / f"{T}.zarr", X, chunk=8192, scalars={"loss": np.ones(T), "lr": np.ones(T)})
+        del X
+        run = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(path)],
+            capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        predicted, peak = map(int, run.stdout.split())
+        assert peak <= predicted
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + 20e6
