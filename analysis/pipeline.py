@@ -145,7 +145,7 @@ def analyze(
     scopes = Scopes(run, ask, route, recipe, cuts, panes, books)
     whole = ranges["run"][0]
     found = scopes.refined(whole, passes, seed, scheduler, memo)
-    spectrum = found.spectrum if found else scopes.spectrum(whole)
+    spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
     counted = scopes.ledger(whole)
     inputs = bounds.inputs(counted.scalars.get("loss"), counted.scalars.get("lr"), eta, lowest_loss, diameter)
