@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from gradlog.analysis.ledger import Column
 from gradlog.analysis.summary import Float64
 
 
@@ -27,8 +28,8 @@ class Inputs:
 
 
 def inputs(
-    loss: Float64 | None,
-    lr: Float64 | None,
+    loss: Column | None,
+    lr: Column | None,
     eta: float | None = None,
     lowest_loss: float | None = None,
     diameter: float | None = None,
@@ -39,15 +40,15 @@ def inputs(
     """
     sources = {"eta": "assumed", "first_loss": "missing", "lowest_loss": "assumed", "diameter": "assumed"}
     if eta is None:
-        eta, sources["eta"] = _mean(lr), "logged" if np.isfinite(_mean(lr)) else "missing"
-    seen = loss[np.isfinite(loss)] if loss is not None else np.empty(0)
-    first = float(seen[0]) if len(seen) else float("nan")
-    sources["first_loss"] = "logged" if len(seen) else "missing"
+        logged = lr is not None and lr.count > 0
+        eta, sources["eta"] = lr.mean if lr and logged else float("nan"), "logged" if logged else "missing"
+    known = loss is not None and loss.count > 0
+    seen = loss if loss and known else Column.of(np.empty(0))
     if lowest_loss is None:
-        lowest_loss = float(min(0.0, seen.min(initial=0.0)))
-    regret = float((seen - lowest_loss).sum()) if len(seen) else float("nan")
-    sources["regret"] = "logged" if len(seen) else "missing"
-    return Inputs(eta, first, lowest_loss, regret, 1.0 if diameter is None else diameter, sources)
+        lowest_loss = min(0.0, seen.least)
+    regret = seen.total - seen.count * lowest_loss if known else float("nan")
+    sources["first_loss"] = sources["regret"] = "logged" if known else "missing"
+    return Inputs(eta, seen.first, lowest_loss, regret, 1.0 if diameter is None else diameter, sources)
 
 
 def stationarity(given: Inputs, path: Float64, energy: float, rows: int) -> dict[str, Float64]:
@@ -70,9 +71,3 @@ def regret(given: Inputs, path: Float64) -> dict[str, Float64]:
             "best_eta": D * np.sqrt(2 / path),
             "best": D * np.sqrt(2 * path),
         }
-
-
-def _mean(values: Float64 | None) -> float:
-    if values is None or not np.isfinite(values).any():
-        return float("nan")
-    return float(np.nanmean(values))

@@ -1,11 +1,14 @@
-"""Small columns of a local segment, file by file: zarr's machinery costs ten times what reading and decoding do.
+"""Arrays of a local segment, file by file: zarr's machinery costs ten times what reading and decoding small chunks do.
 
-A million steps are thousands of chunks of a few hundred bytes; whoever opens a run reads two such columns.
+A million steps are thousands of chunks, most of a few hundred bytes. Those of the sketch are large, but go from the
+file to where they are wanted, without a copy that the allocator may keep.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +17,90 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+PIECE = 2**16
+"""Rows of a column that are read together."""
 
-def read(array: Any) -> NDArray[Any]:
-    """All of a column (rows,), as ``array[:]`` gives it; a chunk that is missing is left to that to fill.
+
+def read(array: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+    """Rows [start, stop) of a column or table, as ``array[start:stop]`` gives them, which also fills missing chunks.
 
     Raises
     ------
     ValueError, RuntimeError
         A chunk is damaged.
     """
-    folder = local_folder(array)
-    (rows,), (size,) = array.shape, array.chunks
-    chunks = -(-rows // size)
-    if folder is None or chunks < 2:
-        return np.asarray(array[:])
-    out = np.empty(chunks * size, array.dtype)
-    codec = Zstd()
-    for i in range(chunks):
+    stop = array.shape[0] if stop is None else min(stop, array.shape[0])
+    folder, size = local_folder(array), array.chunks[0]
+    chunks = range(start // size, -(-stop // size))
+    if folder is None or len(chunks) < 2 or any(c < s for c, s in zip(array.chunks[1:], array.shape[1:], strict=True)):
+        return np.asarray(array[start:stop])
+    out = np.empty((len(chunks) * size, *array.chunks[1:]), array.dtype)
+    codec, across = Zstd(), ".0" * (array.ndim - 1)
+    for i, chunk in enumerate(chunks):
         try:
-            data = (folder / f"c.{i}").read_bytes()
+            data = (folder / f"c.{chunk}{across}").read_bytes()
         except FileNotFoundError:
-            return np.asarray(array[:])
+            return np.asarray(array[start:stop])
         if int(google_crc32c.value(data[:-4])).to_bytes(4, "little") != data[-4:]:
-            raise ValueError(f"checksum of chunk {i} does not fit")
+            raise ValueError(f"checksum of chunk {chunk} does not fit")
         codec.decode(data[:-4], out[i * size : (i + 1) * size])
-    return out[:rows]
+    first = chunks.start * size
+    return out[(slice(start - first, stop - first), *map(slice, array.shape[1:]))]
+
+
+def pieces(array: Any) -> Iterator[NDArray[Any]]:
+    """All rows, some tens of thousands at a time and whole files."""
+    size = (array.shards or array.chunks)[0]
+    step = max(1, PIECE // size) * size
+    for start in range(0, array.shape[0], step):
+        yield read(array, start, start + step)
+
+
+def read_raw(array: Any, start: int, stop: int, out: NDArray[Any]) -> bool:
+    """Read rows [start, stop) of an array of uncompressed chunks into ``out``, C order.
+
+    Returns
+    -------
+    bool
+        False where that is zarr's task, and ``out`` holds nothing of use: the chunks are not files of their own, or one
+        is missing.
+
+    Raises
+    ------
+    ValueError
+        A chunk is damaged.
+    """
+    folder, size = local_folder(array), array.chunks[0]
+    if folder is None or sys.byteorder != "little":
+        return False
+    spare = None
+    for chunk in range(start // size, -(-stop // size)):
+        low, high = max(start, chunk * size), min(stop, (chunk + 1) * size)
+        target = out[low - start : high - start]
+        if high - low < size:
+            spare = np.empty((size, *out.shape[1:]), out.dtype) if spare is None else spare
+        whole = target if spare is None or high - low == size else spare
+        try:
+            _read_file(folder / f"c.{chunk}{'.0' * (array.ndim - 1)}", whole, chunk)
+        except FileNotFoundError:
+            return False
+        if whole is not target:
+            target[:] = whole[low - chunk * size : high - chunk * size]
+    return True
+
+
+def _read_file(path: Path, out: NDArray[Any], chunk: int) -> None:
+    """Read a file of raw values and their CRC-32C."""
+    check = bytearray(5)
+    with open(path, "rb", buffering=0) as file:
+        flat = out.reshape(-1).view(np.uint8)
+        done = 0
+        while done < len(flat) and (count := file.readinto(flat[done:].data)):
+            done += count
+        if done < len(flat) or file.readinto(check) != 4:
+            raise ValueError(f"chunk {chunk} is not of the size that its shape says")
+    if int(google_crc32c.value(flat)).to_bytes(4, "little") != check[:4]:
+        raise ValueError(f"checksum of chunk {chunk} does not fit")
 
 
 def stored(array: Any) -> tuple[int, int] | None:

@@ -30,7 +30,7 @@ def available() -> bool:
     return True
 
 
-def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, ema: Ema) -> None:
+def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, ema: Ema, path: Float32) -> None:
     """Do what ``kernel.add_tile`` does."""
     from gradlog.analysis import loops
 
@@ -38,7 +38,7 @@ def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, em
     sums = np.zeros((4 + lags + 2 * B, X.shape[1]))
     powers = ema.betas ** np.arange(start + 1, stop + 1, loops.SUM)[:, None]
     powers[powers < NEGLIGIBLE] = 0
-    loops.tile(X, start, stop, h, ema.betas.astype(np.float32), powers, ema.r, sums, summary.path)
+    loops.tile(X, start, stop, h, ema.betas.astype(np.float32), powers, ema.r, sums, path)
     for name, add in zip(("total", "energy", "increment", "trend"), sums, strict=False):
         s[name] += add
     s["last"] += sums[2]

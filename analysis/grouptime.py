@@ -82,11 +82,11 @@ def group_time(
     >>> shares.share.sum(axis=1)                                     # doctest: +SKIP
     array([1., 1., 1.])
     """
-    count = (len(run.steps) - burn_in) // window
+    count = (run.length - burn_in) // window
     if count < 1:
-        raise ValueError(f"no window of {window} rows in {len(run.steps)} rows after burn_in={burn_in}")
+        raise ValueError(f"no window of {window} rows in {run.length} rows after burn_in={burn_in}")
     (asked,) = parse([predictor])
-    edges = [burn_in + window * i for i in range(count)] + [len(run.steps)]
+    edges = [burn_in + window * i for i in range(count)] + [run.length]
     cuts = sorted({0, *edges})
     recipe = Recipe(run.groups, run.k, gram="none", **needs([asked]))
     folder = resolve(cache)
@@ -97,8 +97,8 @@ def group_time(
     ends = np.array(list(itertools.pairwise(edges)))
     return GroupTime(
         asked.name,
-        run.steps[ends[:, 0]],
-        run.steps[ends[:, 1] - 1],
+        run.numbers.at(ends[:, 0]),
+        run.numbers.at(ends[:, 1] - 1),
         run.header.groups,
         *(cells[:, :, i] for i in range(4)),
     )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import fast
+from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.ema import Ema
 from gradlog.analysis.summary import Float32, Float64, Recipe, Summary
 
@@ -46,7 +47,7 @@ def summarise(X: Float32, recipe: Recipe) -> Summary:
         return summary
     q = recipe.history
     summary.head, summary.tail = X[:q].copy(), X[-q:].copy()
-    summary.path = np.zeros(len(X) if recipe.columns else 0, np.float32)
+    path = np.zeros(len(X), np.float32)
     ema = Ema(recipe, len(X))
     compiled = recipe.kernel == "numba" and fast.available()
     add = fast.add_tile if compiled else add_tile
@@ -57,7 +58,7 @@ def summarise(X: Float32, recipe: Recipe) -> Summary:
         stop = min(start + rows, len(X))
         h = H[: stop - start + 1]
         if recipe.columns:
-            add(X, start, stop, h, summary, ema)
+            add(X, start, stop, h, summary, ema, path)
         else:
             _differences(X, start, stop, h)
         add_grams(summary.sums, "", h[1:], recipe)
@@ -66,6 +67,8 @@ def summarise(X: Float32, recipe: Recipe) -> Summary:
         H[0] = h[-1]
     _count(summary, len(X))
     ema.finish(summary)
+    if recipe.columns:
+        summary.path = Carriers.of(path[1:], 1)
     return summary
 
 
@@ -75,8 +78,10 @@ def _differences(X: Float32, start: int, stop: int, h: Float32) -> None:
     np.subtract(X[first:stop], X[first - 1 : stop - 1], out=h[1 + first - start :])
 
 
-def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, ema: Ema) -> None:
+def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, ema: Ema, path: Float32) -> None:
     """Leave the increments of rows [start, stop) in h[1:] and add every column sum and EMA to the summary.
+
+    ``path`` (rows,) receives the squared norm of each increment.
 
     h[0] holds the increment before, h[1] zeros where there is none. Row 0 of a block has no increment, rows 0 and 1
     no second difference, until a merge adds them.
@@ -88,7 +93,7 @@ def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, em
     increment = squares(h[1:], h[1:])
     s["increment"] += increment
     s["last"] += increment
-    summary.path[start:stop] = np.einsum("tn,tn->t", h[1:], h[1:])
+    path[start:stop] = np.einsum("tn,tn->t", h[1:], h[1:])
     skip = max(2 - start, 0)
     if skip < stop - start:
         second = h[1 + skip :] - h[skip:-1]

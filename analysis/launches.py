@@ -41,7 +41,7 @@ def _together(leader: Segment, before: list[Segment], other: Segment) -> bool:
     if opened is None or mine is None or not earlier or earlier[0] is None:
         return False
     nearer = abs(mine - opened) < abs(mine - earlier[0])
-    return nearer and (not len(leader.steps) or not len(other.steps) or leader.steps[0] == other.steps[0])
+    return nearer and (not len(leader) or not len(other) or leader.numbers[0] == other.numbers[0])
 
 
 def _time(segment: Segment) -> datetime.datetime | None:

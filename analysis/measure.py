@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import baseline, bounds, inversion, noise, rank
+from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.intervals import jackknife, pool
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.rank import Spectrum
-from gradlog.analysis.summary import Float32, Float64
+from gradlog.analysis.summary import Float64
 
 Values = dict[str, Any]
-
-LARGEST = 1000
-"""Steps whose share in the path length is listed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +127,10 @@ def scope(
     return found | noise.signal_and_noise(evidence, ask.k, ask.exact, batch)
 
 
-def step_shares(path: Float32) -> Values:
+def step_shares(path: Carriers, whole: float) -> Values:
     """Shares of the rows in the path length of ``last``: the largest, and the fewest rows that hold half of it."""
-    whole = float(path.sum(dtype=np.float64))
-    order = np.argsort(-path, kind="stable")
-    half = int(np.searchsorted(np.cumsum(path[order], dtype=np.float64), 0.5 * whole)) + 1 if whole > 0 else 0
-    largest = np.sort(order[:LARGEST])
-    share = path[largest] / whole if whole > 0 else np.zeros(len(largest))
-    return {"step_path_share": share, "half_path_steps": float(half), "path_rows": largest}
+    share = path.largest / whole if whole > 0 else np.zeros(len(path.largest))
+    return {"step_path_share": share, "half_path_steps": float(path.fewest(0.5)), "path_rows": path.at}
 
 
 def shares(parts: list[Values], whole: Float64) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.cache import Cache, key
+from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.digests import chunk_digests
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary, merge
@@ -162,6 +163,8 @@ def pack(summary: Summary) -> dict[str, NDArray[Any]]:
             continue
         if isinstance(value, dict):
             arrays |= {f"{name}.{entry}": np.asarray(array) for entry, array in value.items()}
+        elif isinstance(value, Carriers):
+            arrays |= {f"{name}.{entry}": np.asarray(part) for entry, part in value._asdict().items()}
         elif isinstance(value, frozenset):
             arrays[name] = np.array(sorted(value), "U")
         else:
@@ -182,6 +185,9 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
             continue
         if isinstance(value, dict):
             setattr(summary, name, {entry: arrays[f"{name}.{entry}"] for entry in value})
+        elif isinstance(value, Carriers):
+            parts: dict[str, Any] = {entry: arrays[f"{name}.{entry}"] for entry in value._fields}
+            setattr(summary, name, Carriers(**parts | {"cleared": int(parts["cleared"])}))
         elif isinstance(value, frozenset):
             setattr(summary, name, frozenset(arrays[name].tolist()))
         elif isinstance(value, np.ndarray):

@@ -17,6 +17,9 @@ from gradlog.sizes import parse_size
 LIBRARIES = 96 * 2**20
 """Imports, allocator slack and decoded chunks that are not there yet when the prediction is made."""
 
+BREAK = 512
+"""Bytes of a gap or a stretch: a few numbers each, and its entry in the record of the run."""
+
 COMPILER = 64 * 2**20
 """What numba and its compiled loops add."""
 
@@ -48,11 +51,15 @@ def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> in
     )
 
 
-def predict(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
-    """Predicted peak resident memory of this process, in bytes."""
-    per_row = 8 * (12 + 2 * source.groups)
+def predict(recipe: Recipe, source: RowSource, panes: int, tasks: int, breaks: int = 0, components: int = 0) -> int:
+    """Predicted peak resident memory of this process, in bytes.
+
+    Independent of the number of rows, but for ``breaks`` (gaps and stretches of finite rows), which are listed, and the
+    scores of ``components``, which are a result for every row.
+    """
     compiler = COMPILER if recipe.kernel == "numba" else 0
-    return compiler + resident() + LIBRARIES + working_set(recipe, source, panes, tasks) + per_row * len(source)
+    scores = (40 + 24 * components) * len(source) if components else 0
+    return compiler + resident() + LIBRARIES + working_set(recipe, source, panes, tasks) + BREAK * breaks + scores
 
 
 def resident() -> int:

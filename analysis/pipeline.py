@@ -12,6 +12,7 @@ import numpy as np
 from gradlog.analysis import blocks, bounds, fast, noise, remarks, spectra, subspace
 from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.dataset import result_dataset
+from gradlog.analysis.ledger import ledgers
 from gradlog.analysis.measure import Question, Values, bound_sides, shares
 from gradlog.analysis.memo import Memo
 from gradlog.analysis.memory import check, predict
@@ -126,25 +127,28 @@ def analyze(
         run = open_run(run)
     ask = _question(run, parse(predictors), eps)
     ranges = _ranges(run, burn_in, window, stride, prefixes)
-    route = spectra.choose(svd, len(run.steps), run.groups, run.k)
-    cuts = sorted({0, len(run.steps), *(edge for r in _flat(ranges) for edge in (r.start, r.stop))})
+    route = spectra.choose(svd, run.length, run.groups, run.k)
+    cuts = sorted({0, run.length, *(edge for r in _flat(ranges) for edge in (r.start, r.stop))})
     recipe = _recipe(run, ask, route, by_group, null_rank, seed, kernel)
     tasks = blocks.workers(scheduler)
-    predicted = predict(recipe, run.rows, len(cuts) - 1, tasks)
+    breaks = len(run.numbers.starts) + len(run.chains)
+    predicted = predict(recipe, run.rows, len(cuts) - 1, tasks, breaks, components)
     if route.method == "rows":
-        predicted += 8 * len(run.steps) * (run.rows.n + 4 * len(run.steps))
+        predicted += 8 * run.length * (run.rows.n + 4 * run.length)
     check(predicted, memory)
     folder = resolve(cache)
     memo = Memo(folder, run) if folder else None
+    books = ledgers(run, cuts)
     summaries = blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo)
     kernels = sorted(frozenset[str]().union(*(s.kernels for s in summaries)))
     panes = contributions(summaries)
-    scopes = Scopes(run, ask, route, recipe, cuts, panes)
+    scopes = Scopes(run, ask, route, recipe, cuts, panes, books)
     whole = ranges["run"][0]
     found = scopes.refined(whole, passes, seed, scheduler, memo)
-    spectrum = found.spectrum if found else scopes.spectrum(whole)
+    spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
-    inputs = bounds.inputs(scopes.scalar("loss", whole), scopes.scalar("lr", whole), eta, lowest_loss, diameter)
+    counted = scopes.ledger(whole)
+    inputs = bounds.inputs(counted.scalars.get("loss"), counted.scalars.get("lr"), eta, lowest_loss, diameter)
     main |= bound_sides(inputs, main)
     if components:
         main |= scopes.components(whole, found, components)
@@ -167,9 +171,9 @@ def analyze(
         "cached_rows": memo.rows if memo else 0,
         "burn_in": burn_in,
         "bound_inputs": dataclasses.asdict(inputs),
-        "warnings": [*remarks.of_run(run, ask, whole), *remarks.of_rank(run, main, ask, spectrum)],
+        "warnings": [*remarks.of_run(run, ask, counted), *remarks.of_rank(run, main, ask, spectrum)],
     }
-    attrs["bytes_read"] = 4 * run.rows.n * len(run.steps) * (int(attrs["svd_passes"]) + bool(components))
+    attrs["bytes_read"] = 4 * run.rows.n * run.length * (int(attrs["svd_passes"]) + bool(components))
     return result_dataset(run, ask, values, ranges, attrs)
 
 
@@ -181,7 +185,7 @@ def _question(run: Run, predictors: list[Predictor], eps: Sequence[float]) -> Qu
 
 
 def _ranges(run: Run, burn_in: int, window: int | None, stride: int | None, prefixes: int) -> dict[str, list[Range]]:
-    T = len(run.steps)
+    T = run.length
     run.require(2)
     if burn_in < 0 or prefixes < 0:
         raise ValueError(f"burn_in and prefixes must not be negative, got {burn_in} and {prefixes}")
@@ -211,7 +215,7 @@ def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bo
     if kernel == "numba" and not fast.available():
         raise ValueError("kernel='numba' needs numba: install the extra 'fast' of gradlog-zarr")
     if kernel == "auto":
-        kernel = "numba" if len(run.steps) * run.rows.n >= fast.WORTH and fast.available() else "numpy"
+        kernel = "numba" if run.length * run.rows.n >= fast.WORTH and fast.available() else "numpy"
     return Recipe(
         groups=run.groups,
         k=run.k,

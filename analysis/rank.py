@@ -28,11 +28,17 @@ class Spectrum:
         E, known exactly whatever the number of energies.
     complete : bool
         Whether no energy is missing.
+    size : int
+        How many energies there are in all at most; 0 where that is not known.
+    leading : float64 (r,), optional
+        Further lower bounds of the sums of the first 1, 2, ... sigma_i^2, see ``pinched``.
     """
 
     energies: Float64
     total: float
     complete: bool = True
+    size: int = 0
+    leading: Float64 | None = None
 
     @property
     def unseen(self) -> float:
@@ -47,9 +53,10 @@ def of_gram(gram: Float64) -> Spectrum:
 
 
 def rank_interval(spectrum: Spectrum, eps: float) -> tuple[float, float]:
-    """Certified bounds lo <= r*(eps) <= hi; hi is NaN when the listed energies do not reach far enough.
+    """Certified bounds lo <= r*(eps) <= hi; hi is NaN when the listed energies do not reach far enough by themselves.
 
-    Every listed L_i is at most sigma_i^2, and the unseen t = E - sum L can add at most t to any leading sum.
+    Every listed L_i is at most sigma_i^2, and the unseen t = E - sum L can add at most t to any leading sum. Where the
+    number of energies is known, hi is finite: see ``_least_sums``.
     """
     if spectrum.total <= 0:
         return 0.0, 0.0
@@ -59,7 +66,9 @@ def rank_interval(spectrum: Spectrum, eps: float) -> tuple[float, float]:
     slack = ROUNDING * spectrum.total
     need = (1 - eps) * spectrum.total
     low = _first(spectrum.energies, need - spectrum.unseen - slack)
-    high = _first(spectrum.energies, need + slack)
+    high = _reached(_least_sums(spectrum), need + slack)
+    if not np.isfinite(high) and spectrum.size:
+        high = float(spectrum.size)
     return (low if np.isfinite(low) else float(len(spectrum.energies))), high
 
 
@@ -67,8 +76,40 @@ def _first(energies: Float64, need: float) -> float:
     """Smallest r whose leading sum reaches ``need``, NaN if none does."""
     if need <= 0:
         return 0.0
-    r = int(np.searchsorted(np.cumsum(energies), need)) + 1
-    return float(r) if r <= len(energies) else float("nan")
+    return _reached(np.cumsum(energies), need)
+
+
+def _reached(sums: Float64, need: float) -> float:
+    r = int(np.searchsorted(sums, need)) + 1
+    return float(r) if r <= len(sums) else float("nan")
+
+
+def _least_sums(spectrum: Spectrum) -> Float64:
+    """Lower bounds of the leading sums of sigma_i^2.
+
+    Behind r listed energies of sum S there are N - r others, which descend: the first j of them hold at least their
+    even share of what is left, S + (E - S) j / (N - r).
+    """
+    sums = np.cumsum(spectrum.energies)
+    missing = spectrum.size - len(sums)
+    if missing > 0:
+        seen = float(sums[-1]) if len(sums) else 0.0
+        sums = np.append(sums, seen + spectrum.unseen * np.arange(1, missing + 1) / missing)
+    if spectrum.leading is not None:
+        other = spectrum.leading[: len(sums)]
+        sums[: len(other)] = np.maximum(sums[: len(other)], other)
+    return np.maximum.accumulate(sums)
+
+
+def pinched(blocks: Float64) -> Float64:
+    """Lower bounds of the leading sums of a positive matrix's eigenvalues, from its diagonal blocks (blocks, k, k).
+
+    Without the blocks off the diagonal the eigenvalues are majorised by the matrix's own (Bhatia, Matrix Analysis,
+    1997, section II.5).
+    """
+    energies = np.concatenate([np.linalg.eigvalsh(block) for block in blocks])
+    sums: Float64 = np.cumsum(np.sort(np.maximum(energies, 0.0))[::-1])
+    return sums
 
 
 def tail_curve(spectrum: Spectrum) -> Float64:

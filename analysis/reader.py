@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,17 +17,21 @@ from numpy.typing import NDArray
 
 from gradlog.analysis import segments as zarr_segments
 from gradlog.analysis.launches import launches
+from gradlog.analysis.ramps import Ramps
 from gradlog.analysis.relogged import compare
 from gradlog.analysis.rows import RowSource, Span
 from gradlog.analysis.segments import Location, Segment
 from gradlog.errors import SpecMismatchError, TooFewStepsError
-from gradlog.schema import NONFINITE, PARTIAL, SKIPPED, RunHeader
+from gradlog.schema import NONFINITE, PARTIAL, SCALAR_COLUMNS, SKIPPED, RunHeader
 
 if TYPE_CHECKING:
     import dask.array
     import xarray
 
 View = Literal["latest", "all"]
+
+ROWS, COLUMNS = 2**16, 2**20
+"""Rows whose ranks are lined up together; bytes of the small columns that are held together."""
 
 
 def open_run(path: Location, view: View = "latest") -> Run:
@@ -73,33 +77,83 @@ class Lifetime:
     """The segments of one process lifetime, one a rank, cut to the steps that all of them hold."""
 
     members: tuple[Segment, ...]
-    steps: NDArray[np.int64]
-    local: NDArray[np.int64]  # (members, rows): local row of each member
+    numbers: Ramps  # step of each row
+    local: tuple[Ramps, ...]  # each row's place in each member
 
     @classmethod
     def of(cls, members: Sequence[Segment]) -> Lifetime:
         """Line up the ranks of a lifetime by step."""
-        steps = members[0].steps
-        for other in members[1:]:
-            if other.run != members[0].run:
-                raise SpecMismatchError(f"{other.where}: another sketch or layout than {members[0].where}")
-            steps = np.intersect1d(steps, other.steps, assume_unique=True)
-        if len(steps) == 0 and all(len(m.steps) for m in members):
-            held = ", ".join(f"{m.header.name}: {len(m.steps)} rows" for m in members)
-            raise SpecMismatchError(f"the ranks of segment {members[0].header.number} share no step ({held})")
-        local = np.stack([np.searchsorted(m.steps, steps) for m in members])
-        return cls(tuple(members), steps, local)
+        first, *others = members
+        for other in others:
+            if other.run != first.run:
+                raise SpecMismatchError(f"{other.where}: another sketch or layout than {first.where}")
+        if not others:
+            return cls((first,), first.numbers, (Ramps.count(len(first)),))
+        every = first.run.every
+        windows = [_common(members, low, low + ROWS) for low in range(0, len(first), ROWS)]
+        numbers, *local = (
+            Ramps.joined([w[i] for w in windows], every if i == 0 else 1) for i in range(len(members) + 1)
+        )
+        if len(numbers) == 0 and all(map(len, members)):
+            held = ", ".join(f"{m.header.name}: {len(m)} rows" for m in members)
+            raise SpecMismatchError(f"the ranks of segment {first.header.number} share no step ({held})")
+        return cls(tuple(members), numbers, tuple(local))
 
-    def gather(self, column: str) -> list[NDArray[Any]]:
-        """One per-row array of every member, at this lifetime's rows."""
-        return [getattr(m, column)[rows] for m, rows in zip(self.members, self.local, strict=True)]
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def until(self, step: int) -> Lifetime:
+        """Keep the rows before a step."""
+        rows = self.numbers.below(step)
+        return Lifetime(self.members, self.numbers.longer(rows), tuple(x.longer(rows) for x in self.local))
+
+    def gather(self, read: Callable[[Segment, int, int], Any], start: int, stop: int) -> list[Any]:
+        """Rows [start, stop) of every member, where ``read`` gives its local rows from one place to another."""
+        found = []
+        for member, local in zip(self.members, self.local, strict=True):
+            places = local.values(start, stop)
+            low, high = int(places[0]), int(places[-1]) + 1
+            block = read(member, low, high)
+            found.append(block if high - low == len(places) else block[places - low])
+        return found
+
+    @property
+    def marks(self) -> Ramps:
+        """Flags of each row: what any rank says."""
+        ranges = ((low, min(low + ROWS, len(self))) for low in range(0, len(self), ROWS))
+        return Ramps.of((np.bitwise_or.reduce(self.gather(_flags, *r)) for r in ranges), 0)
 
     @property
     def first_kept_by_successor(self) -> int:
         """Step from which on this lifetime replaces older ones."""
         header = self.members[0].header
-        first = int(self.steps[0])
+        first = self.numbers[0]
         return first if header.parent_step is None else min(first, header.parent_step + 1)
+
+
+def _common(members: Sequence[Segment], low: int, high: int) -> list[Ramps]:
+    """Find the steps that all members hold, of rows [low, high) of the first, and their places in each."""
+    steps = members[0].numbers.values(low, min(high, len(members[0])))
+    ranges = [(m.numbers.below(int(steps[0])), m.numbers.below(int(steps[-1]) + 1)) for m in members]
+    held = [m.numbers.values(*r) for m, r in zip(members, ranges, strict=True)]
+    for other in held[1:]:
+        steps = np.intersect1d(steps, other, assume_unique=True)
+    places = [r[0] + np.searchsorted(h, steps) for r, h in zip(ranges, held, strict=True)]
+    return [Ramps.of([steps], members[0].run.every), *(Ramps.of([p], 1) for p in places)]
+
+
+def _flags(member: Segment, low: int, high: int) -> NDArray[np.int64]:
+    return member.marks.values(low, high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Small columns of view rows from ``start`` on: squared norms (rows, group), finite (rows,), scalars by name."""
+
+    start: int
+    norms: NDArray[np.float64]
+    finite: NDArray[np.bool_]
+    scalars: dict[str, NDArray[np.float64]]
 
 
 class Run:
@@ -110,9 +164,9 @@ class Run:
     header : RunHeader
         Sketch spec, groups, tensors, stage, provenance.
     steps : int64 array (rows,)
-        Step number of each row of the view.
+        Step number of each row of the view; ``numbers`` has them in a form that does not grow with the run.
     flags : uint32 array (rows,)
-        Bits of ``gradlog.schema``: non-finite, skipped, partial.
+        Bits of ``gradlog.schema``: non-finite, skipped, partial; ``marks`` likewise.
     chains : int64 array (c, 2)
         Row ranges [start, stop) of finite rows whose steps follow each other at distance ``every``. Increments and
         predictor history never cross from one to the next.
@@ -123,13 +177,13 @@ class Run:
     def __init__(self, location: Location, where: str, header: RunHeader, segments: list[Segment], view: View) -> None:
         self.location, self.where, self.header, self.segments, self.view = location, where, header, segments, view
         lifetimes = [Lifetime.of(members) for members in launches(segments)]
-        self._pieces = _pieces([x for x in lifetimes if len(x.steps)], view)
-        self.steps = _concat([x.steps for x in self._pieces], np.int64)
-        self.flags = _concat([np.bitwise_or.reduce(x.gather("flags")) for x in self._pieces], np.uint32)
-        self._abandoned = sum(len(x.steps) for x in lifetimes) - len(self.steps)
+        self._pieces = _pieces([x for x in lifetimes if len(x)], view)
+        self.numbers = Ramps.joined([x.numbers for x in self._pieces], header.every)
+        self.marks = Ramps.joined([x.marks for x in self._pieces], 0)
+        self._abandoned = sum(map(len, lifetimes)) - len(self.numbers)
 
     def __repr__(self) -> str:
-        return f"<gradlog.analysis.Run {self.where}: {len(self.steps)} steps, groups x k = {self.groups} x {self.k}>"
+        return f"<gradlog.analysis.Run {self.where}: {self.length} steps, groups x k = {self.groups} x {self.k}>"
 
     def _repr_html_(self) -> str:
         from gradlog.analysis.card import card
@@ -147,19 +201,39 @@ class Run:
         return len(self.header.groups)
 
     @property
+    def length(self) -> int:
+        """Rows of the view."""
+        return len(self.numbers)
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """See the class."""
+        return self.numbers.values()
+
+    @cached_property
+    def flags(self) -> NDArray[np.uint32]:
+        """See the class."""
+        return self.marks.values().astype(np.uint32)
+
+    @property
     def finite(self) -> NDArray[np.bool_]:
         """Which rows hold no NaN or inf."""
-        return np.asarray((self.flags & NONFINITE) == 0)
+        return self._finite(0, self.length)
+
+    def _finite(self, start: int, stop: int) -> NDArray[np.bool_]:
+        return np.asarray((self.marks.values(start, stop) & NONFINITE) == 0)
 
     @cached_property
     def chains(self) -> NDArray[np.int64]:
         """See the class."""
-        good = self.finite
-        follows = np.diff(self.steps) == self.header.every
-        joined = np.concatenate([[False], good[1:] & good[:-1] & follows]) if len(good) else good
-        starts = np.flatnonzero(good & ~joined)
-        ends = np.flatnonzero(good & ~np.append(joined[1:], False)) + 1
-        return np.stack([starts, ends], axis=1)
+        edges = np.union1d(self.numbers.starts, self.marks.starts)
+        good = (self.marks.at(edges) & NONFINITE) == 0
+        ends = np.append(edges[1:], self.length)[: len(edges)]
+        starts, ends = edges[good], ends[good]
+        apart = ~np.isin(starts, self.numbers.starts)  # other flags begin here, but no gap
+        apart[1:] &= starts[1:] == ends[:-1]
+        apart[:1] = False
+        return np.stack([starts[~apart], ends[~np.append(apart[1:], False)[: len(ends)]]], axis=1)
 
     @cached_property
     def rows(self) -> RowSource:
@@ -167,13 +241,12 @@ class Run:
         spans: list[Span] = []
         base = 0
         for piece in self._pieces:
-            breaks = np.flatnonzero((np.diff(piece.local, axis=1) != 1).any(axis=0)) + 1
-            edges = [0, *breaks.tolist(), len(piece.steps)]
+            edges = np.unique(np.concatenate([*(x.starts for x in piece.local), [len(piece)]])).tolist()
             for low, high in pairwise(edges):
                 names = [m.header.name for m in piece.members]
-                members = tuple(zip(names, piece.local[:, low].tolist(), strict=True))
+                members = tuple(zip(names, (x[low] for x in piece.local), strict=True))
                 spans.append(Span(base + low, base + high, members))
-            base += len(piece.steps)
+            base += len(piece)
         source = RowSource(self.location, tuple(spans), (self.groups, self.k), self.header.chunk)
         used = {id(m): m for piece in self._pieces for m in piece.members}
         for segment in used.values():
@@ -184,15 +257,35 @@ class Run:
     @cached_property
     def group_norm2(self) -> NDArray[np.float64]:
         """Squared norm of the gradient, (rows, group); exact, or else that of the sketches (see ``norms_exact``)."""
-        if not self.norms_exact:
-            return _norms_of(self.rows)
-        return _concat([x.gather("norm2")[0] for x in self._pieces], np.float64, (self.groups,))
+        return _concat([b.norms for b in self.columns()], np.float64, (self.groups,))
+
+    def columns(self, names: Sequence[str] = (), norms: bool = True) -> Iterator[Block]:
+        """Squared norms and these scalars block by block, about 1 MiB at a time, NaN where a scalar was not logged.
+
+        Norms that the run does not have exactly are those of the sketches, which are read. Scalars are the mean over
+        ranks.
+        """
+        exact = self.norms_exact
+        width = self.groups + SCALAR_COLUMNS if exact or not norms else self.rows.n
+        step = max(1, COLUMNS // (8 * width * self.header.chunk)) * self.header.chunk
+        base = 0
+        for piece in self._pieces:
+            for low in range(0, len(piece), step):
+                high = min(low + step, len(piece))
+                start, stop = base + low, base + high
+                found = np.empty((high - low, 0))
+                if norms:
+                    found = piece.gather(Segment.norms, low, high)[0] if exact else _norms_of(self.rows, start, stop)
+                logged = piece.gather(partial(Segment.logged, names=names), low, high) if names else []
+                scalars = dict(zip(names, np.mean(logged, axis=0).T, strict=True)) if names else {}
+                yield Block(start, found, self._finite(start, stop), scalars)
+            base += len(piece)
 
     @property
     def fewer_ranks(self) -> int:
         """Rows that fewer ranks recorded than others: if these ranks had a share of the gradient, it is missing."""
         most = max((len(x.members) for x in self._pieces), default=0)
-        return sum(len(x.steps) for x in self._pieces if len(x.members) < most)
+        return sum(len(x) for x in self._pieces if len(x.members) < most)
 
     @property
     def joined(self) -> list[dict[str, Any]]:
@@ -202,8 +295,8 @@ class Run:
         for segment in self.segments:
             names = [t.name for t in segment.header.joined if t.name not in known]
             known.update(names)
-            if names and len(segment.steps):
-                found.append({"step": int(segment.steps[0]), "names": names})
+            if names and len(segment):
+                found.append({"step": segment.numbers[0], "names": names})
         return found
 
     @cached_property
@@ -223,24 +316,16 @@ class Run:
     @cached_property
     def scalar_columns(self) -> dict[str, NDArray[np.float64]]:
         """Scalars by name, each (rows,), NaN where not logged; the mean over ranks."""
-        columns = {}
-        for name in self._scalar_names():
-            parts = []
-            for piece in self._pieces:
-                missing = np.full(len(piece.steps), np.nan)
-                values = [
-                    m.scalars[name][rows] if name in m.scalars else missing
-                    for m, rows in zip(piece.members, piece.local, strict=True)
-                ]
-                parts.append(np.mean(values, axis=0))
-            columns[name] = _concat(parts, np.float64)
-        return columns
+        names = self.scalar_names
+        blocks = list(self.columns(names, norms=False)) if names else []
+        return {name: _concat([b.scalars[name] for b in blocks], np.float64) for name in names}
 
     @cached_property
     def info(self) -> dict[str, Any]:
         """What is known without reading the sketch; plain values that json can write."""
         h, s = self.header, self.header.sketch
-        steps = [int(self.steps[0]), int(self.steps[-1])] if len(self.steps) else [None, None]
+        steps = [self.numbers[0], self.numbers[-1]] if self.length else [None, None]
+        lost = [np.arange(a, b) for a, b in self._unusable()]
         newest = self.segments[-1].header if self.segments else None
         return {
             "path": self.where,
@@ -250,7 +335,7 @@ class Run:
             "status": newest.status if newest else "empty",
             "reason": newest.reason if newest else "",
             "view": self.view,
-            "steps": len(self.steps),
+            "steps": self.length,
             "first_step": steps[0],
             "last_step": steps[1],
             "every": h.every,
@@ -264,7 +349,7 @@ class Run:
             "group_sizes": list(h.group_sizes()),
             "dimension": h.dimension,
             "tensors": len(h.tensors),
-            "scalars": self._scalar_names(),
+            "scalars": self.scalar_names,
             "norms": "exact" if self.norms_exact else "estimated from the sketches",
             "segments": [_segment_info(x) for x in self.segments],
             "ranks": max((len(x.members) for x in self._pieces), default=0),
@@ -275,9 +360,9 @@ class Run:
             "snapshots": [int(step) for segment in self.segments for step in segment.snapshot_steps],
             "gaps": self._gaps(),
             "chains": len(self.chains),
-            "nonfinite": self.steps[~self.finite].tolist(),
-            "skipped": int(np.count_nonzero(self.flags & SKIPPED)),
-            "partial": int(np.count_nonzero(self.flags & PARTIAL)),
+            "nonfinite": [step for rows in lost for step in self.numbers.at(rows).tolist()],
+            "skipped": self._flagged(SKIPPED),
+            "partial": self._flagged(PARTIAL),
             "journal_rows": sum(len(x.tail) for x in self.segments if x.tail is not None),
             "storage": self._storage(),
             "provenance": dict(h.provenance),
@@ -322,17 +407,27 @@ class Run:
         TooFewStepsError
             Fewer than ``rows`` finite rows.
         """
-        finite = int(np.count_nonzero(self.finite))
+        finite = self.length - self._flagged(NONFINITE)
         if finite < rows:
             raise TooFewStepsError(f"{self.where}: {finite} finite steps, at least {rows} needed; record a longer run")
 
-    def _scalar_names(self) -> list[str]:
-        members = [m for x in self._pieces for m in x.members]
-        return list(dict.fromkeys(n for m in members for n in (*m.header.scalars, *(m.tail.names if m.tail else ()))))
+    @cached_property
+    def scalar_names(self) -> list[str]:
+        """Names of all scalars, of the oldest segment first."""
+        return list(dict.fromkeys(name for x in self._pieces for m in x.members for name in m.scalar_names))
 
     def _gaps(self) -> list[list[int]]:
-        broken = np.flatnonzero(np.diff(self.steps) != self.header.every)
-        return [[int(self.steps[i]), int(self.steps[i + 1])] for i in broken]
+        return [[low, high] for low, high in self.numbers.jumps().tolist()]
+
+    def _flagged(self, bit: int) -> int:
+        """Rows with this flag."""
+        held = (self.marks.firsts & bit) != 0
+        return int((self.marks.ends - self.marks.starts)[held].sum())
+
+    def _unusable(self) -> list[tuple[int, int]]:
+        """Ranges of non-finite rows."""
+        held = (self.marks.firsts & NONFINITE) != 0
+        return list(zip(self.marks.starts[held].tolist(), self.marks.ends[held].tolist(), strict=True))
 
     def _storage(self) -> dict[str, dict[str, int]]:
         totals = {name: {"bytes": 0, "files": 0} for name in zarr_segments.ARRAYS}
@@ -350,11 +445,9 @@ def _pieces(lifetimes: list[Lifetime], view: View) -> list[Lifetime]:
     kept: list[Lifetime] = []
     horizon: int | None = None
     for piece in reversed(lifetimes):
-        keep = np.ones(len(piece.steps), bool) if horizon is None else piece.steps < horizon
-        if keep.all():
-            kept.append(piece)
-        elif keep.any():
-            kept.append(Lifetime(piece.members, piece.steps[keep], piece.local[:, keep]))
+        left = piece if horizon is None else piece.until(horizon)
+        if len(left):
+            kept.append(left)
         first = piece.first_kept_by_successor
         horizon = first if horizon is None else min(horizon, first)
     return kept[::-1]
@@ -366,10 +459,10 @@ def _segment_info(segment: Segment) -> dict[str, Any]:
         "name": h.name,
         "number": h.number,
         "rank": h.rank,
-        "rows": len(segment.steps),
+        "rows": len(segment),
         "committed": h.rows,
-        "first_step": int(segment.steps[0]) if len(segment.steps) else None,
-        "last_step": int(segment.steps[-1]) if len(segment.steps) else None,
+        "first_step": segment.numbers[0] if len(segment) else None,
+        "last_step": segment.numbers[-1] if len(segment) else None,
         "status": h.status,
         "reason": h.reason,
         "parent": h.parent,
@@ -380,12 +473,9 @@ def _segment_info(segment: Segment) -> dict[str, Any]:
     }
 
 
-def _norms_of(rows: RowSource) -> NDArray[np.float64]:
-    norms = np.empty((len(rows), rows.groups))
-    for start in range(0, len(rows), rows.chunk):
-        stop = min(start + rows.chunk, len(rows))
-        cube = rows.read(start, stop).reshape(stop - start, rows.groups, rows.k)
-        norms[start:stop] = np.einsum("tgk,tgk->tg", cube, cube, dtype=np.float64)
+def _norms_of(rows: RowSource, start: int, stop: int) -> NDArray[np.float64]:
+    cube = rows.read(start, stop).reshape(stop - start, rows.groups, rows.k)
+    norms: NDArray[np.float64] = np.einsum("tgk,tgk->tg", cube, cube, dtype=np.float64)
     return norms
 
 

@@ -13,6 +13,9 @@ import numpy as np
 
 from gradlog.analysis.segments import Segment
 
+ROWS = 2**16
+"""Rows that are compared together."""
+
 
 def compare(segments: Sequence[Segment]) -> dict[str, Any]:
     """Compare each abandoned row with the newest row of the same step and rank.
@@ -29,15 +32,20 @@ def compare(segments: Sequence[Segment]) -> dict[str, Any]:
         ``first_different``: the first other step, None if there is none. ``largest_difference``: the largest relative
         difference of a group's squared norm: 0 where all are identical, 1 where only one of the two is finite.
     """
-    pairs = [pair for rank in {s.header.rank for s in segments} for pair in _pairs(_of(segments, rank))]
-    steps = np.concatenate([p[0] for p in pairs]) if pairs else np.empty(0, np.int64)
-    apart = np.concatenate([_difference(p[1], p[2]) for p in pairs]) if pairs else np.empty(0)
-    different = steps[apart > 0]
+    count = different = 0
+    first, largest = None, 0.0
+    for rank in sorted({s.header.rank for s in segments}):
+        for steps, old, new in _pairs([s for s in segments if s.header.rank == rank and len(s)]):
+            apart = _difference(old, new)
+            others = steps[apart > 0]
+            count, different = count + len(steps), different + len(others)
+            first = min([*others[:1].tolist(), *([] if first is None else [first])], default=None)
+            largest = max(largest, float(apart.max(initial=0.0)))
     return {
-        "steps": len(steps),
-        "identical": len(steps) - len(different),
-        "first_different": int(different.min()) if len(different) else None,
-        "largest_difference": float(apart.max(initial=0.0)),
+        "steps": count,
+        "identical": count - different,
+        "first_different": first,
+        "largest_difference": largest,
     }
 
 
@@ -54,22 +62,22 @@ def describe(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _of(segments: Sequence[Segment], rank: int) -> list[Segment]:
-    return [s for s in segments if s.header.rank == rank]
-
-
 def _pairs(segments: list[Segment]) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield (steps, older norms, newest norms) of every segment of one rank against the later ones."""
-    if len(segments) < 2:
-        return
-    newest, norms = segments[-1].steps, segments[-1].norm2
-    for segment in segments[-2::-1]:
-        steps, new, old = np.intersect1d(newest, segment.steps, assume_unique=True, return_indices=True)
-        if len(steps):
-            yield steps, segment.norm2[old], norms[new]
-        fresh = ~np.isin(segment.steps, newest, assume_unique=True)
-        newest = np.concatenate([segment.steps[fresh], newest])
-        norms = np.concatenate([segment.norm2[fresh], norms])
+    """Yield (steps, norms of these rows, newest norms) of the rows that a later segment of the same rank has again."""
+    for i, old in enumerate(segments[:-1]):
+        later = segments[:i:-1]
+        again = old.numbers.below(min(s.numbers[0] for s in later))
+        for low in range(again, len(old), ROWS):
+            high = min(low + ROWS, len(old))
+            steps = old.numbers.values(low, high)
+            alone = np.ones(len(steps), bool)
+            for new in later:
+                there = new.numbers.below(int(steps[0])), new.numbers.below(int(steps[-1]) + 1)
+                common = np.intersect1d(steps, new.numbers.values(*there), assume_unique=True, return_indices=True)
+                mine, its = (places[alone[common[1]]] for places in common[1:])
+                alone[mine] = False
+                if len(mine):
+                    yield steps[mine], old.norms(low, high)[mine], new.norms(*there)[its]
 
 
 def _difference(old: Any, new: Any) -> Any:

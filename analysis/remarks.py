@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from gradlog.analysis import rank
+from gradlog.analysis.ledger import Ledger
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run
-from gradlog.analysis.scopes import Range
 
 
-def of_run(run: Run, ask: Question, whole: Range) -> list[str]:
+def of_run(run: Run, ask: Question, counted: Ledger) -> list[str]:
     """Say what is irregular about the rows themselves."""
     info, said = run.info, []
     if info["every"] > 1:
@@ -32,7 +32,7 @@ def of_run(run: Run, ask: Question, whole: Range) -> list[str]:
         said.append(f"{count} parameters joined at step {joined['step']}; before, they count as zero gradient")
     if info["status"] != "closed":
         said.append(f"the run is {info['status']}: a later analysis may see more rows")
-    return said + _zeros(run, whole) + _short(run, ask)
+    return said + _zeros(run, counted) + _short(run, ask)
 
 
 def of_rank(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) -> list[str]:
@@ -52,14 +52,11 @@ def of_rank(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) ->
     return said
 
 
-def _zeros(run: Run, whole: Range) -> list[str]:
+def _zeros(run: Run, counted: Ledger) -> list[str]:
     """Frozen parameters: a group without any gradient, or rows without one."""
-    norms = run.group_norm2[whole.start : whole.stop]
-    finite = run.finite[whole.start : whole.stop, None]
-    frozen = ((norms != 0) & finite).sum(axis=0) == 0
-    said = [f"group {g}: its gradient is zero throughout" for g in np.array(run.header.groups)[frozen]]
-    rows = int(np.count_nonzero((norms == 0).all(axis=1) & finite[:, 0]))
-    return said + ([f"{rows} rows with a gradient of zero are counted"] if rows else [])
+    frozen = np.array(run.header.groups)[counted.moving == 0]
+    said = [f"group {g}: its gradient is zero throughout" for g in frozen]
+    return said + ([f"{counted.still} rows with a gradient of zero are counted"] if counted.still else [])
 
 
 def _short(run: Run, ask: Question) -> list[str]:

@@ -51,7 +51,7 @@ class Decomposition:
     @property
     def spectrum(self) -> Spectrum:
         """For rank_interval and the other rank measures."""
-        return Spectrum(self.explained_variance, self.total_variance, complete=False)
+        return Spectrum(self.explained_variance, self.total_variance, complete=False, size=len(self.components))
 
     @property
     def singular_values(self) -> Float64:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis import blocks, measure, rank, spectra, subspace
+from gradlog.analysis import blocks, ledger, measure, rank, spectra, subspace
 from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.ledger import BATCH, Ledger
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.memo import Memo
 from gradlog.analysis.predictors import Evidence
@@ -32,9 +33,17 @@ class Scopes:
     """Values of any range that begins and ends at the pass's cuts, for all groups or one."""
 
     def __init__(
-        self, run: Run, ask: Question, route: Route, recipe: Recipe, cuts: list[int], panes: list[Totals]
+        self,
+        run: Run,
+        ask: Question,
+        route: Route,
+        recipe: Recipe,
+        cuts: list[int],
+        panes: list[Totals],
+        ledgers: list[Ledger],
     ) -> None:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
+        self.ledgers = ledgers
         self.at = {cut: i for i, cut in enumerate(cuts)}
         self.row_grams = blocks.row_grams(run.rows, run.chains) if route.method == "rows" else None
         self._last: tuple[Range, Totals] | None = None
@@ -78,7 +87,7 @@ class Scopes:
         """Refine the randomized route by further passes over the rows until every r* is certain."""
         if self.route.method != "nystrom" or self.recipe.test is None:
             return None
-        cuts = sorted({0, r.start, r.stop, len(self.run.steps)})
+        cuts = sorted({0, r.start, r.stop, self.run.length})
 
         def apply(block: Float32) -> Float64:
             recipe = Recipe(self.run.groups, self.run.k, lags=0, gram="none", test=block, columns=False)
@@ -113,13 +122,12 @@ class Scopes:
         return {
             "components": vectors.T.reshape(-1, self.run.groups, self.run.k),
             "scores": kept[inside],
-            "increment_step": self.run.steps[steps[inside]],
+            "increment_step": self.run.numbers.at(steps[inside]),
         }
 
-    def scalar(self, name: str, r: Range) -> Float64 | None:
-        """Return a logged scalar at the range's finite rows."""
-        column = self.run.scalar_columns.get(name)
-        return None if column is None else column[self._rows(r)]
+    def ledger(self, r: Range) -> Ledger:
+        """Add up the norms and scalars of the range's finite rows."""
+        return ledger.add(self.ledgers[self.at[r.start] : self.at[r.stop]])
 
     def _ages(self, r: Range) -> NDArray[np.int64]:
         """Past rows available at the range's rows, as a range for each chain."""
@@ -133,22 +141,23 @@ class Scopes:
 
     def steps(self, r: Range) -> Values:
         """Which steps carry the path of ``last``."""
-        found = measure.step_shares(self.totals(r)["path"])
-        return found | {"path_step": self.run.steps[self._rows(r)[found["path_rows"]]]}
+        totals = self.totals(r)
+        found = measure.step_shares(totals["path"], float(totals["last"].sum()))
+        start, stop = np.clip(self.run.chains, r.start, r.stop).T
+        past = np.cumsum(stop - start)
+        chain = np.searchsorted(past, found["path_rows"], "right")
+        rows = stop[chain] - past[chain] + found["path_rows"]
+        return found | {"path_step": self.run.numbers.at(rows)}
 
     def _energy(self, r: Range, group: int | None) -> float:
         """Sum of the exact squared norms of the range's finite rows."""
-        norms = self.run.group_norm2[r.start : r.stop]
-        counted = self.run.finite[r.start : r.stop, None]
-        return float((norms if group is None else norms[:, group : group + 1]).sum(where=counted))
+        energy = self.ledger(r).energy
+        return float(energy.sum() if group is None else energy[group])
 
     def _batch(self, r: Range) -> float:
         """Mean batch size, NaN where it is not logged."""
-        for name in ("batch_size", "batch"):
-            sizes = self.scalar(name, r)
-            if sizes is not None and np.isfinite(sizes).any():
-                return float(np.nanmean(sizes))
-        return float("nan")
+        means = [column.mean for name, column in self.ledger(r).scalars.items() if name in BATCH and column.count]
+        return means[0] if means else float("nan")
 
     def _one_sketch(self, totals: Totals, group: int | None) -> Float64 | None:
         if group is None and self.run.groups > 1:

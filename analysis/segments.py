@@ -27,8 +27,8 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ZipStore
 
 from gradlog import records, schema
-from gradlog.analysis.columns import read as read_column
-from gradlog.analysis.columns import stored
+from gradlog.analysis import columns
+from gradlog.analysis.ramps import Ramps
 from gradlog.analysis.remote import RemoteStore
 from gradlog.analysis.tails import following
 from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError, StoreUnavailableError
@@ -171,19 +171,20 @@ class Segment:
 
     Attributes
     ----------
-    steps : int64 array (rows,)
-    flags : uint32 array (rows,)
+    numbers, marks : Ramps (rows,)
+        Step number and flags of each row.
     tail : Journal or None
-        Journal rows after the committed ones; their steps and flags are in ``steps`` and ``flags`` already.
+        Journal rows after the committed ones; ``numbers`` and ``marks`` have theirs already.
     """
 
     header: SegmentHeader
     group: zarr.Group
     run: RunHeader
     where: str
-    steps: NDArray[np.int64]
-    flags: NDArray[np.uint32]
+    numbers: Ramps
+    marks: Ramps
     tail: Journal | None = None
+    _whole_norms: bool = False
 
     @classmethod
     def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str) -> Segment:
@@ -205,14 +206,14 @@ class Segment:
                     f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit"
                 )
         with unbroken(f"{here}/step"):
-            steps = np.asarray(read_column(_array(group, "step")), np.int64)
+            numbers = Ramps.of(columns.pieces(_array(group, "step")), run.every)
         with unbroken(f"{here}/flags"):
-            flags = np.asarray(read_column(_array(group, "flags")), np.uint32)
-        segment = cls(header, group, run, here, steps, flags)
+            marks = Ramps.of(columns.pieces(_array(group, "flags")), 0)
+        segment = cls(header, group, run, here, numbers, marks)
         segment.require_chunks("step", "flags")
         if header.status in schema.UNSETTLED:
             segment._overlay(journals)
-        if np.any(np.diff(segment.steps) <= 0):
+        if not segment.numbers.increases():
             raise CorruptRunError(f"{here}: step numbers do not increase")
         return segment
 
@@ -221,8 +222,21 @@ class Segment:
             if fault:
                 raise CorruptRunError(f"{self.where}/{fault}; run: gradlog audit")
             self.tail = journal if self.tail is None else _join(self.tail, journal)
-            self.steps = np.concatenate([self.steps, journal.step])
-            self.flags = np.concatenate([self.flags, journal.flags])
+            self.numbers = Ramps.joined([self.numbers, Ramps.of([journal.step], self.run.every)], self.run.every)
+            self.marks = Ramps.joined([self.marks, Ramps.of([journal.flags], 0)], 0)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Step numbers (rows,)."""
+        return self.numbers.values()
+
+    @property
+    def flags(self) -> NDArray[np.uint32]:
+        """Flags (rows,)."""
+        return self.marks.values().astype(np.uint32)
 
     @property
     def committed(self) -> int:
@@ -235,7 +249,7 @@ class Segment:
         found = {}
         for name in ARRAYS:
             array = self._array(name)
-            size, files = stored(array) or (int(array.nbytes_stored()), _files(array)[0])
+            size, files = columns.stored(array) or (int(array.nbytes_stored()), _files(array)[0])
             found[name] = {"bytes": size, "files": files}
         return found
 
@@ -252,9 +266,11 @@ class Segment:
         """Read local rows [start, stop) of the sketch into ``out`` (stop - start, group, k), C order."""
         cut = min(stop, self.committed)
         if start < cut:
-            buffer = default_buffer_prototype().nd_buffer.from_numpy_array(out[: cut - start])
+            array, wanted = self._array("sketch"), out[: cut - start]
             with unbroken(f"{self.where}/sketch"):
-                self._array("sketch").get_basic_selection((slice(start, cut),), out=buffer)
+                if self.run.codec != "raw" or not columns.read_raw(array, start, cut, wanted):
+                    buffer = default_buffer_prototype().nd_buffer.from_numpy_array(wanted)
+                    array.get_basic_selection((slice(start, cut),), out=buffer)
         if cut < stop and self.tail is not None:
             low = max(start, self.committed) - self.committed
             out[max(cut - start, 0) :] = self.tail.sketch[low : stop - self.committed]
@@ -279,26 +295,53 @@ class Segment:
     @cached_property
     def norm2(self) -> NDArray[np.float64]:
         """Exact squared norms (rows, group)."""
-        self.require_chunks("group_norm2")
+        return self.norms(0, len(self))
+
+    def norms(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Exact squared norms of local rows [start, stop)."""
+        if not self._whole_norms:
+            self.require_chunks("group_norm2")
+            self._whole_norms = True
         with unbroken(f"{self.where}/group_norm2"):
-            values = np.asarray(self._array("group_norm2")[:], np.float64)
-        return values if self.tail is None else np.concatenate([values, self.tail.norm2])
+            values = np.asarray(columns.read(self._array("group_norm2"), *self._stored(start, stop)), np.float64)
+        return values if self.tail is None else np.concatenate([values, self.tail.norm2[self._late(start, stop)]])
+
+    @property
+    def scalar_names(self) -> list[str]:
+        """Names of the scalars that chunks or the journal hold."""
+        return list(dict.fromkeys([*self.header.scalars, *(self.tail.names if self.tail else ())]))
 
     @cached_property
     def scalars(self) -> dict[str, NDArray[np.float64]]:
         """Logged scalars by name, each (rows,), NaN where not logged."""
-        names = self.header.scalars
-        with unbroken(f"{self.where}/scalars"):
-            values = np.asarray(self._array("scalars")[:], np.float64) if names else np.empty((self.committed, 0))
-        columns = {name: values[:, i] for i, name in enumerate(names)}
-        if self.tail is None:
-            return columns
-        late = dict(zip(self.tail.names, self.tail.scalars.T, strict=True))
-        unknown, unlogged = np.full(len(self.tail), np.nan), np.full(self.committed, np.nan)
-        return {
-            name: np.concatenate([columns.get(name, unlogged), late.get(name, unknown)])
-            for name in dict.fromkeys([*columns, *late])
-        }
+        names = self.scalar_names
+        return dict(zip(names, self.logged(0, len(self), names).T, strict=True))
+
+    def logged(self, start: int, stop: int, names: Sequence[str]) -> NDArray[np.float64]:
+        """Scalars of local rows [start, stop), (rows, names), NaN where not logged."""
+        out = np.full((stop - start, len(names)), np.nan)
+        low, high = self._stored(start, stop)
+        known = {name: i for i, name in enumerate(self.header.scalars)}
+        if low < high and known.keys() & set(names):
+            with unbroken(f"{self.where}/scalars"):
+                table = columns.read(self._array("scalars"), low, high)
+            for i, name in enumerate(names):
+                if name in known:
+                    out[: high - low, i] = table[:, known[name]]
+        if self.tail is not None:
+            late = self.tail.scalars[self._late(start, stop)]
+            for i, name in enumerate(names):
+                if name in self.tail.names:
+                    out[high - low :, i] = late[:, self.tail.names.index(name)]
+        return out
+
+    def _stored(self, start: int, stop: int) -> tuple[int, int]:
+        """Those of local rows [start, stop) that chunks hold."""
+        return min(start, self.committed), min(stop, self.committed)
+
+    def _late(self, start: int, stop: int) -> slice:
+        """Likewise those of the journal, as places in it."""
+        return slice(max(start - self.committed, 0), max(stop - self.committed, 0))
 
     def _array(self, name: str) -> zarr.Array[Any]:
         return _array(self.group, name)
@@ -321,8 +364,8 @@ def _join(first: Journal, second: Journal) -> Journal:
     names = list(dict.fromkeys([*first.names, *second.names]))
     parts = [(j, [names.index(name) for name in j.names]) for j in (first, second)]
     scalars = np.full((len(first) + len(second), len(names)), np.nan)
-    for (j, columns), rows in zip(parts, (slice(len(first)), slice(len(first), None)), strict=True):
-        scalars[rows, columns] = j.scalars
+    for (j, places), rows in zip(parts, (slice(len(first)), slice(len(first), None)), strict=True):
+        scalars[rows, places] = j.scalars
     return dataclasses.replace(
         second,
         step=np.concatenate([first.step, second.step]),

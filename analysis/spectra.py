@@ -88,7 +88,15 @@ def spectrum(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | No
     if group is not None or recipe.test is None:
         return None
     energies, _ = nystrom(recipe.test.astype(np.float64), totals["image"])
-    return Spectrum(energies, float(totals["increment"].sum()), complete=False)
+    return tightened(Spectrum(energies, float(totals["increment"].sum()), False, recipe.n), totals, recipe)
+
+
+def tightened(found: Spectrum, totals: Totals, recipe: Recipe) -> Spectrum:
+    """Spectrum of all columns with what the Grams of the groups say of it, where the pass kept them."""
+    blocks = totals.get("gram")
+    if found.complete or blocks is None or recipe.gram != "groups":
+        return found
+    return dataclasses.replace(found, leading=rank.pinched(blocks))
 
 
 def shuffled(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | None:

@@ -14,10 +14,14 @@ yet, the sum of squared errors is p0 + 2 v rho + c rho^2 and the last error is r
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradlog.analysis import carriers
+from gradlog.analysis.carriers import Carriers
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -120,9 +124,9 @@ class Summary:
         Whether a gap lies inside or at an end.
     v, c, r, d : float64 (B, n), (B, 1), (B, n), (B, 1)
         Open ends of the EMAs, see the module.
-    path : float32 (rows,)
-        Squared error of the predictor ``last`` at each row, over all columns: the increment's squared norm, or the
-        row's own after a gap; 0 for the first row while what stands before it is not known.
+    path : Carriers
+        Squared errors of the predictor ``last`` by row, over all columns: the increment's squared norm, or the row's
+        own after a gap; without the first row while what stands before it is not known.
     kernels : frozenset of str
         What added up the columns.
     """
@@ -135,7 +139,7 @@ class Summary:
         self.cut = False
         self.v, self.r = np.zeros((B, n)), np.zeros((B, n))
         self.c, self.d = np.zeros((B, 1)), np.zeros((B, 1))
-        self.path: Float32 = np.empty(0, np.float32)
+        self.path = carriers.NONE
         self.kernels: frozenset[str] = frozenset()
 
     @classmethod
@@ -154,8 +158,7 @@ class Summary:
     def nbytes(self) -> int:
         """Memory held."""
         arrays: list[NDArray[Any]] = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
-        arrays.append(self.path)
-        return sum(a.nbytes for a in arrays)
+        return sum(a.nbytes for a in arrays) + sum(np.asarray(a).nbytes for a in self.path)
 
     def state(self) -> Summary:
         """Return the history this stretch leaves behind, with sums of zero."""
@@ -170,17 +173,17 @@ class Summary:
         if self.is_identity:
             self.__dict__.update(right.copy().__dict__)
             return self
+        before = int(self.sums["rows"])
         for name, value in right.sums.items():
             self.sums[name] += value
-        path = right.path.copy()
         if len(right.head) == 0:
             self._end(self.tail)
             self.d = np.zeros_like(self.d)
         elif len(self.tail):
-            path[:1] = self._join(right)
+            self._carry(before, self._join(right))
         else:
-            path[:1] = self._start(right)
-        self.path = np.concatenate([self.path, path])
+            self._carry(before, self._start(right))
+        self.path = self.path.merge(right.path, before)
         self.kernels |= right.kernels
         self._ends(right)
         return self
@@ -250,6 +253,9 @@ class Summary:
             self.tail = np.concatenate([self.tail, right.tail])[-q:]
         self.cut = self.cut or right.cut
 
+    def _carry(self, row: int, square: float) -> None:
+        self.path = self.path.merge(Carriers.of(np.array([square], np.float32), row))
+
     def _add_outer(self, h: Float64) -> None:
         s, recipe = self.sums, self.recipe
         if recipe.gram == "full":
@@ -292,7 +298,7 @@ def contributions(panes: list[Summary]) -> list[Totals]:
     """Return what the rows of each pane add to every sum, given all history before them; starts after a gap.
 
     The entries of each pane are ``Recipe.zeros``, ``moments`` (lags + 1, lags + 1, n) = sum g_{t-i} g_{t-j}, which
-    add over panes, and ``path`` (rows,), which follows on: any window is a sum of its panes.
+    add over panes, and ``path`` (``Carriers``), whose rows follow on: any window is a sum of its panes.
     """
     found = []
     state = Summary.gap(panes[0].recipe)
@@ -311,7 +317,10 @@ def add(parts: list[Totals]) -> Totals:
     """Totals of several panes together."""
     names = [name for name in parts[0] if name != "path"]
     joined = {name: sum((p[name] for p in parts[1:]), start=parts[0][name].copy()) for name in names}
-    joined["path"] = np.concatenate([p["path"] for p in parts])
+    rows = itertools.accumulate((int(p["rows"]) for p in parts), initial=0)
+    joined["path"] = carriers.NONE
+    for part, before in zip(parts, rows, strict=False):
+        joined["path"] = joined["path"].merge(part["path"], before)
     return joined
 
 

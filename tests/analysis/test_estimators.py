@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -336,3 +337,45 @@ def test_predicted_memory_is_not_exceeded_and_does_not_grow_with_the_run(tmp_pat
         assert predicted < 1.8 * peak
         peaks.append(peak)
     assert peaks[1] < peaks[0] + 40e6  # the rows alone are 34 MB
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 3), st.floats(0, 1), st.sampled_from([0.3, 0.1, 0.01]))
+def test_an_open_rank_still_has_a_certified_upper_bound(seed, decay, mixing, eps):
+    """Of a spectrum too flat for the listed energies, from their number and from the Grams of the groups."""
+    rng = np.random.default_rng(seed)
+    H = rng.standard_normal((60, 24)) / (1 + np.arange(24)) ** decay
+    H = (1 - mixing) * H + mixing * H @ np.linalg.qr(rng.standard_normal((24, 24)))[0]
+    found = rsvd(H, block=4, passes=1).spectrum
+    blocks = np.stack([H[:, a : a + 8].T @ H[:, a : a + 8] for a in (0, 8, 16)])
+    tight = dataclasses.replace(found, leading=rank.pinched(blocks))
+    truth = reference.rank_at(H, eps)
+    low, high = rank.rank_interval(found, eps)
+    assert low <= truth <= rank.rank_interval(tight, eps)[1] <= high <= 24
+    unsized = rank.rank_interval(dataclasses.replace(found, size=0), eps)[1]
+    assert np.isnan(unsized) or unsized == high
+
+
+def test_groups_that_do_not_move_together_give_the_rank_itself():
+    H = np.linalg.qr(np.random.default_rng(0).standard_normal((90, 24)))[0]
+    found = rsvd(H, block=4, passes=1).spectrum
+    tight = dataclasses.replace(found, leading=rank.pinched(np.stack([np.eye(8)] * 3)))
+    assert rank.rank_interval(tight, 0.1)[1] == reference.rank_at(H, 0.1) == 22
+
+
+@pytest.mark.slow
+def test_ten_times_the_rows_take_no_more_memory(tmp_path):
+    """Rows of 32 bytes: what would be kept of each, a step, a flag or a norm, would show."""
+    peaks = []
+    for T in (100_000, 1_000_000):
+        X = np.random.default_rng(0).standard_normal((T, 1, 8), np.float32)
+        path = stores.write_run(tmp_path / f"{T}.zarr", X, chunk=8192, scalars={"loss": np.ones(T), "lr": np.ones(T)})
+        del X
+        run = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(path)],
+            capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        predicted, peak = map(int, run.stdout.split())
+        assert peak <= predicted
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + 20e6

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradlog.analysis.carriers import LARGEST
 from gradlog.analysis.kernel import SEGMENT, squares, summarise, tile_rows
 from gradlog.analysis.predictors import BestEMA, Evidence
 from gradlog.analysis.summary import Recipe, Summary, add, contributions, merge
@@ -35,6 +36,11 @@ def closed(summary):
 def assert_same(a, b, rtol=1e-5):
     assert a.keys() == b.keys()
     for name in a:
+        if name == "path":
+            np.testing.assert_array_equal(a[name].at, b[name].at)
+            np.testing.assert_allclose(a[name].largest, b[name].largest, rtol=rtol, atol=rtol)
+            assert a[name].counts.sum() == b[name].counts.sum()
+            continue
         scale = max(1.0, float(np.abs(b[name]).max(initial=0)))
         np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=rtol * scale, err_msg=name)
 
@@ -60,7 +66,10 @@ def check_against_definitions(totals, X, chains, recipe=RECIPE):
         close(totals["p0"][i], P(f"ema({beta})"))
     if recipe.columns:
         path = [np.square(reference.errors(G[a:b], "last")).sum(1) for a, b in chains]
-        close(totals["path"], np.concatenate([np.empty(0), *path]))
+        expected = np.concatenate([np.empty(0), *path])
+        assert totals["path"].counts.sum() == len(rows)
+        close(totals["path"].largest, expected[totals["path"].at])
+        close(np.sort(totals["path"].largest)[::-1], np.sort(expected)[::-1][:LARGEST])
     w = np.concatenate([[1.0], -np.linspace(0.6, -0.3, recipe.lags)])
     close(np.einsum("i,ijn,j->n", w, totals["moments"], w), P("linear", -w[1:]))
 
