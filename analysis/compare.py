@@ -131,7 +131,7 @@ def compare(
     for run, label in zip(opened, labels([r.where for r in opened]), strict=True):
         result = analyze(run, predictors, progress=phases, **options)
         said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
-        rows.append(Row(label, len(run.steps), _batch(run), to_json(result), said))
+        rows.append(Row(label, run.length, _batch(run), to_json(result), said))
     found, note = _cosines(opened)
     return Comparison(tuple(rows[0].kappa), tuple(rows), figures, source, found, note)
 

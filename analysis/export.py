@@ -112,8 +112,8 @@ def columns(run: Run) -> dict[str, Any]:
 def blocks_of(run: Run) -> Iterator[tuple[int, int, Any]]:
     """Ranges of rows with their sketch, float32 (rows, groups, k)."""
     size = buffer_rows(run.rows)
-    for start in range(0, len(run.steps), size):
-        stop = min(start + size, len(run.steps))
+    for start in range(0, run.length, size):
+        stop = min(start + size, run.length)
         yield start, stop, run.rows.read(start, stop).reshape(stop - start, run.groups, run.k)
 
 
@@ -142,7 +142,7 @@ def _rows_npz(run: Run, target: Path, sketch: bool) -> None:
             np.save(buffer, array)
             archive.writestr(f"{name}.npy", buffer.getvalue())
         if sketch:
-            shape = (len(run.steps), run.groups, run.k)
+            shape = (run.length, run.groups, run.k)
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             with archive.open("sketch.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)

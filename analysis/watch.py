@@ -40,7 +40,7 @@ class Look(Generic[Result]):
     @property
     def steps(self) -> int:
         """Rows of all runs."""
-        return sum(len(run.steps) for run in self.runs)
+        return sum(run.length for run in self.runs)
 
 
 def is_live(run: Run) -> bool:
@@ -96,7 +96,7 @@ def watch(
     while True:
         runs = [open_run(os.fspath(path), view) for path in paths]
         live = any(map(is_live, runs))
-        state = [live, *((len(run.segments), len(run.steps), run.steps[-1:].tolist()) for run in runs)]
+        state = [live, *((len(run.segments), run.length, run.numbers[-1] if run.length else None) for run in runs)]
         if state != before:
             before = state
             try:

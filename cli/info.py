@@ -39,7 +39,7 @@ def _curves(run: Any) -> dict[str, list[float]] | str:
     from gradlog.analysis.series import gradient_norm, scalar
     from gradlog.errors import CorruptRunError
 
-    if "://" in run.where or not 3 <= len(run.steps) <= MOST_ROWS or not run.norms_exact:
+    if "://" in run.where or not 3 <= run.length <= MOST_ROWS or not run.norms_exact:
         return {}
     try:
         found = {"loss": scalar(run, "loss", render.SPARK), "gradient norm": gradient_norm(run, render.SPARK)}

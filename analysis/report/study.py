@@ -125,10 +125,10 @@ def study(
             "cache": cache,
         }
         result = analyze(run, predictors, by_group=True, passes=1 if growing else 2, progress=progress, **common)
-        size = window_rows(len(run.steps) - burn_in, growing)
+        size = window_rows(run.length - burn_in, growing)
         windows = shares = None
         if size is not None:
-            route: Any = _route(len(run.steps), run.rows.n)
+            route: Any = _route(run.length, run.rows.n)
             windows = analyze(
                 run, OVER_TIME, window=size, by_group=False, passes=1, svd=route, progress=progress, **common
             )
