@@ -6,7 +6,7 @@ FW := .venv-frameworks/bin/python
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
-.PHONY: setup demo test check integrations bench docs figure paper wheel-check clean
+.PHONY: setup demo test check integrations bench bench-check docs figure paper wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest
@@ -17,7 +17,10 @@ figure: .venv/.base      ; $(PY) examples/readme_figure.py
 paper: .venv/.paper
 	$(PY) -m examples.paper.table --format markdown --figure docs/img/paper_rows.svg --windows docs/img/paper_windows.svg
 	$(PY) -m examples.paper.studies --figure docs/img/paper_studies.svg
-bench: .venv/.dev        ; $(PY) benchmarks/report.py
+bench: .venv/.bench
+	$(PY) benchmarks/report.py --quick --write
+	$(PY) benchmarks/report.py --write
+bench-check: .venv/.bench ; $(PY) benchmarks/report.py --quick --check
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
 clean:                   ; rm -rf .venv .venv-frameworks .wheel-check build docs/_build *.egg-info
@@ -36,4 +39,5 @@ lint: .venv/.dev
 .venv-frameworks/pyvenv.cfg: ; $(PYTHON) -m venv .venv-frameworks
 .venv-frameworks/.done: pyproject.toml | .venv-frameworks/pyvenv.cfg
 	$(FW) -m pip install -q -e '.[test,transformers,lightning,optax,keras]' && touch $@
+.venv/.bench: .venv/.dev                       ; $(PY) -m pip install -q -e '.[test,fast,bench]' && touch $@
 .venv/.paper: .venv/.dev                       ; $(PY) -m pip install -q -e '.[test,transformers,examples]' && touch $@

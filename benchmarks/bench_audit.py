@@ -30,6 +30,7 @@ from gradlog.sink import LocalSink  # noqa: E402
 from gradlog.store import SegmentWriter, create_root, now  # noqa: E402
 
 GROUPS, K = 16, 256
+SIZE = float(os.environ.get("GRADLOG_BENCH_BYTES", "5e8"))
 
 
 def write(path: Path, size: float) -> int:
@@ -71,6 +72,22 @@ def best(work: Callable[[], Any], times: int) -> tuple[float, float]:
         work()
         found.append((time.perf_counter() - wall, time.process_time() - cpu))
     return min(w for w, _ in found), min(c for _, c in found)
+
+
+def test_audit_against_hashing(benchmark: Any, tmp_path: Path) -> None:
+    """Processor time of the integrity check and of the whole audit over that of reading and hashing every file."""
+    path = tmp_path / "run.zarr"
+    write(path, SIZE)
+    work = {"integrity": lambda: verify(Folder(path)), "audit": lambda: audit_run(path)}
+    floors, found = [], {name: [] for name in work}
+    for _ in range(3):
+        floors.append(best(lambda: floor(path), 1)[1])
+        for name, call in work.items():
+            found[name].append(best(call, 1)[1])
+    benchmark.pedantic(work["audit"], rounds=1)
+    for name, seconds in found.items():
+        benchmark.extra_info[f"ratio_{name}"] = min(seconds) / min(floors)
+        print(f"\n{name}: {min(seconds) / min(floors):.2f} x reading and hashing {SIZE / 1e6:.0f} MB", end="")
 
 
 def main() -> None:

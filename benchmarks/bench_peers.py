@@ -65,7 +65,21 @@ def histograms(folder: Path) -> float:
     return cpu_us(lambda i: [torch.histc(row, 64) for row in rows])
 
 
-@pytest.mark.parametrize("peer", [hdf5, np_save, histograms], ids=lambda f: f.__name__)
+def tensorboard(folder: Path) -> float:
+    """Histograms as TensorBoard writes them, of the row alone too."""
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "board"))
+
+    def step(i: int) -> None:
+        for g, row in enumerate(ROW):
+            writer.add_histogram(f"g{g}", row, i)
+
+    return cpu_us(step, writer.close)
+
+
+@pytest.mark.parametrize("peer", [hdf5, np_save, histograms, tensorboard], ids=lambda f: f.__name__)
 def test_logging_a_row(benchmark: Any, tmp_path: Path, peer: Callable[[Path], float]) -> None:
     base = ours(tmp_path)
     there = peer(tmp_path)

@@ -28,11 +28,11 @@ def test_project_against_dot(benchmark: Any, groups: int) -> None:
     out, norm2 = np.empty((groups, 256), np.float32), np.empty(groups)
     ratios = []
     for _ in range(30):
-        start = time.perf_counter()
+        start = time.thread_time()
         np.dot(flat, flat)
-        middle = time.perf_counter()
+        middle = time.thread_time()
         p.project(arrays, out, norm2)
-        ratios.append((time.perf_counter() - middle) / (middle - start))
+        ratios.append((time.thread_time() - middle) / (middle - start))
     benchmark.extra_info |= {"d": flat.size, "ratio_to_dot": float(np.median(ratios))}
     benchmark.pedantic(p.project, (arrays, out, norm2), rounds=30, warmup_rounds=3)
     print(f"\nd = {flat.size:,}, {groups} groups: sketch and norms cost {np.median(ratios):.2f} x np.dot(x, x)")

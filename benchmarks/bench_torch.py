@@ -25,10 +25,13 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import pytest
 import torch
 from torch import nn
 
 import gradlog
+
+STEPS = int(os.environ.get("GRADLOG_BENCH_TRAINING", "8"))
 
 WIDTHS = [
     (64, 64, 1),
@@ -128,8 +131,8 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def measure(name: str, build: Any, steps: int) -> None:
-    """Train, and print the shares."""
+def measure(name: str, build: Any, steps: int) -> dict[str, float]:
+    """Train, print the shares and return them."""
     torch.manual_seed(0)
     model, loss_of = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -182,6 +185,20 @@ def measure(name: str, build: Any, steps: int) -> None:
     print(f"  torch.histc every tensor {share(hist)}")
     print(f"  tensorboard histograms   {share(tb)}")
     print(f"  memory of the recorder   +{memory / 2**20:.1f} MiB; parameters are {size / 2**20:.1f} MiB")
+    figures = {"share": statistics.median(work) / statistics.median(busy), "step_seconds": base}
+    figures |= {"share_by_own_clock": statistics.median(own) / base, "histc_share": statistics.median(hist) / base}
+    figures["peer_x_histc"] = statistics.median(hist) / statistics.median(own)
+    figures |= {"peer_x_tensorboard": statistics.median(tb) / statistics.median(own)} if tb else {}
+    return figures | {"memory_mb": memory / 2**20}
+
+
+@pytest.mark.parametrize("name", ["resnet", "gpt2"])
+def test_share_of_a_step(benchmark: Any, name: str) -> None:
+    """Processor time of the hooks over that of a plain step, and histograms of the same gradients; one thread."""
+    if name == "gpt2" and STEPS < 8:
+        pytest.skip("takes minutes")
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info |= measure(name, {"resnet": resnet18, "gpt2": gpt2}[name], STEPS)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import sys
 import threading
 import types
 import weakref
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def run_script(target: str, args: Sequence[str], path: Path, *, module: bool = F
     Parameters
     ----------
     target : str
-        Path of the script, or name of the module.
+        Path of the script, or of a folder or zip archive with a ``__main__.py``; or name of the module.
     args : sequence of str
         Its arguments.
     path : Path
@@ -132,10 +133,13 @@ def run_script(target: str, args: Sequence[str], path: Path, *, module: bool = F
     recorder = ScriptRecorder(path, **options)
     argv, search = sys.argv[:], sys.path[:]
     sys.argv = [target, *args]
-    sys.path[0] = os.getcwd() if module else str(Path(target).resolve().parent)
+    packed = not module and (os.path.isdir(target) or zipfile.is_zipfile(target))
+    sys.path[0] = os.getcwd() if module else str(Path(target).resolve() if packed else Path(target).resolve().parent)
     try:
         if module:
             runpy.run_module(target, run_name="__main__", alter_sys=True)
+        elif packed:
+            runpy.run_path(target, run_name="__main__")
         else:
             _run_file(target)
     except BaseException as stop:
@@ -177,7 +181,8 @@ def default_path(target: str, folder: Path | None = None) -> Path:
     >>> default_path("/tmp/nowhere/train.py", Path("/tmp/nowhere")).name
     'train.zarr'
     """
-    stem = Path(target).stem if target.endswith(".py") else target.rpartition(".")[2]
+    is_file = target.endswith((".py", ".zip", ".pyz")) or os.path.exists(target)
+    stem = Path(target).resolve().stem if is_file else target.rpartition(".")[2]
     folder = Path.cwd() if folder is None else folder
     path, n = folder / f"{stem}.zarr", 1
     while path.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -111,6 +112,25 @@ def test_the_end_of_the_script_is_its_own(tmp_path, recorded, gradlog_run, mode,
         assert done.returncode == plain.returncode
         assert plain.stderr.strip() in done.stderr  # the same traceback, without a frame of ours
     assert recorded(tmp_path / "out.zarr").steps == ([0, 1, 2, 3] if mode == "exit" else [0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_folder_or_archive_with_a_main(tmp_path, recorded, gradlog_run, kind):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "nets.py").write_text("from torch import nn\nnet = nn.Linear(3, 1)\n")
+    (folder / "__main__.py").write_text(
+        "import sys, torch\nfrom nets import net\n"
+        "assert __name__ == '__main__' and sys.argv[1:] == ['x'] and sys.path[0] == sys.argv[0], sys.path\n"
+        "optimizer = torch.optim.SGD(net.parameters(), lr=0.1)\n"
+        "net(torch.ones(2, 3)).sum().backward()\noptimizer.step()\n"
+    )
+    target = folder if kind == "folder" else Path(shutil.make_archive(str(tmp_path / "job"), "zip", folder))
+    plain = subprocess.run([sys.executable, target, "x"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert plain.returncode == 0, plain.stderr
+    done = gradlog_run(target, "x")
+    assert done.returncode == 0, done.stderr
+    assert recorded(tmp_path / "job.zarr").steps == [0]
 
 
 def test_an_existing_run_is_not_touched(tmp_path, gradlog_run):
