@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,15 @@ def verbosity(command: Callable[..., None]) -> Callable[..., None]:
         help="More on standard error; -vv adds the traceback of an error.",
     )(command)  # fmt: skip
     return click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")(command)
+
+
+def tell_failed(failures: Iterable[Any]) -> None:
+    """Name the runs of an archive that failed, and make the exit status 1 if there are any."""
+    failed = list(failures)
+    for failure in failed:
+        log.error("%s: %s", failure.path, failure.error.removeprefix(f"{failure.path}: "))
+    if failed:
+        click.get_current_context().exit(1)
 
 
 def debugging() -> bool:
