@@ -61,7 +61,8 @@ def report(
             return html_report(opened, again=every if live else None, progress=progress, **options)
 
     if every is not None:
-        _follow(runs, page, every, view, target)
+        found, lost = many.find(runs) if many.is_several(runs) else (list(runs), [])
+        _follow([*found, *(f.path for f in lost)], page, every, view, target)
     elif many.is_several(runs):
         with console.progress("report", quiet) as progress:
             text, failed = archive_report(runs, view=view, progress=progress, **options)
@@ -73,10 +74,10 @@ def report(
         click.echo(str(target))
 
 
-def _follow(runs: tuple[str, ...], page: Any, every: float, view: Any, target: Path) -> None:
+def _follow(runs: list[str], page: Any, every: float, view: Any, target: Path) -> None:
     def show(look: Any) -> None:
         output.write_text(look.result, target, force=True)  # the page of the look before
         then = "" if look.live else ", closed"
         click.echo(f"{target}  {time.strftime('%Y-%m-%d %H:%M:%S')}  {look.steps:,} steps{then}")
 
-    watch.follow(list(runs), page, every, view, show)
+    watch.follow(runs, page, every, view, show)
