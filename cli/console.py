@@ -81,7 +81,7 @@ def progress(title: str, quiet: bool, unit: str = "") -> Iterator[Callable[[int,
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        shape = "{desc}: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]"
+        shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
         with tqdm(desc=title, bar_format=shape, leave=False, file=sys.stderr, delay=PATIENCE) as bar:
             shown = _Bar(bar, unit)
             with heard(shown.read):
