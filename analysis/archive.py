@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
 
@@ -20,7 +20,7 @@ from gradlog.analysis import blocks
 from gradlog.analysis.cache import Cache, key, resolve
 from gradlog.analysis.digests import fingerprint
 from gradlog.analysis.pipeline import analyze
-from gradlog.analysis.reader import View, open_run
+from gradlog.analysis.reader import Run, View, open_run
 from gradlog.analysis.remote import answering
 from gradlog.analysis.result_json import to_json
 from gradlog.analysis.stack import from_arrays, stack, to_arrays
@@ -34,6 +34,7 @@ SCHEMA = "gradlog.archive/1"
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Progress = Callable[[int, int], None]
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +150,28 @@ def analyze_one(
     if cache and name and fingerprint(path) == before:  # a live run may have grown in between
         cache.put(name, to_arrays(result))
     return result
+
+
+def each_run(
+    paths: Paths, measure: Callable[[Run, str], Result], view: View = "latest"
+) -> tuple[list[Result], list[Failure]]:
+    """``measure(run, path)`` for every run at or under the paths, one after another; what fails is listed.
+
+    Raises
+    ------
+    NotARunError
+        No path was given.
+    """
+    found, failed = find(paths)
+    if not found and not failed:
+        raise NotARunError("no path given; expected runs such as 'run.zarr', or folders of them")
+    results = []
+    for path in found:
+        try:
+            results.append(measure(open_run(path, view), path))
+        except (GradlogError, OSError, MemoryError) as error:
+            failed.append(Failure(path, " ".join(str(error).split()), type(error).__name__))
+    return results, failed
 
 
 def find(paths: Paths) -> tuple[list[str], list[Failure]]:

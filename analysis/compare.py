@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradlog.analysis.archive import Failure, each_run, find
 from gradlog.analysis.cosine import Cosines, cosines
 from gradlog.analysis.pipeline import analyze
 from gradlog.analysis.reader import Run, open_run
 from gradlog.analysis.report.study import Phases, labels
 from gradlog.analysis.result_json import to_json
-from gradlog.errors import SpecMismatchError, TooFewStepsError, UnusableInputError
+from gradlog.errors import NotARunError, SpecMismatchError, TooFewStepsError, UnusableInputError
 
 if TYPE_CHECKING:
     from gradlog.analysis.blocks import Progress
@@ -73,6 +74,8 @@ class Comparison:
         Of the first two runs, if there are just two and their rows can be compared.
     note : str
         Why there are no cosines.
+    failed : tuple of Failure
+        Runs of an archive that could not be measured.
     """
 
     predictors: tuple[str, ...]
@@ -81,6 +84,7 @@ class Comparison:
     source: str
     cosines: Cosines | None
     note: str
+    failed: tuple[Failure, ...] = ()
 
 
 def compare(
@@ -126,14 +130,61 @@ def compare(
     source, figures = _read_reference(reference) if reference is not None else ("", {})
     opened = [r if isinstance(r, Run) else open_run(os.fspath(r)) for r in runs]
     phases = Phases(progress, len(opened))
-    options: dict[str, Any] = {"window": window, "burn_in": burn_in, "by_group": False, "null_rank": False}
-    rows = []
-    for run, label in zip(opened, labels([r.where for r in opened]), strict=True):
-        result = analyze(run, predictors, progress=phases, **options)
-        said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
-        rows.append(Row(label, run.length, _batch(run), to_json(result), said))
+    names = labels([r.where for r in opened])
+    rows = [_row(r, name, predictors, window, burn_in, phases) for r, name in zip(opened, names, strict=True)]
     found, note = _cosines(opened)
     return Comparison(tuple(rows[0].kappa), tuple(rows), figures, source, found, note)
+
+
+def compare_archive(
+    paths: Sequence[str | os.PathLike[str]],
+    predictors: Sequence[str] = PREDICTORS,
+    window: int | None = None,
+    reference: str | os.PathLike[str] | None = None,
+    burn_in: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """``compare`` for every run at or under the paths; those that fail are in ``failed`` and stop no other.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
+    predictors, window, reference, burn_in, progress
+        As of ``compare``.
+
+    Raises
+    ------
+    NotARunError
+        Not one run could be measured.
+    UnusableInputError
+        As of ``compare``.
+
+    Examples
+    --------
+    >>> [row.label for row in compare_archive(["runs/*.zarr"]).rows]       # doctest: +SKIP
+    ['adamw', 'sgd']
+    """
+    source, figures = _read_reference(reference) if reference is not None else ("", {})
+    places = find(paths)[0]
+    names = dict(zip(places, labels(places), strict=True))
+    phases = Phases(progress, len(places))
+    measured, failed = each_run(
+        paths, lambda run, path: (run, _row(run, names[path], predictors, window, burn_in, phases))
+    )
+    if not measured:
+        raise NotARunError(f"no run to compare: {'; '.join(f'{f.path}: {f.error}' for f in failed[:3])}")
+    rows = tuple(row for _, row in measured)
+    found, note = _cosines([run for run, _ in measured])
+    return Comparison(tuple(rows[0].kappa), rows, figures, source, found, note, tuple(failed))
+
+
+def _row(run: Run, label: str, predictors: Sequence[str], window: int | None, burn_in: int, progress: Progress) -> Row:
+    result = analyze(
+        run, predictors, window=window, burn_in=burn_in, by_group=False, null_rank=False, progress=progress
+    )
+    said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
+    return Row(label, run.length, _batch(run), to_json(result), said)
 
 
 def _cosines(runs: Sequence[Run]) -> tuple[Cosines | None, str]:
@@ -181,6 +232,8 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
             "first_difference": c.first_difference,
             "parted": c.parted,
         }
+    if comparison.failed:
+        found["failed"] = [dataclasses.asdict(f) for f in comparison.failed]
     if comparison.note:
         found["note"] = comparison.note
     return found

@@ -96,7 +96,8 @@ def analyze(
     earlier gradients only. It stands beside the kappa that the same gradients would have in random order.
 
     With --watch, RUN may still be recorded: a terminal shows the newest answer, a pipe gets all of them under a line
-    with the time, --json gives a line each. Only new chunks are read. It ends when the run is closed.
+    with the time, --json gives a line each. Chunks whose summaries are kept are not read again. It ends when the run
+    is closed.
 
     What was computed before is kept by the content of the runs in $GRADLOG_CACHE (default: the user's cache folder).
     """

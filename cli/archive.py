@@ -27,10 +27,7 @@ def archive(
         console.log.info("wrote %s", target)
     lines = [json.dumps(document, indent=1, allow_nan=False)] if as_json else tables(document)
     click.echo("\n".join(lines))
-    for failure in document["failed"]:
-        console.log.error("%s: %s", failure["path"], failure["error"].removeprefix(f"{failure['path']}: "))
-    if document["failed"]:
-        click.get_current_context().exit(1)
+    console.tell_failed(found.failed)
 
 
 def tables(document: Document) -> list[str]:

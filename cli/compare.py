@@ -35,15 +35,19 @@ def compare(
 ) -> None:  # fmt: skip
     """Show kappa of RUNS side by side, as the paper's table does.
 
+    RUNS are runs, folders of runs, patterns in quotes or the URL of a bucket. Those that fail are listed and make the
+    exit status 1.
+
     Of two runs that were sketched by the same map it also tells at which step their gradients part.
     """
-    from gradlog.analysis import tabulate
-    from gradlog.analysis.compare import PREDICTORS, to_document
-    from gradlog.analysis.compare import compare as measure
+    from gradlog.analysis import archive, tabulate
+    from gradlog.analysis.compare import PREDICTORS, compare_archive, to_document
+    from gradlog.analysis.compare import compare as of_runs
 
     check_options(predictors, None)
     if plot is not None:
         output.require_free(plot, force)
+    measure = compare_archive if archive.is_several(runs) else of_runs
     with console.progress("compare", quiet) as progress:
         found = measure(runs, predictors or PREDICTORS, window, reference, burn_in, progress)
     if plot is not None:
@@ -54,6 +58,7 @@ def compare(
         click.echo("\n".join(_lines(found)))
     else:
         click.echo(tabulate.WRITERS[form](found), nl=False)
+    console.tell_failed(found.failed)
 
 
 def _lines(found: Comparison) -> list[str]:

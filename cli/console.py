@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,15 @@ def verbosity(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")(command)
 
 
+def tell_failed(failures: Iterable[Any]) -> None:
+    """Name the runs of an archive that failed, and make the exit status 1 if there are any."""
+    failed = list(failures)
+    for failure in failed:
+        log.error("%s: %s", failure.path, failure.error.removeprefix(f"{failure.path}: "))
+    if failed:
+        click.get_current_context().exit(1)
+
+
 def debugging() -> bool:
     """Whether ``-vv`` was given."""
     return log.isEnabledFor(logging.DEBUG)
@@ -72,7 +81,7 @@ def progress(title: str, quiet: bool, unit: str = "") -> Iterator[Callable[[int,
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        shape = "{desc}: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]"
+        shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
         with tqdm(desc=title, bar_format=shape, leave=False, file=sys.stderr, delay=PATIENCE) as bar:
             shown = _Bar(bar, unit)
             with heard(shown.read):

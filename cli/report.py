@@ -38,13 +38,17 @@ def report(
 ) -> None:  # fmt: skip
     """Write one HTML page about RUNS, side by side.
 
+    RUNS are runs, folders of runs, patterns in quotes or the URL of a bucket. Those that fail are listed and make the
+    exit status 1; more than 12 share their figures.
+
     The page needs no network and no other file: figures, tables, warnings and provenance, in light and dark, for
     screens and paper. With --watch, the page is replaced whenever a run has grown, and a browser that shows it loads it
     again, until all runs are closed.
     """
+    from gradlog.analysis import archive as many
     from gradlog.analysis import open_run
     from gradlog.analysis.cache import Cache
-    from gradlog.analysis.report import html_report
+    from gradlog.analysis.report import archive_report, html_report
 
     output.require_free(target, force)
     check_options(predictors, memory)
@@ -56,14 +60,24 @@ def report(
         with console.progress("report", quiet) as progress:
             return html_report(opened, again=every if live else None, progress=progress, **options)
 
-    if every is None:
-        output.write_text(page([open_run(run, view) for run in runs]), target, force)
+    if every is not None:
+        found, lost = many.find(runs) if many.is_several(runs) else (list(runs), [])
+        _follow([*found, *(f.path for f in lost)], page, every, view, target)
+    elif many.is_several(runs):
+        with console.progress("report", quiet) as progress:
+            text, failed = archive_report(runs, view=view, progress=progress, **options)
+        output.write_text(text, target, force)
         click.echo(str(target))
-        return
+        console.tell_failed(failed)
+    else:
+        output.write_text(page([open_run(runs[0], view)]), target, force)
+        click.echo(str(target))
 
+
+def _follow(runs: list[str], page: Any, every: float, view: Any, target: Path) -> None:
     def show(look: Any) -> None:
         output.write_text(look.result, target, force=True)  # the page of the look before
         then = "" if look.live else ", closed"
         click.echo(f"{target}  {time.strftime('%Y-%m-%d %H:%M:%S')}  {look.steps:,} steps{then}")
 
-    watch.follow(list(runs), page, every, view, show)
+    watch.follow(runs, page, every, view, show)

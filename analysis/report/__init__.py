@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from gradlog.analysis.reader import Run
+from gradlog.errors import NotARunError
 
-__all__ = ["html_report", "write_report"]
+if TYPE_CHECKING:
+    from gradlog.analysis.archive import Failure
+    from gradlog.analysis.reader import Run, View
+
+__all__ = ["archive_report", "html_report", "write_report"]
 
 
 def html_report(
@@ -61,6 +64,50 @@ def html_report(
     options["progress"] = Phases(options.get("progress"), PASSES * len(opened))
     options["growing"] = again is not None
     return page([study(r, name, **options) for r, name in zip(opened, names, strict=True)], title, again)
+
+
+def archive_report(
+    paths: Sequence[str | os.PathLike[str]], title: str = "Gradient report", view: View = "latest", **options: Any
+) -> tuple[str, list[Failure]]:
+    """Measure every run of an archive and return one page about all of them.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
+    title : str
+    view : {"latest", "all"}
+        As of ``open_run``.
+    **options
+        As of ``html_report``.
+
+    Returns
+    -------
+    page : str
+        More than 12 runs share their figures, a curve each. Runs that failed are named in it.
+    failed : list of Failure
+        Runs that could not be opened or measured, and paths without any.
+
+    Raises
+    ------
+    NotARunError
+        Not one run could be measured.
+
+    Examples
+    --------
+    >>> page, failed = archive_report(["runs/*.zarr"])       # doctest: +SKIP
+    """
+    from gradlog.analysis.archive import each_run, find
+    from gradlog.analysis.report.page import page
+    from gradlog.analysis.report.study import PASSES, Phases, labels, study
+
+    found = find(paths)[0]
+    names = dict(zip(found, labels(found), strict=True))
+    phases = Phases(options.pop("progress", None), PASSES * len(found))
+    studies, failed = each_run(paths, lambda run, path: study(run, names[path], progress=phases, **options), view)
+    if not studies:
+        raise NotARunError(f"no run to report on: {'; '.join(f'{f.path}: {f.error}' for f in failed[:3])}")
+    return page(studies, title, failed=failed), failed
 
 
 def write_report(

@@ -13,12 +13,14 @@ from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from gradlog.analysis.report import colours, figures, over_time, tables, words
+from gradlog.analysis.report import colours, figures, many, over_time, tables, words
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from gradlog.analysis.archive import Failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Section:
 def sections(studies: Sequence[Study]) -> list[Section]:
     """All chapters in reading order."""
     one = len(studies) == 1
+    if len(studies) > many.MOST:
+        return _of_many(studies)
 
     def each(name: str, draw: Callable[..., list[str]], *more: Any, wide: bool = False) -> Figure:
         return Figure(name, draw(studies, *more), wide)
@@ -90,6 +94,28 @@ def sections(studies: Sequence[Study]) -> list[Section]:
             "Which parts of the model, and when?",
             [each("heat_map", over_time.heat_map, wide=True)],
             [tables.group_table(studies)],
+        ),
+        Section("bounds", "What the path length bounds", [], [tables.bounds_table(studies)]),
+    ]
+
+
+def _of_many(studies: Sequence[Study]) -> list[Section]:
+    kappas = [drawn for name in ("last", "ema(0.9)") for drawn in many.kappa(studies, name)]
+    meanwhile = [drawn for name in ("loss", "norm") for drawn in many.training(studies, name)]
+    return [
+        Section("runs", "The runs at a glance", [], [many.overview(studies)]),
+        Section(
+            "predictability",
+            "How predictable is the next gradient?",
+            [Figure("all_kappa", kappas, wide=True)],
+            [tables.kappa_table(studies)],
+        ),
+        Section("training", "What training did meanwhile", [Figure("all_training", meanwhile, wide=True)]),
+        Section(
+            "dimension",
+            "How many directions hold the changes?",
+            [Figure("all_tails", many.tail(studies), wide=True)],
+            [tables.rank_table(studies)],
         ),
         Section("bounds", "What the path length bounds", [], [tables.bounds_table(studies)]),
     ]
@@ -142,10 +168,12 @@ def provenance(study: Study) -> list[tuple[str, str]]:
     return [(k, printable(v)) for k, v in found.items() if v]
 
 
-def page(studies: Sequence[Study], title: str = "Gradient report", again: float | None = None) -> str:
+def page(
+    studies: Sequence[Study], title: str = "Gradient report", again: float | None = None, failed: Sequence[Failure] = ()
+) -> str:
     """Render the HTML of a report; everything a run says of itself is escaped.
 
-    ``again``: seconds after which a browser loads it again.
+    ``again``: seconds after which a browser loads it again; ``failed``: runs to name that could not be measured.
     """
     script = _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -167,6 +195,8 @@ def page(studies: Sequence[Study], title: str = "Gradient report", again: float 
                 for s in studies
             ],
             sections=shown,
+            failed=[printable(f.error if f.error.startswith(f.path) else f"{f.path}: {f.error}") for f in failed],
+            many=len(studies) > many.MOST,
             columns=min(len(studies), 3) if len(studies) > 1 else None,
             light=colours.properties(colours.LIGHT),
             dark=colours.properties(colours.DARK),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.grouptime import GroupTime, group_time
+from gradlog.analysis.memory import give_back
 from gradlog.analysis.pipeline import EPS, analyze
 from gradlog.analysis.reader import Run
 from gradlog.analysis.result_json import to_json
@@ -129,6 +130,7 @@ def study(
         windows = shares = None
         if size is not None:
             route: Any = _route(run.length, run.rows.n)
+            give_back()
             windows = analyze(
                 run, OVER_TIME, window=size, by_group=False, passes=1, svd=route, progress=progress, **common
             )

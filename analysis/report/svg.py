@@ -84,7 +84,7 @@ class Panel:
 
     # --- marks
 
-    def line(self, x: ArrayLike, y: ArrayLike, style: str, dashed: bool = False) -> None:
+    def line(self, x: ArrayLike, y: ArrayLike, style: str, dashed: bool = False, tip: str = "") -> None:
         """Draw a line, broken where a value is missing."""
         points = np.column_stack([self.at_x(x), self.at_y(y)])
         missing = ~np.isfinite(points.sum(axis=1))
@@ -92,7 +92,7 @@ class Panel:
         for (px, py), gap in zip(points, missing, strict=True):
             path.append("" if gap else f"{pen}{px:.1f} {py:.1f}")
             pen = "M" if gap else "L"
-        self._add(f'<path class="line{" dashed" if dashed else ""} {style}" d="{"".join(path)}"/>')
+        self._add(f'<path class="line{" dashed" if dashed else ""} {style}" d="{"".join(path)}">{_tip(tip)}</path>')
 
     def band(self, x: ArrayLike, low: ArrayLike, high: ArrayLike, style: str) -> None:
         """Fill between two curves, where both are known."""

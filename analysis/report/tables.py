@@ -128,15 +128,16 @@ def _kappa(name: str, kappa: dict[str, Any]) -> list[Cell]:
     shown = f"{name} (beta {kappa['beta']:.4g})" if kappa.get("beta") is not None and "(" not in name else name
     return [
         Cell(shown, name, "name"),
-        _number(kappa["value"]),
+        number_cell(kappa["value"]),
         _interval(kappa["low"], kappa["high"]),
-        _number(kappa["null"]),
-        _gain(kappa),
+        number_cell(kappa["null"]),
+        gain_cell(kappa),
         Cell(sentence(kappa), verdict(kappa), f"verdict {verdict(kappa)}".strip(" -")),
     ]
 
 
-def _gain(kappa: dict[str, Any]) -> Cell:
+def gain_cell(kappa: dict[str, Any]) -> Cell:
+    """Gain over shuffled steps, with its interval."""
     value, low, high = kappa["gain"], kappa.get("gain_low"), kappa.get("gain_high")
     if value is None:
         return Cell("–", -math.inf)
@@ -146,12 +147,11 @@ def _gain(kappa: dict[str, Any]) -> Cell:
 
 
 def _rank(eps: str, rank: dict[str, Any]) -> list[Cell]:
-    low, high, known = rank["low"], rank["high"], rank.get("estimate")
-    span = f"{_count(low)}" if low == high else f"{_count(low)} {'or more' if high is None else f'to {_count(high)}'}"
+    known = rank.get("estimate")
     ends = rank.get("estimate_low"), rank.get("estimate_high")
     return [
         Cell(eps, float(eps), "name"),
-        Cell(span, low if low is not None else -math.inf),
+        rank_cell(rank),
         Cell(_count(rank.get("null")), _key(rank.get("null"))),
         Cell("not identifiable" if known is None else _count(known), _key(known)),
         Cell("" if known is None else f"{_count(ends[0])} to {_count(ends[1])}", _key(ends[0])),
@@ -167,10 +167,10 @@ def _group(name: str, found: dict[str, Any], study: Study) -> list[Cell]:
     return [
         Cell(name, name, "name"),
         Cell(percent(share), _key(share)),
-        _number(kappa["value"]),
+        number_cell(kappa["value"]),
         _interval(kappa["low"], kappa["high"]),
-        _number(kappa["null"]),
-        _rank("0", rank)[1],
+        number_cell(kappa["null"]),
+        rank_cell(rank),
         Cell(_count(rank.get("null")), _key(rank.get("null"))),
     ]
 
@@ -178,7 +178,7 @@ def _group(name: str, found: dict[str, Any], study: Study) -> list[Cell]:
 def _bound(name: str, study: Study) -> list[Cell]:
     bounds = study.document["bounds"]
     sides = [bounds[kind][name][end] for kind in ("stationarity", "regret") for end in ("left", "right", "ratio")]
-    return [Cell(name, name, "name"), *map(_number, sides)]
+    return [Cell(name, name, "name"), *map(number_cell, sides)]
 
 
 def _has_bounds(study: Study) -> bool:
@@ -191,8 +191,21 @@ def _inputs(study: Study) -> str:
     return ", ".join(f"{name} = {numeral(given[key])} ({given['sources'][key]})" for key, name in names.items())
 
 
-def _number(value: float | None) -> Cell:
-    return Cell("–" if value is None else numeral(value), _key(value))
+def number_cell(value: float | None, more: str = "") -> Cell:
+    """Show a number, and what belongs under it."""
+    return Cell("–" if value is None else numeral(value), _key(value), more=more)
+
+
+def count_cell(value: float) -> Cell:
+    """Show a whole number."""
+    return Cell(_count(value), float(value))
+
+
+def rank_cell(rank: dict[str, Any], more: str = "") -> Cell:
+    """Certified range of r*."""
+    low, high = rank["low"], rank["high"]
+    span = f"{_count(low)}" if low == high else f"{_count(low)} {'or more' if high is None else f'to {_count(high)}'}"
+    return Cell(span, _key(low), more=more)
 
 
 def _interval(low: float | None, high: float | None) -> Cell:

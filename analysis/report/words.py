@@ -23,6 +23,10 @@ READINGS = {
     "with the ring, where the same steps in random order would cross.",
     "rank_over_time": "The lower a line below its dashed twin, the more the steps of that window share directions; a "
     "window of W steps can show at most W − 1.",
+    "all_kappa": "A line is a run: hover over it for its name. Below 1 predicting beats zero; the table has each run's "
+    "gain over random order.",
+    "all_training": "A line is a run, in the colour that it has in every figure of this page.",
+    "all_tails": "The sooner a line falls, the fewer directions hold that run's changes from step to step.",
     "heat_map": f"The darker a cell, the larger the group's share of the error of {SHARED} in that window; each column "
     "adds up to 100 % over all groups.",
 }

@@ -59,3 +59,19 @@ def test_wrong_usage(call, two):
     assert call("compare").code == 2
     assert call("compare", two[0], "--format", "yaml").code == 2
     assert call("compare", two[0], "--predictor", "oracle").code == 2
+
+
+def test_an_archive_is_expanded_and_a_bad_run_in_it_is_named(call, make_run, tmp_path):
+    for i in range(3):
+        make_run(steps=50 + i, name=f"runs/walk{i}.zarr")
+    bad = tmp_path / "runs" / "walk1.zarr"
+    (bad / "zarr.json").write_text("{")
+    shown = call("compare", tmp_path / "runs", "--format", "json")
+    assert shown.code == 1
+    assert shown.err.startswith(f"gradlog: {bad}")
+    document = json.loads(shown.out)
+    assert [r["label"] for r in document["runs"]] == ["walk0", "walk2"]
+    assert [f["path"] for f in document["failed"]] == [str(bad)]
+    assert call("compare", f"{tmp_path}/runs/walk[02].zarr").code == 0
+    none = call("compare", bad, tmp_path / "nothing.zarr")
+    assert (none.code, none.out) == (3, "")

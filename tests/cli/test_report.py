@@ -46,9 +46,30 @@ def test_wrong_usage(call, make_run, args, word):
     assert word in shown.err
 
 
-def test_a_bad_run_leaves_no_page(call, make_run, tmp_path):
+def test_a_bad_run_alone_leaves_no_page(call, tmp_path):
     target = tmp_path / "page.html"
-    shown = call("report", make_run(), tmp_path / "nothing.zarr", "-o", target)
+    shown = call("report", tmp_path / "nothing.zarr", "-o", target)
     assert shown.code == 3
     assert shown.err.count("\n") == 1
+    none = call("report", tmp_path / "nothing.zarr", tmp_path / "neither.zarr", "-o", target)
+    assert (none.code, none.err.count("\n")) == (3, 1)
     assert not target.exists()
+
+
+def test_an_archive_is_expanded_and_a_bad_run_in_it_is_named(call, make_run, tmp_path):
+    for i in range(3):
+        make_run(steps=50 + i, name=f"runs/walk{i}.zarr")
+    bad = tmp_path / "runs" / "walk1.zarr"
+    next((bad / "seg-000000-r0000" / "sketch").glob("c.1*")).unlink()
+    target = tmp_path / "page.html"
+    shown = call("report", tmp_path / "runs", "-o", target)
+    assert (shown.code, shown.out) == (1, f"{target}\n")
+    assert shown.err.startswith(f"gradlog: {bad}")
+    assert shown.err.count("\n") == 1
+    text = target.read_text()
+    assert "Not in this report" in text
+    assert "<bdi>walk0</bdi>" in text
+    assert "<bdi>walk2</bdi>" in text
+    assert "<bdi>walk1</bdi>" not in text
+    assert call("report", f"{tmp_path}/runs/walk[02].zarr", "-o", target, "--force").code == 0
+    assert "Not in this report" not in target.read_text()

@@ -160,6 +160,14 @@ def test_waiting_is_told(tmp_path, live, start):
     until(shown, "^--- .* steps")
 
 
+def test_a_folder_of_runs_is_watched_until_all_are_closed(call, make_run, tmp_path):
+    make_run(steps=50, name="runs/a.zarr")
+    make_run(steps=60, name="runs/b.zarr")
+    shown = call("report", tmp_path / "runs", "--watch", "-o", tmp_path / "page.html")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.endswith("  110 steps, closed\n")
+
+
 def test_what_cannot_be_watched(call, make_run, tmp_path):
     path = make_run()
     missing = call("analyze", tmp_path / "nothing.zarr", "--watch")

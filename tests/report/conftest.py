@@ -53,7 +53,7 @@ def hostile_path(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory, run_path, hostile_path):
-    """Reports by name: of one run, of two, of three with hostile text."""
+    """Reports by name: of one run, of two, of three with hostile text, of fifty."""
     from gradlog.analysis.report import write_report
 
     folder = tmp_path_factory.mktemp("pages")
@@ -62,6 +62,10 @@ def pages(tmp_path_factory, run_path, hostile_path):
         "two": [run_path, SAMPLES / "mlp_wine_exact.zarr"],
         "hostile": [hostile_path, run_path, SAMPLES / "mlp_wine_exact.zarr"],
     }
+    crowd = folder / "crowd"
+    crowd.mkdir()
+    scalars = {"loss": np.geomspace(3, 0.1, 60), "lr": np.full(60, 0.01)}
+    runs["many"] = [stores.write_run(crowd / f"run{i}.zarr", drift(60, 2, seed=i), scalars=scalars) for i in range(50)]
     for name, paths in runs.items():
         write_report(paths, folder / f"{name}.html", title=HOSTILE if name == "hostile" else "Gradient report")
     return {name: folder / f"{name}.html" for name in runs}

@@ -27,7 +27,7 @@ def browser():
         yield found
 
 
-@pytest.mark.parametrize("name", ["one", "two", "hostile"])
+@pytest.mark.parametrize("name", ["one", "two", "hostile", "many"])
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light")])
 def test_pages_open_in_silence(browser, pages, name, width, scheme):
     browser.open(pages[name], width, 900, scheme)
@@ -77,6 +77,21 @@ def test_hovering_tells_the_number(browser, pages):
     assert browser.run("tip.hidden") is False
     assert "kappa" in browser.run("tip.textContent")
     assert browser.run("document.querySelectorAll('svg title').length") == 0
+
+
+def test_a_line_among_many_is_named_under_the_pointer(browser, pages):
+    browser.open(pages["many"], height=4000)
+    script = """(() => {
+      const line = document.querySelector('#predictability path.over');
+      line.parentNode.append(line);
+      line.scrollIntoView({block: 'center'});
+      const shown = line.getPointAtLength(line.getTotalLength() / 2).matrixTransform(line.getScreenCTM());
+      return [shown.x, shown.y];
+    })()"""
+    x, y = browser.run(script)
+    browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert browser.run("tip.textContent") == "run0"
+    assert browser.run("getComputedStyle(document.querySelector('path.over:hover')).opacity") == "1"
 
 
 def test_figures_are_saved(browser, pages, tmp_path):

@@ -232,6 +232,19 @@ def test_many_groups_are_cut_and_told(tmp_path):
 
 
 @pytest.mark.slow
+def test_fifty_runs_share_their_figures(pages):
+    text = pages["many"].read_text()
+    found = Outline(text)
+    assert found.wrong == []
+    assert len(text.encode()) < 1_500_000
+    assert text.count("<svg") == 5
+    assert text.count('class="line s0 over"') == 5 * 8  # 50 runs, seven colours
+    assert text.count("<title>run49</title>") == 5
+    assert text.count("<details>") == 50
+    assert "2 of 50" not in text
+
+
+@pytest.mark.slow
 def test_a_long_run_makes_a_small_page(tmp_path):
     rows = np.random.default_rng(0).standard_normal((100_000, 16, 2), np.float32)
     scalars = {"loss": np.linspace(3, 1, 100_000), "lr": np.full(100_000, 1e-3)}
