@@ -115,7 +115,7 @@ def stored(array: Any) -> tuple[int, int] | None:
             size += entry.stat().st_size
             place = entry.name.split(".")[1:]
             if entry.name.startswith("c.") and len(place) == len(grid) and all(p.isdigit() for p in place):
-                chunks += all(int(p) < g for p, g in zip(place, grid, strict=True))
+                chunks += all(p == str(int(p)) and int(p) < g for p, g in zip(place, grid, strict=True))
     return size, chunks
 
 

@@ -120,6 +120,8 @@ class Lifetime:
     @property
     def marks(self) -> Ramps:
         """Flags of each row: what any rank says."""
+        if len(self.members) == 1:
+            return self.members[0].marks.longer(len(self))
         ranges = ((low, min(low + ROWS, len(self))) for low in range(0, len(self), ROWS))
         return Ramps.of((np.bitwise_or.reduce(self.gather(_flags, *r)) for r in ranges), 0)
 
