@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import carriers
-from gradlog.analysis.carriers import Carriers
 
 GRAMS = ("gram", "pooled", "image")
 """First words of the large sums."""
@@ -186,14 +185,15 @@ class Summary:
         for name, value in right.sums.items():
             if value is not self.sums[name]:
                 self.sums[name] += value
+        squares = []  # of the row whose history was not known
         if len(right.head) == 0:
             self._end(self.tail)
             self.d = np.zeros_like(self.d)
         elif len(self.tail):
-            self._carry(before, self._join(right))
+            squares.append(self._join(right))
         else:
-            self._carry(before, self._start(right))
-        self.path = self.path.merge(right.path, before)
+            squares.append(self._start(right))
+        self.path = self.path.merge(right.path, before, np.array(squares, np.float32))
         self.kernels |= right.kernels
         self._ends(right)
         return self
@@ -262,9 +262,6 @@ class Summary:
         else:
             self.tail = np.concatenate([self.tail, right.tail])[-q:]
         self.cut = self.cut or right.cut
-
-    def _carry(self, row: int, square: float) -> None:
-        self.path = self.path.merge(Carriers.of(np.array([square], np.float32), row))
 
     def _add_outer(self, h: Float64) -> None:
         s, recipe = self.sums, self.recipe
