@@ -83,8 +83,10 @@ def _carriers(at: Int64, largest: Float32, values: Float32, counts: Int64, clear
         at, largest = at[kept], largest[kept]
     order = np.argsort(values)
     values, counts = _cleared(values[order], counts[order], cleared)
-    while len(values) > DISTINCT:
-        cleared += 1
+    if len(values) > DISTINCT:
+        bits = values.view(np.uint32)
+        apart = bits[1:] ^ bits[:-1]  # neighbours become one where no bit that is left differs
+        cleared = int(np.partition(apart, len(apart) - DISTINCT)[len(apart) - DISTINCT]).bit_length()
         values, counts = _cleared(values, counts, cleared)
     return Carriers(at, largest, values, counts, cleared)
 
