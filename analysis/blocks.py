@@ -1,7 +1,7 @@
-"""Dask graphs, built only here: coarse blocks of rows, one summary each, merged by a tree in step order.
+"""Dask graphs, built only here: coarse blocks of rows, one summary each, folded in step order.
 
 A block is many contiguous chunks. Its task opens the store itself, reads into one buffer and returns a summary, never
-rows. The tree depends on the rows alone, so every scheduler adds in the same order and gives the same numbers.
+rows. The fold depends on the rows alone, so every scheduler adds in the same order and gives the same numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,19 @@ Fragment = tuple[int, int, bool]
 """Rows [start, stop) without a gap inside, and whether a gap stands before."""
 
 Progress = Callable[[int, int], None]
+
+FAN = 8
+"""Blocks that are folded before they meet the others."""
+
+
+class Pane(NamedTuple):
+    """Blocks to be folded, and what a fold goes on from; those summaries may be used up."""
+
+    blocks: list[list[Fragment]]
+    whole: Summary | None = None
+    group: Summary | None = None
+    at: int = 0
+
 
 BLOCK_BYTES, BUFFER_BYTES = 32 * 2**20, 8 * 2**20
 
@@ -77,7 +90,7 @@ def summarise_block(
                 if stop is not None and stop.is_set():
                     return whole
                 X = source.read(low, high, rows[: high - low])
-                whole.absorb(summarise(X, recipe))
+                whole.absorb(summarise(X, recipe, whole))
     if not all(np.isfinite(x).all() for x in (whole.sums["energy"], whole.r)):
         raise CorruptRunError(f"rows {fragments[0][0]}..{fragments[-1][1]}: NaN or inf in rows not flagged as such")
     return whole
@@ -109,15 +122,19 @@ def compute(
         Summaries kept from earlier passes; only what they lack is read.
     """
     rows = block_rows(source)
-    panes = [plan(chains, a, b, rows) for a, b in itertools.pairwise(cuts)]
+    panes = [Pane(plan(chains, a, b, rows)) for a, b in itertools.pairwise(cuts)]
     make = partial(_summaries, source, recipe, scheduler, progress)
-    return make(panes) if memo is None else memo.summaries(source, panes, recipe, buffer_rows(source), make)
+    if memo is None:
+        return make(panes)
+    return memo.summaries(source, [pane.blocks for pane in panes], recipe, buffer_rows(source), make)
 
 
 def _summaries(
-    source: RowSource, recipe: Recipe, scheduler: Any, progress: Progress | None, panes: list[list[list[Fragment]]]
+    source: RowSource, recipe: Recipe, scheduler: Any, progress: Progress | None, panes: list[Pane]
 ) -> list[Summary]:
-    total = sum(map(len, panes))
+    if not panes:
+        return []
+    total = sum(len(pane.blocks) for pane in panes)
     report = progress or (lambda done, total: None)
     report(0, total)
     if scheduler == "synchronous" or (scheduler is None and (total == 1 or workers() == 1)):
@@ -137,34 +154,36 @@ def workers(scheduler: Any = None) -> int:
     return int(pinned or len(os.sched_getaffinity(0)))
 
 
-def tree(parts: Iterable[Any], join: Callable[[Any, Any], Any]) -> Any:
-    """Reduce neighbours pairwise, keeping their order; of N parts, only log2(N) joined ones wait at a time."""
-    waiting: list[tuple[int, Any]] = []
-    for part in parts:
-        size = 1
-        while waiting and waiting[-1][0] == size:
-            part, size = join(waiting.pop()[1], part), 2 * size
-        waiting.append((size, part))
-    _, joined = waiting.pop()
-    while waiting:
-        joined = join(waiting.pop()[1], joined)
-    return joined
+def fold(
+    parts: Iterable[Any], join: Callable[[Any, Any], Any], whole: Any = None, group: Any = None, at: int = 0
+) -> Any:
+    """Reduce in order: every ``FAN`` neighbours from the left, then these groups from the left.
+
+    Two joined ones wait at a time, however many parts there are; and of a cluster's merges only one in ``FAN`` has to
+    wait for all that come before. A fold can go on from the ``whole`` of the groups before and the ``group`` of the
+    first ``at`` parts of the next one.
+    """
+    for count, part in enumerate(parts, start=at + 1):
+        group = part if group is None else join(group, part)
+        if count % FAN == 0:
+            whole, group = group if whole is None else join(whole, group), None
+    if group is None:
+        return whole
+    return group if whole is None else join(whole, group)
 
 
-def _in_order(source: RowSource, panes: list[list[list[Fragment]]], recipe: Recipe, report: Progress) -> list[Summary]:
-    done, total = itertools.count(1), sum(map(len, panes))
+def _in_order(source: RowSource, panes: list[Pane], recipe: Recipe, report: Progress) -> list[Summary]:
+    done, total = itertools.count(1), sum(len(pane.blocks) for pane in panes)
 
-    def summaries(pane: list[list[Fragment]]) -> Iterator[Summary]:
-        for block in pane:
+    def summaries(pane: Pane) -> Iterator[Summary]:
+        for block in pane.blocks:
             yield summarise_block(source, block, recipe)
             report(next(done), total)
 
-    return [tree(summaries(pane), Summary.absorb) for pane in panes]
+    return [fold(summaries(pane), Summary.absorb, *pane[1:]) for pane in panes]
 
 
-def _threaded(
-    source: RowSource, panes: list[list[list[Fragment]]], recipe: Recipe, report: Progress, total: int
-) -> list[Summary]:
+def _threaded(source: RowSource, panes: list[Pane], recipe: Recipe, report: Progress, total: int) -> list[Summary]:
     import dask
     import dask.threaded
     from dask.callbacks import Callback
@@ -175,19 +194,24 @@ def _threaded(
     results = []
     for p, pane in enumerate(panes):
         keys: list[Any] = []
-        for b, block in enumerate(pane):
+        for b, block in enumerate(pane.blocks):
             key = f"summarise-{p}-{b}"
             graph[key] = (_Task(summarise_block, source, block, recipe, stop),)
             block_keys.add(key)
             keys.append(key)
-        counter = iter(range(2 * len(keys)))
+        counter = itertools.count()
 
         def join(left: str, right: str, p: int = p, counter: Any = counter) -> str:
             key = f"merge-{p}-{next(counter)}"
-            graph[key] = (merge, left, right)
+            graph[key] = (Summary.absorb, left, right)  # each is used here alone
             return key
 
-        results.append(tree(keys, join))
+        before = []
+        for name, summary in (("whole", pane.whole), ("group", pane.group)):
+            key = f"{name}-{p}"
+            graph.update({} if summary is None else {key: (_Task(_same, summary),)})
+            before.append(None if summary is None else key)
+        results.append(fold(keys, join, before[0], before[1], pane.at))
     done = 0
 
     def posttask(key: Any, *_: Any) -> None:
@@ -208,10 +232,10 @@ def _threaded(
 class _Task:
     """A call without dask-visible arguments, so that dask does not walk through them."""
 
-    def __init__(self, function: Callable[..., Summary], *args: Any) -> None:
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self.function, self.args = function, args
 
-    def __call__(self) -> Summary:
+    def __call__(self) -> Any:
         return self.function(*self.args)
 
 
@@ -264,7 +288,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
 
 def _distributed(
     source: RowSource,
-    panes: list[list[list[Fragment]]],
+    panes: list[Pane],
     recipe: Recipe,
     report: Progress,
     total: int,
@@ -284,9 +308,10 @@ def _distributed(
             shared = [submit(_Task(_same, x)) for x in (source, recipe)]
             alive.update(shared)
             for pane in panes:
-                tasks = [submit(summarise_block, shared[0], block, shared[1]) for block in pane]
+                tasks = [submit(summarise_block, shared[0], block, shared[1]) for block in pane.blocks]
                 alive.update(tasks)
-                results.append(tree(tasks, lambda x, y: submit(merge, x, y, priority=1)))
+                known = [None if x is None else submit(_Task(_same, x)) for x in (pane.whole, pane.group)]
+                results.append(fold(tasks, lambda x, y: submit(merge, x, y, priority=1), known[0], known[1], pane.at))
             del tasks
             for done, future in enumerate(as_completed(alive.difference(shared), loop=client.loop), start=1):
                 if future.status == "error":
@@ -365,13 +390,13 @@ def _read_increments(source: RowSource, start: int, mask: NDArray[np.bool_]) -> 
 
 
 def reduce_rows(H: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """Sum of function(block, *args) over the row blocks of a dask array, by a tree."""
+    """Sum of function(block, *args) over the row blocks of a dask array."""
     from dask import delayed
 
     blocks = H.rechunk({1: -1}).to_delayed().ravel().tolist()
     parts = [delayed(function)(block, *args) for block in blocks]
     with single_threaded():
-        return tree(parts, lambda a, b: delayed(np.add)(a, b)).compute()
+        return fold(parts, lambda a, b: delayed(np.add)(a, b)).compute()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,9 @@ DISTINCT, PART = 2**13, 2**15
 """Values that are told apart (three decades keep a thousandth, fewer rows every bit), and rows sorted together."""
 
 
+NOTHING = np.empty(0, np.float32)
+
+
 class Carriers(NamedTuple):
     """Non-negative values of some rows.
 
@@ -43,20 +46,17 @@ class Carriers(NamedTuple):
     @classmethod
     def of(cls, values: Float32, first: int = 0) -> Carriers:
         """Of rows ``first``, ``first`` + 1, ..."""
-        whole = NONE
-        for start in range(0, len(values), PART):
-            part = values[start : start + PART]
-            at = np.arange(first + start, first + start + len(part))
-            whole = whole.merge(_carriers(at, part, part, np.ones(len(part), np.int64), 0))
-        return whole
+        if len(values) > PART:
+            return cls.of(values[:PART], first).merge(cls.of(values[PART:], first + PART))
+        return _carriers(np.arange(first, first + len(values)), values, values, np.ones(len(values), np.int64), 0)
 
-    def merge(self, other: Carriers, shift: int = 0) -> Carriers:
-        """Of both; the rows of the other are ``shift`` further on."""
+    def merge(self, other: Carriers, shift: int = 0, between: Float32 = NOTHING) -> Carriers:
+        """Of both, in order of rows; the rows of the other are ``shift`` further on, behind those ``between``."""
         return _carriers(
-            np.concatenate([self.at, other.at + shift]),
-            np.concatenate([self.largest, other.largest]),
-            np.concatenate([self.values, other.values]),
-            np.concatenate([self.counts, other.counts]),
+            np.concatenate([self.at, np.arange(shift, shift + len(between)), other.at + shift]),
+            np.concatenate([self.largest, between, other.largest]),
+            np.concatenate([self.values, between, other.values]),
+            np.concatenate([self.counts, np.ones(len(between), np.int64), other.counts]),
             max(self.cleared, other.cleared),
         )
 
@@ -77,13 +77,16 @@ class Carriers(NamedTuple):
 
 def _carriers(at: Int64, largest: Float32, values: Float32, counts: Int64, cleared: int) -> Carriers:
     if len(at) > LARGEST:
-        kept = np.lexsort((at, -largest))[:LARGEST]
-        kept = kept[np.argsort(at[kept])]
+        least = np.partition(largest, len(largest) - LARGEST)[len(largest) - LARGEST]
+        above, equal = np.flatnonzero(largest > least), np.flatnonzero(largest == least)
+        kept = np.sort(np.concatenate([above, equal[: LARGEST - len(above)]]))
         at, largest = at[kept], largest[kept]
     order = np.argsort(values)
     values, counts = _cleared(values[order], counts[order], cleared)
-    while len(values) > DISTINCT:
-        cleared += 1
+    if len(values) > DISTINCT:
+        bits = values.view(np.uint32)
+        apart = bits[1:] ^ bits[:-1]  # neighbours become one where no bit that is left differs
+        cleared = int(np.partition(apart, len(apart) - DISTINCT)[len(apart) - DISTINCT]).bit_length()
         values, counts = _cleared(values, counts, cleared)
     return Carriers(at, largest, values, counts, cleared)
 
@@ -97,4 +100,4 @@ def _cleared(values: Float32, counts: Int64, bits: int) -> tuple[Float32, Int64]
     return cut[first].view(np.float32), np.add.reduceat(counts, first)
 
 
-NONE = _carriers(np.empty(0, np.int64), *2 * (np.empty(0, np.float32),), np.empty(0, np.int64), 0)
+NONE = Carriers.of(NOTHING)

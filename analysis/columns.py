@@ -6,6 +6,7 @@ file to where they are wanted, without a copy that the allocator may keep.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -112,10 +113,11 @@ def stored(array: Any) -> tuple[int, int] | None:
     size = chunks = 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            size += entry.stat().st_size
+            with contextlib.suppress(FileNotFoundError):  # a live writer's temporary file has its name by now
+                size += entry.stat().st_size
             place = entry.name.split(".")[1:]
             if entry.name.startswith("c.") and len(place) == len(grid) and all(p.isdigit() for p in place):
-                chunks += all(int(p) < g for p, g in zip(place, grid, strict=True))
+                chunks += all(p == str(int(p)) and int(p) < g for p, g in zip(place, grid, strict=True))
     return size, chunks
 
 

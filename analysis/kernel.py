@@ -29,20 +29,22 @@ def tile_rows(n: int) -> int:
     return int(np.clip(_CACHE // n, 256, 8192)) // SEGMENT * SEGMENT
 
 
-def summarise(X: Float32, recipe: Recipe) -> Summary:
+def summarise(X: Float32, recipe: Recipe, within: Summary | None = None) -> Summary:
     """Summary of rows that follow each other without a gap.
 
     Parameters
     ----------
     X : float32 array (rows, n), C order, finite
     recipe : Recipe
+    within : Summary, optional
+        The one that will absorb this one: Grams are added to its own at once.
 
     Returns
     -------
     Summary
         Without history before the first row: that is what merging adds.
     """
-    summary = Summary(recipe)
+    summary = Summary(recipe, within)
     if len(X) == 0:
         return summary
     q = recipe.history

@@ -1,24 +1,27 @@
 """Summaries kept from one analysis to the next, by the digests of the chunks that they sum up.
 
-The blocks of a pane fold pairwise from its start, so every aligned run of 2^j blocks has a summary that does not
-change while the run grows: those are kept. A later pass takes the largest ones there are and reads the rest. The fold
-is the one that ``blocks`` makes without a cache, sum by sum: the numbers are the same to the last bit.
+The blocks of a pane fold from its start, so what the first groups of blocks sum up to does not change while the run
+grows, nor do the first blocks of the group after them: both are kept, as far as a pass got, and a later pass goes on
+from there. The fold is the one that ``blocks`` makes without a cache, sum by sum: the numbers are the same to the last
+bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.analysis.blocks import FAN, Pane, block_rows
 from gradlog.analysis.cache import Cache, key
 from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.digests import chunk_digests
 from gradlog.analysis.rows import RowSource
-from gradlog.analysis.summary import Recipe, Summary, merge
+from gradlog.analysis.summary import Recipe, Summary
 from gradlog.schema import digest
 
 if TYPE_CHECKING:
@@ -32,12 +35,44 @@ Blocks = list[list["Fragment"]]
 
 
 @dataclasses.dataclass
-class Node:
-    """Adjoining blocks: their summary where it is known, and its key where their content is."""
+class Plan:
+    """How far the fold of a pane is known.
+
+    Attributes
+    ----------
+    blocks : list
+        All blocks of the pane.
+    groups, heads : list of str, list of list of str
+        Keys of the summaries of the first 1, 2, ... groups; and of the first 1, 2, ... blocks of each group, the first
+        that is not whole included. As far as contents are known, and without the last block if it may be longer when
+        the run has grown.
+    all : str or None
+        Key of the pane's summary.
+    whole, group, at : Summary or None, Summary or None, int
+        What the fold goes on from: see ``blocks.fold``; ``at`` blocks are behind it.
+    """
 
     blocks: Blocks
-    key: str | None
-    summary: Summary | None = None
+    groups: list[str]
+    heads: list[list[str]]
+    all: str | None
+    whole: Summary | None = None
+    group: Summary | None = None
+    at: int = 0
+
+    @property
+    def grouped(self) -> int:
+        """Blocks of the whole groups."""
+        return FAN * len(self.groups)
+
+    @property
+    def known(self) -> int:
+        """Blocks that lasting keys stand for."""
+        return self.grouped + len(self.heads[len(self.groups)])
+
+    def rest(self, stop: int | None = None) -> Pane:
+        """Name what is left to fold of the first blocks, or of all."""
+        return Pane(self.blocks[self.at : stop], self.whole, self.group, self.at % FAN)
 
 
 class Memo:
@@ -57,78 +92,80 @@ class Memo:
         self._committed = {s.header.name: s.header.rows for s in run.segments}
 
     def summaries(
-        self, source: RowSource, panes: list[Blocks], recipe: Recipe, buffer: int, compute: Callable[[Any], Any]
+        self,
+        source: RowSource,
+        panes: list[Blocks],
+        recipe: Recipe,
+        buffer: int,
+        compute: Callable[[list[Pane]], list[Summary]],
     ) -> list[Summary]:
-        """Summaries of panes; ``compute`` makes those of the lists of blocks that are not known yet."""
+        """Summaries of panes; ``compute`` makes what is not known of them yet."""
         what = [*self._layout, buffer, recipe_key(recipe)]
-        plans = [list(self._plan(source, pane, what, recipe)) for pane in panes]
-        unknown = [node for nodes in plans for node in nodes if node.summary is None]
-        fresh = compute([node.blocks for node in unknown]) if unknown else []
-        for node, summary in zip(unknown, fresh, strict=True):
-            node.summary = summary
-            self._keep(node)
-        folded = [self._fold(source, nodes, what) for nodes in plans]
+        plans = [self._plan(source, pane, what) for pane in panes]
+        found = [self._recall(plan, recipe) for plan in plans]
+        left = [plan for plan, summary in zip(plans, found, strict=True) if summary is None]
+        bodies = [plan for plan in left if plan.at < plan.grouped]
+        for plan, summary in zip(bodies, compute([p.rest(p.grouped) for p in bodies]), strict=True):
+            plan.whole, plan.group, plan.at = summary, None, plan.grouped
+            self._keep(plan.groups[-1], summary, plan.blocks[: plan.at])
+        heads = [plan for plan in left if plan.at < plan.known]
+        starts = [plan.rest(plan.known)._replace(whole=None) for plan in heads]
+        for plan, summary in zip(heads, compute(starts), strict=True):
+            plan.group, plan.at = summary, plan.known
+            self._keep(plan.heads[-1][-1], summary, plan.blocks[plan.grouped : plan.at])
+        fresh = compute([plan.rest() for plan in left])
+        for plan, summary in zip(left, fresh, strict=True):
+            self._keep(plan.all, summary, plan.blocks)
         self.cache.trim()
-        return folded
+        rest = iter(fresh)
+        return [next(rest) if summary is None else summary for summary in found]
 
-    def _plan(self, source: RowSource, pane: Blocks, what: list[Any], recipe: Recipe) -> Iterator[Node]:
-        start = 0
-        for bit in reversed(range(len(pane).bit_length())):
-            if len(pane) >> bit & 1:
-                yield from self._find(source, pane[start : start + 2**bit], what, recipe)
-                start += 2**bit
+    def _plan(self, source: RowSource, pane: Blocks, what: list[Any]) -> Plan:
+        contents = [self._block(source, block, what) for block in pane]
+        full = bool(pane[-1]) and pane[-1][-1][1] % block_rows(source) == 0
+        lasting = contents if full else contents[:-1]
+        known = list(itertools.takewhile(lambda content: content is not None, lasting))
+        parts = [known[i : i + FAN] for i in range(0, len(known) + 1, FAN)]
+        groups = _chain(["groups", what], parts[:-1])
+        heads = [_chain(["blocks", what], part) for part in parts]
+        return Plan(pane, groups, heads, None if None in contents else key("pane", what, contents))
 
-    def _find(self, source: RowSource, blocks: Blocks, what: list[Any], recipe: Recipe) -> list[Node]:
-        """One node for all the blocks if it is known, or if none of its parts is and it can be kept."""
-        node = Node(blocks, self._key(source, blocks, what))
-        kept = self.cache.get(node.key) if node.key else None
-        if kept is not None and (summary := unpack(kept, recipe)) is not None:
-            node.summary = summary
-            self.rows += _rows(blocks)
-        if node.summary is not None or len(blocks) == 1:
-            return [node]
-        half = len(blocks) // 2
-        parts = self._find(source, blocks[:half], what, recipe) + self._find(source, blocks[half:], what, recipe)
-        return parts if node.key is None or any(p.summary is not None for p in parts) else [node]
+    def _recall(self, plan: Plan, recipe: Recipe) -> Summary | None:
+        """Return the summary of all blocks if it is kept; else find that of as many as possible."""
+        if (everything := self._get(plan.all, recipe)) is not None:
+            self.rows += _rows(plan.blocks)
+            return everything
+        plan.at, plan.whole = self._longest(plan.groups, recipe, FAN)
+        more, plan.group = self._longest(plan.heads[plan.at // FAN], recipe, 1)
+        plan.at += more
+        self.rows += _rows(plan.blocks[: plan.at])
+        return None
 
-    def _fold(self, source: RowSource, nodes: list[Node], what: list[Any]) -> Summary:
-        """Join neighbours of equal size as they come, and what is left from the end: the order of ``blocks.tree``."""
-        waiting: list[Node] = []
-        for node in nodes:
-            while waiting and len(waiting[-1].blocks) == len(node.blocks):
-                node = self._join(waiting.pop(), node)
-                node.key = self._key(source, node.blocks, what)
-                self._keep(node)
-            waiting.append(node)
-        node = waiting.pop()
-        while waiting:
-            node = self._join(waiting.pop(), node)
-        assert node.summary is not None
-        return node.summary
+    def _longest(self, keys: list[str], recipe: Recipe, step: int) -> tuple[int, Summary | None]:
+        """Blocks of the last of these keys that has a summary, and that."""
+        for count in range(len(keys), 0, -1):
+            if (summary := self._get(keys[count - 1], recipe)) is not None:
+                return count * step, summary
+        return 0, None
 
-    @staticmethod
-    def _join(left: Node, right: Node) -> Node:
-        assert left.summary is not None
-        assert right.summary is not None
-        return Node(left.blocks + right.blocks, None, merge(left.summary, right.summary))
+    def _get(self, name: str | None, recipe: Recipe) -> Summary | None:
+        kept = self.cache.get(name) if name else None
+        return None if kept is None else unpack(kept, recipe)
 
-    def _keep(self, node: Node) -> None:
-        summary = node.summary
-        if node.key and summary and 4 * summary.recipe.n * _rows(node.blocks) >= WORTH * summary.nbytes:
-            self.cache.put(node.key, pack(summary))
+    def _keep(self, name: str | None, summary: Summary, blocks: Blocks) -> None:
+        if name and 4 * summary.recipe.n * _rows(blocks) >= WORTH * summary.nbytes:
+            self.cache.put(name, pack(summary))
 
-    def _key(self, source: RowSource, blocks: Blocks, what: list[Any]) -> str | None:
-        """Name of the summary of these rows; None where some are not in chunks, or no manifest vouches for them."""
+    def _block(self, source: RowSource, block: list[Fragment], what: list[Any]) -> list[Any] | None:
+        """Content of a block; None where some rows are not in chunks, or no manifest vouches for them."""
         content = []
-        for block in blocks:
-            for start, stop, fresh in block:
-                pieces = self._content(source, start, stop)
-                if pieces is None:
-                    return None
-                # where a buffer ends decides in which order float32 sums are made
-                content.append([fresh, start % what[len(self._layout)], pieces])
-            content.append([])
-        return key("summary", what, content)
+        for start, stop, fresh in block:
+            pieces = self._content(source, start, stop)
+            if pieces is None:
+                return None
+            # where a buffer ends decides in which order float32 sums are made
+            content.append([fresh, start % what[len(self._layout)], pieces])
+        return content
 
     def _content(self, source: RowSource, start: int, stop: int) -> list[Any] | None:
         found: list[Any] = []
@@ -142,6 +179,12 @@ class Memo:
                 chunks = known[first // source.chunk : -(-last // source.chunk)]
                 found.append([first % source.chunk, last - first, chunks])
         return found
+
+
+def _chain(start: Any, contents: Sequence[Any]) -> list[str]:
+    """Key of every beginning of the contents."""
+    keys = list(itertools.accumulate(contents, lambda before, content: key(before, content), initial=key(start)))
+    return keys[1:]
 
 
 def _rows(blocks: Blocks) -> int:

@@ -32,7 +32,7 @@ def summary_bytes(recipe: Recipe) -> int:
 
 
 def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
-    """Bytes of the pass itself: per task a buffer, a tile and four summaries; per pane a summary and its totals."""
+    """Bytes of the pass itself: per task a buffer, a tile and two summaries; per pane a summary and its totals."""
     rows, B = min(buffer_rows(source), len(source)), len(recipe.betas)
     buffer = 4 * recipe.n * rows
     chunk = 2 * 4 * recipe.n * min(source.chunk, len(source))
@@ -40,15 +40,11 @@ def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> in
     one = summary_bytes(recipe)
     moments = 8 * recipe.n * (recipe.lags + 1) ** 2
     blocks = -(-len(source) // block_rows(source)) + panes
-    pending = min(blocks, (blocks.bit_length() if tasks == 1 else 4 * tasks))
+    pending = min(blocks, 2 + tasks)  # two of the fold, and what waits for its turn
     largest = 8 * {"full": recipe.n, "groups": recipe.k, "none": 0}[recipe.gram] ** 2
     wide = 0 if recipe.test is None else 12 * 8 * recipe.n * recipe.test.shape[1]
     return int(
-        tasks * (buffer + chunk + tile + 3 * one)
-        + (2 * panes + pending + 3) * one
-        + panes * moments
-        + 6 * largest
-        + wide
+        tasks * (buffer + chunk + tile + 2 * one) + (2 * panes + pending) * one + panes * moments + 6 * largest + wide
     )
 
 

@@ -142,6 +142,7 @@ def analyze(
     summaries = blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo)
     kernels = sorted(frozenset[str]().union(*(s.kernels for s in summaries)))
     panes = contributions(summaries)
+    del summaries
     scopes = Scopes(run, ask, route, recipe, cuts, panes, books)
     whole = ranges["run"][0]
     found = scopes.refined(whole, passes, seed, scheduler, memo)

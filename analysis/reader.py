@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from gradlog.analysis import segments as zarr_segments
 from gradlog.analysis.launches import launches
+from gradlog.analysis.lifetimes import Lifetime, select
 from gradlog.analysis.ramps import Ramps
 from gradlog.analysis.relogged import compare
 from gradlog.analysis.rows import RowSource, Span
 from gradlog.analysis.segments import Location, Segment
-from gradlog.errors import SpecMismatchError, TooFewStepsError
+from gradlog.errors import TooFewStepsError
 from gradlog.schema import NONFINITE, PARTIAL, SCALAR_COLUMNS, SKIPPED, RunHeader
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 View = Literal["latest", "all"]
 
-ROWS, COLUMNS = 2**16, 2**20
-"""Rows whose ranks are lined up together; bytes of the small columns that are held together."""
+COLUMNS = 2**20
+"""Bytes of the small columns that are held together."""
 
 
 def open_run(path: Location, view: View = "latest") -> Run:
@@ -73,80 +74,6 @@ def open_run(path: Location, view: View = "latest") -> Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lifetime:
-    """The segments of one process lifetime, one a rank, cut to the steps that all of them hold."""
-
-    members: tuple[Segment, ...]
-    numbers: Ramps  # step of each row
-    local: tuple[Ramps, ...]  # each row's place in each member
-
-    @classmethod
-    def of(cls, members: Sequence[Segment]) -> Lifetime:
-        """Line up the ranks of a lifetime by step."""
-        first, *others = members
-        for other in others:
-            if other.run != first.run:
-                raise SpecMismatchError(f"{other.where}: another sketch or layout than {first.where}")
-        if not others:
-            return cls((first,), first.numbers, (Ramps.count(len(first)),))
-        every = first.run.every
-        windows = [_common(members, low, low + ROWS) for low in range(0, len(first), ROWS)]
-        numbers, *local = (
-            Ramps.joined([w[i] for w in windows], every if i == 0 else 1) for i in range(len(members) + 1)
-        )
-        if len(numbers) == 0 and all(map(len, members)):
-            held = ", ".join(f"{m.header.name}: {len(m)} rows" for m in members)
-            raise SpecMismatchError(f"the ranks of segment {first.header.number} share no step ({held})")
-        return cls(tuple(members), numbers, tuple(local))
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def until(self, step: int) -> Lifetime:
-        """Keep the rows before a step."""
-        rows = self.numbers.below(step)
-        return Lifetime(self.members, self.numbers.longer(rows), tuple(x.longer(rows) for x in self.local))
-
-    def gather(self, read: Callable[[Segment, int, int], Any], start: int, stop: int) -> list[Any]:
-        """Rows [start, stop) of every member, where ``read`` gives its local rows from one place to another."""
-        found = []
-        for member, local in zip(self.members, self.local, strict=True):
-            places = local.values(start, stop)
-            low, high = int(places[0]), int(places[-1]) + 1
-            block = read(member, low, high)
-            found.append(block if high - low == len(places) else block[places - low])
-        return found
-
-    @property
-    def marks(self) -> Ramps:
-        """Flags of each row: what any rank says."""
-        ranges = ((low, min(low + ROWS, len(self))) for low in range(0, len(self), ROWS))
-        return Ramps.of((np.bitwise_or.reduce(self.gather(_flags, *r)) for r in ranges), 0)
-
-    @property
-    def first_kept_by_successor(self) -> int:
-        """Step from which on this lifetime replaces older ones."""
-        header = self.members[0].header
-        first = self.numbers[0]
-        return first if header.parent_step is None else min(first, header.parent_step + 1)
-
-
-def _common(members: Sequence[Segment], low: int, high: int) -> list[Ramps]:
-    """Find the steps that all members hold, of rows [low, high) of the first, and their places in each."""
-    steps = members[0].numbers.values(low, min(high, len(members[0])))
-    ranges = [(m.numbers.below(int(steps[0])), m.numbers.below(int(steps[-1]) + 1)) for m in members]
-    held = [m.numbers.values(*r) for m, r in zip(members, ranges, strict=True)]
-    for other in held[1:]:
-        steps = np.intersect1d(steps, other, assume_unique=True)
-    places = [r[0] + np.searchsorted(h, steps) for r, h in zip(ranges, held, strict=True)]
-    return [Ramps.of([steps], members[0].run.every), *(Ramps.of([p], 1) for p in places)]
-
-
-def _flags(member: Segment, low: int, high: int) -> NDArray[np.int64]:
-    return member.marks.values(low, high)
-
-
-@dataclasses.dataclass(frozen=True)
 class Block:
     """Small columns of view rows from ``start`` on: squared norms (rows, group), finite (rows,), scalars by name."""
 
@@ -177,7 +104,7 @@ class Run:
     def __init__(self, location: Location, where: str, header: RunHeader, segments: list[Segment], view: View) -> None:
         self.location, self.where, self.header, self.segments, self.view = location, where, header, segments, view
         lifetimes = [Lifetime.of(members) for members in launches(segments)]
-        self._pieces = _pieces([x for x in lifetimes if len(x)], view)
+        self._pieces = select([x for x in lifetimes if len(x)], view)
         self.numbers = Ramps.joined([x.numbers for x in self._pieces], header.every)
         self.marks = Ramps.joined([x.marks for x in self._pieces], 0)
         self._abandoned = sum(map(len, lifetimes)) - len(self.numbers)
@@ -436,21 +363,6 @@ class Run:
                 for key, value in found.items():
                     totals[name][key] += value
         return totals
-
-
-def _pieces(lifetimes: list[Lifetime], view: View) -> list[Lifetime]:
-    """Select the lifetimes' rows in view order; the newest wins for each step when the view is the latest."""
-    if view == "all":
-        return lifetimes
-    kept: list[Lifetime] = []
-    horizon: int | None = None
-    for piece in reversed(lifetimes):
-        left = piece if horizon is None else piece.until(horizon)
-        if len(left):
-            kept.append(left)
-        first = piece.first_kept_by_successor
-        horizon = first if horizon is None else min(horizon, first)
-    return kept[::-1]
 
 
 def _segment_info(segment: Segment) -> dict[str, Any]:

@@ -384,6 +384,8 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def _files(array: zarr.Array[Any]) -> tuple[int, int]:
     """Chunk files (of a compacted run: shard files) that are there, and that the shape needs."""
+    if (found := columns.stored(array)) is not None:
+        return found[1], array.nchunks
     file = array.shards or array.chunks
     grid = [-(-s // f) for s, f in zip(array.shape, file, strict=True)]
     folder = array.store_path.path + "/"

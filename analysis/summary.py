@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import carriers
-from gradlog.analysis.carriers import Carriers
+
+GRAMS = ("gram", "pooled", "image")
+"""First words of the large sums."""
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -79,9 +81,12 @@ class Recipe:
         """The betas as a column, to broadcast over columns of rows."""
         return np.asarray(self.betas, np.float64)[:, None]
 
-    def zeros(self) -> dict[str, Float64]:
-        """Return sums of no rows; every entry adds up over rows."""
-        return {name: np.zeros(shape) for name, shape in self.shapes().items()}
+    def zeros(self, shared: dict[str, Float64] | None = None) -> dict[str, Float64]:
+        """Return sums of no rows; every entry adds up over rows. Grams that are shared are added to where they are."""
+        return {
+            name: shared[name] if shared and name.startswith(GRAMS) else np.zeros(shape)
+            for name, shape in self.shapes().items()
+        }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the sums."""
@@ -131,10 +136,11 @@ class Summary:
         What added up the columns.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, within: Summary | None = None) -> None:
+        """Begin with no rows; ``within`` is the summary that will absorb this one: they share the Grams."""
         B, n = len(recipe.betas), recipe.n
         self.recipe = recipe
-        self.sums = recipe.zeros()
+        self.sums: dict[str, Float64] = recipe.zeros(within.sums if within else None)
         self.head = self.tail = np.empty((0, n), np.float32)
         self.cut = False
         self.v, self.r = np.zeros((B, n)), np.zeros((B, n))
@@ -171,19 +177,23 @@ class Summary:
         if right.is_identity:
             return self
         if self.is_identity:
-            self.__dict__.update(right.copy().__dict__)
+            own = self.sums
+            self.__dict__.update(right.__dict__)
+            self.sums = {name: x if x is own[name] else x.copy() for name, x in right.sums.items()}
             return self
         before = int(self.sums["rows"])
         for name, value in right.sums.items():
-            self.sums[name] += value
+            if value is not self.sums[name]:
+                self.sums[name] += value
+        squares = []  # of the row whose history was not known
         if len(right.head) == 0:
             self._end(self.tail)
             self.d = np.zeros_like(self.d)
         elif len(self.tail):
-            self._carry(before, self._join(right))
+            squares.append(self._join(right))
         else:
-            self._carry(before, self._start(right))
-        self.path = self.path.merge(right.path, before)
+            squares.append(self._start(right))
+        self.path = self.path.merge(right.path, before, np.array(squares, np.float32))
         self.kernels |= right.kernels
         self._ends(right)
         return self
@@ -253,9 +263,6 @@ class Summary:
             self.tail = np.concatenate([self.tail, right.tail])[-q:]
         self.cut = self.cut or right.cut
 
-    def _carry(self, row: int, square: float) -> None:
-        self.path = self.path.merge(Carriers.of(np.array([square], np.float32), row))
-
     def _add_outer(self, h: Float64) -> None:
         s, recipe = self.sums, self.recipe
         if recipe.gram == "full":
@@ -315,6 +322,8 @@ def contributions(panes: list[Summary]) -> list[Totals]:
 
 def add(parts: list[Totals]) -> Totals:
     """Totals of several panes together."""
+    if len(parts) == 1:
+        return parts[0]
     names = [name for name in parts[0] if name != "path"]
     joined = {name: sum((p[name] for p in parts[1:]), start=parts[0][name].copy()) for name in names}
     rows = itertools.accumulate((int(p["rows"]) for p in parts), initial=0)
