@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gradlog.analysis import blocks, bounds, fast, noise, remarks, spectra, subspace
+from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.dataset import result_dataset
 from gradlog.analysis.ledger import ledgers
@@ -32,6 +33,7 @@ SUBSPACE = 8
 """Dimensions of the leading subspaces compared between windows."""
 
 
+@single_threaded()  # spectra of windows and groups are small: threads of BLAS would wait for each other
 def analyze(
     run: Run | str,
     predictors: str | Sequence[str | Predictor] = DEFAULT,

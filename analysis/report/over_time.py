@@ -100,8 +100,7 @@ def _rank_over_time(study: Study, x: Axis, y: Axis, title: str, wide: int) -> st
     low, high, null = (column(study, f"window_rank_{e}", windows=True) for e in ("low", "high", "null"))
     ends = []
     for i, e in enumerate(eps):
-        closed = np.isfinite(high[:, i])
-        known = np.where(closed, high[:, i], low[:, i])
+        closed, known = low[:, i] == high[:, i], low[:, i]
         panel.line(at, null[:, i], f"{style(i)} thin", dashed=True)
         panel.band(at, low[:, i], np.where(np.isfinite(high[:, i]), high[:, i], y.high), style(i))
         panel.line(at, np.where(closed, known, np.nan), style(i))

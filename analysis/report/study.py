@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.grouptime import GroupTime, group_time
 from gradlog.analysis.memory import give_back
 from gradlog.analysis.pipeline import EPS, analyze
@@ -117,24 +116,21 @@ def study(
     ``growing``: the run will be measured again. What a cache cannot serve then is left out: further passes of the
     randomized route, and windows that move.
     """
-    with single_threaded():  # the spectra of windows are small: threads of BLAS would wait for each other
-        common: dict[str, Any] = {
-            "eps": eps,
-            "burn_in": burn_in,
-            "memory": memory,
-            "scheduler": scheduler,
-            "cache": cache,
-        }
-        result = analyze(run, predictors, by_group=True, passes=1 if growing else 2, progress=progress, **common)
-        size = window_rows(run.length - burn_in, growing)
-        windows = shares = None
-        if size is not None:
-            route: Any = _route(run.length, run.rows.n)
-            give_back()
-            windows = analyze(
-                run, OVER_TIME, window=size, by_group=False, passes=1, svd=route, progress=progress, **common
-            )
-            shares = group_time(run, SHARED, size, burn_in, scheduler, progress, cache)
+    common: dict[str, Any] = {
+        "eps": eps,
+        "burn_in": burn_in,
+        "memory": memory,
+        "scheduler": scheduler,
+        "cache": cache,
+    }
+    result = analyze(run, predictors, by_group=True, passes=1 if growing else 2, progress=progress, **common)
+    size = window_rows(run.length - burn_in, growing)
+    windows = shares = None
+    if size is not None:
+        route: Any = _route(run.length, run.rows.n)
+        give_back()
+        windows = analyze(run, OVER_TIME, window=size, by_group=False, passes=1, svd=route, progress=progress, **common)
+        shares = group_time(run, SHARED, size, burn_in, scheduler, progress, cache)
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
     return Study(label, run, result, windows, to_json(result), shares, series)

@@ -67,7 +67,7 @@ def draw_windows(rows: Sequence[Measured], windows: Sequence[Any], target: Path)
         figure.supylabel("kappa of last, in windows", fontsize=9)
         ax.plot([], [], color=BLUE, lw=1.6, label=here(rows))
         ax.plot([], [], color="0.5", lw=1.2, ls="--", label="window shuffled")
-        ax.legend(loc="upper left", fontsize=8)
+        figure.legend(loc="outside upper center", ncols=2, fontsize=8.5)
         save(figure, target)
 
 
