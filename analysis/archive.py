@@ -18,6 +18,7 @@ import fsspec
 
 from gradlog.analysis import blocks
 from gradlog.analysis.cache import Cache, key, resolve
+from gradlog.analysis.cluster import spread
 from gradlog.analysis.digests import fingerprint
 from gradlog.analysis.pipeline import analyze
 from gradlog.analysis.reader import Run, View, open_run
@@ -266,7 +267,7 @@ def _outcomes(
     report(0, len(found))
     cluster = scheduler not in (None, "threads", "synchronous")
     if cluster and len(found) > 1:
-        return blocks.spread(_attempt, [(p, cache, view, {**options, "scheduler": "synchronous"}) for p in found],
+        return spread(_attempt, [(p, cache, view, {**options, "scheduler": "synchronous"}) for p in found],
                              scheduler, report)  # fmt: skip
     at_once = min(blocks.workers(scheduler), len(found))
     if at_once < 2 or options.get("memory") is not None:

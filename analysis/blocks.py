@@ -6,8 +6,6 @@ rows. The fold depends on the rows alone, so every scheduler adds in the same or
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import itertools
 import os
 import threading
@@ -20,18 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.cluster import Progress, connected
 from gradlog.analysis.kernel import summarise
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary, merge
-from gradlog.errors import CorruptRunError, MissingDependencyError, SchedulerError
+from gradlog.errors import CorruptRunError
 
 if TYPE_CHECKING:
     from gradlog.analysis.memo import Memo
 
 Fragment = tuple[int, int, bool]
 """Rows [start, stop) without a gap inside, and whether a gap stands before."""
-
-Progress = Callable[[int, int], None]
 
 FAN = 8
 """Blocks that are folded before they meet the others."""
@@ -47,9 +44,6 @@ class Pane(NamedTuple):
 
 
 BLOCK_BYTES, BUFFER_BYTES = 32 * 2**20, 8 * 2**20
-
-CONNECT = 5.0
-"""Seconds that a scheduler has to answer."""
 
 
 def buffer_rows(source: RowSource) -> int:
@@ -239,53 +233,6 @@ class _Task:
         return self.function(*self.args)
 
 
-@contextlib.contextmanager
-def connected(scheduler: Any) -> Iterator[Any]:
-    """Yield a distributed client for an address, closed again; or the client that was given.
-
-    Raises
-    ------
-    SchedulerError
-        Nothing answers there within ``CONNECT`` seconds.
-    MissingDependencyError
-        ``distributed`` is not installed.
-    """
-    try:
-        import dask
-        from distributed import Client
-    except ImportError as error:
-        raise MissingDependencyError("a cluster needs distributed: pip install 'gradlog-zarr[cluster]'") from error
-    # the summaries' test matrix may make a task of some MB: it is sent once, as a task of its own
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
-        if not isinstance(scheduler, str):
-            yield scheduler
-            return
-        client = _within(2 * CONNECT, lambda: Client(scheduler, timeout=CONNECT, set_as_default=False))
-        if client is None:
-            raise SchedulerError(
-                f"{scheduler}: no dask scheduler answers within {CONNECT:g} s; start one with 'dask scheduler' and "
-                "workers with 'dask worker', or leave the scheduler out to use threads"
-            )
-        try:
-            yield client
-        finally:
-            client.close()
-
-
-def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """Call in a thread of its own; None if it fails or is late (a client waits for ever on a mute peer)."""
-    found: list[Any] = []
-
-    def attempt() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            found.append(call())
-
-    thread = threading.Thread(target=attempt, name="gradlog-connect", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return found[0] if found else None
-
-
 def _distributed(
     source: RowSource,
     panes: list[Pane],
@@ -326,106 +273,3 @@ def _distributed(
 
 def _same(value: Any) -> Any:
     return value
-
-
-def spread(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], scheduler: Any, report: Progress
-) -> list[Any]:
-    """Results of independent calls on a cluster, one task each; the first error raises."""
-    from distributed import as_completed
-
-    with connected(scheduler) as client:
-        futures = [client.submit(function, *call, pure=False) for call in calls]
-        try:
-            for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
-                if future.status == "error":
-                    future.result()
-                report(done, len(futures))
-            return list(client.gather(futures))
-        finally:
-            client.cancel(futures, force=True)
-
-
-def sketch_array(source: RowSource) -> Any:
-    """Rows as a dask array (step, group, k)."""
-    import dask.array as da
-    from dask import delayed
-
-    rows = block_rows(source)
-    parts = []
-    for start in range(0, len(source), rows):
-        stop = min(start + rows, len(source))
-        read = delayed(_read_cube, pure=True)(source, start, stop)
-        parts.append(da.from_delayed(read, (stop - start, source.groups, source.k), np.float32))
-    return da.concatenate(parts)
-
-
-def increments_array(source: RowSource, chains: NDArray[np.int64]) -> Any:
-    """Increments within chains as a dask array (rows, n)."""
-    import dask.array as da
-    from dask import delayed
-
-    follows = np.zeros(len(source), bool)
-    for start, stop in chains:
-        follows[start + 1 : stop] = True
-    rows = block_rows(source)
-    parts = []
-    for start in range(0, len(source), rows):
-        mask = follows[start : start + rows]
-        count = int(np.count_nonzero(mask))
-        if count:
-            read = delayed(_read_increments, pure=True)(source, start, mask)
-            parts.append(da.from_delayed(read, (count, source.n), np.float32))
-    return da.concatenate(parts) if parts else da.zeros((0, source.n), dtype=np.float32)
-
-
-def _read_cube(source: RowSource, start: int, stop: int) -> NDArray[np.float32]:
-    return source.read(start, stop).reshape(stop - start, source.groups, source.k)
-
-
-def _read_increments(source: RowSource, start: int, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    low = max(start - 1, 0)  # the halo row
-    rows = np.diff(source.read(low, start + len(mask)), axis=0)
-    return rows[mask if start else mask[1:]]
-
-
-def reduce_rows(H: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """Sum of function(block, *args) over the row blocks of a dask array."""
-    from dask import delayed
-
-    blocks = H.rechunk({1: -1}).to_delayed().ravel().tolist()
-    parts = [delayed(function)(block, *args) for block in blocks]
-    with single_threaded():
-        return fold(parts, lambda a, b: delayed(np.add)(a, b)).compute()
-
-
-@dataclasses.dataclass(frozen=True)
-class RowGrams:
-    """Grams of the rows themselves and of the increments, with the view row of each increment.
-
-    ``rows`` is (T, T) over all view rows, zero at non-finite ones; ``increments`` is H H^T.
-    """
-
-    rows: NDArray[np.float64]
-    increments: NDArray[np.float64]
-    increment_rows: NDArray[np.int64]
-
-
-def row_grams(source: RowSource, chains: NDArray[np.int64]) -> RowGrams:
-    """H H^T and G G^T of a short run, all rows in memory, float32 products of 1024 columns summed in float64."""
-    good = np.zeros(len(source), bool)
-    index = []
-    for start, stop in chains:
-        good[start:stop] = True
-        index.append(np.arange(start + 1, stop))
-    G = source.read(0, len(source))
-    G[~good] = 0
-    which = np.concatenate(index)
-    grams = np.zeros((len(G), len(G))), np.zeros((len(which), len(which)))
-    with single_threaded():
-        for low in range(0, source.n, 1024):
-            X = np.ascontiguousarray(G[:, low : low + 1024])
-            H = X[which] - X[which - 1]
-            for gram, block in zip(grams, (X, H), strict=True):
-                gram += block @ block.T
-    return RowGrams(*grams, which)

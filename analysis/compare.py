@@ -23,7 +23,7 @@ from gradlog.analysis.result_json import to_json
 from gradlog.errors import NotARunError, SpecMismatchError, TooFewStepsError, UnusableInputError
 
 if TYPE_CHECKING:
-    from gradlog.analysis.blocks import Progress
+    from gradlog.analysis.cluster import Progress
 
 SCHEMA = "gradlog.comparison/1"
 PREDICTORS = ("last", "ema(0.9)", "ema(0.99)", "trend")

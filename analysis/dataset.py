@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gradlog.analysis.blocks import sketch_array
+from gradlog.analysis.arrays import sketch_array
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.reader import Run
 from gradlog.analysis.scopes import Range

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlog.analysis import segments
+from gradlog.analysis import segments, stores
 from gradlog.analysis.cache import Cache, key
 from gradlog.errors import GradlogError
 from gradlog.schema import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, SegmentHeader, digest, is_sealed
 
 if TYPE_CHECKING:
-    from gradlog.analysis.segments import Location
+    from gradlog.analysis.stores import Location
 
 _SKETCH = re.compile(r"sketch/c\.(\d+)\.0\.0")
 
@@ -34,19 +34,19 @@ def fingerprint(location: Location) -> str | None:
     NotARunError, CorruptRunError
         As ``open_run`` does.
     """
-    store, prefix = segments.open_store(location)
+    store, prefix = stores.open_store(location)
     segments.read_header(store, prefix, str(location))
-    pieces: list[bytes] = [segments._get(store, prefix + META) or b""]
+    pieces: list[bytes] = [stores.get(store, prefix + META) or b""]
     for name in segments.segment_names(store, prefix):
-        record = segments._get(store, f"{prefix}{name}/{META}")
+        record = stores.get(store, f"{prefix}{name}/{META}")
         if record is None or not is_sealed(record):
             return None
         header = _header(record, name)
         if header is None or (header.rows and not header.head):
             return None
         pieces.append(record)
-        journals = sorted(f for f in segments._list(store, prefix + name) if JOURNAL_PATTERN.fullmatch(f))
-        pieces += [segments._get(store, f"{prefix}{name}/{file}") or b"" for file in journals]
+        journals = sorted(f for f in stores.list_names(store, prefix + name) if JOURNAL_PATTERN.fullmatch(f))
+        pieces += [stores.get(store, f"{prefix}{name}/{file}") or b"" for file in journals]
     return digest(*(digest(p).encode() for p in pieces))
 
 
@@ -81,12 +81,12 @@ def chunk_digests(location: Location, segment: SegmentHeader, cache: Cache) -> l
 
 
 def _manifests(location: Location, segment: SegmentHeader, first: int) -> Sequence[bytes | None]:
-    store, prefix = segments.open_store(location)
+    store, prefix = stores.open_store(location)
     if segment.shard:
-        data = segments._get(store, f"{prefix}{segment.name}/{MANIFESTS}")
+        data = stores.get(store, f"{prefix}{segment.name}/{MANIFESTS}")
         return [] if data is None else [line for line in data.split(b"\n") if line][first:]
     keys = [f"{prefix}{segment.name}/{MANIFEST.format(i)}" for i in range(first, segment.flushes)]
-    return segments.get_many(store, keys)
+    return stores.get_many(store, keys)
 
 
 def _follow(manifests: Sequence[bytes | None], before: str, found: dict[int, str]) -> str | None:

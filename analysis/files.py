@@ -59,7 +59,7 @@ def open_files(path: str | os.PathLike[str]) -> Files:
     """
     if os.path.isdir(path):
         return Folder(path)
-    from gradlog.analysis.segments import StoreFiles
+    from gradlog.analysis.stores import StoreFiles
 
     return StoreFiles(path)
 

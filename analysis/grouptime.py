@@ -19,7 +19,7 @@ from gradlog.analysis.reader import Run
 from gradlog.analysis.summary import Float64, Recipe, Totals, contributions
 
 if TYPE_CHECKING:
-    from gradlog.analysis.blocks import Progress
+    from gradlog.analysis.cluster import Progress
 
 
 @dataclasses.dataclass(frozen=True)

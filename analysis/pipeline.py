@@ -12,6 +12,7 @@ import numpy as np
 from gradlog.analysis import blocks, bounds, fast, noise, remarks, spectra, subspace
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cache import Cache, resolve
+from gradlog.analysis.cluster import Progress
 from gradlog.analysis.dataset import result_dataset
 from gradlog.analysis.ledger import ledgers
 from gradlog.analysis.measure import Question, Values, bound_sides, shares
@@ -44,7 +45,7 @@ def analyze(
     svd: Method = "auto",
     scheduler: Any = None,
     memory: str | int | None = None,
-    progress: blocks.Progress | None = None,
+    progress: Progress | None = None,
     *,
     stride: int | None = None,
     prefixes: int = 0,

@@ -21,7 +21,8 @@ from gradlog.analysis.lifetimes import Lifetime, select
 from gradlog.analysis.ramps import Ramps
 from gradlog.analysis.relogged import compare
 from gradlog.analysis.rows import RowSource, Span
-from gradlog.analysis.segments import Location, Segment
+from gradlog.analysis.segments import Segment
+from gradlog.analysis.stores import Location, open_store
 from gradlog.errors import TooFewStepsError
 from gradlog.schema import NONFINITE, PARTIAL, SCALAR_COLUMNS, SKIPPED, RunHeader
 
@@ -65,7 +66,7 @@ def open_run(path: Location, view: View = "latest") -> Run:
     """
     if view not in ("latest", "all"):
         raise ValueError(f"view must be 'latest' or 'all', got {view!r}")
-    store, prefix = zarr_segments.open_store(path)
+    store, prefix = open_store(path)
     where = path if isinstance(path, str) else os.fspath(path) if isinstance(path, os.PathLike) else str(path)
     header = zarr_segments.read_header(store, prefix, where)
     names = zarr_segments.segment_names(store, prefix)
@@ -298,7 +299,7 @@ class Run:
     @property
     def sketch(self) -> dask.array.Array:
         """Sketch rows as a lazy dask array (step, group, k), float32."""
-        from gradlog.analysis.blocks import sketch_array
+        from gradlog.analysis.arrays import sketch_array
 
         self.require(1)
         return sketch_array(self.rows)
@@ -308,7 +309,7 @@ class Run:
 
         One row for each step that directly follows a finite one: T - 1 rows for an unbroken run.
         """
-        from gradlog.analysis.blocks import increments_array
+        from gradlog.analysis.arrays import increments_array
 
         self.require(2)
         return increments_array(self.rows, self.chains)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import segments as zarr_segments
-from gradlog.analysis.segments import Location, Segment
+from gradlog.analysis.segments import Segment
+from gradlog.analysis.stores import Location, open_store
 
 _listeners: list[Callable[[int, int], None]] = []
 
@@ -115,6 +116,6 @@ class RowSource:
 
 @lru_cache(maxsize=64)
 def _open_segment(location: Hashable, name: str, pid: int) -> Segment:
-    store, prefix = zarr_segments.open_store(cast(Location, location))
+    store, prefix = open_store(cast(Location, location))
     header = zarr_segments.read_header(store, prefix, str(location))
     return Segment.open(store, prefix, name, header, str(location))

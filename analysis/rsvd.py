@@ -171,7 +171,7 @@ def operator(H: Any) -> tuple[Apply, Callable[[], float]]:
             raise ValueError("an operator needs an attribute 'energy', its squared Frobenius norm")
         return lambda V: np.asarray(H.rmatmat(H.matmat(V)), np.float64), lambda: float(H.energy)
     if hasattr(H, "dask"):
-        from gradlog.analysis.blocks import reduce_rows
+        from gradlog.analysis.arrays import reduce_rows
 
         return lambda V: reduce_rows(H, _image, V), lambda: float(reduce_rows(H, _energy))
     H = np.asarray(H)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import blocks, ledger, measure, rank, spectra, subspace
+from gradlog.analysis.arrays import row_grams
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.ledger import BATCH, Ledger
 from gradlog.analysis.measure import Question, Values
@@ -45,7 +46,7 @@ class Scopes:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
         self.ledgers = ledgers
         self.at = {cut: i for i, cut in enumerate(cuts)}
-        self.row_grams = blocks.row_grams(run.rows, run.chains) if route.method == "rows" else None
+        self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
         self._last: tuple[Range, Totals] | None = None
 
     def totals(self, r: Range) -> Totals:

@@ -1,4 +1,4 @@
-"""Zarr, read: the store behind a path or URL, its header, and its segments. Nothing else imports zarr.
+"""A run read through zarr: its header, and its segments.
 
 A segment's shape is taken from the consolidated metadata inside its group metadata, which is the writer's
 commit record: chunks beyond it are not there yet, chunks missing below it are an error and never fill values.
@@ -6,16 +6,12 @@ commit record: chunks beyond it are not there yet, chunks missing below it are a
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import itertools
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,95 +19,17 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.storage import LocalStore, ZipStore
 
 from gradlog import records, schema
 from gradlog.analysis import columns
 from gradlog.analysis.ramps import Ramps
-from gradlog.analysis.remote import RemoteStore
+from gradlog.analysis.stores import get, list_all, list_names, unbroken
 from gradlog.analysis.tails import following
-from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError, StoreUnavailableError
+from gradlog.errors import CorruptRunError, NotARunError, StoreUnavailableError
 from gradlog.records import Journal
 from gradlog.schema import RunHeader, SegmentHeader
 
 ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
-
-Location = str | os.PathLike[str] | Store
-
-
-@contextlib.contextmanager
-def unbroken(where: str) -> Iterator[None]:
-    """Turn whatever damaged bytes make zarr or a codec raise into CorruptRunError."""
-    try:
-        yield
-    except (GradlogError, MemoryError):
-        raise
-    except Exception as error:
-        text = str(error) or type(error).__name__
-        raise CorruptRunError(f"{where}: cannot be decoded ({text}); run: gradlog audit") from error
-
-
-def open_store(location: Location) -> tuple[Store, str]:
-    """Open a store for reading: a folder, a .zip of one, an fsspec URL, or a zarr store. Also its prefix.
-
-    Raises
-    ------
-    NotARunError
-        Nothing is there.
-    """
-    if isinstance(location, Store):
-        return location, ""
-    text = os.fspath(location)
-    if "://" in text or "::" in text:
-        return _open_url(text), ""
-    path = Path(text)
-    if not path.exists():
-        raise NotARunError(f"{text}: no such file or folder; expected a run such as 'run.zarr'")
-    if path.is_dir():
-        return LocalStore(path, read_only=True), ""
-    try:
-        store = ZipStore(path, mode="r", read_only=True)
-        store._sync_open()
-    except Exception as error:
-        raise NotARunError(f"{text}: neither a folder nor a zip file; expected a run such as 'run.zarr'") from error
-    with unbroken(text):
-        for member in store._zf.infolist():  # checks its name, so that damage to the directory hides no file of the run
-            store._zf.open(member).close()
-    if _get(store, schema.META) is None:
-        folders = [f for f in _list(store, "") if _get(store, f"{f}/{schema.META}") is not None]
-        if len(folders) == 1:
-            return store, folders[0] + "/"
-    return store, ""
-
-
-def _open_url(url: str) -> Store:
-    try:
-        store = RemoteStore.from_url(url, read_only=True)
-    except ImportError as error:
-        raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
-    # File systems are shared within the process, listings and all, and a live run has more files by now.
-    store.fs.invalidate_cache()
-    return cast("Store", store)
-
-
-class StoreFiles:
-    """The objects of a run in a zip archive, behind a URL or in a zarr store, by key."""
-
-    def __init__(self, location: Location) -> None:
-        self._store, self._prefix = open_store(location)
-
-    def get(self, key: str) -> bytes | None:
-        """Content of an object; None if there is none, empty if an archive's own checksum refuses it."""
-        try:
-            return _get(self._store, self._prefix + key)
-        except CorruptRunError:
-            return b""
-
-    def keys(self) -> list[str]:
-        """Every key of the run."""
-        found = _list_all(self._store, self._prefix)
-        return sorted(key.removeprefix(self._prefix) for key in found if not key.endswith("/"))
 
 
 def read_header(store: Store, prefix: str, where: str) -> RunHeader:
@@ -123,7 +41,7 @@ def read_header(store: Store, prefix: str, where: str) -> RunHeader:
         No zarr group, or one that is no run; written by a newer major format; malformed.
     """
     try:
-        raw = _get(store, prefix + schema.META)
+        raw = get(store, prefix + schema.META)
     except StoreUnavailableError:
         raise
     except OSError as error:
@@ -150,17 +68,17 @@ def segment_names(store: Store, prefix: str) -> list[str]:
     CorruptRunError
         A segment holds files but its commit record is gone.
     """
-    names = sorted(n for n in _list(store, prefix) if schema.SEGMENT_PATTERN.fullmatch(n))
+    names = sorted(n for n in list_names(store, prefix) if schema.SEGMENT_PATTERN.fullmatch(n))
     return [name for name in names if _is_claimed(store, f"{prefix}{name}")]
 
 
 def _is_claimed(store: Store, folder: str) -> bool:
     key = f"{folder}/{schema.META}"
-    if _get(store, key) is not None:
+    if get(store, key) is not None:
         return True
-    if not any(not name.endswith(schema.PARTIAL_FILE) for name in _list(store, folder)):
+    if not any(not name.endswith(schema.PARTIAL_FILE) for name in list_names(store, folder)):
         return False
-    if _get(store, key) is None:  # asked again: a live writer may have claimed it before it wrote the rest
+    if get(store, key) is None:  # asked again: a live writer may have claimed it before it wrote the rest
         raise CorruptRunError(f"{folder}: files without {schema.META}, the segment's commit record")
     return True
 
@@ -192,7 +110,7 @@ class Segment:
         here = f"{where}/{name}"
         # Journals first: one that a live writer retires from here on is a chunk in the commit record read next.
         journals = read_journals(store, f"{prefix}{name}", run)
-        sealed = _get(store, f"{prefix}{name}/{schema.META}")
+        sealed = get(store, f"{prefix}{name}/{schema.META}")
         if sealed is None or not schema.is_sealed(sealed):
             raise CorruptRunError(f"{here}/{schema.META}: its bytes contradict its own digest; run: gradlog audit")
         with unbroken(here):
@@ -201,7 +119,7 @@ class Segment:
             if header.name != name:
                 raise CorruptRunError(f"{here}/{schema.META}: belongs to {header.name}; run: gradlog audit")
             _check_shapes(group, header, run, here)
-            if header.root != schema.digest(_get(store, prefix + schema.META)):
+            if header.root != schema.digest(get(store, prefix + schema.META)):
                 raise CorruptRunError(
                     f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit"
                 )
@@ -352,9 +270,9 @@ def read_journals(store: Store, folder: str, run: RunHeader) -> dict[int, Journa
     found = {}
     owner = records.owner(run.uuid, folder.rsplit("/", 1)[-1])
     # Newest first: a live writer may go on to the next one between two reads, and retire the one before.
-    for name in sorted(_list(store, folder), reverse=True):
+    for name in sorted(list_names(store, folder), reverse=True):
         match = schema.JOURNAL_PATTERN.fullmatch(name)
-        data = _get(store, f"{folder}/{name}") if match else None
+        data = get(store, f"{folder}/{name}") if match else None
         if match and data is not None:
             found[int(match[1])] = records.read_journal(data, owner, len(run.groups), run.sketch.k)
     return found
@@ -389,7 +307,7 @@ def _files(array: zarr.Array[Any]) -> tuple[int, int]:
     file = array.shards or array.chunks
     grid = [-(-s // f) for s, f in zip(array.shape, file, strict=True)]
     folder = array.store_path.path + "/"
-    present = set(_list_all(array.store_path.store, folder))
+    present = set(list_all(array.store_path.store, folder))
     keys = (folder + array.metadata.encode_chunk_key(place) for place in itertools.product(*map(range, grid)))
     return sum(key in present for key in keys), math.prod(grid)
 
@@ -404,48 +322,3 @@ def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, wher
         if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != dtype:
             found = (array.shape, str(array.dtype)) if isinstance(array, zarr.Array) else "a group"
             raise CorruptRunError(f"{where}/{name}: expected {shape} {dtype}, found {found}")
-
-
-def _get(store: Store, key: str) -> bytes | None:
-    try:
-        buffer = sync(store.get(key, default_buffer_prototype()))
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # whatever a damaged archive makes the zip reader raise
-        raise CorruptRunError(f"{key}: cannot be read from the archive ({error})") from error
-    return None if buffer is None else buffer.to_bytes()
-
-
-def _list_all(store: Store, prefix: str) -> list[str]:
-    """Keys below a prefix, at any depth."""
-
-    async def collect() -> list[str]:
-        return [key async for key in store.list_prefix(prefix)]
-
-    return sync(collect())
-
-
-def _list(store: Store, prefix: str) -> list[str]:
-    async def collect() -> list[str]:
-        return [name async for name in store.list_dir(prefix.rstrip("/"))]
-
-    try:
-        return [name.rstrip("/").rsplit("/", 1)[-1] for name in sync(collect())]
-    except FileNotFoundError:
-        return []
-
-
-def get_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
-    """Objects under these keys, up to 32 requests at a time."""
-
-    async def collect() -> list[bytes | None]:
-        limit = asyncio.Semaphore(32)
-
-        async def one(key: str) -> bytes | None:
-            async with limit:
-                buffer = await store.get(key, default_buffer_prototype())
-                return None if buffer is None else buffer.to_bytes()
-
-        return await asyncio.gather(*map(one, keys))
-
-    return list(sync(collect()))

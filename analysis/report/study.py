@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import xarray
 
-    from gradlog.analysis.blocks import Progress
     from gradlog.analysis.cache import Cache
+    from gradlog.analysis.cluster import Progress
     from gradlog.analysis.predictors import Predictor
 
 PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")

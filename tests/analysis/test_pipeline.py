@@ -348,6 +348,8 @@ def test_blas_threads_come_back_whichever_thread_leaves_last():
 
 
 @pytest.mark.slow
+# A client that is closed while it talks leaves its socket to the garbage collector, which may come in here.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_analysis_leaves_nothing_on_a_cluster(tmp_path, monkeypatch):
     from distributed import Client, LocalCluster
 
@@ -377,6 +379,7 @@ def test_an_interrupted_analysis_leaves_nothing_on_a_cluster(tmp_path, monkeypat
             assert (left(), held()) == (0, 0)
         assert len(client.scheduler_info()["workers"]) == 1
         assert float(analyze(path, ["last"], scheduler=client).rows) == 20000
+    gc.collect()
 
 
 @pytest.mark.parametrize("method", ["gram", "rows", "nystrom"])
@@ -477,7 +480,7 @@ def test_saves_and_comes_back_equal(exact_run, tmp_path, kind):
         ({"window": 500}, TooFewStepsError, "no whole window"),
         ({"burn_in": 129}, TooFewStepsError, "after burn_in=129"),
         ({"memory": "10M"}, MemoryLimitError, "exceeds the limit"),
-        ({"memory": "much"}, ValueError, "memory must be"),
+        ({"memory": "much"}, ValueError, "expected a size such as"),
     ],
 )
 def test_refusals_say_what_is_wrong(exact_run, arguments, error, match):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,10 @@ optimizer.step()
 """
     for path in (tmp_path / "train.py", tmp_path / "package" / "train.py"):
         path.write_text(torch_script)
+    with zipfile.ZipFile(tmp_path / "train.pyz", "w") as archive:
+        archive.writestr("__main__.py", torch_script)
     lines = [line.partition(" #")[0].split() for block in blocks(run_of("run"), "bash") for line in block.splitlines()]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for program, *words in lines:
         call(tmp_path, "-m", {"gradlog": "gradlog", "torchrun": "torch.distributed.run"}[program], *words)
-    assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["a.zarr", "train-2.zarr", "train.zarr"]
+    assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["a.zarr", "train-2.zarr", "train-3.zarr", "train.zarr"]

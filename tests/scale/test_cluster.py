@@ -20,7 +20,11 @@ from gradlog.cli import main
 from gradlog.errors import SchedulerError
 from tests.scale.wire import Relay
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # A client that is closed while it talks leaves its socket to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 
