@@ -25,7 +25,7 @@ def available() -> bool:
         return False
     try:
         import_module("gradlog.analysis.loops")
-    except (ImportError, RuntimeError):
+    except Exception:  # of what it imports itself, anything may be raised
         return False
     return True
 

@@ -4,7 +4,7 @@ Delete-one jackknife of a ratio or of any smooth function of pooled sums (Tukey 
 degrees of freedom of what a coordinate contributes. To first order that is a quadratic form in one random direction,
 whose excess kurtosis is at most 12, that of a single square (chi squared with one degree). A variance estimated from k
 such values has a relative variance of up to 12 / k + 2 / (k - 1), as much as one of k / 7 normal values (Satterthwaite
-1946). The usual k - 1 degrees undercover at small k; ``benchmarks/coverage.py`` measures both.
+1946). The usual k - 1 degrees undercover at small k; ``benchmarks/interval_coverage.py`` measures both.
 """
 
 from __future__ import annotations
