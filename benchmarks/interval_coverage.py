@@ -1,6 +1,6 @@
 """How often the 95 % intervals of kappa hold the kappa of the full gradients, over independent sketches of each run.
 
-``OPENBLAS_NUM_THREADS=1 python benchmarks/interval_coverage.py [NAME ...] [--sketches 300] [--k 64,256] [--folder D]`` trains
+``OPENBLAS_NUM_THREADS=1 python benchmarks/interval_coverage.py [NAME ...] [--sketches 300] [--k 64,256]`` trains
 the real runs on first use (a minute), sketches their full gradients again and again with the recorder's own map, and
 asks the analyzer for kappa over the whole run, in each group, and in the third quarter of the steps. Prints Markdown:
 the coverage of each predictor over the whole run, the lowest of any group or window, and the mean half-width in per
