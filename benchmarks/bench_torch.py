@@ -8,7 +8,7 @@ journal and buffer included; the share of processor time between hooks that stan
 which a busy machine does not blur (N threads shorten a step N times at most and the recorder not at all: its share of
 the wall time is N times this one at most); the difference of neighbouring steps, flush thread included; and those of
 ``torch.histc`` on every gradient tensor (as wandb.watch does) and of TensorBoard's ``add_histogram`` where it
-is installed, timed on the same gradients.
+is installed, timed on the gradients of the last step.
 """
 
 from __future__ import annotations
@@ -167,6 +167,7 @@ def measure(name: str, build: Any, steps: int) -> dict[str, float]:
             start = time.process_time()
             plain.append(timed(step))
             busy.append(time.process_time() - start)
+        for _ in range(min(steps, 8)):  # afterwards: a step that follows them finds its caches and allocators disturbed
             hist.append(timed(lambda: histc(model)))
             if board:
                 tb.append(timed(lambda: board(model)))
