@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import threadpoolctl  # type: ignore[import-untyped]
+import threadpoolctl  # type: ignore[import-untyped]  # it ships no types
 
 _lock = threading.Lock()
 _users = 0

@@ -13,6 +13,7 @@ from gradlog.analysis.summary import Float32, Float64
 
 SUM, STRIP = 32, 256
 
+# numba does not annotate its decorators: hence the ignored types below
 _jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 
 

@@ -197,7 +197,7 @@ def measure(name: str, build: Any, steps: int) -> dict[str, float]:
 def test_share_of_a_step(benchmark: Any, name: str) -> None:
     """Processor time of the hooks over that of a plain step, and histograms of the same gradients; one thread."""
     if name == "gpt2" and STEPS < 8:
-        pytest.skip("takes minutes")
+        pytest.skip("takes minutes: in full mode only, GRADLOG_BENCH_TRAINING=8 or more")
     benchmark.pedantic(lambda: None, rounds=1)
     benchmark.extra_info |= measure(name, {"resnet": resnet18, "gpt2": gpt2}[name], STEPS)
 

@@ -143,7 +143,7 @@ def run_script(target: str, args: Sequence[str], path: Path, *, module: bool = F
         else:
             _run_file(target)
     except BaseException as stop:
-        stop.recorder = recorder  # type: ignore[attr-defined]
+        stop.recorder = recorder  # type: ignore[attr-defined]  # taken along to whoever reports
         raise
     finally:
         _join_threads()

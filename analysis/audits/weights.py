@@ -57,8 +57,8 @@ def load(path: Path) -> Checkpoint:
         raise CorruptRunError(f"{path}: no checkpoint of plain arrays that can be read ({reason})") from error
 
 
-def parameters(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> list[NDArray[np.float64]]:
-    """Values of the run's tensors, in order, wherever in the checkpoint they stand together.
+def parameters(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> list[NDArray[Any]]:
+    """Values of the run's tensors, float64 or complex128, in order, wherever in the checkpoint they stand together.
 
     Raises
     ------
@@ -70,12 +70,14 @@ def parameters(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> list[ND
     prefixes = sorted({n.removesuffix(wanted) for n in names if n == wanted or n.endswith("." + wanted)}, key=len)
     for prefix in prefixes:
         if all(prefix + t.name in names for t in tensors):
-            found = [as_numpy(checkpoint.arrays[names[prefix + t.name]], t.name) for t in tensors]
-            for a, t in zip(found, tensors, strict=True):
+            found = []
+            for t in tensors:
+                a = as_numpy(checkpoint.arrays[names[prefix + t.name]], t.name)
                 if a is None or a.shape != t.shape:
                     shape = None if a is None else a.shape
                     raise SpecMismatchError(f"{checkpoint.path}: {t.name} is {shape}, the run has {t.shape}")
-            return [np.asarray(a, np.complex128 if np.iscomplexobj(a) else np.float64) for a in found]  # type: ignore[arg-type]
+                found.append(np.asarray(a, np.complex128 if np.iscomplexobj(a) else np.float64))
+            return found
     missing = next((t.name for t in tensors if not any(n == t.name or n.endswith("." + t.name) for n in names)), wanted)
     raise SpecMismatchError(f"{checkpoint.path}: no array named {missing!r}; it has {sorted(names)[:4]} ...")
 

@@ -19,7 +19,7 @@ except ImportError as error:
 from gradlog.logger import Logger
 
 
-class GradlogCallback(Callback):  # type: ignore[misc]
+class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framework is not installed
     """Records every optimizer step of a Lightning ``Trainer``; each optimizer gets a run of its own.
 
     The place in the run is kept in Lightning's checkpoints: ``fit(ckpt_path=...)`` continues there.

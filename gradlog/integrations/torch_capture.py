@@ -255,11 +255,13 @@ class UpdateCapture(Capture):
     sketch of the difference of any two checkpoints, whoever else changed the parameters in between.
     """
 
+    _measure: Measure  # what measure_for gives a run of updates
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._start: Pieces | None = None
         with self._logger.guarded():
-            self._start = self._measure.pieces(self._params)  # type: ignore[union-attr]
+            self._start = self._measure.pieces(self._params)
 
     def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook: with ``every > 1``, where the recorded step starts."""
@@ -268,7 +270,7 @@ class UpdateCapture(Capture):
             self._look_for_new()
         if self._here and self._every > 1 and self._due():
             with self._logger.guarded():
-                self._start = self._measure.pieces(self._params)  # type: ignore[union-attr]
+                self._start = self._measure.pieces(self._params)
 
     def after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Post-hook: where it ends."""
@@ -278,16 +280,14 @@ class UpdateCapture(Capture):
 
     def _join(self, new: list[tuple[str, Any]]) -> None:
         super()._join(new)
-        self._start = self._measure.pieces(self._params)  # type: ignore[union-attr]
+        self._start = self._measure.pieces(self._params)
 
     def _gradient(self) -> Fill:
-        measure = self._measure
-        assert isinstance(measure, Measure)
         assert self._start is not None
-        end = measure.pieces(self._params)
+        end = self._measure.pieces(self._params)
         change = [(b - a, torch.zeros_like(n)) for (a, _), (b, n) in zip(self._start, end, strict=True)]
         self._start = end
-        fill = measure.total(change, 0)
+        fill = self._measure.total(change, 0)
 
         def with_norms(out: Any, norm2: Any) -> int:
             missing = fill(out, norm2)

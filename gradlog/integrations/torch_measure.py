@@ -105,7 +105,8 @@ class Measure:
         fetched = [(fetch(a), fetch(b)) for a, b in pieces]
 
         def read() -> tuple[NDArray[Any], NDArray[Any]]:
-            return sum(a() for a, _ in fetched), sum(b() for _, b in fetched)  # type: ignore[return-value]
+            sketches, norms = zip(*((a(), b()) for a, b in fetched), strict=True)
+            return np.sum(sketches, axis=0), np.sum(norms, axis=0)
 
         return filler(read, missing)
 

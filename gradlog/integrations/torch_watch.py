@@ -98,7 +98,7 @@ def unwatch(watcher: Watcher | None = None) -> None:
                 place.take_off()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
 def _clip(original: Any, parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
     for watcher in _alive():

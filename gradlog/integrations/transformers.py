@@ -15,7 +15,7 @@ except ImportError as error:
 from gradlog.logger import Logger
 
 
-class GradlogCallback(TrainerCallback):  # type: ignore[misc]
+class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the framework is not installed
     """Records every optimizer step of a ``Trainer``.
 
     Steps are numbered by the trainer's own ``global_step``, so that ``train(resume_from_checkpoint=...)`` continues the
