@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cluster import Progress, connected
+from gradlog.analysis.grams import Grams
 from gradlog.analysis.kernel import summarise
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary, merge
@@ -72,7 +73,7 @@ def summarise_block(
     source: RowSource, fragments: list[Fragment], recipe: Recipe, stop: threading.Event | None = None
 ) -> Summary:
     """Read a block's rows and summarise them; the body of a task. Ends early once ``stop`` is set."""
-    whole = Summary(recipe)
+    whole, grams = Summary(recipe), Grams(recipe)
     size = buffer_rows(source)
     rows = np.empty((min(size, max((b - a for a, b, _ in fragments), default=0)), source.n), np.float32)
     with single_threaded():
@@ -84,7 +85,8 @@ def summarise_block(
                 if stop is not None and stop.is_set():
                     return whole
                 X = source.read(low, high, rows[: high - low])
-                whole.absorb(summarise(X, recipe, whole))
+                whole.absorb(summarise(X, recipe, whole, grams), grams)
+        grams.settle(whole.sums)
     if not all(np.isfinite(x).all() for x in (whole.sums["energy"], whole.r)):
         raise CorruptRunError(f"rows {fragments[0][0]}..{fragments[-1][1]}: NaN or inf in rows not flagged as such")
     return whole

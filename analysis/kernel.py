@@ -1,8 +1,8 @@
 """The summary of one unbroken block of rows held in memory: the arithmetic of the pass.
 
 Rows X are C-ordered float32 (rows, n). Work goes tile by tile so that a tile and its increments stay in the
-cache; sums over at most 32 rows (Grams: a tile) are float32, everything above float64. The column sums are numpy's,
-here and in ``ema``, or one compiled loop, in ``fast``; the Grams are BLAS's.
+cache; sums over at most 32 rows (Grams: see ``grams``) are float32, everything above float64. The column sums are
+numpy's, here and in ``ema``, or one compiled loop, in ``fast``.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from numpy.typing import NDArray
 from gradlog.analysis import fast
 from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.ema import Ema
+from gradlog.analysis.grams import Grams
 from gradlog.analysis.summary import Float32, Float64, Recipe, Summary
 
 SEGMENT = 32
 """Rows of a float32 sum."""
 
 _CACHE = 2**19
-"""Floats of a tile: 2 MiB, enough rows for a Gram at full speed."""
+"""Floats of a tile: 2 MiB."""
 
 
 def tile_rows(n: int) -> int:
     """Rows of a tile of n columns."""
-    return int(np.clip(_CACHE // n, 256, 8192)) // SEGMENT * SEGMENT
+    return int(np.clip(_CACHE // n, 128, 8192)) // SEGMENT * SEGMENT
 
 
-def summarise(X: Float32, recipe: Recipe, within: Summary | None = None) -> Summary:
+def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, grams: Grams | None = None) -> Summary:
     """Summary of rows that follow each other without a gap.
 
     Parameters
@@ -37,7 +38,9 @@ def summarise(X: Float32, recipe: Recipe, within: Summary | None = None) -> Summ
     X : float32 array (rows, n), C order, finite
     recipe : Recipe
     within : Summary, optional
-        The one that will absorb this one: Grams are added to its own at once.
+        The one that will absorb this one: they share the large sums.
+    grams : Grams, optional
+        Adds up the large sums of several calls; whoever passes it settles it in the end.
 
     Returns
     -------
@@ -54,6 +57,7 @@ def summarise(X: Float32, recipe: Recipe, within: Summary | None = None) -> Summ
     compiled = recipe.kernel == "numba" and fast.available()
     add = fast.add_tile if compiled else add_tile
     summary.kernels = frozenset(["numba" if compiled else "numpy"] if recipe.columns else [])
+    products = grams or Grams(recipe)
     rows = tile_rows(recipe.n)
     H = np.zeros((min(rows, len(X)) + 1, recipe.n), np.float32)  # a first row of the tile before
     for start in range(0, len(X), rows):
@@ -63,10 +67,10 @@ def summarise(X: Float32, recipe: Recipe, within: Summary | None = None) -> Summ
             add(X, start, stop, h, summary, ema, path)
         else:
             _differences(X, start, stop, h)
-        add_grams(summary.sums, "", h[1:], recipe)
-        if recipe.scatter:
-            add_grams(summary.sums, "_rows", X[start:stop], recipe)
+        products.add(X[start:stop], h[1:], summary.sums)
         H[0] = h[-1]
+    if grams is None:
+        products.settle(summary.sums)
     _count(summary, len(X))
     ema.finish(summary)
     if recipe.columns:
@@ -112,21 +116,6 @@ def _count(summary: Summary, rows: int) -> None:
     s["rows"] += rows
     s["pairs"] += rows - 1
     s["lag_pairs"] += np.maximum(rows - np.arange(1, summary.recipe.lags + 1), 0)
-
-
-def add_grams(s: dict[str, Float64], suffix: str, h: Float32, recipe: Recipe) -> None:
-    """Add the Gram of the rows h in every form the recipe asks for."""
-    if recipe.gram == "full":
-        s["gram" + suffix] += h.T @ h
-    elif recipe.gram == "groups":
-        for g in range(recipe.groups):
-            block = h[:, g * recipe.k : (g + 1) * recipe.k]
-            s["gram" + suffix][g] += block.T @ block
-    if recipe.pooled:
-        pooled = h.reshape(len(h), recipe.groups, recipe.k).sum(axis=1)
-        s["pooled" + suffix] += pooled.T @ pooled
-    if recipe.test is not None:
-        s["image" + suffix] += h.T @ (h @ recipe.test)
 
 
 def squares(a: NDArray[Any], b: NDArray[Any]) -> Float64:

@@ -85,17 +85,40 @@ def errors(h: Float32, beta: np.float32, a: int, b: int, r: Float32, left: int, 
 
 @_jit  # type: ignore[untyped-decorator]
 def open_errors(
-    h: Float32, beta: np.float32, power: float, a: int, b: int, r: Float32, left: int, out: Float32
+    h: Float32,
+    beta: np.float32,
+    power: np.float32,
+    a: int,
+    b: int,
+    r: Float32,
+    left: int,
+    squares: Float32,
+    out: Float32,
 ) -> None:
-    """Add the sums of beta^t r_t over rows [a, b) of h to out, where beta^t is power at row a."""
-    right = left + len(r)
-    error = r.copy()
-    for t in range(a, b):
-        d, w = h[t][left:right], np.float32(power)
-        for j in range(len(r)):
-            error[j] = d[j] + beta * error[j]
-            out[j] += w * error[j]
-        power *= float(beta)
+    """Do what ``errors`` does, and add the sums of beta^t r_t to out, where beta^t is power at row a."""
+    n, whole = len(r), a + (b - a) // 4 * 4
+    right = left + n
+    for t in range(a, whole, 4):
+        h0, h1, h2, h3 = h[t][left:right], h[t + 1][left:right], h[t + 2][left:right], h[t + 3][left:right]
+        w1 = power * beta
+        w2 = w1 * beta
+        w3 = w2 * beta
+        for j in range(n):
+            r0 = h0[j] + beta * r[j]
+            r1 = h1[j] + beta * r0
+            r2 = h2[j] + beta * r1
+            r3 = h3[j] + beta * r2
+            squares[j] += r0 * r0 + r1 * r1 + r2 * r2 + r3 * r3
+            out[j] += power * r0 + w1 * r1 + w2 * r2 + w3 * r3
+            r[j] = r3
+        power = w3 * beta
+    for t in range(whole, b):
+        d = h[t][left:right]
+        for j in range(n):
+            r[j] = d[j] + beta * r[j]
+            squares[j] += r[j] * r[j]
+            out[j] += power * r[j]
+        power = power * beta
 
 
 @_jit  # type: ignore[untyped-decorator]
@@ -129,8 +152,9 @@ def tile(
                 products(X, X, low, low - a, last - low, left, right, part[3 + a])
             low, high = first - start + 1, last - start + 1
             for i in range(B):
-                error, row, power = r[i][left:right], 4 + lags + i, powers[(first - start) // SUM, i]
+                error, row, power = r[i][left:right], 4 + lags + i, np.float32(powers[(first - start) // SUM, i])
                 if power > 0:
-                    open_errors(h, betas[i], power, low, high, error, left, part[row + B])
-                errors(h, betas[i], low, high, error, left, part[row])
+                    open_errors(h, betas[i], power, low, high, error, left, part[row], part[row + B])
+                else:
+                    errors(h, betas[i], low, high, error, left, part[row])
             sums[:, left:right] += part[:, : right - left]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradlog.analysis.summary import Float64, Totals
+from gradlog.analysis.summary import Float64, Totals, moments
 
 DEFAULT = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema")
 
@@ -37,7 +37,7 @@ class Evidence:
     Attributes
     ----------
     totals : dict
-        Sums of ``summary.Recipe.zeros`` and ``moments``.
+        Of ``summary.contributions``.
     betas : tuple of float
         Of the rows of ``p0``.
     columns : slice
@@ -59,7 +59,7 @@ class Evidence:
 
     def moments(self, lags: int) -> Float64:
         """Return the sums over rows of g_{t-i} g_{t-j}, (lags + 1, lags + 1, columns)."""
-        return self.of("moments")[: lags + 1, : lags + 1]
+        return moments(self.totals, lags, self.columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,9 +281,9 @@ class AR:
 
     def fit(self, evidence: Evidence) -> Fitted:
         """See Predictor."""
-        moments = evidence.moments(self.lags)
-        fitted = _linear(moments, **_least_squares(moments.sum(axis=-1)))
-        return dataclasses.replace(fitted, material=moments, refit=_least_squares)
+        M = evidence.moments(self.lags)
+        fitted = _linear(M, **_least_squares(M.sum(axis=-1)))
+        return dataclasses.replace(fitted, material=M, refit=_least_squares)
 
 
 @cache
@@ -313,16 +313,16 @@ def _best_beta(paths: Float64) -> dict[str, Any]:
     return {"beta": np.maximum(beta, 0.0)[()]}
 
 
-def _least_squares(moments: Float64) -> dict[str, Any]:
+def _least_squares(products: Float64) -> dict[str, Any]:
     """Weights from moments (lags + 1, lags + 1, [replicates]), of least norm where they are not determined."""
-    M = np.moveaxis(moments, (0, 1), (-2, -1))
+    M = np.moveaxis(products, (0, 1), (-2, -1))
     inverse = np.linalg.pinv(M[..., 1:, 1:], rcond=1e-10, hermitian=True)
     return {"weights": np.einsum("...ij,...j->...i", inverse, M[..., 1:, 0])}
 
 
-def _linear(moments: Float64, weights: ArrayLike) -> Fitted:
+def _linear(products: Float64, weights: ArrayLike) -> Fitted:
     w = np.concatenate([[1.0], -np.asarray(weights, np.float64)])
-    path = np.einsum("i,ijn,j->n", w, moments, w, optimize=True)
+    path = np.einsum("i,ijn,j->n", w, products, w, optimize=True)
     return Fitted(np.maximum(path, 0.0), -w[1:])
 
 

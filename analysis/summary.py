@@ -15,15 +15,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import carriers
 
-GRAMS = ("gram", "pooled", "image")
-"""First words of the large sums."""
+if TYPE_CHECKING:
+    from gradlog.analysis.grams import Grams
+
+TRIANGLES = ("gram", "pooled")
+GRAMS = (*TRIANGLES, "image")
+LARGE = (*GRAMS, "edge")
+"""First words of the names of large sums; while they are added up, of Grams the upper triangle alone counts."""
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -82,9 +87,9 @@ class Recipe:
         return np.asarray(self.betas, np.float64)[:, None]
 
     def zeros(self, shared: dict[str, Float64] | None = None) -> dict[str, Float64]:
-        """Return sums of no rows; every entry adds up over rows. Grams that are shared are added to where they are."""
+        """Return sums of no rows; every entry adds up over rows. Large ones that are shared are the same arrays."""
         return {
-            name: shared[name] if shared and name.startswith(GRAMS) else np.zeros(shape)
+            name: shared[name] if shared and name.startswith(LARGE) else np.zeros(shape)
             for name, shape in self.shapes().items()
         }
 
@@ -137,7 +142,7 @@ class Summary:
     """
 
     def __init__(self, recipe: Recipe, within: Summary | None = None) -> None:
-        """Begin with no rows; ``within`` is the summary that will absorb this one: they share the Grams."""
+        """Begin with no rows; ``within`` is the summary that will absorb this one: they share the large sums."""
         B, n = len(recipe.betas), recipe.n
         self.recipe = recipe
         self.sums: dict[str, Float64] = recipe.zeros(within.sums if within else None)
@@ -172,8 +177,11 @@ class Summary:
         left.tail, left.r = self.tail, self.r
         return left
 
-    def absorb(self, right: Summary) -> Summary:
-        """Merge the stretch that follows into this one, in place, and return it."""
+    def absorb(self, right: Summary, grams: Grams | None = None) -> Summary:
+        """Merge the stretch that follows into this one, in place, and return it.
+
+        What the increment between both adds to the large sums goes to ``grams``, where they are given.
+        """
         if right.is_identity:
             return self
         if self.is_identity:
@@ -190,7 +198,7 @@ class Summary:
             self._end(self.tail)
             self.d = np.zeros_like(self.d)
         elif len(self.tail):
-            squares.append(self._join(right))
+            squares.append(self._join(right, grams))
         else:
             squares.append(self._start(right))
         self.path = self.path.merge(right.path, before, np.array(squares, np.float32))
@@ -205,7 +213,7 @@ class Summary:
         twin.sums = {name: value.copy() for name, value in self.sums.items()}
         return twin
 
-    def _join(self, right: Summary) -> float:
+    def _join(self, right: Summary, grams: Grams | None) -> float:
         """Add all terms that need rows of both sides; return the squared norm of the increment between them."""
         s, recipe = self.sums, self.recipe
         a, near = len(self.tail), right.head.astype(np.float64)
@@ -219,7 +227,10 @@ class Summary:
                 s["trend"] += np.square(rows[t] - 2 * rows[t - 1] + rows[t - 2])
         if a == 1 and self.cut:  # the chain's second row
             s["trend"] += h * h
-        self._add_outer(h)
+        if grams:
+            grams.add_increment(h)
+        else:
+            self._add_outer(h)
         for lag in range(1, recipe.lags + 1):
             first, last = max(a, lag), min(a + lag, len(rows))
             if first < last:
@@ -265,11 +276,10 @@ class Summary:
 
     def _add_outer(self, h: Float64) -> None:
         s, recipe = self.sums, self.recipe
-        if recipe.gram == "full":
-            s["gram"] += np.multiply.outer(h, h)
-        elif recipe.gram == "groups":
-            cube = h.reshape(recipe.groups, recipe.k)
-            s["gram"] += cube[:, :, None] * cube[:, None, :]
+        if "gram" in s:
+            width = s["gram"].shape[-1]
+            for own, gram in zip(h.reshape(-1, width), s["gram"].reshape(-1, width, width), strict=True):
+                gram += np.multiply.outer(own, own)
         if recipe.pooled:
             pooled = h.reshape(recipe.groups, recipe.k).sum(axis=0)
             s["pooled"] += np.multiply.outer(pooled, pooled)
@@ -304,16 +314,22 @@ Totals = dict[str, Any]
 def contributions(panes: list[Summary]) -> list[Totals]:
     """Return what the rows of each pane add to every sum, given all history before them; starts after a gap.
 
-    The entries of each pane are ``Recipe.zeros``, ``moments`` (lags + 1, lags + 1, n) = sum g_{t-i} g_{t-j}, which
-    add over panes, and ``path`` (``Carriers``), whose rows follow on: any window is a sum of its panes.
+    The entries of each pane are those of ``Recipe.zeros``, which add over panes, and ``path`` (``Carriers``), whose
+    rows follow on: any window is a sum of its panes. The Grams are whole, and ``edge`` is what ``moments`` needs.
+    The list is empty afterwards: totals take the place of summaries.
     """
     found = []
     state = Summary.gap(panes[0].recipe)
-    for pane in panes:
-        before = state.tail
+    panes.reverse()
+    while panes:
+        pane = panes.pop()
+        before, lags = state.tail, pane.recipe.lags
         state = state.absorb(pane)
         totals: Totals = dict(state.sums)
-        totals["moments"] = _moments(totals, before, state.tail, pane.recipe.lags)
+        totals["edge"] += edge(state.tail, lags) - edge(before, lags)
+        for name in totals:
+            if name.startswith(TRIANGLES):
+                totals[name] = _mirrored(totals[name])
         totals["path"] = state.path
         found.append(totals)
         state = state.state()
@@ -333,10 +349,19 @@ def add(parts: list[Totals]) -> Totals:
     return joined
 
 
-def _moments(totals: Totals, before: Float32, after: Float32, lags: int) -> Float64:
-    """M_ij over the pane's rows: lag products, less the edges of ended chains, with the open ends' difference."""
-    R = np.concatenate([totals["energy"][None], totals["lag"]])
+def moments(totals: Totals, lags: int, columns: slice) -> Float64:
+    """Return sums of g_{t-i} g_{t-j} over the rows, i, j = 0..lags, as (lags + 1, lags + 1, columns).
+
+    Lag products, less the products at the edges of ended chains and those that belong to a neighbouring pane.
+    """
+    R = np.concatenate([totals["energy"][None, columns], totals["lag"][:lags, columns]])
     i = np.arange(lags + 1)
     M: Float64 = R[np.abs(i[:, None] - i)]
-    M[1:, 1:] += edge(before, lags) - edge(after, lags) - totals["edge"]
+    M[1:, 1:] -= totals["edge"][:lags, :lags, columns]
     return M
+
+
+def _mirrored(upper: Float64) -> Float64:
+    """Whole Grams from their upper triangles."""
+    whole: Float64 = np.triu(upper) + np.swapaxes(np.triu(upper, 1), -1, -2)
+    return whole
