@@ -33,6 +33,8 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "gain_high": (P, "1", "upper end of the 95 % interval of the gain"),
     "path_length": (P, G2, "kappa times energy"),
     "path_share": (P, "1", "path length over that of all"),
+    "path_share_low": (P, "1", "lower end of the 95 % interval for the sketch error of the share"),
+    "path_share_high": (P, "1", "upper end of the 95 % interval for the sketch error of the share"),
     "step_path_share": (
         ("path_step",),
         "1",

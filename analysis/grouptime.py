@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis import blocks
-from gradlog.analysis.cache import Cache, resolve
-from gradlog.analysis.intervals import jackknife
-from gradlog.analysis.memo import Memo
-from gradlog.analysis.predictors import Evidence, Predictor, needs, parse
-from gradlog.analysis.reader import Run
-from gradlog.analysis.summary import Float64, Recipe, Totals, contributions
+from gradlog.analysis.summary import Float64
 
 if TYPE_CHECKING:
-    from gradlog.analysis.cluster import Progress
+    import xarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +28,7 @@ class GroupTime:
         Share of a group in the window's path length, with its 95 % interval for the sketch's error; rows of ``share``
         sum to 1. NaN where a window has no path length.
     path : float64 (windows, groups)
-        The path lengths, from the sketch.
+        The path lengths.
     """
 
     predictor: str
@@ -49,64 +41,40 @@ class GroupTime:
     path: Float64
 
 
-def group_time(
-    run: Run,
-    predictor: str | Predictor,
-    window: int,
-    burn_in: int = 0,
-    scheduler: Any = None,
-    progress: Progress | None = None,
-    cache: Cache | bool | str | os.PathLike[str] | None = None,
-) -> GroupTime:
-    """Share out the path length between groups and windows, in one pass that keeps no spectrum.
+def group_time(ds: xarray.Dataset, predictor: str = "last") -> GroupTime:
+    """Take the shares of groups and windows in a predictor's path length from an analysis.
 
     Parameters
     ----------
-    run : Run
-    predictor : str or Predictor
-    window : int
-        Rows of a window; the rows that are left over at the end join the last one.
-    burn_in : int
-        Rows left out at the start; they still serve as history.
-    scheduler, progress, cache
-        As of ``analyze``.
+    ds : Dataset
+        Of ``analyze`` with a window, by group.
+    predictor : str
 
     Raises
     ------
     ValueError
-        Not even one window fits.
+        The analysis has no windows, no groups in them, or not this predictor.
 
     Examples
     --------
-    >>> shares = group_time(open_run("run.zarr"), "last", 100)       # doctest: +SKIP
-    >>> shares.share.sum(axis=1)                                     # doctest: +SKIP
+    >>> ds = analyze("run.zarr", window=100)              # doctest: +SKIP
+    >>> group_time(ds).share.sum(axis=1)                  # doctest: +SKIP
     array([1., 1., 1.])
     """
-    count = (run.length - burn_in) // window
-    if count < 1:
-        raise ValueError(f"no window of {window} rows in {run.length} rows after burn_in={burn_in}")
-    (asked,) = parse([predictor])
-    edges = [burn_in + window * i for i in range(count)] + [run.length]
-    cuts = sorted({0, *edges})
-    recipe = Recipe(run.groups, run.k, gram="none", **needs([asked]))
-    folder = resolve(cache)
-    memo = Memo(folder, run) if folder else None
-    panes = contributions(blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo))
-    kept = panes[len(cuts) - len(edges) :]
-    cells = np.array([_shares(pane, recipe, asked, run.header.sketch.exact) for pane in kept])
-    ends = np.array(list(itertools.pairwise(edges)))
+    known = ds["predictor"].values.tolist()
+    if "window_group_path_share" not in ds:
+        raise ValueError("the result has no groups by window; analyze the run with window=N and by_group=True")
+    if predictor not in known:
+        raise ValueError(f"the result has no predictor {predictor!r}, only {', '.join(known)}")
+    here = ds.sel(predictor=predictor)
+    share, low, high = (here[f"window_group_path_share{end}"].values for end in ("", "_low", "_high"))
     return GroupTime(
-        asked.name,
-        run.numbers.at(ends[:, 0]),
-        run.numbers.at(ends[:, 1] - 1),
-        run.header.groups,
-        *(cells[:, :, i] for i in range(4)),
+        predictor,
+        ds["window_first_step"].values,
+        ds["window_last_step"].values,
+        tuple(map(str, ds["group"].values)),
+        share,
+        low,
+        high,
+        share * here["window_path_length"].values[:, None],
     )
-
-
-def _shares(pane: Totals, recipe: Recipe, predictor: Predictor, exact: bool) -> Float64:
-    """Return (groups, 4): share, low, high, path length. An exact sketch has no error."""
-    path = predictor.fit(Evidence(pane, recipe.betas)).path.reshape(recipe.groups, recipe.k)
-    whole = path.sum(axis=0)
-    cells = np.array([jackknife(np.divide, own, whole, exact=exact) for own in path])
-    return np.column_stack([cells[:, 0], np.clip(cells[:, 1:], 0, 1), path.sum(axis=1)])

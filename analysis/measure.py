@@ -139,6 +139,18 @@ def shares(parts: list[Values], whole: Float64) -> None:
         part["path_share"] = np.divide(part["path_length"], whole, out=np.zeros_like(whole), where=whole > 0)
 
 
+def group_shares(evidence: Evidence, ask: Question) -> list[Values]:
+    """Shares of each group in a window's path length (predictor,), with intervals; NaN where there is no path.
+
+    Predictors are fitted to the window as a whole.
+    """
+    paths = [p.fit(evidence).path.reshape(-1, ask.k) for p in ask.predictors]
+    found = np.array([[jackknife(np.divide, own, path.sum(axis=0), exact=ask.exact) for own in path] for path in paths])
+    found[..., 1:] = np.clip(found[..., 1:], 0, 1)
+    ends = ("path_share", "path_share_low", "path_share_high")
+    return [dict(zip(ends, group.T, strict=True)) for group in found.swapaxes(0, 1)]
+
+
 def bound_sides(given: bounds.Inputs, found: Values) -> Values:
     """Both sides of both bounds, with the raw and with the noise-free left side."""
     path, rows = found["path_length"], int(found["rows"])

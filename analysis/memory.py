@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradlog.analysis.blocks import block_rows, buffer_rows
 from gradlog.analysis.ema import segments_at_once
+from gradlog.analysis.grams import parts
 from gradlog.analysis.kernel import tile_rows
 from gradlog.analysis.rows import RowSource
-from gradlog.analysis.summary import Recipe
+from gradlog.analysis.summary import GRAMS, Recipe
 from gradlog.errors import MemoryLimitError
 from gradlog.sizes import parse_size
 
@@ -32,31 +34,52 @@ def summary_bytes(recipe: Recipe) -> int:
 
 
 def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
-    """Bytes of the pass itself: per task a buffer, a tile and two summaries; per pane a summary and its totals."""
+    """Bytes of a pass: per task a buffer, a tile, the Grams and two summaries; per pane a summary or its totals."""
     rows, B = min(buffer_rows(source), len(source)), len(recipe.betas)
     buffer = 4 * recipe.n * rows
     chunk = 2 * 4 * recipe.n * min(source.chunk, len(source))
     tile = 4 * recipe.n * (3 * min(tile_rows(recipe.n), rows) + 4 * B * segments_at_once(B, recipe.n))
+    grams = 4 * parts(recipe) * sum(math.prod(shape) for name, shape in recipe.shapes().items() if name in GRAMS)
     one = summary_bytes(recipe)
-    moments = 8 * recipe.n * (recipe.lags + 1) ** 2
     blocks = -(-len(source) // block_rows(source)) + panes
     pending = min(blocks, 2 + tasks)  # two of the fold, and what waits for its turn
+    return int(tasks * (buffer + chunk + tile + grams + 2 * one) + (panes + 1 + pending) * one)
+
+
+def afterwards(recipe: Recipe) -> int:
+    """Bytes to take the spectra of a scope from its totals."""
     largest = 8 * {"full": recipe.n, "groups": recipe.k, "none": 0}[recipe.gram] ** 2
     wide = 0 if recipe.test is None else 12 * 8 * recipe.n * recipe.test.shape[1]
-    return int(
-        tasks * (buffer + chunk + tile + 2 * one) + (2 * panes + pending) * one + panes * moments + 6 * largest + wide
-    )
+    moments = 8 * recipe.n * (recipe.lags + 1) ** 2
+    return 6 * largest + wide + 2 * moments
 
 
-def predict(recipe: Recipe, source: RowSource, panes: int, tasks: int, breaks: int = 0, components: int = 0) -> int:
+def predict(
+    passes: Sequence[tuple[Recipe, Sequence[int]]],
+    source: RowSource,
+    tasks: int,
+    breaks: int = 0,
+    components: int = 0,
+) -> int:
     """Predicted peak resident memory of this process, in bytes.
 
     Independent of the number of rows, but for ``breaks`` (gaps and stretches of finite rows), which are listed, and the
     scores of ``components``, which are a result for every row.
+
+    Parameters
+    ----------
+    passes : sequence of (Recipe, cuts)
+        What is collected, and between which rows; of all but the last one pane is kept.
     """
-    compiler = COMPILER if recipe.kernel == "numba" else 0
+    compiler = COMPILER if any(recipe.kernel == "numba" for recipe, _ in passes) else 0
     scores = (40 + 24 * components) * len(source) if components else 0
-    return compiler + resident() + LIBRARIES + working_set(recipe, source, panes, tasks) + BREAK * breaks + scores
+    kept, peak = 0, 0
+    for recipe, cuts in passes:
+        panes = len(cuts) - 1
+        peak = max(peak, kept + working_set(recipe, source, panes, tasks))
+        kept += summary_bytes(recipe)
+    last = afterwards(passes[-1][0]) + afterwards(passes[0][0])
+    return compiler + resident() + LIBRARIES + peak + last + BREAK * breaks + scores
 
 
 def resident() -> int:

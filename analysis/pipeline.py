@@ -23,7 +23,7 @@ from gradlog.analysis.reader import Run, open_run
 from gradlog.analysis.rsvd import test_matrix
 from gradlog.analysis.scopes import Range, Scopes
 from gradlog.analysis.spectra import Method, Route
-from gradlog.analysis.summary import Recipe, contributions
+from gradlog.analysis.summary import TRIANGLES, Recipe, Totals, contributions
 from gradlog.errors import TooFewStepsError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def analyze(
     *,
     stride: int | None = None,
     prefixes: int = 0,
+    light: bool = False,
     null_rank: bool = True,
     components: int = 0,
     passes: int = 2,
@@ -84,6 +85,10 @@ def analyze(
         ``progress(done, total)`` on completed blocks.
     prefixes : int
         Also measure so many growing prefixes of equal steps.
+    light : bool
+        Keep no Grams of windows and prefixes: a fraction of the memory where there are many columns, for one more
+        pass. Their spectra are then the randomized route's after one pass, with intervals as wide as that leaves them,
+        and of their groups only the shares in the path length are measured.
     null_rank : bool
         Also the rank that shuffled steps would show (a second Gram).
     components : int
@@ -132,21 +137,27 @@ def analyze(
     ranges = _ranges(run, burn_in, window, stride, prefixes)
     route = spectra.choose(svd, run.length, run.groups, run.k)
     cuts = sorted({0, run.length, *(edge for r in _flat(ranges) for edge in (r.start, r.stop))})
-    recipe = _recipe(run, ask, route, by_group, null_rank, seed, kernel)
+    light = light and len(cuts) > 2 + (burn_in > 0)
+    recipe = _recipe(run, ask, route, by_group, null_rank, seed, kernel, light)
+    passes_over = _passes(recipe, cuts, ranges["run"][0], light)
     tasks = blocks.workers(scheduler)
     breaks = len(run.numbers.starts) + len(run.chains)
-    predicted = predict(recipe, run.rows, len(cuts) - 1, tasks, breaks, components)
+    predicted = predict(passes_over, run.rows, tasks, breaks, components)
     if route.method == "rows":
         predicted += 8 * run.length * (run.rows.n + 4 * run.length)
     check(predicted, memory)
     folder = resolve(cache)
     memo = Memo(folder, run) if folder else None
     books = ledgers(run, cuts)
-    summaries = blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo)
-    kernels = sorted(frozenset[str]().union(*(s.kernels for s in summaries)))
-    panes = contributions(summaries)
-    del summaries
-    scopes = Scopes(run, ask, route, recipe, cuts, panes, books)
+    own: dict[Range, Totals] = {}
+    kernels = frozenset[str]()
+    for part, edges in passes_over:
+        summaries = blocks.compute(run.rows, run.chains, edges, part, scheduler, progress, memo)
+        kernels = kernels.union(*(s.kernels for s in summaries))
+        panes = contributions(summaries)
+        if not part.columns:
+            own[ranges["run"][0]] = {name: x for name, x in panes[-1].items() if name.startswith(TRIANGLES)}
+    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, own)
     whole = ranges["run"][0]
     found = scopes.refined(whole, passes, seed, scheduler, memo)
     spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
@@ -161,7 +172,7 @@ def analyze(
     shares(values["group"], sum((g["path_length"] for g in values["group"]), np.zeros(len(ask.predictors))))
     for kind in ("window", "prefix"):
         values[kind] = [scopes.values(r) for r in ranges[kind]]
-        values[f"{kind}_group"] = [scopes.values(r, g) for r in ranges[kind] for g in range(run.groups * by_group)]
+        values[f"{kind}_group"] = [v for r in ranges[kind] for v in scopes.groups(r, light)] if by_group else []
     shares(values["window"], main["path_length"])
     main |= _overlaps(scopes, ranges["window"])
     attrs: dict[str, Any] = {
@@ -170,14 +181,15 @@ def analyze(
         "svd_passes": found.passes if found else 1 + (route.method == "rows"),
         "svd_certificate": spectrum.unseen / spectrum.total if spectrum and spectrum.total > 0 else 0.0,
         "svd_seed": seed,
-        "kernel": ", ".join(kernels),
+        "kernel": ", ".join(sorted(kernels)),
         "predicted_memory": predicted,
         "cached_rows": memo.rows if memo else 0,
         "burn_in": burn_in,
         "bound_inputs": dataclasses.asdict(inputs),
         "warnings": [*remarks.of_run(run, ask, counted), *remarks.of_rank(run, main, ask, spectrum)],
     }
-    attrs["bytes_read"] = 4 * run.rows.n * run.length * (int(attrs["svd_passes"]) + bool(components))
+    passes_made = int(attrs["svd_passes"]) + len(passes_over) - 1 + bool(components)
+    attrs["bytes_read"] = 4 * run.rows.n * run.length * passes_made
     return result_dataset(run, ask, values, ranges, attrs)
 
 
@@ -212,7 +224,9 @@ def _flat(ranges: dict[str, list[Range]]) -> list[Range]:
     return [r for group in ranges.values() for r in group]
 
 
-def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int, kernel: str) -> Recipe:
+def _recipe(
+    run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int, kernel: str, light: bool
+) -> Recipe:
     needed = needs(ask.predictors, noise.LAGS)
     if kernel not in ("auto", "numpy", "numba"):
         raise ValueError(f"kernel must be 'auto', 'numpy' or 'numba', got {kernel!r}")
@@ -220,6 +234,7 @@ def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bo
         raise ValueError("kernel='numba' needs numba: install the extra 'fast' of gradlog-zarr")
     if kernel == "auto":
         kernel = "numba" if run.length * run.rows.n >= fast.WORTH and fast.available() else "numpy"
+    randomized = route.method == "nystrom" or (light and route.method == "gram")
     return Recipe(
         groups=run.groups,
         k=run.k,
@@ -228,9 +243,17 @@ def _recipe(run: Run, ask: Question, route: Route, by_group: bool, null_rank: bo
         gram=route.gram(by_group),
         pooled=run.groups > 1 and not ask.exact and run.k <= spectra.GROUP_WIDTH,
         scatter=null_rank,
-        test=test_matrix(run.rows.n, spectra.BLOCK, seed) if route.method == "nystrom" else None,
+        test=test_matrix(run.rows.n, spectra.BLOCK, seed) if randomized else None,
         kernel=kernel,
     )
+
+
+def _passes(recipe: Recipe, cuts: list[int], whole: Range, light: bool) -> list[tuple[Recipe, list[int]]]:
+    """List what is collected between which rows: Grams of the whole run alone by a pass of their own."""
+    if not light or (recipe.gram == "none" and not recipe.pooled):
+        return [(recipe, cuts)]
+    small, grams = recipe.split()
+    return [(grams, sorted({0, whole.start, whole.stop})), (small, cuts)]
 
 
 def _overlaps(scopes: Scopes, windows: list[Range]) -> Values:

@@ -160,8 +160,9 @@ def nystrom(X: Float64, Y: Float64) -> tuple[Float64, Float64]:
     Y, core = Y + shift * Q, (core + core.T) / 2 + shift * np.eye(core.shape[0])
     w, V = np.linalg.eigh(core)
     w = np.maximum(w, shift)
-    U, s, _ = np.linalg.svd((Y @ V) / np.sqrt(w), full_matrices=False)
-    return np.maximum(s**2 - shift, 0.0), U
+    B = (Y @ V) / np.sqrt(w)
+    values, W = (x[..., ::-1] for x in np.linalg.eigh(B.T @ B))  # none is below the shift: no square is lost
+    return np.maximum(values - shift, 0.0), B @ (W / np.sqrt(np.maximum(values, shift)))
 
 
 def operator(H: Any) -> tuple[Apply, Callable[[], float]]:

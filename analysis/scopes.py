@@ -31,7 +31,10 @@ class Range:
 
 
 class Scopes:
-    """Values of any range that begins and ends at the pass's cuts, for all groups or one."""
+    """Values of any range that begins and ends at the pass's cuts, for all groups or one.
+
+    ``own`` are totals that single ranges have beside those of their panes.
+    """
 
     def __init__(
         self,
@@ -42,9 +45,10 @@ class Scopes:
         cuts: list[int],
         panes: list[Totals],
         ledgers: list[Ledger],
+        own: dict[Range, Totals],
     ) -> None:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
-        self.ledgers = ledgers
+        self.ledgers, self.own = ledgers, own
         self.at = {cut: i for i, cut in enumerate(cuts)}
         self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
         self._last: tuple[Range, Totals] | None = None
@@ -52,7 +56,7 @@ class Scopes:
     def totals(self, r: Range) -> Totals:
         """Totals of the range's rows."""
         if self._last is None or self._last[0] != r:
-            self._last = r, add(self.panes[self.at[r.start] : self.at[r.stop]])
+            self._last = r, add(self.panes[self.at[r.start] : self.at[r.stop]]) | self.own.get(r, {})
         return self._last[1]
 
     def values(
@@ -68,6 +72,11 @@ class Scopes:
         if full:
             found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), self.ask, found)
         return found
+
+    def groups(self, r: Range, light: bool) -> list[Values]:
+        """Measures of each group in a window or prefix, or but their shares in its path length."""
+        shares = measure.group_shares(Evidence(self.totals(r), self.recipe.betas), self.ask)
+        return shares if light else [self.values(r, g) | share for g, share in enumerate(shares)]
 
     def spectrum(self, r: Range, group: int | None = None) -> Spectrum | None:
         """Spectrum of the increments."""

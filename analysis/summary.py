@@ -76,6 +76,11 @@ class Recipe:
         """Columns."""
         return self.groups * self.k
 
+    def split(self) -> tuple[Recipe, Recipe]:
+        """Return two that collect the same between them: one without Grams, small, and one with Grams alone."""
+        light = dataclasses.replace(self, gram="none", pooled=False)
+        return light, dataclasses.replace(self, betas=(), lags=0, test=None, columns=False)
+
     @property
     def history(self) -> int:
         """Rows kept at both ends of a summary."""

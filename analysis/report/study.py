@@ -1,4 +1,4 @@
-"""Everything that a report shows of one run, measured: two passes of the analyzer, one by group and time."""
+"""Everything that a report shows of one run, measured: one analysis, whole, by group, and by window of steps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from gradlog.analysis.grouptime import GroupTime, group_time
-from gradlog.analysis.memory import give_back
 from gradlog.analysis.pipeline import EPS, analyze
+from gradlog.analysis.predictors import parse
 from gradlog.analysis.reader import Run
 from gradlog.analysis.result_json import to_json
 from gradlog.analysis.series import Series, gradient_norm, scalar
@@ -27,8 +27,8 @@ OVER_TIME = ("last", "ema(0.9)", "ema(0.99)", "trend")
 SHARED = "last"
 """Predictor whose path length is shared out between groups and times."""
 
-PASSES = 3
-"""Calls of ``progress`` from 0 to the end that ``study`` makes of a run that is long enough."""
+PASSES = 2
+"""Calls of ``progress`` from 0 to the end that ``study`` makes of a run that is long and wide enough."""
 
 MOST_WINDOWS, LEAST_ROWS = 24, 16
 NARROW = 384
@@ -123,24 +123,25 @@ def study(
         "scheduler": scheduler,
         "cache": cache,
     }
-    result = analyze(run, predictors, by_group=True, passes=1 if growing else 2, progress=progress, **common)
+    asked = parse(predictors)
+    names = [p.name for p in asked]
     size = window_rows(run.length - burn_in, growing)
-    windows = shares = None
-    if size is not None:
-        route: Any = _route(run.length, run.rows.n)
-        give_back()
-        windows = analyze(run, OVER_TIME, window=size, by_group=False, passes=1, svd=route, progress=progress, **common)
-        shares = group_time(run, SHARED, size, burn_in, scheduler, progress, cache)
+    more = [name for name in OVER_TIME if size is not None and name not in names]
+    measured = analyze(
+        run,
+        [*asked, *more],
+        window=size,
+        light=run.rows.n > NARROW,
+        passes=1 if growing else 2,
+        progress=progress,
+        **common,
+    )
+    result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
+    windows = None if size is None else measured.sel(predictor=list(OVER_TIME))
+    shares = None if windows is None else group_time(windows, SHARED)
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
     return Study(label, run, result, windows, to_json(result), shares, series)
-
-
-def _route(rows: int, columns: int) -> str:
-    """Route to the spectra of many windows: a Gram for each of them only where Grams are small."""
-    if columns <= NARROW:
-        return "gram"
-    return "rows" if rows <= 1024 else "nystrom"
 
 
 def labels(paths: Sequence[str]) -> list[str]:

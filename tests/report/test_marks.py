@@ -12,7 +12,7 @@ import stores
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlog.analysis import open_run
+from gradlog.analysis import analyze, open_run
 from gradlog.analysis.grouptime import group_time
 from gradlog.analysis.report.scale import Axis, exact, linear, logarithmic, tick_text
 from gradlog.analysis.report.svg import Panel, _apart
@@ -54,7 +54,7 @@ def test_shares_by_group_and_window_are_those_of_a_loop(tmp_path, predictor):
     rng = np.random.default_rng(5)
     G = rng.standard_normal((53, 3, 4)).cumsum(0)
     run = open_run(str(stores.write_run(tmp_path / "run.zarr", G.astype(np.float32), exact=True)))
-    found = group_time(run, predictor, 10, burn_in=3)
+    found = group_time(analyze(run, ["zero", predictor], window=10, burn_in=3), predictor)
     errors = reference.errors(G.astype(np.float32).astype(float).reshape(53, 12), predictor) ** 2
     edges = [3, 13, 23, 33, 43, 53]
     assert found.first.tolist() == edges[:-1]
@@ -68,12 +68,14 @@ def test_shares_by_group_and_window_are_those_of_a_loop(tmp_path, predictor):
 
 def test_shares_of_a_sketch_carry_intervals(run_path):
     run = open_run(str(run_path))
-    found = group_time(run, "last", 16)
+    found = group_time(analyze(run, window=16))
     np.testing.assert_allclose(found.share.sum(axis=1), 1)
     assert ((found.low <= found.share) & (found.share <= found.high)).all()
     assert (found.low < found.high).all()
-    with pytest.raises(ValueError, match="no window of 500 rows"):
-        group_time(run, "last", 500)
+    with pytest.raises(ValueError, match="window=N"):
+        group_time(analyze(run))
+    with pytest.raises(ValueError, match="no predictor 'trend', only last"):
+        group_time(analyze(run, "last", window=16), "trend")
 
 
 def test_intervals_of_shares_cover_the_truth():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from gradlog.analysis import analyze, open_run, plots
+from gradlog.analysis import analyze, plots
 from gradlog.analysis.grouptime import group_time
 
 
@@ -59,7 +59,7 @@ def test_over_time(result, ax):
 
 
 def test_shares(run_path, ax):
-    shares = group_time(open_run(str(run_path)), "last", 30)
+    shares = group_time(analyze(str(run_path), window=30))
     plots.group_shares(shares, ax)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["g0", "g1", "g2"]
 
