@@ -86,7 +86,7 @@ def summarise_block(
                     return whole
                 X = source.read(low, high, rows[: high - low])
                 whole.absorb(summarise(X, recipe, whole, grams), grams)
-        grams.settle(whole.sums)
+        grams.finish(whole.sums)
     if not all(np.isfinite(x).all() for x in (whole.sums["energy"], whole.r)):
         raise CorruptRunError(f"rows {fragments[0][0]}..{fragments[-1][1]}: NaN or inf in rows not flagged as such")
     return whole

@@ -6,6 +6,8 @@ increment serve both Grams; of the rows themselves only sums of two are left to 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gradlog.analysis.products import add_gram, add_product
@@ -22,7 +24,7 @@ class Grams:
 
     def __init__(self, recipe: Recipe) -> None:
         shapes = {name: shape for name, shape in recipe.shapes().items() if name in GRAMS}
-        self._recipe, self._rows = recipe, 0
+        self._recipe, self._rows, self._settled = recipe, 0, False
         self._parts: list[Sums] = [
             {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} for _ in range(parts(recipe))
         ]
@@ -49,20 +51,32 @@ class Grams:
 
     def settle(self, sums: dict[str, Float64]) -> None:
         """Add what there is to a summary's sums, and begin again."""
-        for name, first in self._parts[0].items():
-            if self._recipe.scatter:
-                even, pairs = self._parts[1][name], self._parts[2][name]
-                even += first
-                sums[name] += even
-                pairs += first
-                pairs *= np.float32(0.5)
-                sums[f"{name}_rows"] += pairs
-            else:
-                sums[name] += first
+        for name, values in self._joined().items():
+            sums[name] += values
         for part in self._parts:
             for values in part.values():
                 values[:] = 0
-        self._rows = 0
+        self._rows, self._settled = 0, True
+
+    def finish(self, sums: dict[str, Any]) -> None:
+        """Settle, or leave the sums of a short block in float32, half the size; nothing can be added any more."""
+        if self._settled:
+            self.settle(sums)
+        else:
+            sums |= self._joined()
+
+    def _joined(self) -> Sums:
+        """Name the sums as the recipe does, in the memory of the parts."""
+        if not self._recipe.scatter:
+            return self._parts[0]
+        found: Sums = {}
+        for name, odd in self._parts[0].items():
+            even, pairs = self._parts[1][name], self._parts[2][name]
+            even += odd
+            pairs += odd
+            pairs *= np.float32(0.5)
+            found |= {name: even, f"{name}_rows": pairs}
+        return found
 
     def _multiply(self, rows: Float32, out: Sums) -> None:
         recipe = self._recipe

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from gradlog.analysis.summary import Float64
 
@@ -31,7 +31,7 @@ def quantile(k: int, level: float = LEVEL) -> float:
     >>> round(quantile(64), 2), round(quantile(256), 2)
     (2.26, 2.03)
     """
-    return float(stats.t.ppf(0.5 + level / 2, max((k - 1) / 7, 1)))
+    return float(special.stdtrit(max((k - 1) / 7, 1), 0.5 + level / 2))
 
 
 def leave_one_out(per_coordinate: Float64) -> Float64:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import re
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ def summary_bytes(recipe: Recipe) -> int:
 
 
 def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
-    """Bytes of a pass: per task a buffer, a tile, the Grams and two summaries; per pane a summary or its totals."""
+    """Bytes of a pass: per task a buffer, a tile, products and two summaries of half size; per pane a whole one."""
     rows, B = min(buffer_rows(source), len(source)), len(recipe.betas)
     buffer = 4 * recipe.n * rows
     chunk = 2 * 4 * recipe.n * min(source.chunk, len(source))
@@ -42,8 +41,8 @@ def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> in
     grams = 4 * parts(recipe) * sum(math.prod(shape) for name, shape in recipe.shapes().items() if name in GRAMS)
     one = summary_bytes(recipe)
     blocks = -(-len(source) // block_rows(source)) + panes
-    pending = min(blocks, 2 + tasks)  # two of the fold, and what waits for its turn
-    return int(tasks * (buffer + chunk + tile + grams + 2 * one) + (panes + 1 + pending) * one)
+    folded = panes + 1 + min(blocks, 2) + min(blocks, tasks) / 2  # two of the fold, and what waits for its turn
+    return int(tasks * (buffer + chunk + tile + grams + one) + folded * one)
 
 
 def afterwards(recipe: Recipe) -> int:
@@ -87,16 +86,6 @@ def resident() -> int:
     status = Path("/proc/self/status")
     found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
     return int(found[1]) * 1024 if found else 0
-
-
-def give_back() -> None:
-    """Return freed memory to the system where the C library keeps it for later (glibc).
-
-    After a pass that is some hundred MB, in pieces that the next pass has no use for.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def check(predicted: int, limit: str | int | float | None) -> None:

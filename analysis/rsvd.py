@@ -139,7 +139,7 @@ def refine(
     X, Y = omega.astype(np.float64), image
     used = 1
     while True:
-        values, vectors = nystrom(X, Y)
+        values, vectors = nystrom(np.linalg.qr(X), Y)
         found = Decomposition(vectors, values, energy, used, omega.shape[1], seed)
         if used >= passes or X.shape[1] >= X.shape[0] or _certain(found.spectrum, eps):
             return found
@@ -151,10 +151,10 @@ def refine(
         used += 1
 
 
-def nystrom(X: Float64, Y: Float64) -> tuple[Float64, Float64]:
-    """Eigenvalues (descending) and eigenvectors of the Nystrom approximation from X and Y = A X."""
-    Q, R = np.linalg.qr(X)
-    Y = np.linalg.solve(R.T, Y.T).T
+def nystrom(basis: tuple[Float64, Float64], Y: Float64) -> tuple[Float64, Float64]:
+    """Eigenvalues (descending) and eigenvectors of the Nystrom approximation from X = Q R and Y = A X."""
+    Q, R = basis
+    Y = np.asarray(np.linalg.solve(R.T, Y.T).T, np.float64)
     core = Q.T @ Y
     shift = 1e-7 * float(np.linalg.norm(core, 2)) or 1e-300
     Y, core = Y + shift * Q, (core + core.T) / 2 + shift * np.eye(core.shape[0])

@@ -117,7 +117,7 @@ class Scopes:
             return subspace.leading(gram, count)
         if self.recipe.test is None:
             return None
-        return nystrom(self.recipe.test.astype(np.float64), totals["image"])[1][:, :count]
+        return nystrom(self.recipe.basis, totals["image"])[1][:, :count]
 
     def components(self, r: Range, found: Decomposition | None, count: int) -> Values:
         """Right singular vectors as (mode, group, k), and their scores (increment, mode) from one more pass."""

@@ -87,7 +87,7 @@ def spectrum(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | No
         return rank.of_gram(gram)
     if group is not None or recipe.test is None:
         return None
-    energies, _ = nystrom(recipe.test.astype(np.float64), totals["image"])
+    energies, _ = nystrom(recipe.basis, totals["image"])
     return tightened(Spectrum(energies, float(totals["increment"].sum()), False, recipe.n), totals, recipe)
 
 
@@ -107,10 +107,9 @@ def shuffled(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | No
         return rank.of_gram(baseline.shuffled_gram(gram, total, int(rows)))
     if group is not None or "image_rows" not in totals or recipe.test is None:
         return None
-    test = recipe.test.astype(np.float64)
-    image = 2 * (totals["image_rows"] - np.multiply.outer(total, total @ test) / rows)
+    image = 2 * (totals["image_rows"] - np.multiply.outer(total, total @ recipe.test) / rows)
     energy = 2 * float(totals["energy"].sum() - np.square(total).sum() / rows)
-    return Spectrum(nystrom(test, image)[0], energy, complete=False)
+    return Spectrum(nystrom(recipe.basis, image)[0], energy, complete=False)
 
 
 def of_rows(rows_gram: Float64, keep: NDArray[np.bool_] | None = None) -> Spectrum:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,13 @@ class Recipe:
         """The betas as a column, to broadcast over columns of rows."""
         return np.asarray(self.betas, np.float64)[:, None]
 
+    @cached_property
+    def basis(self) -> tuple[Float64, Float64]:
+        """Orthonormal (n, l) and triangular (l, l) factor of the test matrix."""
+        assert self.test is not None
+        Q, R = np.linalg.qr(self.test.astype(np.float64))
+        return Q, R
+
     def zeros(self, shared: dict[str, Float64] | None = None) -> dict[str, Float64]:
         """Return sums of no rows; every entry adds up over rows. Large ones that are shared are the same arrays."""
         return {
@@ -132,7 +140,7 @@ class Summary:
     Attributes
     ----------
     sums : dict of float64 arrays
-        Additive sums; see ``Recipe.zeros``.
+        Additive sums; see ``Recipe.zeros``. The large ones of a single block may be float32.
     head, tail : float32 (<= history, n)
         First rows up to the first gap; last rows since the last gap.
     cut : bool
@@ -192,11 +200,14 @@ class Summary:
         if self.is_identity:
             own = self.sums
             self.__dict__.update(right.__dict__)
-            self.sums = {name: x if x is own[name] else x.copy() for name, x in right.sums.items()}
+            if right.sums["rows"]:
+                own = {name: x if x is own[name] else x.copy() for name, x in right.sums.items()}
+            self.sums = own
             return self
         before = int(self.sums["rows"])
         for name, value in right.sums.items():
             if value is not self.sums[name]:
+                self.sums[name] = self.sums[name].astype(np.float64, copy=False)
                 self.sums[name] += value
         squares = []  # of the row whose history was not known
         if len(right.head) == 0:
@@ -329,6 +340,9 @@ def contributions(panes: list[Summary]) -> list[Totals]:
     while panes:
         pane = panes.pop()
         before, lags = state.tail, pane.recipe.lags
+        sums = {name: x.astype(np.float64, copy=False) for name, x in pane.sums.items()}
+        pane.sums = sums | {"rows": sums["rows"].copy()}
+        state.sums = sums | {"rows": np.zeros(())}  # the state's own are zero: add what joins it to the pane's
         state = state.absorb(pane)
         totals: Totals = dict(state.sums)
         totals["edge"] += edge(state.tail, lags) - edge(before, lags)
