@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from gradlog.analysis.rank import Spectrum, rank_interval
 from gradlog.analysis.summary import Float32, Float64
@@ -154,13 +155,13 @@ def refine(
 def nystrom(basis: tuple[Float64, Float64], Y: Float64) -> tuple[Float64, Float64]:
     """Eigenvalues (descending) and eigenvectors of the Nystrom approximation from X = Q R and Y = A X."""
     Q, R = basis
-    Y = np.asarray(np.linalg.solve(R.T, Y.T).T, np.float64)
+    Y = solve_triangular(R, Y.T, trans="T").T
     core = Q.T @ Y
     shift = 1e-7 * float(np.linalg.norm(core, 2)) or 1e-300
-    Y, core = Y + shift * Q, (core + core.T) / 2 + shift * np.eye(core.shape[0])
-    w, V = np.linalg.eigh(core)
-    w = np.maximum(w, shift)
-    B = (Y @ V) / np.sqrt(w)
+    Y += shift * Q
+    w, V = np.linalg.eigh((core + core.T) / 2 + shift * np.eye(core.shape[0]))
+    B = Y @ (V / np.sqrt(np.maximum(w, shift)))
+    del Y
     values, W = (x[..., ::-1] for x in np.linalg.eigh(B.T @ B))  # none is below the shift: no square is lost
     return np.maximum(values - shift, 0.0), B @ (W / np.sqrt(np.maximum(values, shift)))
 
