@@ -47,3 +47,17 @@ class Recorded:
 @pytest.fixture
 def recorded() -> Callable[[Any], Recorded]:
     return Recorded
+
+
+@pytest.fixture
+def seeded() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=[False, True], ids=["cpu path", "device path"])
+def any_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once through numpy on the zero-copy views, once through the twin for tensors of a device."""
+    from gradlog.integrations import torch_measure
+
+    monkeypatch.setattr(torch_measure, "_FORCE_DEVICE", request.param)
