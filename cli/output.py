@@ -69,15 +69,21 @@ def require_free(target: Path, force: bool) -> None:
         It exists and ``force`` is off, or it is a folder that holds no result of ours (a recorded run, say).
     FileNotFoundError
         Its folder does not exist.
+    PermissionError
+        Nothing can be written to its folder.
     """
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: there is no folder {target.parent}")
-    if not target.exists():
-        return
-    if not force:
-        raise FileExistsError(f"{target} exists; --force replaces it")
-    if target.is_dir() and not _is_result(target):
-        raise FileExistsError(f"{target} is a folder that gradlog did not export; choose another path")
+    if target.exists():
+        if not force:
+            raise FileExistsError(f"{target} exists; --force replaces it")
+        if target.is_dir() and not _is_result(target):
+            raise FileExistsError(f"{target} is a folder that gradlog did not export; choose another path")
+    try:  # permission bits do not tell of read-only mounts and their like
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PermissionError(f"{target}: the folder {target.parent} takes no files ({reason})") from error
 
 
 def write_text(text: str, target: Path, force: bool) -> None:

@@ -84,6 +84,21 @@ def test_missing_folder_of_the_output(call, make_run, tmp_path):
     refused(call("analyze", make_run(), "-o", tmp_path / "no" / "result.json"), 1, "there is no folder")
 
 
+@pytest.mark.parametrize(
+    ("verb", "option", "name"),
+    [
+        ("analyze", "-o", "result.json"),
+        ("analyze", "--plot", "result.png"),
+        ("report", "-o", "page.html"),
+        ("compare", "--plot", "kappa.svg"),
+        ("export", "-o", "rows.csv"),
+    ],
+)
+def test_a_folder_that_takes_no_files_is_refused_before_the_run_is_opened(call, tmp_path, locked, verb, option, name):
+    more = ["--to", "csv"] if verb == "export" else []
+    refused(call(verb, *more, tmp_path / "nothing.zarr", option, locked / name), 1, str(locked), "takes no files")
+
+
 def test_an_undamaged_copy_is_accepted(call, make_run, tmp_path):
     shutil.copytree(make_run(), tmp_path / "copy.zarr")
     assert call("analyze", tmp_path / "copy.zarr").code == 0
