@@ -110,11 +110,15 @@ def analyze(
     options: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
     chosen = {"predictors": predictors, "eps": eps, "window": window, "stride": stride, "prefixes": prefixes}
     options |= {"kernel": kernel, **{name: value for name, value in chosen.items() if value}}
-    check_options(predictors, memory)
+    check_options(predictors, memory, eps)
+    if stride and not window:
+        raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
     options |= {"view": view, "cache": None if no_cache else Cache()}
     if many.is_several(runs):
         if every is not None:
             raise click.UsageError("--watch follows one run; gradlog report --watch follows several")
+        if plot is not None:
+            raise click.UsageError("--plot draws one run; gradlog compare --plot and gradlog report draw several")
         archive(runs, options, as_json, target, force, quiet)
         return
     run = runs[0]
@@ -165,8 +169,10 @@ def _follow(
     watch.follow([run], look_at, every, view, show)
 
 
-def check_options(predictors: tuple[str, ...], memory: str | None) -> None:
+def check_options(predictors: tuple[str, ...], memory: str | None, eps: tuple[float, ...] = ()) -> None:
     """Wrong values of options are wrong usage, found before the run is opened."""
+    if len(set(eps)) < len(eps):
+        raise click.BadParameter(f"each number once, got {', '.join(map(str, eps))}", param_hint="--eps")
     from gradlog.analysis.predictors import parse
     from gradlog.sizes import parse_size
 

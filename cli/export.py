@@ -36,6 +36,10 @@ def export(
     from gradlog.analysis import analyze, open_run
     from gradlog.analysis.export import SUFFIX, export_result, export_rows
 
+    if what == "rows" and window:
+        raise click.UsageError("--window goes with --what result: rows have no windows")
+    if what == "result" and no_sketch:
+        raise click.UsageError("--no-sketch goes with --what rows: a result holds no sketch")
     path = Path(target) if target else _beside(run, what, SUFFIX[form])
     output.require_free(path, force)
     opened = open_run(run, view)

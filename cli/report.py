@@ -51,7 +51,7 @@ def report(
     from gradlog.analysis.report import archive_report, html_report
 
     output.require_free(target, force)
-    check_options(predictors, memory)
+    check_options(predictors, memory, eps)
     options: dict[str, Any] = {"burn_in": burn_in, "memory": memory, "scheduler": scheduler}
     options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
     options |= {"title": title, "cache": None if no_cache else Cache()}

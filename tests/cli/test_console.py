@@ -43,6 +43,25 @@ def test_no_verb_is_wrong_usage(call):
     assert call("frob").code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["analyze", "run.zarr", "--eps", "0.1", "--eps", "0.1"], "each number once"),
+        (["report", "run.zarr", "--eps", "0.1", "--eps", "0.1"], "each number once"),
+        (["analyze", "run.zarr", "--stride", "5"], "--stride goes with --window"),
+        (["analyze", "a.zarr", "b.zarr", "--plot", "x.png"], "--plot draws one run"),
+        (["export", "run.zarr", "--to", "csv", "--window", "5"], "--window goes with --what result"),
+        (["export", "run.zarr", "--to", "csv", "--what", "result", "--no-sketch"], "--no-sketch goes with --what rows"),
+        (["run", "--k", "0", __file__], "0 is not in the range"),
+    ],
+)
+def test_options_that_would_be_ignored_or_fail_late_are_wrong_usage(call, tmp_path, monkeypatch, words, reason):
+    monkeypatch.chdir(tmp_path)
+    refused = call(*words)
+    assert (refused.code, refused.out) == (2, "")
+    assert reason in " ".join(refused.err.split())
+
+
 def test_version(call):
     assert call("--version").out.startswith("gradlog-zarr ")
 
