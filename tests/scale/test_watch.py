@@ -12,7 +12,7 @@ from gradlog.analysis import analyze, open_run
 from gradlog.analysis.cache import Cache
 from gradlog.analysis.report import html_report
 from gradlog.analysis.rows import RowSource
-from gradlog.analysis.watch import Look, is_live, watch
+from gradlog.analysis.watch import Look, is_live, silence, watch
 from gradlog.errors import NotARunError, TooFewStepsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +154,30 @@ def test_several_runs_end_with_the_last(tmp_path, writer, record):
     writer.step(10)
     looks = list(watch(paths, lambda runs, live: len(runs), wait=lambda _: next(script)()))
     assert [(look.result, look.steps, look.live) for look in looks] == [(2, 50, True), (2, 50, False)]
+
+
+def test_a_writer_that_is_gone_is_told_once_and_its_successor_is_watched(tmp_path, writer, record):
+    path = tmp_path / "live.zarr"
+    writer.step(10)
+    script = iter([writer.kill, lambda: None, lambda: None, lambda: record(path, 10, 30)])
+    told = []
+    looks = list(watch([path], lambda runs, live: None, wait=lambda _: next(script)(), suspect=told.append))
+    assert told == ["the process that recorded it is gone and did not close it"]
+    assert [(look.steps, look.live) for look in looks] == [(10, True), (30, False)]
+
+
+def test_silence_is_told_once_until_there_is_a_new_row(tmp_path, writer, monkeypatch):
+    monkeypatch.setattr("gradlog.analysis.watch.SILENCE", 0.0)
+    writer.step(10)
+    script = iter([lambda: None, lambda: None, lambda: writer.step(5), lambda: None, writer.close])
+    told = []
+    list(watch([tmp_path / "live.zarr"], lambda runs, live: None, wait=lambda _: next(script)(), suspect=told.append))
+    assert told == ["no new rows for 0 min, the writer may be gone"] * 2
+
+
+def test_nothing_is_suspected_of_a_writer_at_work(tmp_path, writer):
+    writer.step(10)
+    assert silence([open_run(tmp_path / "live.zarr")], 599.0) == ""
 
 
 def test_who_is_live(tmp_path, writer, record):
