@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -92,6 +93,23 @@ def test_large_and_small_groups_side_by_side() -> None:
             mine = [(n, x.view(x.real.dtype).astype(np.float32)) for n, x in mine]
             assert out[g].tobytes() == sketch_of(S, mine).tobytes()
             assert norm2[g] == pytest.approx(sum(np.sum(x.astype(np.float64) ** 2) for _, x in mine), rel=1e-6)
+
+
+def test_the_tables_of_small_groups_are_bounded() -> None:
+    """Many of them, as of groups="tensors": the largest go through the stages instead, with the same sums."""
+    tensors = [TensorInfo(f"t{i}", (8000 - i,), "float32", i) for i in range(100)]
+    arrays = [normal(i, 8000 - i) for i in range(100)]
+    spec = FoldHash(32).spec
+    tracemalloc.start()
+    kept = projector(spec, tensors, 100)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 13e6  # 2**18 entries of 30 to 40 bytes; all 800,000 take twice that
+    out, norm2 = np.empty((100, 32), np.float32), np.empty(100)
+    kept.project(arrays, out, norm2)
+    S = from_spec(spec)
+    for i in (0, 50, 98, 99):
+        assert np.array_equal(out[i], sketch_of(S, [(f"t{i}", arrays[i])]))
 
 
 def test_no_state_is_carried_from_one_step_to_the_next() -> None:
