@@ -77,6 +77,8 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
         gradlog.attach(DeepSpeedLike(model.parameters(), lr=0.1), tmp_path / "r.zarr")
     with pytest.raises(UnsupportedError, match="no step hooks"):
         gradlog.attach(NoHooks(), tmp_path / "r.zarr")
+    with pytest.raises(TypeError, match=r"expected model to be a torch\.nn\.Module, got generator"):
+        gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", model=model.named_parameters())
     with pytest.raises(ValueError, match="what must be"):
         gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", what="momentum")
     for p in model.parameters():

@@ -106,6 +106,77 @@ def test_parameters_that_are_unfrozen_or_added_join_the_run(tmp_path, recorded, 
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_parameters_that_take_the_place_of_others_join_the_run(tmp_path, recorded):
+    """As many are unfrozen as are frozen: the number of those that train does not tell."""
+    model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
+    model[1].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step():
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, groups="all"):
+        step()
+        model[0].requires_grad_(False)
+        model[1].requires_grad_(True)
+        with pytest.warns(GradlogWarning, match=r"2 parameters joined \(1.weight, 1.bias\)"):
+            step()
+        step()
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [0, 1, 2]
+    assert run.run.joined == [{"step": 1, "names": ["1.weight", "1.bias"]}]
+    S = FoldHash(32, 0)
+    last = sum(S.sketch(p.grad.numpy().reshape(-1), n) for n, p in model.named_parameters() if p.grad is not None)
+    np.testing.assert_allclose(run.sketch[-1, 0], last, rtol=1e-4, atol=1e-5)
+
+
+def replaced_layer(path, width):
+    """Two steps, a new last layer of some width under the old names, and two more."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    log = gradlog.attach(optimizer, path, model=model, k=32)
+    for t in range(4):
+        if t == 2:
+            model[2] = nn.Linear(300, width)
+            optimizer.param_groups[0]["params"] = list(model.parameters())
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        seen.append(snapshot(model))
+        optimizer.step()
+    log.close()
+    return seen, log.reason
+
+
+def test_a_layer_made_anew_is_recorded_in_the_place_of_the_old_one(tmp_path, recorded):
+    seen, reason = replaced_layer(tmp_path / "r.zarr", 3)
+    assert reason == ""
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_a_layer_of_another_size_ends_the_recording_and_says_so(tmp_path, recorded):
+    with pytest.warns(
+        GradlogWarning, match=r"2.weight: expected a parameter of shape \(3, 300\), got one of \(4, 300\)"
+    ):
+        seen, _ = replaced_layer(tmp_path / "r.zarr", 4)
+    recorded(tmp_path / "r.zarr").expect(seen[:2])
+
+
+def test_parameters_that_a_fixed_layout_cannot_take_are_told_once(tmp_path):
+    model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
+    model[1].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k="exact"):
+        model.requires_grad_(True)
+        loss_of(model).backward()
+        with pytest.warns(GradlogWarning, match="2 parameters were added or unfrozen after attach") as told:
+            optimizer.step()
+            optimizer.step()
+    assert len(told) == 1
+
+
 @pytest.mark.usefixtures("any_path")
 def test_parameters_are_sketched_at_the_start_at_checkpoints_and_at_the_end(tmp_path, recorded):
     model = mlp()
