@@ -48,6 +48,11 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
     ------
     UnsupportedError
         The model is not built or compiled, its optimizer is not of Keras 3, or the backend is neither torch nor JAX.
+
+    Examples
+    --------
+    >>> with watch(model, "run.zarr"):                                       # doctest: +SKIP
+    ...     model.fit(x, y, epochs=3)
     """
     from gradlog import open as open_run
     from gradlog._open import disabled
