@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gradlog.cli import console, output
+from gradlog.cli import console, options, output
 
 
 @click.command()
@@ -21,9 +21,8 @@ from gradlog.cli import console, output
               help="What was recorded, or what analyze makes of it.")  # fmt: skip
 @click.option("--no-sketch", is_flag=True, help="Rows without the sketch: steps, scalars and norms.")
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Result: also by windows of N rows.")
-@click.option("--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
-              help="After a rewind: the newest row of each step, or all rows.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@options.view
+@options.force
 @console.verbosity
 def export(
     run: str, form: Any, target: str | None, what: str, no_sketch: bool, window: int | None, view: Any, force: bool,

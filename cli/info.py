@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gradlog.cli import render
+from gradlog.cli import options, render
 from gradlog.cli.console import verbosity
 
 MOST_ROWS = 100_000
@@ -17,8 +17,7 @@ MOST_ROWS = 100_000
 
 @click.command()
 @click.argument("run")
-@click.option("--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
-              help="After a rewind: the newest row of each step, or all rows.")  # fmt: skip
+@options.view
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbosity
 def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:

@@ -11,7 +11,6 @@ import pytest
 from gradlog.analysis import analyze, open_run
 from gradlog.analysis.cache import Cache
 from gradlog.analysis.report import html_report
-from gradlog.analysis.rows import RowSource
 from gradlog.analysis.watch import Look, is_live, silence, watch
 from gradlog.errors import NotARunError, TooFewStepsError
 
@@ -75,33 +74,19 @@ def writer(tmp_path):
     found.kill()
 
 
-@pytest.fixture
-def reads(monkeypatch):
-    """Rows read, one entry a row and pass."""
-    seen: list[int] = []
-    read = RowSource.read
-
-    def counted(self, start, stop, out=None):
-        seen.extend(range(start, stop))
-        return read(self, start, stop, out)
-
-    monkeypatch.setattr(RowSource, "read", counted)
-    return seen
-
-
 def committed(look: Look) -> int:
     """Rows that chunks held."""
     return sum(segment.committed for segment in look.runs[0].segments)
 
 
-def test_every_look_reads_new_chunks_only(tmp_path, writer, small_blocks, reads):
+def test_every_look_reads_new_chunks_only(tmp_path, writer, small_blocks, rows_read):
     path, store = tmp_path / "live.zarr", Cache(tmp_path / "cache")
     script = iter([lambda: writer.step(100), lambda: None, lambda: writer.step(60), writer.close])
     looks: list[tuple[Look, list[int]]] = []
     writer.step(200)
     for look in watch([path], lambda runs, live: analyze(runs[0], cache=store), 5.0, wait=lambda _: next(script)()):
-        looks.append((look, sorted(set(reads))))
-        reads.clear()
+        looks.append((look, sorted(set(rows_read))))
+        rows_read.clear()
     assert [look.steps for look, _ in looks] == [200, 300, 360, 360]
     assert [look.live for look, _ in looks] == [True, True, True, False]
     known = [0, *(committed(look) for look, _ in looks)]
@@ -113,16 +98,16 @@ def test_every_look_reads_new_chunks_only(tmp_path, writer, small_blocks, reads)
     assert (looks[-1][0].result["kappa"].values == plain["kappa"].values).all()
 
 
-def test_the_report_of_a_growing_run_reads_new_chunks_only(tmp_path, writer, small_blocks, reads):
+def test_the_report_of_a_growing_run_reads_new_chunks_only(tmp_path, writer, small_blocks, rows_read):
     path, store = tmp_path / "live.zarr", Cache(tmp_path / "cache")
     script = iter([lambda: writer.step(32), writer.close])
     counts, known, pages = [], [], []
     writer.step(200)
     for look in watch([path], lambda runs, live: html_report(runs, again=3 if live else None, cache=store),
                       wait=lambda _: next(script)()):  # fmt: skip
-        counts.append(len(reads))
+        counts.append(len(rows_read))
         known.append(committed(look))
-        reads.clear()
+        rows_read.clear()
         pages.append(look.result)
     assert counts[0] == 3 * 200  # the run, its windows, its groups by window
     assert counts[1] <= 3 * (232 - known[0] // 16 * 16)
