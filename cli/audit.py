@@ -61,6 +61,8 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
     from gradlog.analysis.audits.digest import tree_digest
     from gradlog.analysis.audits.replay import load_hook
 
+    if sgd and not checkpoints:
+        raise click.UsageError("--sgd goes with --checkpoint: gradients are added up between two of them")
     if digest:
         click.echo(tree_digest(run))
         return

@@ -67,7 +67,7 @@ def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
     try:
         header = RunHeader.from_attrs(_attributes(folder / META), META)
     except GradlogError as error:
-        yield f"{META}: {error}"
+        yield str(error)
         return
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         yield f"{META}: not the metadata of a run ({error!r})"

@@ -98,7 +98,7 @@ def test_a_second_run(path: Path, capsys: Capture) -> None:
 
 @pytest.mark.parametrize(
     "options", [["--checkpoint", "5"], ["--checkpoint", "x=y"], ["--checkpoint", "5=none.pt"], ["--manifest", "none"],
-                ["--replay", "none.py"], ["--replay-steps", "0"]], ids=" ".join)  # fmt: skip
+                ["--replay", "none.py"], ["--replay-steps", "0"], ["--sgd"]], ids=" ".join)  # fmt: skip
 def test_wrong_usage(path: Path, options: list[str]) -> None:
     assert run(["audit", str(path), *options]) == 2
 
