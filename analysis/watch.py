@@ -56,7 +56,7 @@ def is_live(run: Run) -> bool:
     return bool(_unfinished(run)) or not run.segments
 
 
-def silence(runs: Sequence[Run], seconds: float) -> str:
+def silence(runs: Sequence[Run], seconds: float = 0.0) -> str:
     """Say why no more rows may come; empty while there is no reason to think so.
 
     Parameters

@@ -26,11 +26,12 @@ def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:
     RUN is a folder such as run.zarr, a .zip of one, or a URL. A run that is being recorded may be looked at.
     """
     from gradlog.analysis import open_run
+    from gradlog.analysis.watch import silence
 
     opened = open_run(run, view)
     facts = opened.info
-    lines = [json.dumps(facts, indent=1)] if as_json else summary(facts | {"curves": _curves(opened)})
-    click.echo("\n".join(lines))
+    shown = {"curves": _curves(opened), "silence": silence([opened])}
+    click.echo("\n".join([json.dumps(facts, indent=1)] if as_json else summary(facts | shown)))
 
 
 def _curves(run: Any) -> dict[str, list[float]] | str:
@@ -115,6 +116,8 @@ def _code(git: dict[str, Any]) -> str:
 
 
 def _remarks(run: dict[str, Any]) -> Iterator[str]:
+    if run.get("silence"):
+        yield f"{run['silence']}; gradlog recover commits the rows that wait in its journal"
     if run["gaps"]:
         before, after = run["gaps"][0]
         yield f"steps are missing in {_count(run['gaps'], 'place')}, first between {before} and {after}"

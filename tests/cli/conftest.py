@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,6 +53,23 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+KILLED = """
+import gradlog, numpy as np, os, signal, sys
+log = gradlog.open(sys.argv[1], like={"a": np.zeros(60)}, k=16, on_error="raise")
+for t in range(20):
+    log.step({"a": np.random.default_rng(t).standard_normal(60)})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A run of 20 steps whose writer was killed after the last."""
+    path = tmp_path / "killed.zarr"
+    subprocess.run([sys.executable, "-c", KILLED, path], cwd=SAMPLES.parent, check=False)
+    return path
 
 
 @pytest.fixture

@@ -72,6 +72,13 @@ def test_a_broken_pipe_ends_quietly(samples):
     assert ended == (app.BROKEN_PIPE, b"")
 
 
+def test_a_closed_standard_output_is_no_error(samples):
+    command = [*COMMAND, "info", str(samples / "mlp_wine_exact.zarr")]
+    shell = ["bash", "-c", '"$@" >&-', "bash", *command]
+    ended = subprocess.run(shell, cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_control_c_ends_quietly(samples):
     code = "info.summary = lambda run: print('ready', flush=True) or time.sleep(60)"
     ended = run_and_poke(code, samples / "mlp_wine_exact.zarr", lambda process: process.send_signal(signal.SIGINT))

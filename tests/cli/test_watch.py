@@ -160,16 +160,8 @@ def test_waiting_is_told(tmp_path, live, start):
     until(shown, "^--- .* steps")
 
 
-def test_a_killed_writer_is_told(tmp_path, start):
-    path = tmp_path / "killed.zarr"
-    code = (
-        "import gradlog, numpy as np, os, signal, sys\n"
-        "log = gradlog.open(sys.argv[1], like={'a': np.zeros(60)}, k=16, on_error='raise')\n"
-        "for t in range(20): log.step({'a': np.random.default_rng(t).standard_normal(60)})\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, check=False)
-    shown = start("analyze", path, "--watch=0.05")
+def test_a_killed_writer_is_told(killed, start):
+    shown = start("analyze", killed, "--watch=0.05")
     until(shown, "^--- .*  20 steps, again")
     said = shown.stderr.readline()
     assert said.startswith("gradlog: the process that recorded it is gone")
