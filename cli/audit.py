@@ -85,5 +85,7 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
         for line in report.lines:
             click.echo(f"{line.status}  {line.check:<11} {render.printable(line.text)}")
     if report.failed or (strict and report.count("WARN")):
-        counted = f"{report.count('FAIL')} findings failed, {report.count('WARN')} warnings"
+        counted = (
+            f"{render.count(report.count('FAIL'), 'finding')} failed, {render.count(report.count('WARN'), 'warning')}"
+        )
         raise CorruptRunError(f"{run}: {counted}")
