@@ -42,7 +42,7 @@ def _run(path: str, result: Document) -> list[str]:
         *render.facts(
             [
                 ("steps", f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}"),
-                ("gradient", f"{run['stage']}; {render.count(len(groups), 'group')}: {render.shorten(groups)}"),
+                ("gradient", f"{run['stage']}; {len(groups)} groups: {render.shorten(groups)}"),
                 ("sketch", f"k = {run['k']} a group"),
                 (
                     "energy",
