@@ -43,12 +43,12 @@ def export(
     output.require_free(path, force)
     opened = open_run(run, view)
     if what == "rows":
-        with output.replacing(path) as fresh:
+        with output.replacing(path, force) as fresh:
             export_rows(opened, fresh, form, sketch=not no_sketch)
     else:
         with console.progress("analyze", quiet) as progress:
             result = analyze(opened, window=window, progress=progress)
-        with output.replacing(path) as fresh:
+        with output.replacing(path, force) as fresh:
             export_result(result, fresh, form)
     click.echo(str(path))
 

@@ -46,8 +46,7 @@ def draw(result: xarray.Dataset, target: Path, force: bool) -> None:
     """Draw the overview of a result."""
     from gradlog.analysis import plots
 
-    require_free(target, force)
-    with replacing(target) as fresh:
+    with replacing(target, force) as fresh:
         plots.save(result, fresh)
 
 
@@ -55,8 +54,7 @@ def draw_comparison(found: Comparison, target: Path, force: bool) -> None:
     """Draw several runs."""
     from gradlog.analysis import plots
 
-    require_free(target, force)
-    with replacing(target) as fresh:
+    with replacing(target, force) as fresh:
         plots.save_comparison(found, fresh)
 
 
@@ -88,14 +86,20 @@ def require_free(target: Path, force: bool) -> None:
 
 def write_text(text: str, target: Path, force: bool) -> None:
     """Write beside the target, then move into place."""
-    require_free(target, force)
-    with replacing(target) as fresh:
+    with replacing(target, force) as fresh:
         fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a path beside the target; what is there in the end takes the target's place, all or nothing."""
+def replacing(target: Path, force: bool) -> Iterator[Path]:
+    """Yield a path beside the target; what is there in the end takes the target's place, all or nothing.
+
+    Raises
+    ------
+    OSError
+        As of ``require_free``.
+    """
+    require_free(target, force)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         fresh = Path(folder) / target.name
         yield fresh
@@ -108,13 +112,12 @@ def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: 
     """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
     from gradlog.analysis.export import export_result
 
-    require_free(target, force)
     write: dict[str, Callable[[Path], Any]] = {
         ".json": lambda p: p.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n"),
         ".nc": lambda p: export_result(result, p, "netcdf"),
         ".zarr": lambda p: export_result(result, p, "zarr"),
     }
-    with replacing(target) as fresh:
+    with replacing(target, force) as fresh:
         write[target.suffix](fresh)
 
 
