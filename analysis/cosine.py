@@ -64,7 +64,7 @@ def require_same_map(a: Run, b: Run) -> None:
     """
     one, two = a.header, b.header
     facts = {
-        "sketch": (one.sketch, two.sketch),
+        **{name: (getattr(one.sketch, name), getattr(two.sketch, name)) for name in ("kind", "k", "seed", "m")},
         "groups": (one.groups, two.groups),
         "tensors": tuple([(t.name, t.shape, t.group) for t in h.tensors] for h in (one, two)),
         "what": (one.what, two.what),

@@ -71,6 +71,8 @@ def _open_url(url: str) -> Store:
         store = RemoteStore.from_url(url, read_only=True)
     except ImportError as error:
         raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
+    except ValueError as error:  # fsspec's, on the URL itself
+        raise NotARunError(f"{url}: {error}; expected a folder or a URL such as s3://bucket/run.zarr") from error
     # File systems are shared within the process, listings and all, and a live run has more files by now.
     store.fs.invalidate_cache()
     return cast("Store", store)

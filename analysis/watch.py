@@ -10,11 +10,16 @@ from typing import Generic, TypeVar
 
 from gradlog.analysis.launches import launches
 from gradlog.analysis.reader import Run, View, open_run
+from gradlog.analysis.segments import Segment
 from gradlog.errors import TooFewStepsError
+from gradlog.provenance import may_be_alive
 
 Result = TypeVar("Result")
 
 RECORDING = "recording"
+
+SILENCE = 600.0
+"""Seconds without a new row after which the writer may be gone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +53,30 @@ def is_live(run: Run) -> bool:
 
     A writer that was killed looks like one that is at work, until the run is resumed or closed.
     """
+    return bool(_unfinished(run)) or not run.segments
+
+
+def silence(runs: Sequence[Run], seconds: float = 0.0) -> str:
+    """Say why no more rows may come; empty while there is no reason to think so.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    seconds : float
+        Since they last grew.
+    """
+    waited_for = [segment for run in runs for segment in _unfinished(run)]
+    if waited_for and not any(may_be_alive(segment.header.process) for segment in waited_for):
+        return "the process that recorded it is gone and did not close it"
+    if seconds >= SILENCE:
+        return f"no new rows for {seconds / 60:.0f} min, the writer may be gone"
+    return ""
+
+
+def _unfinished(run: Run) -> list[Segment]:
+    """Segments of the newest launch that nobody has closed."""
     newest = launches(run.segments)[-1:]
-    return any(s.header.status == RECORDING for members in newest for s in members) or not run.segments
+    return [s for members in newest for s in members if s.header.status == RECORDING]
 
 
 def watch(
@@ -58,6 +85,7 @@ def watch(
     every: float = 10.0,
     view: View = "latest",
     wait: Callable[[float], None] = time.sleep,
+    suspect: Callable[[str], None] = lambda reason: None,
 ) -> Iterator[Look[Result]]:
     """Measure runs now, and again whenever they hold more, until every writer has closed.
 
@@ -73,6 +101,9 @@ def watch(
         As for ``open_run``.
     wait : callable
         ``wait(seconds)`` between looks.
+    suspect : callable
+        ``suspect(reason)`` once, where no more rows may come though no writer has closed: ``silence`` says why. The
+        watch goes on, since the run may be resumed.
 
     Yields
     ------
@@ -92,13 +123,13 @@ def watch(
     >>> for look in watch(["run.zarr"], lambda runs, live: analyze(runs[0], cache=True)):      # doctest: +SKIP
     ...     print(look.steps, look.result.kappa.values)
     """
-    before = None
+    before, grown, suspected = None, time.monotonic(), False
     while True:
         runs = [open_run(os.fspath(path), view) for path in paths]
         live = any(map(is_live, runs))
         state = [live, *((len(run.segments), run.length, run.numbers[-1] if run.length else None) for run in runs)]
         if state != before:
-            before = state
+            before, grown, suspected = state, time.monotonic(), False
             try:
                 yield Look(runs, measure(runs, live), "", live)
             except TooFewStepsError as error:
@@ -107,4 +138,7 @@ def watch(
                 yield Look(runs, None, str(error), live)
         if not live:
             return
+        if not suspected and (reason := silence(runs, time.monotonic() - grown)):
+            suspected = True
+            suspect(reason)
         wait(every)

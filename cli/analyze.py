@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gradlog.cli import console, output, tables, watch
+from gradlog.cli import console, options, output, tables, watch
 from gradlog.cli.archive import archive
 
 
@@ -26,30 +26,11 @@ from gradlog.cli.archive import archive
     help="Also write the result: .json, .nc or .zarr.",
 )
 @click.option("--plot", callback=output.picture, metavar="FILE", help="Also draw the result: .png, .svg or .pdf.")
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-@click.option(
-    "--predictor",
-    "predictors",
-    multiple=True,
-    metavar="NAME",
-    help="zero, last, ema(B), trend, ar(P) or best-ema; may be repeated. Default: the usual seven.",
-)
-@click.option(
-    "--eps",
-    multiple=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of energy that the rank leaves out; may be repeated. Default: 0.1 0.05 0.01.",
-)
-@click.option(
-    "--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out of every sum."
-)
-@click.option(
-    "--view",
-    type=click.Choice(["latest", "all"]),
-    default="latest",
-    show_default=True,
-    help="After a rewind: the newest row of each step, or all rows.",
-)
+@options.force
+@options.predictors("zero, last, ema(B), trend, ar(P) or best-ema", default="the usual seven")
+@options.eps
+@options.burn_in
+@options.view
 @click.option("--by-group", is_flag=True, help="Also each parameter group alone.")
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Also every window of N steps.")
 @click.option("--stride", type=click.IntRange(1), metavar="N", help="Steps from one window to the next. Default: N.")
@@ -61,9 +42,7 @@ from gradlog.cli.archive import archive
     show_default=True,
     help="What adds up the columns; numba is the extra 'fast'.",
 )
-@click.option("--memory", metavar="SIZE", help="Refuse to start if the predicted peak exceeds SIZE, such as 2G.")
-@click.option("--scheduler", metavar="ADDR", help="Address of a running dask scheduler. Default: threads.")
-@click.option("--no-cache", is_flag=True, help="Neither use nor keep what earlier calls computed.")
+@options.computing
 @watch.option
 @console.verbosity
 def analyze(
@@ -107,23 +86,27 @@ def analyze(
     for wanted in (target, plot):
         if wanted is not None:
             output.require_free(wanted, force)
-    options: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
+    asked: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
     chosen = {"predictors": predictors, "eps": eps, "window": window, "stride": stride, "prefixes": prefixes}
-    options |= {"kernel": kernel, **{name: value for name, value in chosen.items() if value}}
-    check_options(predictors, memory)
-    options |= {"view": view, "cache": None if no_cache else Cache()}
+    asked |= {"kernel": kernel, **{name: value for name, value in chosen.items() if value}}
+    options.check(predictors, memory, eps)
+    if stride and not window:
+        raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
+    asked |= {"view": view, "cache": None if no_cache else Cache()}
     if many.is_several(runs):
         if every is not None:
             raise click.UsageError("--watch follows one run; gradlog report --watch follows several")
-        archive(runs, options, as_json, target, force, quiet)
+        if plot is not None:
+            raise click.UsageError("--plot draws one run; gradlog compare --plot and gradlog report draw several")
+        archive(runs, asked, as_json, target, force, quiet)
         return
     run = runs[0]
     answer = partial(_answer, run, as_json, target, plot)
     if every is not None:
-        _follow(run, options, every, answer, as_json, quiet)
+        _follow(run, asked, every, answer, as_json, quiet)
         return
     with console.progress("analyze", quiet) as progress:
-        result = many.analyze_one(run, progress=progress, **options)
+        result = many.analyze_one(run, progress=progress, **asked)
     click.echo("\n".join(answer(result, force)))
 
 
@@ -144,16 +127,16 @@ def _answer(
 
 
 def _follow(
-    run: str, options: dict[str, Any], every: float, answer: Callable[..., list[str]], as_json: bool, quiet: bool
+    run: str, asked: dict[str, Any], every: float, answer: Callable[..., list[str]], as_json: bool, quiet: bool
 ) -> None:
     """Answer for every look. Further passes, which read all rows again, wait for the last one."""
     from gradlog.analysis import analyze as measure
 
-    view = options.pop("view")
+    view = asked.pop("view")
 
     def look_at(runs: Any, live: bool) -> Any:
         with console.progress("analyze", quiet) as progress:
-            return measure(runs[0], progress=progress, passes=1 if live else 2, **options)
+            return measure(runs[0], progress=progress, passes=1 if live else 2, **asked)
 
     def show(look: Any) -> None:
         lines = answer(look.result, force=True, indent=None)  # the files are those of the look before
@@ -163,20 +146,3 @@ def _follow(
             watch.block(lines, look, every)
 
     watch.follow([run], look_at, every, view, show)
-
-
-def check_options(predictors: tuple[str, ...], memory: str | None) -> None:
-    """Wrong values of options are wrong usage, found before the run is opened."""
-    from gradlog.analysis.predictors import parse
-    from gradlog.sizes import parse_size
-
-    checks: list[tuple[str, Callable[[], object]]] = []
-    if predictors:
-        checks.append(("--predictor", lambda: parse(predictors)))
-    if memory is not None:
-        checks.append(("--memory", lambda: parse_size(memory)))
-    for option, check in checks:
-        try:
-            check()
-        except (ValueError, TypeError) as error:
-            raise click.BadParameter(str(error), param_hint=option) from error

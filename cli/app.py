@@ -63,7 +63,8 @@ def run(args: Sequence[str] | None = None) -> int:
     try:
         with gradlog.make_context("gradlog", list(sys.argv[1:] if args is None else args)) as context:
             gradlog.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the shell
+            sys.stdout.flush()
         return 0
     except click.exceptions.Exit as done:
         return done.exit_code

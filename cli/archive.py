@@ -34,7 +34,7 @@ def tables(document: Document) -> list[str]:
     """Kappa, gain and rank: a line a run."""
     runs = document["runs"]
     failed = f", {len(document['failed'])} failed" if document["failed"] else ""
-    head = [render.heading(f"{len(runs)} runs{failed}")]
+    head = [render.heading(f"{render.count(len(runs), 'run')}{failed}")]
     if not runs:
         return head
     names = _names([r["run"]["path"] for r in runs])

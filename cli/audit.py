@@ -61,6 +61,8 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
     from gradlog.analysis.audits.digest import tree_digest
     from gradlog.analysis.audits.replay import load_hook
 
+    if sgd and not checkpoints:
+        raise click.UsageError("--sgd goes with --checkpoint: gradients are added up between two of them")
     if digest:
         click.echo(tree_digest(run))
         return
@@ -83,5 +85,7 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
         for line in report.lines:
             click.echo(f"{line.status}  {line.check:<11} {render.printable(line.text)}")
     if report.failed or (strict and report.count("WARN")):
-        counted = f"{report.count('FAIL')} findings failed, {report.count('WARN')} warnings"
+        counted = (
+            f"{render.count(report.count('FAIL'), 'finding')} failed, {render.count(report.count('WARN'), 'warning')}"
+        )
         raise CorruptRunError(f"{run}: {counted}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from gradlog.cli import render
+
 
 @click.command()
 @click.argument("run")
@@ -16,6 +18,8 @@ def compact(run: str) -> None:
 
     for segment in rewrite(run):
         done = (
-            f"left alone: it {segment.skipped}" if segment.skipped else f"{segment.before} files, now {segment.after}"
+            f"left alone: it {segment.skipped}"
+            if segment.skipped
+            else f"{render.count(segment.before, 'file')}, now {segment.after}"
         )
         click.echo(f"{segment.segment}  {done}")

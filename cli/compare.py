@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradlog.cli import console, output, render
-from gradlog.cli.analyze import check_options
+from gradlog.cli import console, options, output, render
 
 if TYPE_CHECKING:
     from gradlog.analysis.compare import Comparison
@@ -19,15 +18,13 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv", "markdown", "latex"]), default="table",
               show_default=True, help="How to print.")  # fmt: skip
-@click.option("--predictor", "predictors", multiple=True, metavar="NAME",
-              help="last, ema(B), trend, ar(P) or best-ema; may be repeated. "
-              "Default: last, ema(0.9), ema(0.99), trend.")  # fmt: skip
+@options.predictors("last, ema(B), trend, ar(P) or best-ema", default="last, ema(0.9), ema(0.99), trend")
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows.")
 @click.option("--reference", metavar="FILE", help="JSON file of published figures to show below.")
-@click.option("--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out.")
+@options.burn_in
 @click.option("--plot", callback=output.picture, metavar="FILE",
               help="Also draw kappa by run, its curves over windows, and the cosine: .png, .svg or .pdf.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@options.force
 @console.verbosity
 def compare(
     runs: tuple[str, ...], form: str, predictors: tuple[str, ...], window: int | None, reference: str | None,
@@ -44,7 +41,7 @@ def compare(
     from gradlog.analysis.compare import PREDICTORS, compare_archive, to_document
     from gradlog.analysis.compare import compare as of_runs
 
-    check_options(predictors, None)
+    options.check(predictors)
     if plot is not None:
         output.require_free(plot, force)
     measure = compare_archive if archive.is_several(runs) else of_runs

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gradlog.cli import console, output
+from gradlog.cli import console, options, output
 
 
 @click.command()
@@ -21,9 +21,8 @@ from gradlog.cli import console, output
               help="What was recorded, or what analyze makes of it.")  # fmt: skip
 @click.option("--no-sketch", is_flag=True, help="Rows without the sketch: steps, scalars and norms.")
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Result: also by windows of N rows.")
-@click.option("--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
-              help="After a rewind: the newest row of each step, or all rows.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@options.view
+@options.force
 @console.verbosity
 def export(
     run: str, form: Any, target: str | None, what: str, no_sketch: bool, window: int | None, view: Any, force: bool,
@@ -36,16 +35,20 @@ def export(
     from gradlog.analysis import analyze, open_run
     from gradlog.analysis.export import SUFFIX, export_result, export_rows
 
+    if what == "rows" and window:
+        raise click.UsageError("--window goes with --what result: rows have no windows")
+    if what == "result" and no_sketch:
+        raise click.UsageError("--no-sketch goes with --what rows: a result holds no sketch")
     path = Path(target) if target else _beside(run, what, SUFFIX[form])
     output.require_free(path, force)
     opened = open_run(run, view)
     if what == "rows":
-        with output.replacing(path) as fresh:
+        with output.replacing(path, force) as fresh:
             export_rows(opened, fresh, form, sketch=not no_sketch)
     else:
         with console.progress("analyze", quiet) as progress:
             result = analyze(opened, window=window, progress=progress)
-        with output.replacing(path) as fresh:
+        with output.replacing(path, force) as fresh:
             export_result(result, fresh, form)
     click.echo(str(path))
 

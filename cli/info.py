@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from gradlog.cli import render
+from gradlog.cli import options, render
 from gradlog.cli.console import verbosity
 
 MOST_ROWS = 100_000
@@ -17,8 +17,7 @@ MOST_ROWS = 100_000
 
 @click.command()
 @click.argument("run")
-@click.option("--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
-              help="After a rewind: the newest row of each step, or all rows.")  # fmt: skip
+@options.view
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbosity
 def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:
@@ -27,11 +26,12 @@ def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:
     RUN is a folder such as run.zarr, a .zip of one, or a URL. A run that is being recorded may be looked at.
     """
     from gradlog.analysis import open_run
+    from gradlog.analysis.watch import silence
 
     opened = open_run(run, view)
     facts = opened.info
-    lines = [json.dumps(facts, indent=1)] if as_json else summary(facts | {"curves": _curves(opened)})
-    click.echo("\n".join(lines))
+    shown = {"curves": _curves(opened), "silence": silence([opened])}
+    click.echo("\n".join([json.dumps(facts, indent=1)] if as_json else summary(facts | shown)))
 
 
 def _curves(run: Any) -> dict[str, list[float]] | str:
@@ -65,8 +65,9 @@ def summary(run: dict[str, Any]) -> list[str]:
 
 
 def _overview(run: dict[str, Any]) -> list[str]:
-    origin = run["provenance"]
+    origin, groups = run["provenance"], run["groups"]
     versions = origin.get("versions", {})
+    layout = f"{render.count(run['dimension'], 'number')} in {render.count(run['tensors'], 'tensor')}"
     kind = "the gradient itself" if run["kind"] == "exact/1" else f"{run['kind']}, k = {run['k']}, seed {run['seed']}"
     return [
         render.heading(render.printable(run["path"])),
@@ -76,9 +77,9 @@ def _overview(run: dict[str, Any]) -> list[str]:
                 ("steps", _steps(run)),
                 (
                     "recorded",
-                    f"{run['what']}, {run['stage']}; {run['dimension']:,} numbers in {run['tensors']} tensors",
+                    f"{run['what']}, {run['stage']}; {layout}",
                 ),
-                ("sketch", f"{kind}; {len(run['groups'])} groups, {len(run['groups']) * run['k']:,} numbers a step"),
+                ("sketch", f"{kind}; {render.count(len(groups), 'group')}, {len(groups) * run['k']:,} numbers a step"),
                 ("scalars", render.shorten(run["scalars"], 12)),
                 ("created", run["created"]),
                 ("format", run["format"]),
@@ -116,15 +117,18 @@ def _code(git: dict[str, Any]) -> str:
 
 
 def _remarks(run: dict[str, Any]) -> Iterator[str]:
+    if run.get("silence"):
+        yield f"{run['silence']}; gradlog recover commits the rows that wait in its journal"
     if run["gaps"]:
         before, after = run["gaps"][0]
-        yield f"steps are missing in {_count(run['gaps'], 'place')}, first between {before} and {after}"
+        yield f"steps are missing in {render.count(len(run['gaps']), 'place')}, first between {before} and {after}"
     if run["nonfinite"]:
-        yield f"NaN or inf in {_count(run['nonfinite'], 'step')}: {render.shorten(list(map(str, run['nonfinite'])))}"
+        steps = list(map(str, run["nonfinite"]))
+        yield f"NaN or inf in {render.count(len(steps), 'step')}: {render.shorten(steps)}"
     again = run["relogged"]
     if again["steps"]:
         yield (
-            f"{_count(range(again['steps']), 'step')} logged again after a rewind, {again['identical']:,} of them with "
+            f"{render.count(again['steps'], 'step')} logged again after a rewind, {again['identical']:,} of them with "
             "identical norms" + ("" if again["first_different"] is None else f", not step {again['first_different']:,}")
         )
     for key, text in (
@@ -136,10 +140,6 @@ def _remarks(run: dict[str, Any]) -> Iterator[str]:
     ):
         if run[key]:
             yield f"{run[key]:,} {text}"
-
-
-def _count(things: Sized, name: str) -> str:
-    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _segments(run: dict[str, Any]) -> list[str]:

@@ -46,8 +46,7 @@ def draw(result: xarray.Dataset, target: Path, force: bool) -> None:
     """Draw the overview of a result."""
     from gradlog.analysis import plots
 
-    require_free(target, force)
-    with replacing(target) as fresh:
+    with replacing(target, force) as fresh:
         plots.save(result, fresh)
 
 
@@ -55,8 +54,7 @@ def draw_comparison(found: Comparison, target: Path, force: bool) -> None:
     """Draw several runs."""
     from gradlog.analysis import plots
 
-    require_free(target, force)
-    with replacing(target) as fresh:
+    with replacing(target, force) as fresh:
         plots.save_comparison(found, fresh)
 
 
@@ -69,27 +67,39 @@ def require_free(target: Path, force: bool) -> None:
         It exists and ``force`` is off, or it is a folder that holds no result of ours (a recorded run, say).
     FileNotFoundError
         Its folder does not exist.
+    PermissionError
+        Nothing can be written to its folder.
     """
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: there is no folder {target.parent}")
-    if not target.exists():
-        return
-    if not force:
-        raise FileExistsError(f"{target} exists; --force replaces it")
-    if target.is_dir() and not _is_result(target):
-        raise FileExistsError(f"{target} is a folder that gradlog did not export; choose another path")
+    if target.exists():
+        if not force:
+            raise FileExistsError(f"{target} exists; --force replaces it")
+        if target.is_dir() and not _is_result(target):
+            raise FileExistsError(f"{target} is a folder that gradlog did not export; choose another path")
+    try:  # permission bits do not tell of read-only mounts and their like
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PermissionError(f"{target}: the folder {target.parent} takes no files ({reason})") from error
 
 
 def write_text(text: str, target: Path, force: bool) -> None:
     """Write beside the target, then move into place."""
-    require_free(target, force)
-    with replacing(target) as fresh:
+    with replacing(target, force) as fresh:
         fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a path beside the target; what is there in the end takes the target's place, all or nothing."""
+def replacing(target: Path, force: bool) -> Iterator[Path]:
+    """Yield a path beside the target; what is there in the end takes the target's place, all or nothing.
+
+    Raises
+    ------
+    OSError
+        As of ``require_free``.
+    """
+    require_free(target, force)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         fresh = Path(folder) / target.name
         yield fresh
@@ -102,13 +112,12 @@ def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: 
     """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
     from gradlog.analysis.export import export_result
 
-    require_free(target, force)
     write: dict[str, Callable[[Path], Any]] = {
         ".json": lambda p: p.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n"),
         ".nc": lambda p: export_result(result, p, "netcdf"),
         ".zarr": lambda p: export_result(result, p, "zarr"),
     }
-    with replacing(target) as fresh:
+    with replacing(target, force) as fresh:
         write[target.suffix](fresh)
 
 

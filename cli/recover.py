@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from gradlog.cli import render
+
 
 @click.command()
 @click.argument("run")
@@ -18,4 +20,4 @@ def recover(run: str, force: bool) -> None:
 
     for segment in commit_the_rest(run, force):
         live = "; its writer may still live (--force if not)" if segment.live else ""
-        click.echo(f"{segment.segment}  {segment.status}, {segment.rows:,} rows recovered{live}")
+        click.echo(f"{segment.segment}  {segment.status}, {render.count(segment.rows, 'row')} recovered{live}")

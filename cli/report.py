@@ -8,27 +8,20 @@ from typing import Any
 
 import click
 
-from gradlog.cli import console, output, watch
-from gradlog.cli.analyze import check_options
+from gradlog.cli import console, options, output, watch
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
 @click.option("-o", "--output", "target", default="report.html", show_default=True, metavar="FILE",
               callback=output.page, help="Where the page goes: .html.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@options.force
 @click.option("--title", default="Gradient report", show_default=True, help="Heading of the page.")
-@click.option("--predictor", "predictors", multiple=True, metavar="NAME",
-              help="zero, last, ema(B), trend, ar(P) or best-ema; may be repeated. "
-              "Default: the usual ones without best-ema.")  # fmt: skip
-@click.option("--eps", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
-              help="Share of energy that the rank leaves out; may be repeated. Default: 0.1 0.05 0.01.")  # fmt: skip
-@click.option("--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out.")
-@click.option("--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
-              help="After a rewind: the newest row of each step, or all rows.")  # fmt: skip
-@click.option("--memory", metavar="SIZE", help="Refuse to start if the predicted peak exceeds SIZE, such as 2G.")
-@click.option("--scheduler", metavar="ADDR", help="Address of a running dask scheduler. Default: threads.")
-@click.option("--no-cache", is_flag=True, help="Neither use nor keep what earlier calls computed.")
+@options.predictors("zero, last, ema(B), trend, ar(P) or best-ema", default="the usual ones without best-ema")
+@options.eps
+@options.burn_in
+@options.view
+@options.computing
 @watch.option
 @console.verbosity
 def report(
@@ -51,21 +44,21 @@ def report(
     from gradlog.analysis.report import archive_report, html_report
 
     output.require_free(target, force)
-    check_options(predictors, memory)
-    options: dict[str, Any] = {"burn_in": burn_in, "memory": memory, "scheduler": scheduler}
-    options |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
-    options |= {"title": title, "cache": None if no_cache else Cache()}
+    options.check(predictors, memory, eps)
+    asked: dict[str, Any] = {"burn_in": burn_in, "memory": memory, "scheduler": scheduler}
+    asked |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
+    asked |= {"title": title, "cache": None if no_cache else Cache()}
 
     def page(opened: Any, live: bool = False) -> str:
         with console.progress("report", quiet) as progress:
-            return html_report(opened, again=every if live else None, progress=progress, **options)
+            return html_report(opened, again=every if live else None, progress=progress, **asked)
 
     if every is not None:
         found, lost = many.find(runs) if many.is_several(runs) else (list(runs), [])
         _follow([*found, *(f.path for f in lost)], page, every, view, target)
     elif many.is_several(runs):
         with console.progress("report", quiet) as progress:
-            text, failed = archive_report(runs, view=view, progress=progress, **options)
+            text, failed = archive_report(runs, view=view, progress=progress, **asked)
         output.write_text(text, target, force)
         click.echo(str(target))
         console.tell_failed(failed)

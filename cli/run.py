@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import runpy
 import signal
 import sys
 import warnings
@@ -13,14 +14,14 @@ from typing import Any
 import click
 
 from gradlog.cli.render import printable
-from gradlog.errors import RunExistsError
+from gradlog.errors import GradlogWarning
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="RUN.zarr",
-              help="Where to record. Default: the script's name, in the current folder.")  # fmt: skip
+@click.option("-o", "--output", metavar="RUN.zarr",
+              help="Where to record, also a URL. Default: the script's name, in the current folder.")  # fmt: skip
 @click.option("-m", "--module", is_flag=True, help="SCRIPT is a module's name, as for python -m.")
-@click.option("--k", type=int, default=256, show_default=True, help="Sketch coordinates a group.")
+@click.option("--k", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Sketch coordinates a group.")
 @click.option("--groups", type=click.Choice(["blocks", "all", "tensors"]), default="blocks", show_default=True,
               help="How parameters are grouped.")  # fmt: skip
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Record every N-th step.")
@@ -34,7 +35,7 @@ from gradlog.errors import RunExistsError
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(
-    output: Path | None, module: bool, append: bool, force: bool, script: str, args: tuple[str, ...], **options: Any
+    output: str | None, module: bool, append: bool, force: bool, script: str, args: tuple[str, ...], **options: Any
 ) -> None:
     """Run SCRIPT with ARGS as python would, and record every torch optimizer in it.
 
@@ -45,13 +46,14 @@ def run(
         raise click.UsageError(f"no script {script!r}")
     if append and force:
         raise click.UsageError("--append and --force exclude each other")
-    from gradlog.run_script import default_path, first_rank, run_script
+    from gradlog.run_script import default_path, first_rank, require_place, run_script
 
-    path = output or default_path(script)
-    if path.exists() and first_rank() and not (append or force):
-        raise RunExistsError(f"{path} exists; pass --append to continue it, --force to replace it")
-    warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
+    path = output or str(default_path(script))
     mode = "a" if append else "w" if force else "w-"
+    if first_rank():
+        require_place(path, mode)
+    warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
+    warnings.filterwarnings("ignore", category=GradlogWarning)  # ours are in the log, which this command shows
     try:
         _tell_next(run_script(script, args, path, module=module, mode=mode, **options))
     except BaseException as stop:
@@ -64,13 +66,12 @@ def run(
 def _tell_next(recorder: Any) -> None:
     for path, logger in recorder.runs:
         note = f" (ended early: {logger.reason})" if logger.reason else ""
-        click.echo(
-            f"gradlog: recorded {printable(str(path))}{note}; next: gradlog analyze {printable(str(path))}", err=True
-        )
+        click.echo(f"gradlog: recorded {printable(path)}{note}; next: gradlog analyze {printable(path)}", err=True)
     from gradlog.run_script import first_rank
 
     if not recorder.runs and first_rank():
-        click.echo("gradlog: nothing was recorded: no torch optimizer took a step", err=True)
+        why = "for the reason above" if recorder.stepped else "no torch optimizer took a step"
+        click.echo(f"gradlog: nothing was recorded: {why}", err=True)
 
 
 def _pass_through(stop: BaseException, script: str) -> None:
@@ -90,4 +91,4 @@ def _pass_through(stop: BaseException, script: str) -> None:
 
 
 def _ours(filename: str) -> bool:
-    return "runpy" in filename or filename.endswith(("gradlog/run_script.py", "cli/run.py"))
+    return filename in ("<frozen runpy>", runpy.__file__) or filename.endswith(("gradlog/run_script.py", "cli/run.py"))

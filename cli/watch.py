@@ -49,7 +49,10 @@ def follow(
     """Show every look at the runs; say on standard error what is waited for where there is nothing to show."""
     from gradlog.analysis.watch import watch
 
-    for look in watch(paths, measure, every, view):
+    def suspect(reason: str) -> None:
+        console.log.warning("%s; still watching, since it may be resumed: Ctrl-C ends", reason)
+
+    for look in watch(paths, measure, every, view, suspect=suspect):
         if look.result is None:
             console.log.warning("waiting: %s", look.waiting)
         else:

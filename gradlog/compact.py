@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from gradlog import provenance, shards
-from gradlog.errors import CorruptRunError, UnsupportedError
+from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.schema import (
     JOURNAL_PATTERN,
     MANIFEST,
     MANIFESTS,
+    META,
     SNAPSHOTS,
     RunHeader,
     SegmentHeader,
@@ -66,6 +67,8 @@ def compact(path: str | os.PathLike[str], shard_bytes: int = SHARD_BYTES) -> lis
     """
     if "://" in os.fspath(path):
         raise UnsupportedError(f"{path}: only local runs can be compacted; copy it here, compact, copy it back")
+    if not (Path(path) / META).is_file():
+        raise NotARunError(f"{path}: no {META} inside; expected the folder of a run such as 'run.zarr'")
     sink = LocalSink(path)
     header, _ = read_root(sink)
     return [_segment(sink, Path(path) / name, header, name, shard_bytes) for _, _, name in segment_names(sink)]

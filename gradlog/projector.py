@@ -107,6 +107,8 @@ class _SketchProjector(_GroupProjector):
         self._w = sketch.buffer()
         sizes = np.array([sum(tensors[i].size for i in members) for members in self._members])
         few = (sizes > 0) & (sizes <= sketch.spec.m // _FEW)
+        order = np.argsort(sizes, kind="stable")
+        few[order] &= np.cumsum(np.where(few, sizes, 0)[order]) <= _TOGETHER
         self._large, self._small = np.flatnonzero(~few).tolist(), np.flatnonzero(few)
         if len(self._small):
             self._plan_small(sizes[self._small])

@@ -20,7 +20,7 @@ _PACKAGES = ("gradlog-zarr", "numpy", "zarr", "torch", "transformers", "lightnin
 
 
 def collect(hostname: bool, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Provenance of this process; nothing here raises, and git gets two seconds at most.
+    """Provenance of this process; nothing here raises, and git gets two seconds for each of two questions.
 
     Parameters
     ----------
@@ -119,13 +119,13 @@ def _git() -> dict[str, Any]:
                 ["git", *words],
                 cwd=folder,
                 capture_output=True,
-                text=True,
                 timeout=2,
                 stdin=subprocess.DEVNULL,
             )
         except (OSError, subprocess.SubprocessError):
             return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
+        # names of changed files may be in any encoding
+        return answer.stdout.decode("utf-8", "replace").strip() if answer.returncode == 0 else None
 
     commit = ask("rev-parse", "HEAD")
     if commit is None:

@@ -8,11 +8,13 @@ own. Processes that the script starts are its own too, and not recorded.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import gc
 import io
 import os
 import runpy
 import sys
+import tempfile
 import threading
 import types
 import weakref
@@ -21,8 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradlog.errors import MissingDependencyError
+from gradlog.errors import MissingDependencyError, RunExistsError, UnusableInputError
+from gradlog.integrations import numbered
 from gradlog.logger import Logger
+from gradlog.schema import META
+from gradlog.sink import open_sink
+from gradlog.store import read_root
 
 
 class ScriptRecorder:
@@ -30,10 +36,17 @@ class ScriptRecorder:
 
     Parameters
     ----------
-    path : Path
-        Store of the first optimizer; those of others get ``-2``, ``-3`` before the suffix.
+    path : str or path-like
+        Store of the first optimizer, a folder or a URL; those of others get ``-2``, ``-3`` before the suffix.
     **options
         As for :func:`gradlog.open`.
+
+    Attributes
+    ----------
+    runs : list of (str, Logger)
+        Where each optimizer's run is, in the order of their first steps; those that could not be opened are left out.
+    stepped : bool
+        Whether any optimizer took a step.
 
     Raises
     ------
@@ -41,15 +54,16 @@ class ScriptRecorder:
         torch is not installed.
     """
 
-    def __init__(self, path: Path, **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         try:
             from torch.optim.optimizer import register_optimizer_step_pre_hook
         except ImportError as error:
             raise MissingDependencyError(
                 "gradlog run records torch scripts, and torch is not installed here: pip install torch"
             ) from error
-        self.runs: list[tuple[Path, Logger]] = []
-        self._path, self._options = path, options
+        self.runs: list[tuple[str, Logger]] = []
+        self.stepped = False
+        self._path, self._options = os.fspath(path), options
         self._seen: list[weakref.ref[Any]] = []
         self._recorded: list[tuple[weakref.ref[Any], Logger]] = []
         self._pid = os.getpid()
@@ -59,9 +73,9 @@ class ScriptRecorder:
         if os.getpid() != self._pid or any(known() is optimizer for known in self._seen):
             return
         self._close_abandoned()
+        self.stepped = True
         self._seen.append(weakref.ref(optimizer))
-        n = len(self._seen)
-        path = self._path if n == 1 else self._path.with_name(f"{self._path.stem}-{n}{self._path.suffix}")
+        path = numbered(self._path, len(self._seen))
         try:
             from gradlog.integrations.torch import attach
 
@@ -104,7 +118,7 @@ def model_of(optimizer: Any) -> Any:
     return best if best is not None and merit(best)[0] else None
 
 
-def run_script(target: str, args: Sequence[str], path: Path, *, module: bool = False, **options: Any) -> ScriptRecorder:
+def run_script(target: str, args: Sequence[str], path: str, *, module: bool = False, **options: Any) -> ScriptRecorder:
     """Run a script, or a module, as the main program and record its optimizers.
 
     Parameters
@@ -113,8 +127,8 @@ def run_script(target: str, args: Sequence[str], path: Path, *, module: bool = F
         Path of the script, or of a folder or zip archive with a ``__main__.py``; or name of the module.
     args : sequence of str
         Its arguments.
-    path : Path
-        Store of the run.
+    path : str
+        Store of the run, a folder or a URL.
     module : bool
         Run ``target`` as ``python -m`` would.
     **options
@@ -168,6 +182,56 @@ def _join_threads() -> None:
     for thread in threading.enumerate():
         if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
             thread.join()
+
+
+def require_place(path: str, mode: str) -> None:
+    """Refuse a place that cannot take the run, before the script has begun.
+
+    Parameters
+    ----------
+    path : str
+        Where the run shall go, a folder or a URL.
+    mode : {"w-", "a", "w"}
+        As for :func:`gradlog.open`.
+
+    Raises
+    ------
+    RunExistsError
+        A run is there and ``mode`` is "w-", or something that is no run is there.
+    CorruptRunError, NewerFormatError
+        The run that is there cannot be continued or replaced.
+    PermissionError
+        The file system lets no folder be made there.
+    StoreUnavailableError, MissingDependencyError, UnusableInputError
+        The object store does not answer, its client is not installed, or the URL is of no known kind.
+    """
+    try:
+        sink = open_sink(path)
+    except ValueError as error:  # fsspec's, on the URL
+        raise UnusableInputError(f"{path}: {error}; expected a folder or a URL such as s3://bucket/run.zarr") from error
+    if sink.local is None:
+        with contextlib.suppress(FileNotFoundError):
+            sink.get(META)
+            if mode == "w-":
+                raise _taken(path)
+    elif sink.local.exists():
+        if not (sink.local / META).is_file():
+            if not sink.local.is_dir() or any(sink.local.iterdir()):
+                raise RunExistsError(f"{path} exists and is no gradlog run; choose another path")
+        elif mode == "w-":
+            raise _taken(path)
+        else:
+            read_root(sink)
+    else:
+        folder = next(p for p in sink.local.parents if p.exists())
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise PermissionError(f"{path}: {folder} takes no files ({error.strerror}); choose another path") from error
+
+
+def _taken(path: str) -> RunExistsError:
+    return RunExistsError(f"{path} exists; pass --append to continue it, --force to replace it")
 
 
 def first_rank() -> bool:

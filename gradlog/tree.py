@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ def flatten(tree: Any) -> list[tuple[str, Any]]:
     ----------
     tree : array, mapping, list, tuple or iterable of (name, array)
         Nested to any depth. A leaf is an ndarray, a torch tensor, anything with ``__array__`` (JAX), a number, or
-        None for "no gradient". A list or iterator of pairs (str, array), such as ``model.named_parameters()``, counts
-        as a mapping.
+        None for "no gradient". A list or iterator of pairs (str, array), such as ``model.named_parameters()`` or
+        ``grads.items()``, counts as a mapping.
 
     Returns
     -------
@@ -53,10 +53,12 @@ def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _children(tree: Any, path: str) -> Iterable[tuple[Any, Any]]:
     if isinstance(tree, Mapping):
         return tree.items()
-    if isinstance(tree, Iterator):
+    if isinstance(tree, (Iterator, ItemsView)):
         tree = list(tree)
         if not _is_pairs(tree):
-            raise GradientError(f"{path or 'gradients'}: an iterator must give (name, array) pairs")
+            raise GradientError(
+                f"{path or 'gradients'}: expected an iterator of (name, array) pairs; pass a list of arrays"
+            )
     if isinstance(tree, (list, tuple)):
         if _is_pairs(tree):
             return tree

@@ -31,6 +31,7 @@ Moments = collections.namedtuple("Moments", ["mu", "nu"])
         ([x, (x, None)], ["0", "1.0", "1.1"]),
         ([("fc.weight", x), ("fc.bias", x)], ["fc.weight", "fc.bias"]),
         (iter([("fc.weight", x)]), ["fc.weight"]),
+        ({"fc": [x], "b": x}.items(), ["fc.0", "b"]),
         ({"adam": Moments(mu=x, nu=[x])}, ["adam.mu", "adam.nu.0"]),
         ({}, []),
         ([], []),
@@ -65,7 +66,7 @@ def test_leaves_come_in_the_order_of_the_tree(tree: Any) -> None:
         ({"a": [x, "text"]}, r"a\.1: expected an array, or a dict, list or tuple of them, got str"),
         ({"a": {"b": object()}}, r"a\.b: .* got object"),
         ("text", "gradients: .* got str"),
-        (iter([x, x]), r"gradients: an iterator must give \(name, array\) pairs"),
+        (iter([x, x]), r"gradients: expected an iterator of \(name, array\) pairs"),
     ],
 )
 def test_what_is_not_a_gradient_is_named(tree: Any, message: str) -> None:

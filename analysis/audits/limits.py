@@ -66,8 +66,11 @@ def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
         return
     try:
         header = RunHeader.from_attrs(_attributes(folder / META), META)
-    except (GradlogError, ValueError, TypeError, KeyError, RecursionError) as error:
-        yield f"{META}: {error}"
+    except GradlogError as error:
+        yield str(error)
+        return
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        yield f"{META}: not the metadata of a run ({error!r})"
         return
     declared = list(_header(header))
     yield from declared

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradlog.analysis.audits.report import Line, enumerate_some, problems
 from gradlog.analysis.reader import Run
-from gradlog.errors import UnsupportedError
+from gradlog.errors import GradientError, UnsupportedError, UnusableInputError
 from gradlog.projector import projector
 from gradlog.tree import as_numpy, flatten
 
@@ -29,8 +29,14 @@ def load_hook(script: str | os.PathLike[str]) -> Gradient:
     ------
     UnsupportedError
         It defines none.
+    UnusableInputError
+        It ends with an error.
     """
-    hook = runpy.run_path(os.fspath(script), run_name="gradlog_replay").get("gradient")
+    try:
+        hook = runpy.run_path(os.fspath(script), run_name="gradlog_replay").get("gradient")
+    except Exception as error:
+        text = f"the script ended with {type(error).__name__}: {error}; expected it to define gradient(step)"
+        raise UnusableInputError(f"{os.fspath(script)}: {text}") from error
     if not callable(hook):
         raise UnsupportedError(
             f"{os.fspath(script)}: expected a function gradient(step) that returns the gradient of a step"
@@ -61,6 +67,8 @@ def replay(run: Run, gradient: Gradient, count: int = 8, seed: int = 0, toleranc
     for row in rows:
         arrays: list[Any] = [None] * len(index)
         for name, leaf in flatten(gradient(int(run.steps[row]))):
+            if name not in index:
+                raise GradientError(f"{name!r} is no parameter of this run; expected {enumerate_some(list(index), 4)}")
             arrays[index[name]] = as_numpy(leaf, name)
         sketch.project(arrays, out, norm2)
         recorded = run.rows.read(row, row + 1).reshape(out.shape).astype(np.float64)

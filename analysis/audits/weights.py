@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ def load(path: Path) -> Checkpoint:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to execute what is in the file
+            reason = "no torch file, or one of other objects than tensors"
         raise CorruptRunError(f"{path}: no checkpoint of plain arrays that can be read ({reason})") from error
 
 

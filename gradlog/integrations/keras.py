@@ -48,6 +48,11 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
     ------
     UnsupportedError
         The model is not built or compiled, its optimizer is not of Keras 3, or the backend is neither torch nor JAX.
+
+    Examples
+    --------
+    >>> with watch(model, "run.zarr"):                                       # doctest: +SKIP
+    ...     model.fit(x, y, epochs=3)
     """
     from gradlog import open as open_run
     from gradlog._open import disabled
@@ -70,7 +75,7 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
     logger = open_run(path, like=[(name_of(v, model), _like(v)) for v in variables], **options)
     if logger.header is None:
         return logger
-    original = getattr(optimizer, STEP)
+    original, outer = getattr(optimizer, STEP), optimizer.__dict__.get(STEP)
     see = (_Torch if backend == "torch" else _Jax)(logger, logger.header, optimizer, variables)
 
     def step(grads: Any, trainable_variables: Any, learning_rate: Any) -> Any:
@@ -78,7 +83,10 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
         return original(grads, trainable_variables, learning_rate)
 
     def restore() -> None:
-        optimizer.__dict__.pop(STEP, None)
+        if optimizer.__dict__.get(STEP) is step:  # else another recording wraps this one, which only calls through now
+            optimizer.__dict__.pop(STEP)
+            if outer is not None:
+                optimizer.__dict__[STEP] = outer
         model.train_function = None
 
     optimizer.__dict__[STEP] = step  # not setattr: Keras tracks what is assigned

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from gradlog.errors import UnsupportedError
-from gradlog.integrations import missing
+from gradlog.integrations import missing, numbered
 
 try:
     import torch
@@ -27,7 +26,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     Parameters
     ----------
     path : str or path-like
-        Store of the first optimizer's run; those of others get ``-2``, ``-3`` before the suffix.
+        Store of the first optimizer's run, a folder or a URL; those of others get ``-2``, ``-3`` before the suffix.
     **options
         As for :func:`gradlog.attach`.
 
@@ -42,7 +41,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        self._path, self._options = Path(path), options
+        self._path, self._options = os.fspath(path), options
         self._restored: list[dict[str, Any]] = []
         self._losses: list[Any] = []
         self._steps = 0
@@ -51,7 +50,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     @property
     def state_key(self) -> str:
         """Where Lightning keeps this callback's state in a checkpoint."""
-        return f"gradlog:{self._path.name}"
+        return f"gradlog:{os.path.basename(self._path)}"
 
     def state_dict(self) -> dict[str, Any]:
         """Place in each run."""
@@ -80,9 +79,8 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         options = dict(self._options)
         if self._restored:
             options["mode"] = "a"
-        for i, optimizer in enumerate(trainer.optimizers):
-            name = f"{self._path.stem}-{i + 1}{self._path.suffix}" if i else self._path.name
-            self.logs.append(attach(optimizer, self._path.with_name(name), pl_module, **options))
+        for n, optimizer in enumerate(trainer.optimizers, start=1):
+            self.logs.append(attach(optimizer, numbered(self._path, n), pl_module, **options))
         for log, state in zip(self.logs, self._restored, strict=False):
             log.load_state_dict(state)
         self._restored, self._losses, self._steps = [], [], trainer.global_step

@@ -50,6 +50,20 @@ def open_run(path: str | os.PathLike[str], params: Any, **options: Any) -> Logge
         Gives names, shapes and groups.
     **options
         As for :func:`gradlog.open`.
+
+    Returns
+    -------
+    Logger
+        For :func:`log_gradients` or :func:`record`; its ``close()`` waits for rows that are under way.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of :func:`gradlog.open`.
+
+    Examples
+    --------
+    >>> log = open_run("run.zarr", {"w": jnp.zeros(100)}, k=16)               # doctest: +SKIP
     """
     from gradlog import open as open_any
 
@@ -134,6 +148,11 @@ def sketcher(log: Logger) -> Callable[[Any], Sketched] | None:
     """Return the pure function from a pytree of gradients to its row; None when recording is off.
 
     Use it inside jit, scan or shard_map, carry the row out, and hand it to :func:`record`.
+
+    Raises
+    ------
+    GradientError
+        By the function, while tracing: a leaf that the run does not know, or one of another shape.
     """
     if log.header is None:
         return None
@@ -144,7 +163,9 @@ def sketcher(log: Logger) -> Callable[[Any], Sketched] | None:
         leaves = dict(named_leaves(grads))
         unknown = leaves.keys() - set(names)
         if unknown:
-            raise GradientError(f"{sorted(unknown)[0]!r} is no parameter of this run, which has {names[:4]} ...")
+            raise GradientError(
+                f"{sorted(unknown)[0]!r} is no parameter of this run; expected {', '.join(names[:4])}, ..."
+            )
         return sketch([leaves.get(name) for name in names])
 
     return function

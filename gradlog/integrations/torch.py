@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from gradlog.errors import UnsupportedError
@@ -42,11 +43,15 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     ------
     UnsupportedError
         The optimizer has no step hooks, holds no trainable parameter, or keeps gradients elsewhere than in ``p.grad``.
+    ValueError, TypeError
+        ``what`` is neither "gradient" nor "update"; ``model`` is no module; and as of :func:`gradlog.open`.
     """
     optimizer = unwrapped(optimizer)
     stage, what = options.get("stage", "consumed"), options.get("what", "gradient")
     if what not in WHAT:
         raise ValueError(f"what must be 'gradient' or 'update', got {what!r}")
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise TypeError(f"expected model to be a torch.nn.Module, got {type(model).__name__}")
     _refuse(optimizer, model)
     named = named_parameters(optimizer, model)
     if not named:

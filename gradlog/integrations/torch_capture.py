@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from gradlog.errors import GradientError
 from gradlog.integrations.torch_measure import HostMeasure, Measure, Pieces, divided, measure_for
 from gradlog.integrations.torch_watch import unwatch, watch
 from gradlog.logger import Logger
@@ -66,7 +67,7 @@ class Capture:
         self._every, self._preclip = header.every, header.stage == "preclip"
         self._count: int | None = None
         self._writes = logger.active
-        self._trainable = self._count_trainable()
+        self._known = self._mine | self._trainable()
         self._pid = os.getpid()
         self._fired = True
         self._forget()
@@ -220,24 +221,42 @@ class Capture:
             self._count = int(number[0])
         return self._count % self._every == 0
 
-    def _count_trainable(self) -> int:
-        return sum(p.requires_grad for g in self._optimizer.param_groups for p in g["params"])
+    def _trainable(self) -> set[int]:
+        return {id(p) for g in self._optimizer.param_groups for p in g["params"] if p.requires_grad}
 
     def _look_for_new(self) -> None:
         """Let parameters that were added or unfrozen since join the run, where it can take them."""
-        n = self._count_trainable()
-        if n <= self._trainable or not self._logger.active:
+        trainable = self._trainable()
+        if trainable <= self._known or not self._logger.active:
             return
-        self._trainable = n
         with self._logger.guarded():
-            new = [(name, p) for name, p in self._names() if id(p) not in self._mine]
+            new = [(name, p) for name, p in self._names() if id(p) not in self._known]
+            self._known |= trainable
+            if self._exchange is None and not (new := self._take_places(new)):
+                return
             if self._fixed or self._exchange is not None:
                 self._logger.warn(
                     f"{len(new)} parameters were added or unfrozen after attach and are not recorded, since the layout "
                     "of such a run is fixed; close() this logger and attach a new path to record them"
                 )
-            elif new:
+            else:
                 self._join(new)
+
+    def _take_places(self, new: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        """Let parameters follow others of their name, as after a layer was made anew; return the rest."""
+        assert self._logger.header is not None
+        place = {t.name: i for i, t in enumerate(self._logger.header.tensors)}
+        params = self._params[:]
+        for name, p in new:
+            if name in place:
+                if p.shape != params[place[name]].shape:
+                    raise GradientError(
+                        f"{name}: expected a parameter of shape {tuple(params[place[name]].shape)}, got one of "
+                        f"{tuple(p.shape)} in its place; close() this logger and attach a new path to record it"
+                    )
+                params[place[name]] = p
+        self._params, self._mine = params, set(map(id, params))
+        return [(name, p) for name, p in new if name not in place]
 
     def _join(self, new: list[tuple[str, Any]]) -> None:
         self._logger.join(new)

@@ -19,7 +19,7 @@ from gradlog.analysis import audit_run
 from gradlog.analysis.audits import weights
 from gradlog.analysis.audits.digest import listing, tree_digest
 from gradlog.analysis.audits.replay import load_hook
-from gradlog.errors import CorruptRunError, UnsupportedError
+from gradlog.errors import CorruptRunError, UnsupportedError, UnusableInputError
 
 MOMENTUM = Training(momentum=0.9)
 
@@ -137,8 +137,9 @@ def test_a_checkpoint_is_data_only(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file.write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
     else:
         file.write_bytes(b"\x80\x04nothing")
-    with pytest.raises(CorruptRunError, match="no checkpoint of plain arrays"):
+    with pytest.raises(CorruptRunError, match="no checkpoint of plain arrays") as refused:
         weights.load(file)
+    assert "Re-running" not in str(refused.value), "no advice to execute what is in the file"
     assert not (tmp_path / "executed").exists()
 
 
@@ -191,6 +192,14 @@ def test_a_replay_script_that_fails_or_defines_nothing(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def gradient(step):\n    raise RuntimeError('no data here')\n")
     found = lines(audit_run(tmp_path / "r.zarr", replay=load_hook(tmp_path / "broken.py")), "replay")
     assert found == [("FAIL", "stopped at RuntimeError: no data here")]
+    (tmp_path / "typo.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(
+        UnusableInputError, match=r"typo.py: the script ended with ModuleNotFoundError.*gradient\(step\)"
+    ):
+        load_hook(tmp_path / "typo.py")
+    found = lines(audit_run(tmp_path / "r.zarr", replay=lambda step: {"head": np.zeros(3)}), "replay")
+    assert found[0][0] == "FAIL"
+    assert "'head' is no parameter of this run; expected body.weight" in found[0][1]
 
 
 SHELL = "find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum"

@@ -104,7 +104,9 @@ def test_parting_needs_three_steps_in_a_row():
     assert at([0.1]) is None
 
 
-@pytest.mark.parametrize(("change", "word"), [({"sketch_seed": 1}, "sketch"), ({"k": 32}, "sketch")])
+@pytest.mark.parametrize(
+    ("change", "word"), [({"sketch_seed": 1}, "their seed: 0 and 1"), ({"k": 32}, "their k: 64 and 32")]
+)
 def test_other_maps_are_refused(pair, tmp_path, change, word):
     other = open_run(str(walk(tmp_path / "other.zarr", **change)))
     with pytest.raises(SpecMismatchError, match=word):
@@ -170,7 +172,7 @@ def test_what_cannot_be_compared_is_said(pair, tmp_path):
     other = walk(tmp_path / "other.zarr", sketch_seed=5)
     found = compare([pair[0], other])
     assert found.cosines is None
-    assert "differ in their sketch" in found.note
+    assert "differ in their seed: 0 and 5; their rows" in found.note
     assert to_document(found)["note"] == found.note
     assert compare([pair[0]]).note == ""
     with pytest.raises(ValueError, match="at least one run"):

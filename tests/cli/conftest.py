@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,37 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+KILLED = """
+import gradlog, numpy as np, os, signal, sys
+log = gradlog.open(sys.argv[1], like={"a": np.zeros(60)}, k=16, on_error="raise")
+for t in range(20):
+    log.step({"a": np.random.default_rng(t).standard_normal(60)})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A run of 20 steps whose writer was killed after the last."""
+    path = tmp_path / "killed.zarr"
+    subprocess.run([sys.executable, "-c", KILLED, path], cwd=SAMPLES.parent, check=False)
+    return path
+
+
 @pytest.fixture
 def samples() -> Path:
     return SAMPLES
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder that takes no files, whoever asks: for root it has to be a mount."""
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    if os.geteuid() != 0:
+        yield folder
+        return
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("root can write everywhere, and may not mount here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -54,7 +54,7 @@ def test_a_changed_byte_fails(path: Path, capsys: Capture) -> None:
     captured = capsys.readouterr()
     assert "FAIL  integrity   seg-000000-r0000/group_norm2/c.1.0: bytes contradict the manifest" in captured.out
     assert set(statuses(captured.out, "norms")) == {"SKIP"}
-    assert captured.err == f"gradlog: {path}: 1 findings failed, 0 warnings\n"
+    assert captured.err == f"gradlog: {path}: 1 finding failed, 0 warnings\n"
 
 
 def test_warnings_count_when_asked(path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_second_run(path: Path, capsys: Capture) -> None:
 
 @pytest.mark.parametrize(
     "options", [["--checkpoint", "5"], ["--checkpoint", "x=y"], ["--checkpoint", "5=none.pt"], ["--manifest", "none"],
-                ["--replay", "none.py"], ["--replay-steps", "0"]], ids=" ".join)  # fmt: skip
+                ["--replay", "none.py"], ["--replay-steps", "0"], ["--sgd"]], ids=" ".join)  # fmt: skip
 def test_wrong_usage(path: Path, options: list[str]) -> None:
     assert run(["audit", str(path), *options]) == 2
 

@@ -31,6 +31,25 @@ def test_not_a_run(call, tmp_path, verb):
     refused(call(verb, tmp_path / "folder"), 3, "not a gradlog run")
 
 
+def test_what_cannot_be_compacted_is_named(call, tmp_path):
+    (tmp_path / "file.zarr").write_text("text")
+    for name in ("nothing.zarr", "file.zarr"):
+        refused(call("compact", tmp_path / name), 3, f"{tmp_path / name}: no zarr.json inside")
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "audit", "report"])
+def test_a_url_of_no_known_kind(call, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    refused(call(verb, "nowhere://run.zarr"), 3, "nowhere", "expected a folder or a URL")
+
+
+def test_an_audit_names_what_is_no_metadata(call, tmp_path):
+    (tmp_path / "zarr.json").write_text('{"zarr_format": 3}')
+    told = call("audit", tmp_path)
+    assert told.code == 1
+    assert "FAIL  limits      zarr.json: not the metadata of a run (KeyError('attributes'))" in told.out
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 def test_too_few_steps(call, make_run, steps):
     path = make_run(steps=steps)
@@ -82,6 +101,21 @@ def test_a_missing_segment_record(call, make_run):
 
 def test_missing_folder_of_the_output(call, make_run, tmp_path):
     refused(call("analyze", make_run(), "-o", tmp_path / "no" / "result.json"), 1, "there is no folder")
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "name"),
+    [
+        ("analyze", "-o", "result.json"),
+        ("analyze", "--plot", "result.png"),
+        ("report", "-o", "page.html"),
+        ("compare", "--plot", "kappa.svg"),
+        ("export", "-o", "rows.csv"),
+    ],
+)
+def test_a_folder_that_takes_no_files_is_refused_before_the_run_is_opened(call, tmp_path, locked, verb, option, name):
+    more = ["--to", "csv"] if verb == "export" else []
+    refused(call(verb, *more, tmp_path / "nothing.zarr", option, locked / name), 1, str(locked), "takes no files")
 
 
 def test_an_undamaged_copy_is_accepted(call, make_run, tmp_path):

@@ -43,6 +43,25 @@ def test_no_verb_is_wrong_usage(call):
     assert call("frob").code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["analyze", "run.zarr", "--eps", "0.1", "--eps", "0.1"], "each number once"),
+        (["report", "run.zarr", "--eps", "0.1", "--eps", "0.1"], "each number once"),
+        (["analyze", "run.zarr", "--stride", "5"], "--stride goes with --window"),
+        (["analyze", "a.zarr", "b.zarr", "--plot", "x.png"], "--plot draws one run"),
+        (["export", "run.zarr", "--to", "csv", "--window", "5"], "--window goes with --what result"),
+        (["export", "run.zarr", "--to", "csv", "--what", "result", "--no-sketch"], "--no-sketch goes with --what rows"),
+        (["run", "--k", "0", __file__], "0 is not in the range"),
+    ],
+)
+def test_options_that_would_be_ignored_or_fail_late_are_wrong_usage(call, tmp_path, monkeypatch, words, reason):
+    monkeypatch.chdir(tmp_path)
+    refused = call(*words)
+    assert (refused.code, refused.out) == (2, "")
+    assert reason in " ".join(refused.err.split())
+
+
 def test_version(call):
     assert call("--version").out.startswith("gradlog-zarr ")
 
@@ -51,6 +70,13 @@ def test_a_broken_pipe_ends_quietly(samples):
     code = "print('ready', flush=True); time.sleep(0.5)"
     ended = run_and_poke(code, samples / "mlp_wine_exact.zarr", lambda process: process.stdout.close())
     assert ended == (app.BROKEN_PIPE, b"")
+
+
+def test_a_closed_standard_output_is_no_error(samples):
+    command = [*COMMAND, "info", str(samples / "mlp_wine_exact.zarr")]
+    shell = ["bash", "-c", '"$@" >&-', "bash", *command]
+    ended = subprocess.run(shell, cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_control_c_ends_quietly(samples):

@@ -38,6 +38,13 @@ def test_an_empty_run_is_shown(call, make_run):
     assert "next:" not in shown.out
 
 
+def test_a_killed_writer_is_told_until_its_rows_are_recovered(call, killed):
+    said = " ".join(call("info", killed).out.split())
+    assert "the process that recorded it is gone and did not close it; gradlog recover commits" in said
+    assert call("recover", killed).code == 0
+    assert "is gone" not in call("info", killed).out
+
+
 def test_a_run_that_is_being_recorded_shows_every_step(call, tmp_path):
     log = gradlog.open(tmp_path / "live.zarr", k=8, chunk=8, on_error="raise")
     try:
@@ -46,6 +53,7 @@ def test_a_run_that_is_being_recorded_shows_every_step(call, tmp_path):
         shown = call("info", tmp_path / "live.zarr")
         assert "11, numbered 0 to 10" in shown.out
         assert "recording" in shown.out
+        assert "is gone" not in shown.out
     finally:
         log.close()
 

@@ -160,6 +160,17 @@ def test_waiting_is_told(tmp_path, live, start):
     until(shown, "^--- .* steps")
 
 
+def test_a_killed_writer_is_told(killed, start):
+    shown = start("analyze", killed, "--watch=0.05")
+    until(shown, "^--- .*  20 steps, again")
+    said = shown.stderr.readline()
+    assert said.startswith("gradlog: the process that recorded it is gone")
+    assert "Ctrl-C ends" in said
+    shown.send_signal(signal.SIGINT)
+    assert shown.wait(60) == 130
+    assert shown.stderr.read() == ""
+
+
 def test_a_folder_of_runs_is_watched_until_all_are_closed(call, make_run, tmp_path):
     make_run(steps=50, name="runs/a.zarr")
     make_run(steps=60, name="runs/b.zarr")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,52 @@ import pytest
 
 import gradlog.analysis
 from gradlog.sketch import FoldHash
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TRAIN = """
+import sys, os, signal, warnings
+import numpy as np
+import torch
+from torch import nn
+torch.manual_seed(0)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(5, 7)
+        self.head = nn.Linear(7, 2)
+    def forward(self, x):
+        return self.head(self.body(x).tanh())
+
+def main(mode):
+    net, other = Net(), nn.Linear(3, 3)
+    wrapper = nn.ModuleDict({"net": net, "other": other})
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    second = torch.optim.Adam(other.parameters())
+    seen = []
+    for t in range(4):
+        optimizer.zero_grad()
+        net(torch.randn(4, 5)).square().mean().backward()
+        seen.append(np.concatenate([p.grad.numpy().ravel() for p in net.parameters()]))
+        optimizer.step()
+        if mode == "two":
+            other(torch.randn(2, 3)).sum().backward()
+            second.step()
+        if t == 2 and mode == "raise":
+            raise ValueError("the script's own fault")
+        if t == 2 and mode == "sigint":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+            os.kill(os.getpid(), signal.SIGINT)
+        if t == 2 and mode in ("sigterm", "sigkill"):
+            os.kill(os.getpid(), getattr(signal, mode.upper()))
+    np.save("seen.npy", np.stack(seen))
+    print("done", __name__, sys.argv[1:])
+    sys.exit(5 if mode == "exit" else None)
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "")
+"""
 
 
 class Recorded:
@@ -47,3 +96,30 @@ class Recorded:
 @pytest.fixture
 def recorded() -> Callable[[Any], Recorded]:
     return Recorded
+
+
+@pytest.fixture
+def seeded() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=[False, True], ids=["cpu path", "device path"])
+def any_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once through numpy on the zero-copy views, once through the twin for tensors of a device."""
+    from gradlog.integrations import torch_measure
+
+    monkeypatch.setattr(torch_measure, "_FORCE_DEVICE", request.param)
+
+
+@pytest.fixture
+def gradlog_run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Record ``train.py`` as from a shell."""
+    (tmp_path / "train.py").write_text(TRAIN)
+
+    def call(*args: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gradlog", "run", *args]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    return call

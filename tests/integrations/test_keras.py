@@ -61,6 +61,19 @@ save()
 model.fit(x, y, batch_size=4, epochs=1, verbose=0)  # unwatched again
 """
 
+TWICE = """
+model = build()
+x, y = np.random.randn(32, 6).astype("float32"), np.random.randn(32, 2).astype("float32")
+first = watch(model, folder + "/first.zarr", k=16, on_error="raise")
+log = watch(model, folder + "/r.zarr", k=16, on_error="raise")
+fit = lambda: model.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0, callbacks=[Spy()])
+fit()
+first.close()
+fit()
+log.close()
+save()
+"""
+
 RESUME = """
 class Fall(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
@@ -123,6 +136,14 @@ def test_resume_through_backup_and_restore(tmp_path, recorded, backend):
     found = recorded(tmp_path / "r.zarr")
     assert found.steps == list(range(12))
     found.expect(rows, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_one_of_two_recordings_ends_alone(tmp_path, recorded, backend):
+    rows = run(tmp_path, TWICE, backend)
+    assert len(rows) == 8
+    recorded(tmp_path / "r.zarr").expect(rows, rtol=1e-4)
+    recorded(tmp_path / "first.zarr").expect(rows[:4], rtol=1e-4)
 
 
 def test_what_cannot_be_recorded_is_refused(tmp_path):

@@ -97,6 +97,15 @@ def test_two_optimizers_two_runs(tmp_path, recorded):
     recorded(tmp_path / "r-2.zarr").expect(model.seen["critic"])
 
 
+def test_a_url_stays_one(tmp_path, monkeypatch, recorded):
+    monkeypatch.chdir(tmp_path)
+    model = Gan()
+    fit(tmp_path, model, [GradlogCallback("memory://lightning/r.zarr", k=8, on_error="raise")])
+    recorded("memory://lightning/r.zarr").expect(model.seen["generator"])
+    recorded("memory://lightning/r-2.zarr").expect(model.seen["critic"])
+    assert not (tmp_path / "memory:").exists()
+
+
 @pytest.mark.filterwarnings(
     "ignore:Be aware that when using `ckpt_path`", "ignore:You.re resuming from a checkpoint that"
 )

@@ -25,62 +25,6 @@ pytestmark = pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])
 
 ROOT = Path(__file__).resolve().parents[2]
 
-TRAIN = """
-import sys, os, signal, warnings
-import numpy as np
-import torch
-from torch import nn
-torch.manual_seed(0)
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Linear(5, 7)
-        self.head = nn.Linear(7, 2)
-    def forward(self, x):
-        return self.head(self.body(x).tanh())
-
-def main(mode):
-    net, other = Net(), nn.Linear(3, 3)
-    wrapper = nn.ModuleDict({"net": net, "other": other})
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    second = torch.optim.Adam(other.parameters())
-    seen = []
-    for t in range(4):
-        optimizer.zero_grad()
-        net(torch.randn(4, 5)).square().mean().backward()
-        seen.append(np.concatenate([p.grad.numpy().ravel() for p in net.parameters()]))
-        optimizer.step()
-        if mode == "two":
-            other(torch.randn(2, 3)).sum().backward()
-            second.step()
-        if t == 2 and mode == "raise":
-            raise ValueError("the script's own fault")
-        if t == 2 and mode == "sigint":
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-            os.kill(os.getpid(), signal.SIGINT)
-        if t == 2 and mode in ("sigterm", "sigkill"):
-            os.kill(os.getpid(), getattr(signal, mode.upper()))
-    np.save("seen.npy", np.stack(seen))
-    print("done", __name__, sys.argv[1:])
-    sys.exit(5 if mode == "exit" else None)
-
-if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "")
-"""
-
-
-@pytest.fixture
-def gradlog_run(tmp_path):
-    (tmp_path / "train.py").write_text(TRAIN)
-
-    def call(*args):
-        command = [sys.executable, "-m", "gradlog", "run", *args]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
-
-    return call
-
 
 def test_two_optimizers(tmp_path, recorded, gradlog_run):
     done = gradlog_run("--k", "16", "train.py", "two", "--epochs", "3")
@@ -133,21 +77,11 @@ def test_a_folder_or_archive_with_a_main(tmp_path, recorded, gradlog_run, kind):
     assert recorded(tmp_path / "job.zarr").steps == [0]
 
 
-def test_an_existing_run_is_not_touched(tmp_path, gradlog_run):
-    assert gradlog_run("-o", "out.zarr", "train.py").returncode == 0
-    refused = gradlog_run("-o", "out.zarr", "train.py")
-    assert refused.returncode != 0
-    assert "--append" in refused.stderr
-    assert "done" not in refused.stdout
-    assert gradlog_run("-o", "out.zarr", "--append", "-m", "train").returncode == 0
-
-
-def test_a_script_without_an_optimizer(tmp_path, gradlog_run):
-    (tmp_path / "plain.py").write_text("print('hello')")
-    done = gradlog_run("plain.py")
-    assert (done.returncode, done.stdout) == (0, "hello\n")
-    assert "nothing was recorded" in done.stderr
-    assert gradlog_run("absent.py").returncode != 0
+def test_frames_of_a_script_whose_name_resembles_the_machinery_are_shown(tmp_path, gradlog_run):
+    (tmp_path / "my_runpy.py").write_text("def inner():\n    raise ValueError('mine')\n\n\ninner()\n")
+    done = gradlog_run("my_runpy.py")
+    plain = subprocess.run([sys.executable, "my_runpy.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert plain.stderr.strip() in done.stderr
 
 
 EDGES = """

@@ -10,6 +10,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import blocks, memo
+from gradlog.analysis.rows import RowSource
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,20 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
     monkeypatch.setattr(memo, "WORTH", 0.0)
+
+
+@pytest.fixture
+def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows that were read from a store, by view row: one entry a row and pass."""
+    seen: list[int] = []
+    read = RowSource.read
+
+    def counted(self: RowSource, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        seen.extend(range(start, stop))
+        return read(self, start, stop, out)
+
+    monkeypatch.setattr(RowSource, "read", counted)
+    return seen
 
 
 def gradients(start: int, stop: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:

@@ -13,23 +13,8 @@ import gradlog
 from gradlog.analysis import analyze, blocks, open_run
 from gradlog.analysis.cache import Cache, default_folder, key
 from gradlog.analysis.memo import Memo, pack, unpack
-from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary
 from tests.scale.conftest import gradients
-
-
-@pytest.fixture
-def rows_read(monkeypatch):
-    """Rows that were read from a store, by view row."""
-    seen = []
-    read = RowSource.read
-
-    def counted(self, start, stop, out=None):
-        seen.extend(range(start, stop))
-        return read(self, start, stop, out)
-
-    monkeypatch.setattr(RowSource, "read", counted)
-    return seen
 
 
 def same(one, other):

@@ -11,8 +11,7 @@ import pytest
 from gradlog.analysis import analyze, open_run
 from gradlog.analysis.cache import Cache
 from gradlog.analysis.report import html_report
-from gradlog.analysis.rows import RowSource
-from gradlog.analysis.watch import Look, is_live, watch
+from gradlog.analysis.watch import Look, is_live, silence, watch
 from gradlog.errors import NotARunError, TooFewStepsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,33 +74,19 @@ def writer(tmp_path):
     found.kill()
 
 
-@pytest.fixture
-def reads(monkeypatch):
-    """Rows read, one entry a row and pass."""
-    seen: list[int] = []
-    read = RowSource.read
-
-    def counted(self, start, stop, out=None):
-        seen.extend(range(start, stop))
-        return read(self, start, stop, out)
-
-    monkeypatch.setattr(RowSource, "read", counted)
-    return seen
-
-
 def committed(look: Look) -> int:
     """Rows that chunks held."""
     return sum(segment.committed for segment in look.runs[0].segments)
 
 
-def test_every_look_reads_new_chunks_only(tmp_path, writer, small_blocks, reads):
+def test_every_look_reads_new_chunks_only(tmp_path, writer, small_blocks, rows_read):
     path, store = tmp_path / "live.zarr", Cache(tmp_path / "cache")
     script = iter([lambda: writer.step(100), lambda: None, lambda: writer.step(60), writer.close])
     looks: list[tuple[Look, list[int]]] = []
     writer.step(200)
     for look in watch([path], lambda runs, live: analyze(runs[0], cache=store), 5.0, wait=lambda _: next(script)()):
-        looks.append((look, sorted(set(reads))))
-        reads.clear()
+        looks.append((look, sorted(set(rows_read))))
+        rows_read.clear()
     assert [look.steps for look, _ in looks] == [200, 300, 360, 360]
     assert [look.live for look, _ in looks] == [True, True, True, False]
     known = [0, *(committed(look) for look, _ in looks)]
@@ -113,16 +98,16 @@ def test_every_look_reads_new_chunks_only(tmp_path, writer, small_blocks, reads)
     assert (looks[-1][0].result["kappa"].values == plain["kappa"].values).all()
 
 
-def test_the_report_of_a_growing_run_reads_new_chunks_only(tmp_path, writer, small_blocks, reads):
+def test_the_report_of_a_growing_run_reads_new_chunks_only(tmp_path, writer, small_blocks, rows_read):
     path, store = tmp_path / "live.zarr", Cache(tmp_path / "cache")
     script = iter([lambda: writer.step(32), writer.close])
     counts, known, pages = [], [], []
     writer.step(200)
     for look in watch([path], lambda runs, live: html_report(runs, again=3 if live else None, cache=store),
                       wait=lambda _: next(script)()):  # fmt: skip
-        counts.append(len(reads))
+        counts.append(len(rows_read))
         known.append(committed(look))
-        reads.clear()
+        rows_read.clear()
         pages.append(look.result)
     assert counts[0] == 200  # the run, its windows and its groups in one pass
     assert counts[1] <= 232 - known[0] // 16 * 16
@@ -154,6 +139,30 @@ def test_several_runs_end_with_the_last(tmp_path, writer, record):
     writer.step(10)
     looks = list(watch(paths, lambda runs, live: len(runs), wait=lambda _: next(script)()))
     assert [(look.result, look.steps, look.live) for look in looks] == [(2, 50, True), (2, 50, False)]
+
+
+def test_a_writer_that_is_gone_is_told_once_and_its_successor_is_watched(tmp_path, writer, record):
+    path = tmp_path / "live.zarr"
+    writer.step(10)
+    script = iter([writer.kill, lambda: None, lambda: None, lambda: record(path, 10, 30)])
+    told = []
+    looks = list(watch([path], lambda runs, live: None, wait=lambda _: next(script)(), suspect=told.append))
+    assert told == ["the process that recorded it is gone and did not close it"]
+    assert [(look.steps, look.live) for look in looks] == [(10, True), (30, False)]
+
+
+def test_silence_is_told_once_until_there_is_a_new_row(tmp_path, writer, monkeypatch):
+    monkeypatch.setattr("gradlog.analysis.watch.SILENCE", 0.0)
+    writer.step(10)
+    script = iter([lambda: None, lambda: None, lambda: writer.step(5), lambda: None, writer.close])
+    told = []
+    list(watch([tmp_path / "live.zarr"], lambda runs, live: None, wait=lambda _: next(script)(), suspect=told.append))
+    assert told == ["no new rows for 0 min, the writer may be gone"] * 2
+
+
+def test_nothing_is_suspected_of_a_writer_at_work(tmp_path, writer):
+    writer.step(10)
+    assert silence([open_run(tmp_path / "live.zarr")], 599.0) == ""
 
 
 def test_who_is_live(tmp_path, writer, record):

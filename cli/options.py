@@ -1,0 +1,66 @@
+"""Options that several verbs share, each described once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+view = click.option(
+    "--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
+    help="After a rewind: the newest row of each step, or all rows.",
+)  # fmt: skip
+
+eps = click.option(
+    "--eps", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of energy that the rank leaves out; may be repeated. Default: 0.1 0.05 0.01.",
+)  # fmt: skip
+
+burn_in = click.option(
+    "--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out of every sum."
+)
+
+force = click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+
+
+def predictors(known: str, default: str) -> Decorator:
+    """``--predictor``, which verbs offer with different defaults."""
+    return click.option(
+        "--predictor", "predictors", multiple=True, metavar="NAME",
+        help=f"{known}; may be repeated. Default: {default}.",
+    )  # fmt: skip
+
+
+def computing(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--memory``, ``--scheduler`` and ``--no-cache``: where and with what an analysis is computed."""
+    for option in (
+        click.option("--no-cache", is_flag=True, help="Neither use nor keep what earlier calls computed."),
+        click.option("--scheduler", metavar="ADDR", help="Address of a running dask scheduler. Default: threads."),
+        click.option(
+            "--memory", metavar="SIZE", help="Refuse to start if the predicted peak exceeds SIZE, such as 2G."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def check(predictors: tuple[str, ...] = (), memory: str | None = None, eps: tuple[float, ...] = ()) -> None:
+    """Wrong values of options are wrong usage, found before the run is opened."""
+    from gradlog.analysis.predictors import parse
+    from gradlog.sizes import parse_size
+
+    if len(set(eps)) < len(eps):
+        raise click.BadParameter(f"each number once, got {', '.join(map(str, eps))}", param_hint="--eps")
+    checks: list[tuple[str, Callable[[], Any]]] = []
+    if predictors:
+        checks.append(("--predictor", lambda: parse(predictors)))
+    if memory is not None:
+        checks.append(("--memory", lambda: parse_size(memory)))
+    for option, check in checks:
+        try:
+            check()
+        except (ValueError, TypeError) as error:
+            raise click.BadParameter(str(error), param_hint=option) from error

@@ -1,0 +1,98 @@
+"""What attach() takes, refuses and resumes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import gradlog
+import gradlog.analysis
+from gradlog.errors import UnsupportedError
+from gradlog.integrations import torch as integration
+from tests.integrations.torch_loops import loss_of, mlp, snapshot
+
+pytestmark = pytest.mark.usefixtures("seeded")
+
+
+def test_disabled(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADLOG_DISABLED", "1")
+    optimizer = torch.optim.SGD(mlp().parameters(), lr=0.1)
+    log = gradlog.attach(optimizer, tmp_path / "r.zarr")
+    assert not log.active
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not (tmp_path / "r.zarr").exists()
+
+
+def test_resume_with_the_optimizers_checkpoint(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+
+    def steps(n):
+        for _ in range(n):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            seen.append(snapshot(model))
+            optimizer.step()
+
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+        steps(3)
+        torch.save({"log": log.state_dict(), "model": model.state_dict()}, tmp_path / "c.pt")
+        steps(2)
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, mode="a") as log:
+        log.load_state_dict(torch.load(tmp_path / "c.pt")["log"])
+        steps(2)
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [0, 1, 2, 3, 4]
+    run.expect(seen[:3] + seen[5:])
+
+
+class DeepSpeedLike(torch.optim.SGD):
+    __module__ = "deepspeed.runtime.zero.stage_1_and_2"
+
+
+class NoHooks:
+    param_groups = ()
+
+
+class Wrapper:
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+
+class DeepSpeedZero:
+    """Holds a torch optimizer over partitions of its own, as ZeRO does."""
+
+    __module__ = "deepspeed.runtime.zero.stage_1_and_2"
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+
+def test_what_cannot_be_recorded_is_refused(tmp_path):
+    model = mlp()
+    with pytest.raises(UnsupportedError, match=r"p\.grad empty"):
+        gradlog.attach(Wrapper(DeepSpeedZero(torch.optim.SGD(model.parameters(), lr=0.1))), tmp_path / "r.zarr")
+    with pytest.raises(UnsupportedError, match=r"p\.grad empty"):
+        gradlog.attach(DeepSpeedLike(model.parameters(), lr=0.1), tmp_path / "r.zarr")
+    with pytest.raises(UnsupportedError, match="no step hooks"):
+        gradlog.attach(NoHooks(), tmp_path / "r.zarr")
+    with pytest.raises(TypeError, match=r"expected model to be a torch\.nn\.Module, got generator"):
+        gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", model=model.named_parameters())
+    with pytest.raises(ValueError, match="what must be"):
+        gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", what="momentum")
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(UnsupportedError, match="no parameter that requires"):
+        gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr")
+    assert not (tmp_path / "r.zarr").exists()
+
+
+def test_wrappers_are_looked_into():
+    optimizer = torch.optim.SGD(mlp().parameters())
+    assert integration.unwrapped(Wrapper(Wrapper(optimizer))) is optimizer
+
+
+def test_names_without_a_model():
+    optimizer = torch.optim.SGD(mlp().parameters())
+    assert [n for n, _ in integration.named_parameters(optimizer)] == [f"group0.{i}" for i in range(4)]

@@ -1,0 +1,201 @@
+"""Whatever shape a training loop has, the recorded gradient is the one that the optimizer consumed."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradlog
+import gradlog.analysis
+from gradlog.analysis import open_run
+from tests.integrations.torch_loops import loss_of, mlp, snapshot, train
+
+pytestmark = pytest.mark.usefixtures("seeded")
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True),
+    lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
+    lambda p: torch.optim.Adam(p, lr=1e-2, foreach=False),
+    lambda p: torch.optim.RMSprop(p, lr=1e-2),
+    lambda p: torch.optim.Adagrad(p),
+    lambda p: torch.optim.Adam(p, lr=torch.tensor(1e-2), capturable=False, foreach=False),
+])  # fmt: skip
+def test_optimizers(tmp_path, recorded, make, any_path):
+    model = mlp()
+    seen = train(model, make(model.parameters()), tmp_path / "r.zarr")
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    assert run.steps == [0, 1, 2, 3]
+    assert np.isfinite(run.scalars["loss"]).all()
+    assert np.isfinite(run.scalars["lr"]).all()
+
+
+def test_closure_is_captured_after_its_backward(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for _ in range(3):
+
+            def closure():
+                optimizer.zero_grad()
+                loss = loss_of(model)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+            seen.append(snapshot(model))
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_lbfgs_records_the_last_evaluation(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+    x = torch.randn(8, 20)
+    evaluations, seen = [], []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for _ in range(2):
+
+            def closure():
+                optimizer.zero_grad()
+                loss = model(x).square().mean()
+                loss.backward()
+                evaluations.append(snapshot(model))
+                return loss
+
+            optimizer.step(closure)
+            seen.append(evaluations[-1])
+    assert len(evaluations) > 2
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_accumulation_gives_one_row_an_update(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for i in range(8):
+            loss_of(model).backward()
+            if i % 4 == 3:
+                seen.append(snapshot(model))
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=i < 5)
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_gan_two_runs(tmp_path, recorded):
+    generator, critic = nn.Linear(5, 20), mlp()
+    og = torch.optim.Adam(generator.parameters(), lr=1e-3)
+    oc = torch.optim.Adam(critic.parameters(), lr=2e-3)
+    of_g, of_c = [], []
+    with (
+        gradlog.attach(og, tmp_path / "g.zarr", model=generator, on_error="raise", k=16),
+        gradlog.attach(oc, tmp_path / "c.zarr", model=critic, on_error="raise", k=16),
+    ):
+        for i in range(6):
+            oc.zero_grad()
+            og.zero_grad()
+            critic(generator(torch.randn(4, 5))).mean().backward()
+            of_c.append(snapshot(critic))
+            oc.step()
+            if i % 2:
+                of_g.append(snapshot(generator))
+                og.step()
+    recorded(tmp_path / "g.zarr").expect(of_g)
+    recorded(tmp_path / "c.zarr").expect(of_c)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
+def test_parameter_groups_and_schedule(tmp_path, recorded):
+    model = mlp()
+    optimizer = torch.optim.SGD(
+        [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5}], lr=0.1
+    )
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    train(model, optimizer, tmp_path / "r.zarr", between=schedule.step)
+    run = recorded(tmp_path / "r.zarr")
+    np.testing.assert_allclose(run.scalars["lr"], 0.1 * 0.5 ** np.arange(1, 5))
+    np.testing.assert_allclose(run.scalars["lr/1"], 0.5 * 0.5 ** np.arange(1, 5))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("compile_step", [False, True])
+def test_compiled_model_and_step(tmp_path, recorded, compile_step):
+    torch._dynamo.reset()
+    plain = mlp()
+    model = torch.compile(plain, backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = torch.compile(lambda: optimizer.step(), backend="eager") if compile_step else optimizer.step
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            seen.append(snapshot(plain))
+            step()
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_checkpointing(tmp_path, recorded):
+    from torch.utils.checkpoint import checkpoint
+
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for reentrant in (True, False):
+            optimizer.zero_grad()
+            x = torch.randn(8, 20, requires_grad=True)
+            checkpoint(model, x, use_reentrant=reentrant).square().mean().backward()
+            seen.append(snapshot(model))
+            optimizer.step()
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_logged_is_what_the_optimizer_consumed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    log = gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, k="exact", on_error="raise")
+    seen = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(torch.randn(8, 6)).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        seen.append([p.grad.clone().ravel().numpy() for p in model.parameters()])
+        optimizer.step()
+        log.annotate(loss=1.0)
+    copy.deepcopy(optimizer)
+    pickle.dumps(model)
+    log.close()
+    run = open_run(tmp_path / "r.zarr")
+    assert run.header.groups == ("0", "1")
+    rows = run.sketch.compute()
+    for t, grads in enumerate(seen):
+        assert np.array_equal(rows[t, 0], np.concatenate(grads[:2]))
+        assert np.array_equal(rows[t, 1, :12], np.concatenate(grads[2:]))
+    assert set(run.scalar_columns["lr"]) == {1e-2}
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_a_closure_is_captured_after_its_backward_pass(tmp_path: Path) -> None:
+    w = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([w], lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (w**2).sum()
+        loss.backward()
+        return loss
+
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", k="exact", on_error="raise"):
+        before = 2 * w.detach().clone()
+        optimizer.step(closure)
+    assert np.array_equal(open_run(tmp_path / "r.zarr").sketch.compute()[0, 0], before.numpy())
