@@ -15,6 +15,7 @@ RUN_FIELDS = (
     "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
 )  # fmt: skip
 MEASURES = ("stable", "participation", "entropy")
+ENDS = ("", "_low", "_high")
 NOISE = ("signal", "signal_share", "noise", "noise_scale")
 
 
@@ -86,17 +87,19 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
             kappa[p]["beta"] = value("beta", predictor=p)
     found: dict[str, Any] = {
         "rows": int(value("rows")),
-        "energy": value("energy"),
-        "path_length": {p: value("path_length", predictor=p) for p in predictors},
+        **{f"energy{end}": value(f"energy{end}") for end in ENDS},
+        **{f"path_length{end}": {p: value(f"path_length{end}", predictor=p) for p in predictors} for end in ENDS},
         "kappa": kappa,
         "increment_energy": value("increment_energy"),
         "coherence": value("coherence"),
         "rank": {f"{e:g}": _rank(ds.sel(eps=e), prefix) for e in ds["eps"].values},
         "rank_measures": {name: value(f"{name}_rank") for name in MEASURES},
-        "noise": {n + end: value(n + end) for n in NOISE for end in ("", "_low", "_high")},
+        "noise": {n + end: value(n + end) for n in NOISE for end in ENDS},
     }
     if prefix + "participation_estimate" in ds:
-        found["rank_measures"]["participation_estimate"] = value("participation_estimate")
+        found["rank_measures"] |= {
+            f"participation_estimate{end}": value(f"participation_estimate{end}") for end in ENDS
+        }
     return found
 
 

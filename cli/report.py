@@ -20,7 +20,7 @@ from gradlog.cli.analyze import check_options
 @click.option("--title", default="Gradient report", show_default=True, help="Heading of the page.")
 @click.option("--predictor", "predictors", multiple=True, metavar="NAME",
               help="zero, last, ema(B), trend, ar(P) or best-ema; may be repeated. "
-              "Default: the usual ones without best-ema.")  # fmt: skip
+              "Default: the usual seven.")  # fmt: skip
 @click.option("--eps", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of energy that the rank leaves out; may be repeated. Default: 0.1 0.05 0.01.")  # fmt: skip
 @click.option("--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out.")
