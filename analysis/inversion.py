@@ -144,8 +144,8 @@ def _agreed(whole: Population, parts: Float64, eps: float, limit: float, k: int)
 def participation(gram: Float64) -> tuple[float, float, float]:
     """Participation ratio E^2 / sum sigma^4 without the sketch's bias, with its interval.
 
-    For a Gaussian sketch E tr(G)^2 = a^2 + 2 a2 / k and E tr(G^2) = (1 + 1/k) a2 + a^2 / k, a = sum tau, a2 = sum tau^2:
-    solved for a^2 and a2 (Srivastava 2005). Delete-one jackknife over the coordinates, on 1 / ratio: its upper
+    With a = sum tau and a2 = sum tau^2, a Gaussian sketch has E tr(G)^2 = a^2 + 2 a2 / k and E tr(G^2) = (1 + 1/k) a2 +
+    a^2 / k, solved for a^2 and a2 (Srivastava 2005). Delete-one jackknife over the coordinates, on 1 / ratio: its upper
     end is NaN where a2 may be 0.
 
     Returns

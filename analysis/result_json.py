@@ -14,6 +14,8 @@ RUN_FIELDS = (
     "path", "steps", "first_step", "last_step", "every", "groups", "k", "seed", "kind", "stage", "what", "status",
     "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
 )  # fmt: skip
+WITHHELD = (".estimate", ".participation_estimate", ".noise_scale", ".ratio_noise_free")
+"""What rows and sketch often do not tell: a rank behind the sketch, a noise scale or a ratio without a signal."""
 MEASURES = ("stable", "participation", "entropy")
 ENDS = ("", "_low", "_high")
 NOISE = ("signal", "signal_share", "noise", "noise_scale")
@@ -37,6 +39,7 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
     result: dict[str, Any] = {"schema": SCHEMA, "run": {f: run[f] for f in RUN_FIELDS}}
     result |= _scope(ds, "")
     result["singular_values"] = ds["singular_value"].values.tolist()
+    result["tail_energy"] = ds["tail_energy"].values.tolist()
     result["svd"] = {
         "method": ds.attrs["svd_method"],
         "reason": ds.attrs["svd_reason"],
@@ -154,13 +157,13 @@ def _bounds(ds: xarray.Dataset) -> dict[str, Any]:
 
 
 def _plain(value: Any, path: str, lost: list[str]) -> Any:
-    """Replace non-finite numbers by None, noting where (an estimate that is withheld is no loss)."""
+    """Replace non-finite numbers by None, noting where (what is withheld for a reason is no loss)."""
     if isinstance(value, dict):
         return {k: _plain(v, f"{path}.{k}" if path else k, lost) for k, v in value.items()}
     if isinstance(value, list):
         return [_plain(v, f"{path}[{i}]", lost) for i, v in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        if ".estimate" not in path:
+        if not any(name in path for name in WITHHELD):
             lost.append(path)
         return None
     return value
