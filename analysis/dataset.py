@@ -31,6 +31,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "gain": (P, "1", "1 - kappa / kappa_null"),
     "gain_low": (P, "1", "lower end of the 95 % interval of the gain"),
     "gain_high": (P, "1", "upper end of the 95 % interval of the gain"),
+    "gain_chance": (P, "1", "gain up or down that about 19 of 20 random orders of the same rows stay below"),
     "path_length": (P, G2, "kappa times energy"),
     "path_share": (P, "1", "path length over that of all"),
     "step_path_share": (

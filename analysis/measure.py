@@ -20,7 +20,7 @@ Values = dict[str, Any]
 LEAST = 2.0**-40
 """Least root mean square of (scaled) rows that float32 products sum up to all digits, their increments included."""
 
-KAPPA = ("kappa", "kappa_low", "kappa_high", "kappa_null", "gain", "gain_low", "gain_high")
+KAPPA = ("kappa", "kappa_low", "kappa_high", "kappa_null", "gain", "gain_low", "gain_high", "gain_chance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,8 @@ def kappas(evidence: Evidence, energy: float, ages: NDArray[np.int64], ask: Ques
     The path length is kappa times the energy: with exact norms it has kappa's interval, else one of its own.
     """
     fitted = [p.fit(evidence) for p in ask.predictors]
-    columns = [_kappa(f, evidence, ages, ask) for f in fitted]
+    freedom = _freedom(evidence, ask)
+    columns = [_kappa(f, evidence, ages, ask, freedom) for f in fitted]
     found = {name: np.array([c[name] for c in columns]) for name in columns[0]}
     known = np.isfinite(found["kappa"])  # not where every gradient is zero
     for end in ("", "_low", "_high"):
@@ -64,7 +65,9 @@ def _summed(per_column: Float64, ask: Question) -> tuple[float, float, float]:
     return value, float(np.maximum(low, 0.0)), high
 
 
-def _kappa(fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Question) -> dict[str, float]:
+def _kappa(
+    fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Question, freedom: float
+) -> dict[str, float]:
     rows = int(evidence.totals["rows"])
     energy, total = evidence.of("energy"), evidence.of("total")
     path, power = pool(fitted.path, ask.k), pool(energy, ask.k)
@@ -82,9 +85,29 @@ def _kappa(fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Que
         return dict.fromkeys(KAPPA, float("nan"))
     value, low, high = jackknife(np.divide, path, power, exact=ask.exact)
     gains = jackknife(gain, path, power, square, *material, exact=ask.exact)
-    null = float(baseline.kappa_null(fitted, float(baseline.coherence(energy, total, rows)), ages))
+    c = float(baseline.coherence(energy, total, rows))
+    null = float(baseline.kappa_null(fitted, c, ages))
+    chance = baseline.chance(fitted, freedom, rows) * (1 - c) / null
     low = float(np.maximum(low, 0.0))  # no path length is negative
-    return dict(zip(KAPPA, (value, low, high, null, *gains), strict=True))
+    return dict(zip(KAPPA, (value, low, high, null, *gains, chance), strict=True))
+
+
+def _freedom(evidence: Evidence, ask: Question) -> float:
+    """Participation ratio of the rows about their mean; NaN where the pass kept no Gram of the rows for this scope."""
+    total, gram = evidence.of("total"), evidence.totals.get("gram_rows")
+    group, alone = (evidence.columns.start or 0) // ask.k, len(total) == ask.k
+    if not alone and "pooled_rows" in evidence.totals:
+        total, gram = pool(total, ask.k), evidence.totals["pooled_rows"]
+    elif gram is not None and gram.ndim == 3:
+        gram = gram[group] if alone else None
+    elif gram is not None:
+        gram = gram[evidence.columns, evidence.columns]
+    if gram is None:
+        return float("nan")
+    centred = baseline.shuffled_gram(gram, total, int(evidence.totals["rows"]))
+    if ask.exact:
+        return float(np.trace(centred) ** 2 / np.square(centred).sum()) if np.trace(centred) > 0 else float("nan")
+    return inversion.participation(centred)[0]
 
 
 def ranks(spectrum: Spectrum | None, shuffled: Spectrum | None, eps: tuple[float, ...]) -> Values:

@@ -14,7 +14,7 @@ RUN_FIELDS = (
     "path", "steps", "first_step", "last_step", "every", "groups", "k", "seed", "kind", "stage", "what", "status",
     "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
 )  # fmt: skip
-WITHHELD = (".estimate", ".participation_estimate", ".noise_scale", ".ratio_noise_free")
+WITHHELD = (".estimate", ".participation_estimate", ".noise_scale", ".ratio_noise_free", ".gain_chance")
 """What rows and sketch often do not tell: a rank behind the sketch, a noise scale or a ratio without a signal."""
 MEASURES = ("stable", "participation", "entropy")
 ENDS = ("", "_low", "_high")
@@ -84,7 +84,7 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
     kappa = {}
     for p in predictors:
         ends = {"value": "kappa", "low": "kappa_low", "high": "kappa_high", "null": "kappa_null", "gain": "gain"}
-        ends |= {"gain_low": "gain_low", "gain_high": "gain_high"}
+        ends |= {field: field for field in ("gain_low", "gain_high", "gain_chance")}
         kappa[p] = {field: value(name, predictor=p) for field, name in ends.items()}
         if p == "best-ema":
             kappa[p]["beta"] = value("beta", predictor=p)

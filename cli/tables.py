@@ -11,7 +11,7 @@ Document = dict[str, Any]
 
 READING = """\
 shuffled: what the same gradients would show in random order; gain = 1 - kappa / shuffled. smoother, rougher: order
-matters; noise: it does not, to 2 % or within the interval. The interval is the sketch's error only."""
+matters; noise: it does not, to 2 %, within the interval, or by chance. The interval is the sketch's error only."""
 
 
 def report(path: str, result: Document) -> list[str]:
@@ -43,7 +43,7 @@ def _run(path: str, result: Document) -> list[str]:
             [
                 ("steps", f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}"),
                 ("gradient", f"{run['stage']}; {len(groups)} groups: {render.shorten(groups)}"),
-                ("sketch", f"k = {run['k']} a group"),
+                ("sketch", "none, the gradient itself" if run["kind"] == "exact/1" else f"k = {run['k']} a group"),
                 (
                     "energy",
                     f"{render.number(result['energy'])}, of the increments {render.number(result['increment_energy'])}",
@@ -227,7 +227,7 @@ def _bounds(result: Document) -> list[str]:
 
 
 def _sides(bound: Document) -> list[str]:
-    """Right side and ratio of each predictor, each with its interval."""
+    """Right side and ratio of each predictor, each with its interval where it has an error."""
     rows = [
         [name, *(cell for end in ("right", "ratio") for cell in (render.number(sides[end]), _spread(sides, end)))]
         for name, sides in bound.items()
@@ -236,13 +236,13 @@ def _sides(bound: Document) -> list[str]:
 
 
 def _spread(sides: Document, end: str) -> str:
-    return render.interval(sides[f"{end}_low"], sides[f"{end}_high"])
+    low, high = sides[f"{end}_low"], sides[f"{end}_high"]
+    return "" if low == high else render.interval(low, high)
 
 
 def _between(sides: Document, end: str) -> str:
-    """Show a value, and its interval where it has an error."""
-    value, low, high = (sides[f"{end}{which}"] for which in ("", "_low", "_high"))
-    return render.number(value) if low == high else f"{render.number(value)} ({_spread(sides, end)})"
+    value, spread = render.number(sides[end]), _spread(sides, end)
+    return f"{value} ({spread})" if spread else value
 
 
 def _inputs(inputs: Document) -> str:

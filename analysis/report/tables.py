@@ -42,7 +42,8 @@ def kappa_table(studies: Sequence[Study]) -> Table:
         "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
         "shuffled: what the same gradients would show in random order. gain = 1 − kappa / shuffled. The intervals "
         "cover the sketch's error only, not another seed or a longer run; ar and best-ema are fitted in hindsight. "
-        "Order hurts a predictor that would do better on shuffled steps; a gain below 2 % either way counts as none."
+        "Order hurts a predictor that would do better on shuffled steps. A gain counts as none below 2 % either way, "
+        "where its interval holds 0, and where one random order in twenty would show as much."
     )
     return Table("Kappa", columns, rows, note)
 

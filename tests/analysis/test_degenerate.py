@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import stores
 
-from gradlog.analysis import analyze, bounds, noise, open_run, subspace, to_json
+from gradlog.analysis import analyze, baseline, bounds, noise, open_run, subspace, to_json
 from gradlog.analysis.ledger import Column
-from gradlog.analysis.predictors import Evidence
+from gradlog.analysis.predictors import Evidence, Fitted
 from gradlog.analysis.verdict import verdict
 
 T = 40
@@ -195,3 +195,34 @@ def test_intervals_of_the_bounds_follow_those_of_the_path_length(tmp_path, what)
     sides = to_json(ds)["bounds"]["stationarity"]["last"]
     assert sides["right_low"] < sides["right"] < sides["right_high"]
     assert sides["ratio_noise_free_low"] < sides["ratio_noise_free"]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_random_orders_are_not_called_an_order(tmp_path, exact):
+    """Noise in few directions over few steps: gains scatter by far more than 2 %, and by as much as is said."""
+    r = np.random.default_rng(8)
+    size = np.sqrt(1 / np.arange(1, 41))
+    map_ = np.linalg.qr(r.standard_normal((64, 40)))[0].T if exact else r.standard_normal((40, 64)) / 8
+    inside, large = {}, 0
+    for i in range(80):
+        X = (0.3 + r.standard_normal((60, 40)) * size) @ map_
+        ds = analyze(str(stores.write_run(tmp_path / f"{i}.zarr", X[:, None], exact=exact)), by_group=False)
+        for name, kappa in to_json(ds)["kappa"].items():
+            if name != "zero":
+                assert kappa["gain_chance"] > 0
+                inside.setdefault(name, []).append(abs(kappa["gain"]) < kappa["gain_chance"])
+        large += abs(float(ds.gain.sel(predictor="last"))) > 0.02
+    assert large > 40
+    held = {name: np.mean(hits) for name, hits in inside.items()}
+    assert min(held.values()) > 0.85, held
+    assert held["last"] < 1, held
+
+
+def test_chance_by_hand():
+    last, two = (Fitted(np.empty(0), np.array(w)) for w in ([1.0], [2.0, -1.0]))
+    assert baseline.chance(last, 4.0, 100.0) == pytest.approx(2 * np.sqrt(4 / 400))
+    assert baseline.chance(two, 4.0, 100.0) == pytest.approx(2 * np.sqrt(68 / 400))
+    long = 0.1 * 0.9 ** np.arange(400)
+    slow = baseline.chance(Fitted(np.empty(0), np.empty(0), beta=0.9), 4.0, 100.0)
+    assert slow == pytest.approx(baseline.chance(Fitted(np.empty(0), long), 4.0, 100.0), rel=1e-6)
+    assert baseline.chance(Fitted(np.empty(0), np.empty(0)), 4.0, 100.0) == 0
