@@ -66,6 +66,6 @@ def in_range(run: Run, ask: Question, books: Sequence[Ledger]) -> tuple[Run, Que
 def _exponent(book: Ledger) -> int:
     size = float(np.sqrt(book.energy.sum()))
     mean = np.sqrt(book.energy[book.moving > 0] / book.moving[book.moving > 0])
-    if size <= MOST and (mean >= LEAST).all():
+    if not np.isfinite(size) or (size <= MOST and (mean >= LEAST).all()):  # unflagged NaN: the pass refuses it
         return 0
     return int(np.floor(np.log2(MOST / size)))
