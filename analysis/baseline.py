@@ -11,7 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.predictors import Fitted
+from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.summary import Float64
+
+RESOLUTION = 1e-4
+"""What is left of the energy when its mean is taken out must be more than this share: sums of float32 products are
+right to 1e-6, so that less would be rounding by more than a hundredth."""
 
 
 def coherence(energy: Float64, total: Float64, rows: int) -> Float64:
@@ -25,7 +30,7 @@ def coherence(energy: Float64, total: Float64, rows: int) -> Float64:
 
 
 def kappa_null(fitted: Fitted, c: Float64 | float, ages: NDArray[np.int64]) -> Float64:
-    """Return the expected kappa of shuffled rows.
+    """Return the expected kappa of shuffled rows, NaN where 1 - c is too small to be told from rounding.
 
     Parameters
     ----------
@@ -35,7 +40,35 @@ def kappa_null(fitted: Fitted, c: Float64 | float, ages: NDArray[np.int64]) -> F
         Past rows available, as a range [first, stop) for the counted rows of each chain.
     """
     a1, a11, a2 = fitted.mean_weights(ages)
-    return np.asarray(1 - 2 * c * a1 + c * a11 + (1 - c) * a2)
+    null = 1 - 2 * c * a1 + c * a11 + (1 - c) * a2
+    return np.asarray(np.where(null > RESOLUTION * (1 + a2), null, np.nan))
+
+
+def chance(fitted: Fitted, freedom: float, rows: float) -> float:
+    """Gain, up or down, that about 19 of 20 random orders of the same rows stay below; before division by kappa_null.
+
+    Path length is the energy plus sum_a A_a sum_t <g_t, g_{t-a}>, A_a = -2 w_a + 2 sum_i w_i w_{i+a}. In random order
+    the sums of different lags are uncorrelated, each with the variance of ``rows`` x ``freedom`` independent products:
+    two standard deviations are 2 sqrt(sum_a A_a^2 / (rows freedom)). Weights fitted to the rows gain twice the sum of p
+    squared normal values besides (they fit the rows better, and others worse: Copas 1983), 2 (p + 2 sqrt(2 p)).
+
+    Parameters
+    ----------
+    fitted : Fitted
+    freedom : float
+        Participation ratio of the rows' centred scatter: how many independent coordinates a row is worth.
+    rows : float
+    """
+    p = 0 if fitted.material is None else max(fitted.weights.shape[-1], 1)
+    if fitted.beta is not None:  # A_a = -2 (1 - b) b^(a-1) / (1 + b)
+        b = float(fitted.beta)
+        squares = 4 * (1 - b) / (1 + b) ** 3
+    else:
+        w = fitted.weights
+        overlap = np.correlate(w, w, "full")[len(w) :] if len(w) else w
+        squares = float(np.square(-2 * w + 2 * np.append(overlap, np.zeros(min(len(w), 1)))).sum())
+    size = rows * freedom
+    return float(2 * np.sqrt(squares / size) + 2 * (p + 2 * np.sqrt(2 * p)) / size)
 
 
 def shuffled_gram(rows_gram: Float64, total: Float64, rows: int) -> Float64:
@@ -44,3 +77,8 @@ def shuffled_gram(rows_gram: Float64, total: Float64, rows: int) -> Float64:
     E[(g_i - g_j)(g_i - g_j)^T] over i != j is 2 / (rows - 1) times the centred scatter matrix.
     """
     return 2 * (rows_gram - np.multiply.outer(total, total) / rows)
+
+
+def resolved(spectrum: Spectrum, energy: float) -> Spectrum | None:
+    """Spectrum of shuffled rows of this energy; None where the rows are too nearly equal to tell it from rounding."""
+    return spectrum if spectrum.total > 2 * RESOLUTION * energy else None

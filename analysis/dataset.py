@@ -21,16 +21,17 @@ G2 = "gradient^2"
 
 VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "rows": ((), "1", "finite rows counted"),
-    "energy": ((), G2, "sum of exact squared gradient norms"),
+    "energy": ((), G2, "sum of squared gradient norms"),
     "increment_energy": ((), G2, "squared Frobenius norm of the logged increments"),
     "coherence": ((), "1", "mean inner product of different rows over the mean squared norm"),
-    "kappa": (P, "1", "predictability index, path length over energy"),
+    "kappa": (P, "1", "predictability index, path length over energy; NaN without energy"),
     "kappa_low": (P, "1", "lower end of the 95 % interval for the sketch error of kappa"),
     "kappa_high": (P, "1", "upper end of the 95 % interval for the sketch error of kappa"),
     "kappa_null": (P, "1", "kappa expected of the same rows in random order"),
     "gain": (P, "1", "1 - kappa / kappa_null"),
     "gain_low": (P, "1", "lower end of the 95 % interval of the gain"),
     "gain_high": (P, "1", "upper end of the 95 % interval of the gain"),
+    "gain_chance": (P, "1", "gain up or down that about 19 of 20 random orders of the same rows stay below"),
     "path_length": (P, G2, "kappa times energy"),
     "path_share": (P, "1", "path length over that of all"),
     "path_share_low": (P, "1", "lower end of the 95 % interval for the sketch error of the share"),
@@ -74,9 +75,25 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "window_overlap": (("window", "other_window"), "1", "mean squared cosine between leading increment subspaces"),
     "window_overlap_random": ((), "1", "overlap expected of random subspaces"),
 }
-for _noise in ("signal", "signal_share", "noise", "noise_scale"):
+SIDES = (
+    *(f"stationarity_{side}" for side in ("left", "left_noise_free", "right", "ratio", "ratio_noise_free")),
+    *(f"regret_{side}" for side in ("left", "right", "ratio", "best_eta", "best")),
+)
+"""Sides of the bounds; what comes from a sketch has an interval."""
+
+for _name in (
+    "energy",
+    "path_length",
+    "participation_estimate",
+    "signal",
+    "signal_share",
+    "noise",
+    "noise_scale",
+    *SIDES,
+):
+    _dims, _units, _ = VARIABLES[_name]
     for _end, _which in (("_low", "lower end"), ("_high", "upper end")):
-        VARIABLES[_noise + _end] = ((), VARIABLES[_noise][1], f"{_which} of the 95 % interval of {_noise}")
+        VARIABLES[_name + _end] = (_dims, _units, f"{_which} of the 95 % interval of {_name}, for the sketch's error")
 
 SCOPES = {
     "": ((), ""),
@@ -100,7 +117,7 @@ def result_dataset(
     variables: dict[str, Any] = {}
     for scope, found in values.items():
         if found:
-            variables |= _scope(scope, found, sizes)
+            variables |= _scope(scope, found, sizes, ask.scale)
     for kind in ("window", "prefix"):
         if ranges[kind]:
             edges = {"first": [r.start for r in ranges[kind]], "last": [r.stop - 1 for r in ranges[kind]]}
@@ -113,14 +130,14 @@ def result_dataset(
     return xr.Dataset(variables, coords, _attrs(run, attrs))
 
 
-def _scope(scope: str, found: list[Values], sizes: dict[str, int]) -> dict[str, Any]:
+def _scope(scope: str, found: list[Values], sizes: dict[str, int], scale: float) -> dict[str, Any]:
     outer, about = SCOPES[scope]
     variables = {}
     for name in found[0]:
         if name not in VARIABLES:
             continue
         dims, units, text = VARIABLES[name]
-        rows = [np.asarray(v[name], np.float64) for v in found]
+        rows = [np.asarray(v[name], np.float64) / (scale if units == "gradient" else 1.0) for v in found]
         dims = tuple(LENGTHS[d].format(scope) if scope and d in LENGTHS else d for d in dims)
         stacked = _stacked(rows)
         data = stacked.reshape((*(sizes[d] for d in outer), *stacked.shape[1:]))

@@ -21,6 +21,7 @@ import dataclasses
 import numpy as np
 from scipy.optimize import nnls
 
+from gradlog.analysis.intervals import quantile
 from gradlog.analysis.summary import Float64
 
 GRID, POINTS = 120, 60
@@ -137,15 +138,36 @@ def _agreed(whole: Population, parts: Float64, eps: float, limit: float, k: int)
         return NOT_IDENTIFIABLE
     low = min(value * (1 - MISS) - 1, float(parts.min()), whole.rank(eps * (1 + BAND)))
     high = max(value * (1 + MISS) + 1, float(parts.max()), whole.rank(eps * (1 - BAND)))
-    return Estimate(min(value, limit), max(low, 0.0), min(high, limit))
+    return Estimate(min(value, limit), min(max(low, 1.0), limit), min(high, limit))
 
 
-def participation(gram: Float64) -> float:
-    """Participation ratio E^2 / sum sigma^4 without the sketch's bias: a2 is too large by a^2 / k.
+def participation(gram: Float64) -> tuple[float, float, float]:
+    """Participation ratio E^2 / sum sigma^4 without the sketch's bias, with its interval.
 
-    E tr(G^2) = (1 + 1/k) a2 + a^2 / k for a Gaussian sketch, with a = sum tau and a2 = sum tau^2.
+    With a = sum tau and a2 = sum tau^2, a Gaussian sketch has E tr(G)^2 = a^2 + 2 a2 / k and E tr(G^2) = (1 + 1/k) a2 +
+    a^2 / k, solved for a^2 and a2 (Srivastava 2005). Delete-one jackknife over the coordinates, on 1 / ratio: its upper
+    end is NaN where a2 may be 0.
+
+    Returns
+    -------
+    value, low, high : float
+        NaN where a2 is not positive, or k < 4.
     """
     k = len(gram)
-    a, raw = float(np.trace(gram)), float(np.square(gram).sum())
-    a2 = (raw - a * a / k) / (1 + 1 / k)
-    return a * a / a2 if a2 > 0 else float("nan")
+    of_row = np.square(gram).sum(axis=1)
+    own = gram.diagonal()
+    whole = _evenness(own.sum(), of_row.sum(), k) if k >= 4 else 0.0
+    if not whole > 0:
+        return float("nan"), float("nan"), float("nan")
+    parts = _evenness(own.sum() - own, of_row.sum() - 2 * of_row + np.square(own), k - 1)
+    half = quantile(k) * np.sqrt((k - 1) / k * np.square(parts - parts.mean()).sum())
+    value, low, high = (1 / min(float(x), 1.0) if x > 0 else float("nan") for x in (whole, whole + half, whole - half))
+    return value, low, high
+
+
+def _evenness(trace: Float64, squares: Float64, k: int) -> Float64:
+    """1 / participation ratio, from tr(G) and tr(G^2) of a sketch of k coordinates; 0 for a trace of 0."""
+    trace = np.asarray(trace)
+    share = np.divide(squares, np.square(trace), out=np.full(trace.shape, 1 / k), where=trace > 0)
+    raw = (share - 1 / k) / ((1 - 1 / k) * (1 + 2 / k))
+    return np.asarray(raw / (1 - 2 * raw / k))

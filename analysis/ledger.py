@@ -19,19 +19,22 @@ SCALARS = ("loss", "lr", *BATCH)
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A scalar over some rows, as far as it was logged and is finite: how many, sum, first and least value."""
+    """A scalar over some rows, as far as it was logged and is finite: how many, sum, first, least and largest value."""
 
     count: int
     total: float
     first: float
     least: float
+    most: float
 
     @classmethod
     def of(cls, values: Float64) -> Column:
         """Of these values."""
         seen = values[np.isfinite(values)]
         first = float(seen[0]) if len(seen) else float("nan")
-        return cls(len(seen), float(seen.sum()), first, float(seen.min(initial=np.inf)))
+        return cls(
+            len(seen), float(seen.sum()), first, float(seen.min(initial=np.inf)), float(seen.max(initial=-np.inf))
+        )
 
     @property
     def mean(self) -> float:
@@ -41,7 +44,8 @@ class Column:
     def add(self, later: Column) -> Column:
         """Of these rows and the later ones."""
         first = self.first if self.count else later.first
-        return Column(self.count + later.count, self.total + later.total, first, min(self.least, later.least))
+        ends = min(self.least, later.least), max(self.most, later.most)
+        return Column(self.count + later.count, self.total + later.total, first, *ends)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,33 +17,57 @@ from gradlog.analysis.summary import Float64
 
 Values = dict[str, Any]
 
+LEAST = 2.0**-40
+"""Least root mean square of (scaled) rows that float32 products sum up to all digits, their increments included."""
+
+KAPPA = ("kappa", "kappa_low", "kappa_high", "kappa_null", "gain", "gain_low", "gain_high", "gain_chance")
+
 
 @dataclasses.dataclass(frozen=True)
 class Question:
     """What is asked of every scope.
 
-    ``k`` coordinates a group, ``exact`` whether they are the gradient's own.
+    ``k`` coordinates a group, ``exact`` whether they are the gradient's own, ``norms`` whether the logged norms are;
+    ``scale``, a power of two, is what the rows were multiplied by.
     """
 
     predictors: list[Predictor]
     eps: tuple[float, ...]
     k: int
     exact: bool
+    norms: bool = True
+    scale: float = 1.0
 
 
 def kappas(evidence: Evidence, energy: float, ages: NDArray[np.int64], ask: Question) -> Values:
-    """Kappa, its interval, path length, shuffled baseline and gain, each (predictor,)."""
+    """Kappa and path length with intervals, shuffled baseline and gain, each (predictor,).
+
+    The path length is kappa times the energy: with exact norms it has kappa's interval, else one of its own.
+    """
     fitted = [p.fit(evidence) for p in ask.predictors]
-    columns = [_kappa(f, evidence, ages, ask) for f in fitted]
+    freedom = _freedom(evidence, ask)
+    columns = [_kappa(f, evidence, ages, ask, freedom) for f in fitted]
     found = {name: np.array([c[name] for c in columns]) for name in columns[0]}
-    logged = np.array([f.path.sum() for f in fitted])
     known = np.isfinite(found["kappa"])  # not where every gradient is zero
-    found["path_length"] = np.where(known, np.where(known, found["kappa"], 0.0) * energy, logged)
-    found["beta"] = np.array([np.nan if f.beta is None else f.beta for f in fitted])
+    for end in ("", "_low", "_high"):
+        found[f"path_length{end}"] = found[f"kappa{end}"] * energy
+    for i in range(len(fitted)) if not ask.norms else np.flatnonzero(~known):
+        for end, own in zip(("", "_low", "_high"), _summed(fitted[i].path, ask), strict=True):
+            found[f"path_length{end}"][i] = own
+    betas = np.array([np.nan if f.beta is None else f.beta for f in fitted])
+    found["beta"] = np.where(known, betas, np.nan)
     return found
 
 
-def _kappa(fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Question) -> dict[str, float]:
+def _summed(per_column: Float64, ask: Question) -> tuple[float, float, float]:
+    """Sum of squares from the sketch, with its interval, in the gradient's units."""
+    value, low, high = jackknife(lambda x: x, pool(per_column, ask.k) / ask.scale**2, exact=ask.exact)
+    return value, float(np.maximum(low, 0.0)), high
+
+
+def _kappa(
+    fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Question, freedom: float
+) -> dict[str, float]:
     rows = int(evidence.totals["rows"])
     energy, total = evidence.of("energy"), evidence.of("total")
     path, power = pool(fitted.path, ask.k), pool(energy, ask.k)
@@ -57,11 +81,33 @@ def _kappa(fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Que
             used = dataclasses.replace(fitted, **fitted.refit(sums))
         return 1 - path / power / baseline.kappa_null(used, c, ages)
 
+    if not energy.sum() > rows * LEAST**2:  # nothing to predict, or too little to be summed
+        return dict.fromkeys(KAPPA, float("nan"))
     value, low, high = jackknife(np.divide, path, power, exact=ask.exact)
     gains = jackknife(gain, path, power, square, *material, exact=ask.exact)
-    null = float(baseline.kappa_null(fitted, float(baseline.coherence(energy, total, rows)), ages))
-    found = {"kappa": value, "kappa_low": low, "kappa_high": high, "kappa_null": null}
-    return found | dict(zip(("gain", "gain_low", "gain_high"), gains, strict=True))
+    c = float(baseline.coherence(energy, total, rows))
+    null = float(baseline.kappa_null(fitted, c, ages))
+    chance = baseline.chance(fitted, freedom, rows) * (1 - c) / null
+    low = float(np.maximum(low, 0.0))  # no path length is negative
+    return dict(zip(KAPPA, (value, low, high, null, *gains, chance), strict=True))
+
+
+def _freedom(evidence: Evidence, ask: Question) -> float:
+    """Participation ratio of the rows about their mean; NaN where the pass kept no Gram of the rows for this scope."""
+    total, gram = evidence.of("total"), evidence.totals.get("gram_rows")
+    group, alone = (evidence.columns.start or 0) // ask.k, len(total) == ask.k
+    if not alone and "pooled_rows" in evidence.totals:
+        total, gram = pool(total, ask.k), evidence.totals["pooled_rows"]
+    elif gram is not None and gram.ndim == 3:
+        gram = gram[group] if alone else None
+    elif gram is not None:
+        gram = gram[evidence.columns, evidence.columns]
+    if gram is None:
+        return float("nan")
+    centred = baseline.shuffled_gram(gram, total, int(evidence.totals["rows"]))
+    if ask.exact:
+        return float(np.trace(centred) ** 2 / np.square(centred).sum()) if np.trace(centred) > 0 else float("nan")
+    return inversion.participation(centred)[0]
 
 
 def ranks(spectrum: Spectrum | None, shuffled: Spectrum | None, eps: tuple[float, ...]) -> Values:
@@ -81,19 +127,17 @@ def ranks(spectrum: Spectrum | None, shuffled: Spectrum | None, eps: tuple[float
 
 def estimates(gram: Float64 | None, limit: float, ask: Question, found: Values) -> Values:
     """Rank of the gradients themselves, NaN where not identifiable; in exact mode the measured one."""
-    if ask.exact:
-        return {f"rank_estimate{end}": found["rank"] for end in ("", "_low", "_high")} | {
-            "participation_estimate": found["participation_rank"]
-        }
-    if gram is None:
-        nothing = np.full(len(ask.eps), np.nan)
-        return {f"rank_estimate{end}": nothing for end in ("", "_low", "_high")} | {"participation_estimate": np.nan}
+    ends = ("", "_low", "_high")
+    if ask.exact or gram is None:
+        ranks = found["rank"] if ask.exact else np.full(len(ask.eps), np.nan)
+        participation = found["participation_rank"] if ask.exact else np.nan
+        return {f"rank_estimate{e}": ranks for e in ends} | {f"participation_estimate{e}": participation for e in ends}
     each = inversion.estimate(gram, ask.eps, limit)
-    return {
+    smooth = dict(zip((f"participation_estimate{e}" for e in ends), inversion.participation(gram), strict=True))
+    return smooth | {
         "rank_estimate": np.ceil([e.value for e in each]),
         "rank_estimate_low": np.floor([e.low for e in each]),
         "rank_estimate_high": np.ceil([e.high for e in each]),
-        "participation_estimate": inversion.participation(gram),
     }
 
 
@@ -109,27 +153,32 @@ def scope(
     Parameters
     ----------
     energy : float
-        Sum of the exact squared norms of the counted rows, over the scope's groups.
+        Sum of the squared norms of the counted rows, over the scope's groups; exact where ``ask.norms``.
     ages : int64 (chains, 2)
         Past rows available, as a range [first, stop) for the counted rows of each chain.
     batch : float
         Mean batch size of the counted rows, NaN where it is not logged.
     """
+    ends = (energy,) * 3 if ask.norms else _summed(evidence.of("energy"), ask)
     found: Values = {
         "rows": float(evidence.totals["rows"]),
         "energy": energy,
+        "energy_low": ends[1],
+        "energy_high": ends[2],
         "increment_energy": float(evidence.of("increment").sum()),
         "coherence": float(
             baseline.coherence(evidence.of("energy"), evidence.of("total"), int(evidence.totals["rows"]))
         ),
     }
-    found |= kappas(evidence, energy, ages, ask)
-    return found | noise.signal_and_noise(evidence, ask.k, ask.exact, batch)
+    found |= kappas(evidence, energy, ages, ask) | noise.signal_and_noise(evidence, ask.k, ask.exact, batch)
+    for name in ("increment_energy", *(f"{n}{end}" for n in ("signal", "noise") for end in ("", "_low", "_high"))):
+        found[name] /= ask.scale**2
+    return found
 
 
 def step_shares(path: Carriers, whole: float) -> Values:
     """Shares of the rows in the path length of ``last``: the largest, and the fewest rows that hold half of it."""
-    share = path.largest / whole if whole > 0 else np.zeros(len(path.largest))
+    share = path.largest.astype(np.float64) / whole if whole > 0 else np.zeros(len(path.largest))
     return {"step_path_share": share, "half_path_steps": float(path.fewest(0.5)), "path_rows": path.at}
 
 
@@ -152,13 +201,15 @@ def group_shares(evidence: Evidence, ask: Question) -> list[Values]:
 
 
 def bound_sides(given: bounds.Inputs, found: Values) -> Values:
-    """Both sides of both bounds, with the raw and with the noise-free left side."""
-    path, rows = found["path_length"], int(found["rows"])
-    raw = bounds.stationarity(given, path, found["energy"], rows)
-    free = bounds.stationarity(given, path, found["signal"] * rows, rows)
-    regret = bounds.regret(given, path)
-    return (
-        {f"stationarity_{name}": value for name, value in raw.items()}
-        | {"stationarity_left_noise_free": free["left"], "stationarity_ratio_noise_free": free["ratio"]}
-        | {f"regret_{name}": value for name, value in regret.items()}
+    """Both sides of both bounds with their intervals, with the raw and with the noise-free left side."""
+    rows = int(found["rows"])
+    path, energy, signal = (
+        bounds.Ends(*(np.asarray(found[name + end], np.float64) for end in ("", "_low", "_high")))
+        for name in ("path_length", "energy", "signal")
     )
+    raw = bounds.stationarity(given, path, energy, rows)
+    free = bounds.stationarity(given, path, bounds.Ends(*(s * rows for s in signal)), rows)
+    sides = {f"stationarity_{name}": ends for name, ends in raw.items()}
+    sides |= {f"stationarity_{name}_noise_free": free[name] for name in ("left", "ratio")}
+    sides |= {f"regret_{name}": ends for name, ends in bounds.regret(given, path, rows).items()}
+    return {name: values for side, ends in sides.items() for name, values in ends.named(side).items()}

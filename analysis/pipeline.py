@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gradlog.analysis import blocks, bounds, fast, noise, remarks, spectra, subspace
+from gradlog.analysis import blocks, bounds, fast, magnitude, noise, remarks, spectra, subspace
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.cluster import Progress
@@ -147,8 +147,9 @@ def analyze(
         predicted += 8 * run.length * (run.rows.n + 4 * run.length)
     check(predicted, memory)
     folder = resolve(cache)
-    memo = Memo(folder, run) if folder else None
     books = ledgers(run, cuts)
+    run, ask = magnitude.in_range(run, ask, books)
+    memo = Memo(folder, run) if folder and ask.scale == 1 else None
     own: dict[Range, Totals] = {}
     kernels = frozenset[str]()
     for part, edges in passes_over:
@@ -197,7 +198,7 @@ def _question(run: Run, predictors: list[Predictor], eps: Sequence[float]) -> Qu
     eps = tuple(float(e) for e in eps)
     if not eps or not all(0 < e < 1 for e in eps) or len(set(eps)) < len(eps):
         raise ValueError(f"eps must be distinct numbers between 0 and 1, got {eps}")
-    return Question(predictors, eps, run.k, run.header.sketch.exact)
+    return Question(predictors, eps, run.k, run.header.sketch.exact, run.norms_exact)
 
 
 def _ranges(run: Run, burn_in: int, window: int | None, stride: int | None, prefixes: int) -> dict[str, list[Range]]:

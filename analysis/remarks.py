@@ -6,7 +6,7 @@ import numpy as np
 
 from gradlog.analysis import rank
 from gradlog.analysis.ledger import Ledger
-from gradlog.analysis.measure import Question, Values
+from gradlog.analysis.measure import LEAST, Question, Values
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run
 
@@ -32,7 +32,9 @@ def of_run(run: Run, ask: Question, counted: Ledger) -> list[str]:
         said.append(f"{count} parameters joined at step {joined['step']}; before, they count as zero gradient")
     if info["status"] != "closed":
         said.append(f"the run is {info['status']}: a later analysis may see more rows")
-    return said + _zeros(run, counted) + _short(run, ask)
+    if not ask.exact and ask.k < 4:
+        said.append(f"k = {ask.k}: no intervals, these need 4 coordinates; no order is judged without them")
+    return said + _zeros(run, counted) + _faint(run, ask, counted) + _short(run, ask)
 
 
 def of_rank(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) -> list[str]:
@@ -57,6 +59,15 @@ def _zeros(run: Run, counted: Ledger) -> list[str]:
     frozen = np.array(run.header.groups)[counted.moving == 0]
     said = [f"group {g}: its gradient is zero throughout" for g in frozen]
     return said + ([f"{counted.still} rows with a gradient of zero are counted"] if counted.still else [])
+
+
+def _faint(run: Run, ask: Question, counted: Ledger) -> list[str]:
+    """Name groups that vanish beside the others."""
+    faint = counted.energy * ask.scale**2 <= counted.moving * LEAST**2
+    return [
+        f"group {g}: its gradient is too small beside the others to be measured; by itself it has no numbers"
+        for g in np.array(run.header.groups)[faint & (counted.moving > 0)]
+    ]
 
 
 def _short(run: Run, ask: Question) -> list[str]:

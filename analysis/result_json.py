@@ -14,7 +14,10 @@ RUN_FIELDS = (
     "path", "steps", "first_step", "last_step", "every", "groups", "k", "seed", "kind", "stage", "what", "status",
     "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
 )  # fmt: skip
+WITHHELD = (".estimate", ".participation_estimate", ".noise_scale", ".ratio_noise_free", ".gain_chance")
+"""What rows and sketch often do not tell: a rank behind the sketch, a noise scale or a ratio without a signal."""
 MEASURES = ("stable", "participation", "entropy")
+ENDS = ("", "_low", "_high")
 NOISE = ("signal", "signal_share", "noise", "noise_scale")
 
 
@@ -36,6 +39,7 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
     result: dict[str, Any] = {"schema": SCHEMA, "run": {f: run[f] for f in RUN_FIELDS}}
     result |= _scope(ds, "")
     result["singular_values"] = ds["singular_value"].values.tolist()
+    result["tail_energy"] = ds["tail_energy"].values.tolist()
     result["svd"] = {
         "method": ds.attrs["svd_method"],
         "reason": ds.attrs["svd_reason"],
@@ -80,23 +84,25 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
     kappa = {}
     for p in predictors:
         ends = {"value": "kappa", "low": "kappa_low", "high": "kappa_high", "null": "kappa_null", "gain": "gain"}
-        ends |= {"gain_low": "gain_low", "gain_high": "gain_high"}
+        ends |= {field: field for field in ("gain_low", "gain_high", "gain_chance")}
         kappa[p] = {field: value(name, predictor=p) for field, name in ends.items()}
         if p == "best-ema":
             kappa[p]["beta"] = value("beta", predictor=p)
     found: dict[str, Any] = {
         "rows": int(value("rows")),
-        "energy": value("energy"),
-        "path_length": {p: value("path_length", predictor=p) for p in predictors},
+        **{f"energy{end}": value(f"energy{end}") for end in ENDS},
+        **{f"path_length{end}": {p: value(f"path_length{end}", predictor=p) for p in predictors} for end in ENDS},
         "kappa": kappa,
         "increment_energy": value("increment_energy"),
         "coherence": value("coherence"),
         "rank": {f"{e:g}": _rank(ds.sel(eps=e), prefix) for e in ds["eps"].values},
         "rank_measures": {name: value(f"{name}_rank") for name in MEASURES},
-        "noise": {n + end: value(n + end) for n in NOISE for end in ("", "_low", "_high")},
+        "noise": {n + end: value(n + end) for n in NOISE for end in ENDS},
     }
     if prefix + "participation_estimate" in ds:
-        found["rank_measures"]["participation_estimate"] = value("participation_estimate")
+        found["rank_measures"] |= {
+            f"participation_estimate{end}": value(f"participation_estimate{end}") for end in ENDS
+        }
     return found
 
 
@@ -151,13 +157,13 @@ def _bounds(ds: xarray.Dataset) -> dict[str, Any]:
 
 
 def _plain(value: Any, path: str, lost: list[str]) -> Any:
-    """Replace non-finite numbers by None, noting where (an estimate that is withheld is no loss)."""
+    """Replace non-finite numbers by None, noting where (what is withheld for a reason is no loss)."""
     if isinstance(value, dict):
         return {k: _plain(v, f"{path}.{k}" if path else k, lost) for k, v in value.items()}
     if isinstance(value, list):
         return [_plain(v, f"{path}[{i}]", lost) for i, v in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        if ".estimate" not in path:
+        if not any(name in path for name in WITHHELD):
             lost.append(path)
         return None
     return value

@@ -100,16 +100,22 @@ def tightened(found: Spectrum, totals: Totals, recipe: Recipe) -> Spectrum:
 
 
 def shuffled(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | None:
-    """Spectrum expected of the increments of the same rows in random order, up to a common factor."""
-    rows, total = float(totals["rows"]), totals["total"][columns_of(group, recipe.k)]
+    """Spectrum expected of the increments of the same rows in random order, up to a common factor.
+
+    None where the pass kept nothing for it, where there are no increments, or where the rows are as good as equal.
+    """
+    columns = columns_of(group, recipe.k)
+    rows, total, energy = float(totals["rows"]), totals["total"][columns], float(totals["energy"][columns].sum())
+    if not totals["pairs"] > 0:
+        return None
     gram = gram_of(totals, recipe, group, "_rows")
     if gram is not None:
-        return rank.of_gram(baseline.shuffled_gram(gram, total, int(rows)))
+        return baseline.resolved(rank.of_gram(baseline.shuffled_gram(gram, total, int(rows))), energy)
     if group is not None or "image_rows" not in totals or recipe.test is None:
         return None
     image = 2 * (totals["image_rows"] - np.multiply.outer(total, total @ recipe.test) / rows)
-    energy = 2 * float(totals["energy"].sum() - np.square(total).sum() / rows)
-    return Spectrum(nystrom(recipe.basis, image)[0], energy, complete=False)
+    whole = 2 * (energy - float(np.square(total).sum()) / rows)
+    return baseline.resolved(Spectrum(nystrom(recipe.basis, image)[0], whole, complete=False), energy)
 
 
 def of_rows(rows_gram: Float64, keep: NDArray[np.bool_] | None = None) -> Spectrum:
@@ -117,7 +123,7 @@ def of_rows(rows_gram: Float64, keep: NDArray[np.bool_] | None = None) -> Spectr
     return rank.of_gram(rows_gram if keep is None else rows_gram[np.ix_(keep, keep)])
 
 
-def shuffled_of_rows(rows_gram: Float64) -> Spectrum:
+def shuffled_of_rows(rows_gram: Float64) -> Spectrum | None:
     """Likewise for shuffled rows, from G G^T: its doubly centred form has the centred scatter's eigenvalues."""
     centred = rows_gram - rows_gram.mean(0) - rows_gram.mean(1)[:, None] + rows_gram.mean()
-    return rank.of_gram(2 * centred)
+    return baseline.resolved(rank.of_gram(2 * centred), float(np.trace(rows_gram)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradlog.analysis.rank import ROUNDING
 from gradlog.analysis.summary import Float64
 
 
@@ -26,9 +27,13 @@ def overlaps(bases: list[Float64]) -> Float64:
 
 
 def leading(gram: Float64, r: int) -> Float64:
-    """Orthonormal leading eigenvectors of a Gram matrix, (n, r)."""
-    vectors: Float64 = np.linalg.eigh(gram)[1][:, ::-1][:, :r]
-    return vectors
+    """Orthonormal leading eigenvectors of a Gram matrix, (n, <= r): those with energy. NaN where none has any."""
+    energies, vectors = np.linalg.eigh(gram)
+    if not energies[-1] > 0:
+        return np.full((len(gram), r), np.nan)
+    last = min(r, int(np.count_nonzero(energies > ROUNDING * energies[-1])))
+    found: Float64 = vectors[:, ::-1][:, :last]
+    return found
 
 
 def random_overlap(n: int, r: int) -> float:

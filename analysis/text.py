@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def printable(text: object) -> str:
     r"""Escape what no reader can see: control characters, NUL, marks that reverse the reading direction.
@@ -48,14 +50,13 @@ def abbreviate(text: object, most: int) -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """Show a number to some significant digits; a dash where there is none.
 
-    >>> number(1.05), number(13.84), number(123456.0), number(None)
-    ('1.050', '13.84', '1.235e+05', '-')
+    >>> number(1.05), number(13.84), number(123456.0), number(0.00123), number(None)
+    ('1.050', '13.84', '1.235e+05', '0.001230', '-')
     """
     if value is None or value != value:
         return "-"
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 10**digits:
-        whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-        return f"{value:.{max(0, digits - whole)}f}"
+        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
     return f"{value:.{digits - 1}e}"

@@ -14,23 +14,26 @@ def verdict(kappa: dict[str, Any]) -> str:
     Parameters
     ----------
     kappa : dict
-        An entry of ``to_json(result)["kappa"]``: value, low, high, null, gain.
+        An entry of ``to_json(result)["kappa"]``: gain, gain_low, gain_high, gain_chance. The gain's interval counts,
+        not kappa's: the baseline comes from the same sketch and errs with it.
 
     Returns
     -------
     {"smoother", "rougher", "noise", "-"}
-        Better or worse than the same gradients in random order; not told apart from it; no baseline to compare with.
+        Better or worse than the same gradients in random order; not told apart from it, to ``NEGLIGIBLE``, within the
+        interval of the gain or within what random orders differ by; no baseline or no interval to judge by.
 
     Examples
     --------
-    >>> verdict({"value": 1.05, "low": 1.04, "high": 1.06, "null": 1.053, "gain": 0.003})
+    >>> verdict({"gain": 0.05, "gain_low": -0.02, "gain_high": 0.12})
+    'noise'
+    >>> verdict({"gain": 0.05, "gain_low": 0.04, "gain_high": 0.06, "gain_chance": 0.08})
     'noise'
     """
-    null, gain = kappa.get("null"), kappa.get("gain")
-    if null is None or gain is None or kappa["value"] is None:
+    gain, low, high = (kappa.get(f"gain{end}") for end in ("", "_low", "_high"))
+    if gain is None or low is None or high is None:
         return "-"
-    low, high = (kappa["value"] if kappa.get(end) is None else kappa[end] for end in ("low", "high"))
-    if low <= null <= high or abs(gain) < NEGLIGIBLE:
+    if low <= 0 <= high or abs(gain) < max(NEGLIGIBLE, kappa.get("gain_chance") or 0.0):
         return "noise"
     return "smoother" if gain > 0 else "rougher"
 
@@ -39,14 +42,14 @@ SENTENCES = {
     "smoother": "temporal order helps this predictor",
     "rougher": "temporal order hurts this predictor",
     "noise": "temporal order does not help this predictor",
-    "-": "no baseline to compare with",
+    "-": "no baseline or interval to judge by",
 }
 
 
 def sentence(kappa: dict[str, Any]) -> str:
     """Put the verdict into half a sentence.
 
-    >>> sentence({"value": 0.5, "low": 0.4, "high": 0.6, "null": 2.0, "gain": 0.75})
+    >>> sentence({"gain": 0.75, "gain_low": 0.7, "gain_high": 0.8})
     'temporal order helps this predictor'
     """
     return SENTENCES[verdict(kappa)]

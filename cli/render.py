@@ -89,10 +89,20 @@ def spark(values: Iterable[float | None], width: int = SPARK) -> str:
 
 
 def curve(name: str, values: Sequence[float | None], width: int = 0) -> str:
-    """Name, sparkline, and the range that it spans."""
+    """Name, sparkline, and the range that it spans; fewer letters where the terminal is narrow."""
     known = [v for v in values if v is not None and math.isfinite(v)]
     ends = f"{number(min(known))} .. {number(max(known))}" if known else ""
-    return f"  {printable(name).ljust(width)}  {spark(values)}  {ends}".rstrip()
+    label = printable(name).ljust(width)
+    letters = max(8, min(SPARK, _columns() - len(label) - len(ends) - 6))
+    return f"  {label}  {spark(values, letters)}  {ends}".rstrip()
+
+
+def _columns() -> int:
+    """Width of the terminal; of a pipe or file that of every other text."""
+    import shutil
+
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size((WIDTH, 24)).columns if on_terminal else WIDTH
 
 
 def _stretches(count: int, most: int) -> list[tuple[int, int]]:

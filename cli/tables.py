@@ -11,7 +11,7 @@ Document = dict[str, Any]
 
 READING = """\
 shuffled: what the same gradients would show in random order; gain = 1 - kappa / shuffled. smoother, rougher: order
-matters; noise: it does not, to 2 % or within the interval. The interval is the sketch's error only."""
+matters; noise: it does not, to 2 %, within the interval, or by chance. The interval is the sketch's error only."""
 
 
 def report(path: str, result: Document) -> list[str]:
@@ -43,7 +43,7 @@ def _run(path: str, result: Document) -> list[str]:
             [
                 ("steps", f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}"),
                 ("gradient", f"{run['stage']}; {len(groups)} groups: {render.shorten(groups)}"),
-                ("sketch", f"k = {run['k']} a group"),
+                ("sketch", "none, the gradient itself" if run["kind"] == "exact/1" else f"k = {run['k']} a group"),
                 (
                     "energy",
                     f"{render.number(result['energy'])}, of the increments {render.number(result['increment_energy'])}",
@@ -90,7 +90,21 @@ def _rank(result: Document) -> list[str]:
     return [
         render.heading("rank of the increments: directions that leave at most eps of their energy"),
         *render.table(columns, rows),
+        *_spectrum(result),
     ]
+
+
+def _spectrum(result: Document) -> list[str]:
+    """Singular values and the energy left beyond them, from none to the largest rank in the table."""
+    most = [rank["high"] for rank in result["rank"].values()]
+    stop = 1 + int(max(most)) if most and None not in most else None
+    values, tail = result["singular_values"][:stop], result["tail_energy"][:stop]
+    if len(tail) < 3:
+        return []
+    least = "tail, at most" if result["svd"]["method"] == "nystrom" else "tail"
+    shown = {"singular values": values, least: tail}
+    width = max(map(len, shown))
+    return ["", *(render.curve(name, numbers, width) for name, numbers in shown.items())]
 
 
 def _rank_cells(rank: Document) -> list[str]:
@@ -110,12 +124,14 @@ def _count(value: float | None) -> str:
 
 
 def _measures(result: Document) -> list[str]:
-    names = {"participation_estimate": "participation without sketch bias"}
     measures, svd = result["rank_measures"], result["svd"]
-    columns = [names.get(n, n) for n in measures]
+    columns = {n: n for n in ("stable", "participation", "entropy")}
+    columns |= {"participation_estimate": "free of sketch bias"}
+    cells = [render.number(measures[n]) for n in columns]
+    spread = render.interval(measures["participation_estimate_low"], measures["participation_estimate_high"])
     return [
         render.heading("effective rank of the increments"),
-        *render.table(columns, [[render.number(x) for x in measures.values()]], ()),
+        *render.table([*columns.values(), "95 % interval"], [[*cells, spread]], ()),
         f"  spectrum by {svd['method']}, {svd['passes']} pass{'' if svd['passes'] == 1 else 'es'} over the rows; "
         f"column sums by {result['kernel']}",
     ]
@@ -184,7 +200,9 @@ def _noise(result: Document) -> list[str]:
     if share <= 0:
         text = f"none visible: successive gradients oppose each other (share {render.number(share, 3)})"
     elif scale is not None:
-        text += f"; gradient noise scale {render.number(scale, 3)} samples"
+        least, most = (noise.get(f"noise_scale{end}") for end in ("_low", "_high"))
+        spread = f"{render.number(least, 3)} or more" if most is None else render.interval(least, most, 3)
+        text += f"; gradient noise scale {render.number(scale, 3)} ({spread}) samples"
     return [render.heading("signal"), *(f"  {line}" for line in render.wrap(text, render.WIDTH - 2))]
 
 
@@ -193,16 +211,38 @@ def _bounds(result: Document) -> list[str]:
     still, regret = bounds["stationarity"], bounds["regret"]
     if all(sides["right"] is None for sides in still.values()):
         return render.note("no bounds: they need the logged loss and learning rate")
-    columns = ["predictor", "mean norm^2", "bound", "ratio", "regret", "bound", "ratio"]
-    rows = [
-        [name, *(render.number(sides[name][end]) for sides in (still, regret) for end in ("left", "right", "ratio"))]
-        for name in still
-    ]
+    first = next(iter(still.values()))
+    norm = f"mean norm^2 {_between(first, 'left')}; free of minibatch noise {_between(first, 'left_noise_free')}"
+    lost = f"regret {_between(next(iter(regret.values())), 'left')}"
     return [
-        render.heading("bounds: stationarity, regret"),
-        *render.table(columns, rows),
+        render.heading("bound on the mean squared norm"),
+        *(f"  {line}" for line in render.wrap(norm, render.WIDTH - 2)),
+        *_sides(still),
+        "",
+        render.heading("bound on the regret"),
+        f"  {lost}",
+        *_sides(regret),
         *(f"  {line}" for line in render.wrap(_inputs(bounds["inputs"]), render.WIDTH - 2)),
     ]
+
+
+def _sides(bound: Document) -> list[str]:
+    """Right side and ratio of each predictor, each with its interval where it has an error."""
+    rows = [
+        [name, *(cell for end in ("right", "ratio") for cell in (render.number(sides[end]), _spread(sides, end)))]
+        for name, sides in bound.items()
+    ]
+    return render.table(["predictor", "bound", "95 % interval", "ratio", "95 % interval"], rows)
+
+
+def _spread(sides: Document, end: str) -> str:
+    low, high = sides[f"{end}_low"], sides[f"{end}_high"]
+    return "" if low == high else render.interval(low, high)
+
+
+def _between(sides: Document, end: str) -> str:
+    value, spread = render.number(sides[end]), _spread(sides, end)
+    return f"{value} ({spread})" if spread else value
 
 
 def _inputs(inputs: Document) -> str:

@@ -95,7 +95,12 @@ def sections(studies: Sequence[Study]) -> list[Section]:
             [each("heat_map", over_time.heat_map, wide=True)],
             [tables.group_table(studies)],
         ),
-        Section("bounds", "What the path length bounds", [], [tables.bounds_table(studies)]),
+        Section(
+            "bounds",
+            "What the path length bounds",
+            [],
+            [tables.stationarity_table(studies), tables.regret_table(studies)],
+        ),
     ]
 
 
@@ -117,7 +122,12 @@ def _of_many(studies: Sequence[Study]) -> list[Section]:
             [Figure("all_tails", many.tail(studies), wide=True)],
             [tables.rank_table(studies)],
         ),
-        Section("bounds", "What the path length bounds", [], [tables.bounds_table(studies)]),
+        Section(
+            "bounds",
+            "What the path length bounds",
+            [],
+            [tables.stationarity_table(studies), tables.regret_table(studies)],
+        ),
     ]
 
 

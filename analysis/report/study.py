@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gradlog.analysis.cluster import Progress
     from gradlog.analysis.predictors import Predictor
 
-PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
+PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema")
 OVER_TIME = ("last", "ema(0.9)", "ema(0.99)", "trend")
 SHARED = "last"
 """Predictor whose path length is shared out between groups and times."""

@@ -44,7 +44,10 @@ def _order(study: Study) -> str:
             found[verdict(kappa)].append(name)
     said = [
         (found["smoother"], "Temporal order helps {}."),
-        (found["noise"], "It does not help {}: shuffled steps would give the same, to 2 % or within the interval."),
+        (
+            found["noise"],
+            "It does not help {}: shuffled steps would give the same, to 2 %, within the interval or by chance.",
+        ),
         (found["rougher"], "It hurts {}: shuffled steps would be predicted better."),
     ]
     return " ".join(text.format(_listed(names)) for names, text in said if names)

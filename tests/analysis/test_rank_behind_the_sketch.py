@@ -91,8 +91,13 @@ def test_participation_ratio_without_the_sketch_s_bias():
     truth = tau.sum() ** 2 / np.square(tau).sum()
     found = [inversion.participation(gaussian_gram(tau, 64, seed)) for seed in range(8)]
     naive = [rank.measures(rank.of_gram(gaussian_gram(tau, 64, seed)))["participation"] for seed in range(8)]
-    assert np.mean(found) == pytest.approx(truth, rel=0.06)
+    assert np.mean(found, axis=0)[0] == pytest.approx(truth, rel=0.06)
+    assert all(low <= truth <= high for _, low, high in found)
     assert np.mean(naive) < 0.75 * truth
+    one = np.outer(*2 * [np.random.default_rng(0).standard_normal(64)])
+    assert inversion.participation(one) == pytest.approx((1, 1, 1))
+    assert np.isnan(inversion.participation(np.zeros((64, 64)))).all()
+    assert np.isnan(inversion.participation(np.ones((1, 1)))).all()
 
 
 def test_subspace_overlap():

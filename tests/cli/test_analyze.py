@@ -46,6 +46,29 @@ def test_tables_show_the_numbers(call, samples, monkeypatch):
     assert lines[-1] == "next: gradlog analyze mlp_wine_exact.zarr --json"
 
 
+def test_bounds_and_spectrum_are_shown_with_their_intervals(call, samples, monkeypatch):
+    monkeypatch.chdir(samples)
+    shown = call("analyze", "tiny_sort_rmsprop.zarr", "--predictor", "zero", "--predictor", "trend", "-q").out
+    found = json.loads(call("analyze", "tiny_sort_rmsprop.zarr", "--predictor", "trend", "-q", "--json").out)
+    assert max(map(len, shown.splitlines())) <= 80
+    for kind, title in (("stationarity", "bound on the mean squared norm"), ("regret", "bound on the regret")):
+        part = shown.split(title)[1]
+        cells = next(line for line in part.splitlines() if line.split()[:1] == ["trend"]).split()
+        sides = found["bounds"][kind]["trend"]
+        ends = [sides[f"{side}{end}"] for side in ("right", "ratio") for end in ("", "_low", "_high")]
+        assert [float(c) for c in cells[1:] if c != ".."] == pytest.approx(ends, rel=1e-3)
+    assert "free of minibatch noise -5.695 (-6.576 .. -4.814)" in shown
+    lines = shown.splitlines()
+    assert next(line for line in lines if line.startswith("  tail  ")).endswith(".. 1.000")
+    assert next(line for line in lines if line.startswith("  singular values  █")).endswith(".. 82.49")
+    assert found["tail_energy"][0] == 1
+    assert len(found["tail_energy"]) == len(found["singular_values"]) + 1
+
+
+def test_a_spectrum_of_two_values_is_no_curve(call, make_run):
+    assert "tail" not in call("analyze", make_run(steps=2)).out
+
+
 def test_options_reach_the_analysis(call, make_run):
     path = make_run(steps=60)
     args = ("--predictor", "last", "--predictor", "ema(0.5)", "--eps", "0.2", "--burn-in", "10", "--by-group", "--json")
@@ -147,11 +170,12 @@ def test_shuffled_noise_is_called_noise(call, tmp_path):
 
 
 def test_verdict_words():
-    kappa = {"value": 1.5, "low": 1.4, "high": 1.6, "null": 2.0, "gain": 0.25}
+    kappa = {"value": 1.5, "low": 1.4, "high": 1.6, "null": 2.0, "gain": 0.25, "gain_low": 0.2, "gain_high": 0.3}
     assert verdict(kappa) == "smoother"
-    assert verdict({**kappa, "null": 1.0, "gain": -0.5}) == "rougher"
-    assert verdict({**kappa, "null": 1.55, "gain": 0.03}) == "noise"
-    assert verdict({**kappa, "null": None}) == "-"
+    assert verdict({**kappa, "gain": -0.5, "gain_low": -0.6, "gain_high": -0.4}) == "rougher"
+    assert verdict({**kappa, "gain": 0.03, "gain_low": -0.01}) == "noise"
+    assert verdict({**kappa, "gain": 0.01, "gain_low": 0.005, "gain_high": 0.015}) == "noise"  # too little to matter
+    assert verdict({**kappa, "gain": None}) == "-"
 
 
 def test_plot_draws_a_file(call, make_run, tmp_path):

@@ -189,7 +189,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
         (1.05, "1.050"),
         (13.84, "13.84"),
         (0.0, "0"),
-        (0.05312, "0.0531"),
+        (0.05312, "0.05312"),
         (-0.5, "-0.5000"),
         (1e-5, "1.000e-05"),
         (123456.0, "1.235e+05"),
@@ -214,6 +214,18 @@ def test_a_spark_goes_from_the_least_to_the_largest():
     assert render.spark(range(100), 4) == "▁▃▆█"
     assert len(render.spark(range(1001))) == render.SPARK
     assert render.curve("loss", [0.5, 4.0], 6) == "  loss    ▁█  0.5000 .. 4.000"
+
+
+def test_a_curve_fits_a_narrow_terminal_and_a_pipe_has_none(monkeypatch):
+    values = list(range(100))
+    assert len(render.curve("loss", values)) == len("  loss    0 .. 99.00") + render.SPARK
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "44")
+    assert len(render.curve("loss", values)) == 44
+    monkeypatch.setenv("COLUMNS", "10")
+    assert len(render.curve("loss", values)) == len("  loss    0 .. 99.00") + 8
+    monkeypatch.setenv("COLUMNS", "200")
+    assert len(render.curve("loss", values)) == len("  loss    0 .. 99.00") + render.SPARK
 
 
 def test_a_spark_keeps_to_the_letters_of_the_stream(monkeypatch):

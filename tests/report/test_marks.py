@@ -152,8 +152,11 @@ def test_text_is_made_harmless():
 
 
 def test_verdicts_in_words():
-    kappa = {"value": 0.5, "low": 0.4, "high": 0.6, "null": 2.0, "gain": 0.75}
+    kappa = {"value": 0.5, "low": 0.4, "high": 0.6, "null": 2.0, "gain": 0.75, "gain_low": 0.7, "gain_high": 0.8}
     assert sentence(kappa) == "temporal order helps this predictor"
-    assert sentence({**kappa, "null": 0.55, "gain": 0.09}) == "temporal order does not help this predictor"
-    assert sentence({**kappa, "null": 0.3, "gain": -0.6}) == "temporal order hurts this predictor"
-    assert sentence({**kappa, "gain": None}) == "no baseline to compare with"
+    assert sentence({**kappa, "gain": 0.09, "gain_low": -0.01}) == "temporal order does not help this predictor"
+    assert (
+        sentence({**kappa, "gain": -0.6, "gain_low": -0.7, "gain_high": -0.5}) == "temporal order hurts this predictor"
+    )
+    for unknown in ("gain", "gain_low", "gain_high"):
+        assert sentence({**kappa, unknown: None}) == "no baseline or interval to judge by"

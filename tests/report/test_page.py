@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import stores
 
-from gradlog.analysis import analyze, open_run
+from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.report import html_report, study
 from gradlog.analysis.report.page import page
 
@@ -171,6 +171,22 @@ def test_the_kappa_table_holds_the_numbers_of_the_analysis(pages):
         low, high = map(float, cells[at + 2].split(" to "))
         assert low <= float(cells[at + 1]) <= high
         assert float(cells[at + 3]) == pytest.approx(float(result["kappa_null"].sel(predictor=p)), rel=1e-3)
+
+
+def test_every_side_of_a_bound_stands_over_its_interval():
+    run = open_run(str(SAMPLE.with_name("tiny_sort_rmsprop.zarr")))
+    cells = [
+        data.strip() for _, data in Outline(html_report([run], predictors=["last", "trend"])).texts if data.strip()
+    ]
+    bounds = to_json(analyze(run, ["last", "trend"]))["bounds"]
+    for title, kind, sides in (
+        ("Bound on the mean squared norm", "stationarity", ("right", "ratio", "left_noise_free")),
+        ("Bound on the regret", "regret", ("right", "ratio", "best_eta", "best")),
+    ):
+        at = cells.index("trend", cells.index(title)) + 2
+        found = [float(x.replace("−", "-")) for cell in cells[at : at + 2 * len(sides)] for x in cell.split(" to ")]
+        expected = [bounds[kind]["trend"][side + end] for side in sides for end in ("", "_low", "_high")]
+        assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_words_name_every_predictor_once(pages):
