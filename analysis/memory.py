@@ -98,7 +98,6 @@ def check(predicted: int, limit: str | int | float | None) -> None:
     """
     if limit is not None and predicted > parse_size(limit):
         raise MemoryLimitError(
-            f"predicted peak memory {predicted / 2**20:.0f} MiB exceeds the limit of "
-            f"{parse_size(limit) / 2**20:.0f} MiB; "
-            "use fewer or longer windows, svd='nystrom', by_group=False, or fewer predictors"
+            f"predicted peak memory {predicted / 2**20:.0f} MiB exceeds the limit of {limit}; "
+            "use light=True, fewer or longer windows, svd='nystrom', by_group=False, or fewer predictors"
         )

@@ -30,7 +30,7 @@ from gradlog.analysis.spectra import BLOCK
 from gradlog.analysis.summary import Recipe, add, contributions
 from gradlog.schema import chunk_rows
 
-STEPS, WIDE = (int(os.environ.get(f"GRADLOG_BENCH_{n}", d)) for n, d in (("STEPS", 200_000), ("WIDE", 25_000)))
+STEPS, WIDE = (int(os.environ.get(f"GRADLOG_BENCH_{n}", d)) for n, d in (("STEPS", 200_000), ("WIDE", 100_000)))
 PAPER = "zero,last,ema(0.9),ema(0.99),trend,ar(8)"
 EPS = {"narrow": (0.1, 0.05, 0.01), "wide": (0.1, 0.05)}
 
