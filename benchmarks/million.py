@@ -1,4 +1,4 @@
-"""A long run of 16 groups x 256 from end to end: what a step, ``info`` and ``analyze`` cost as the run grows.
+"""A long run of 16 groups x 256 from end to end: what a step, ``info``, ``analyze`` and ``report`` cost as it grows.
 
 ``python benchmarks/million.py [--steps 10000 100000 1000000] [--folder F] [--json FILE]``; a million steps take 16.5 GB
 under the folder, deleted afterwards. Rows are recorded in exact mode: the sketch of a step costs the same whatever
@@ -94,7 +94,17 @@ def analyze(path: Path) -> dict[str, Any]:
     }
 
 
-STAGES = {"record": record, "info": info, "read": read, "analyze": analyze}
+def report(path: Path) -> dict[str, Any]:
+    """A page about the run, its whole analysis in it, or what an earlier call left in the cache beside the run."""
+    from gradlog.analysis.cache import Cache
+    from gradlog.analysis.report import html_report
+
+    start = time.perf_counter()
+    page = html_report([path], cache=Cache(path.with_suffix(".cache")))
+    return {"seconds": time.perf_counter() - start, "page_bytes": len(page)}
+
+
+STAGES = {"record": record, "info": info, "read": read, "analyze": analyze, "report": report, "again": report}
 
 
 def stage(name: str, path: Path, *more: int) -> dict[str, Any]:
@@ -120,6 +130,7 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
             print(f"{steps:>9,} steps  {name:8s} {json.dumps(found[name])}", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path.with_suffix(".cache"), ignore_errors=True)
     return found
 
 
@@ -135,6 +146,8 @@ def table(results: list[dict[str, Any]]) -> str:
         "a step",
         "read floor",
         "peak",
+        "report: first / again",
+        "peak",
     ]
     lines = ["| " + " | ".join(names) + " |", "|--:" * len(names) + "|"]
     for r in results:
@@ -144,7 +157,8 @@ def table(results: list[dict[str, Any]]) -> str:
             f"| {T:,} | {r['bytes'] / 1e9:.2f} GB | {us} | {r['info']['seconds']:.2f} s | {a['open_seconds']:.2f} s "
             f"| {a['seconds']:.1f} s | {a['cpu_seconds'] / T * 1e6:.0f} us "
             f"| {a['cpu_seconds'] / r['read']['cpu_seconds']:.1f} x "
-            f"| {a['peak_mb']:.0f} MB |"
+            f"| {a['peak_mb']:.0f} MB | {r['report']['seconds']:.1f} s / {r['again']['seconds']:.1f} s "
+            f"| {r['report']['peak_mb']:.0f} MB |"
         )
     return "\n".join(lines)
 
