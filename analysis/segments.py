@@ -93,6 +93,8 @@ class Segment:
         Step number and flags of each row.
     tail : Journal or None
         Journal rows after the committed ones; ``numbers`` and ``marks`` have theirs already.
+    waiting : sequence of (int, ndarray (group, k))
+        Step and sketch of the parameters, of those that no flush has taken yet.
     """
 
     header: SegmentHeader
@@ -102,6 +104,7 @@ class Segment:
     numbers: Ramps
     marks: Ramps
     tail: Journal | None = None
+    waiting: Sequence[tuple[int, NDArray[np.float32]]] = ()
     _whole_norms: bool = False
 
     @classmethod
@@ -109,7 +112,7 @@ class Segment:
         """Open by its commit record and check every shape against the headers."""
         here = f"{where}/{name}"
         # Journals first: one that a live writer retires from here on is a chunk in the commit record read next.
-        journals = read_journals(store, f"{prefix}{name}", run)
+        journals, waiting = read_journals(store, f"{prefix}{name}", run)
         sealed = get(store, f"{prefix}{name}/{schema.META}")
         if sealed is None or not schema.is_sealed(sealed):
             raise CorruptRunError(f"{here}/{schema.META}: its bytes contradict its own digest; run: gradlog audit")
@@ -131,6 +134,8 @@ class Segment:
         segment.require_chunks("step", "flags")
         if header.status in schema.UNSETTLED:
             segment._overlay(journals)
+            coming = range(header.snapshots, header.snapshots + len(waiting))
+            segment.waiting = [waiting[number] for number in coming if number in waiting]
         if not segment.numbers.increases():
             raise CorruptRunError(f"{here}: step numbers do not increase")
         return segment
@@ -196,19 +201,23 @@ class Segment:
     @cached_property
     def snapshot_steps(self) -> NDArray[np.int64]:
         """Steps before which the parameters were sketched."""
+        late = np.array([step for step, _ in self.waiting], np.int64)
         if not self.header.snapshots:
-            return np.empty(0, np.int64)
+            return late
         self.require_chunks(*schema.SNAPSHOTS)
         with unbroken(f"{self.where}/theta_step"):
-            return np.asarray(self._array("theta_step")[:], np.int64)
+            return np.append(np.asarray(self._array("theta_step")[:], np.int64), late)
 
     @cached_property
     def snapshots(self) -> NDArray[np.float32]:
         """Sketches of the parameters, (snapshot, group, k)."""
-        if not len(self.snapshot_steps):
-            return np.empty((0, len(self.run.groups), self.run.sketch.k), np.float32)
+        shape = (-1, len(self.run.groups), self.run.sketch.k)
+        late = np.array([theta for _, theta in self.waiting], np.float32).reshape(shape)
+        if not self.header.snapshots:
+            return late
+        self.require_chunks(*schema.SNAPSHOTS)
         with unbroken(f"{self.where}/theta"):
-            return np.asarray(self._array("theta")[:], np.float32)
+            return np.concatenate([np.asarray(self._array("theta")[:], np.float32), late])
 
     @cached_property
     def norm2(self) -> NDArray[np.float64]:
@@ -265,17 +274,25 @@ class Segment:
         return _array(self.group, name)
 
 
-def read_journals(store: Store, folder: str, run: RunHeader) -> dict[int, Journal]:
-    """Journals of a segment by the number of their chunk."""
-    found = {}
+def read_journals(
+    store: Store, folder: str, run: RunHeader
+) -> tuple[dict[int, Journal], dict[int, tuple[int, NDArray[np.float32]]]]:
+    """Journals of a segment by the number of their chunk, and by their own number sketches of the parameters."""
+    found, waiting = {}, {}
     owner = records.owner(run.uuid, folder.rsplit("/", 1)[-1])
+    shape = len(run.groups), run.sketch.k
     # Newest first: a live writer may go on to the next one between two reads, and retire the one before.
     for name in sorted(list_names(store, folder), reverse=True):
-        match = schema.JOURNAL_PATTERN.fullmatch(name)
+        match = schema.JOURNAL_PATTERN.fullmatch(name) or schema.WAITING_PATTERN.fullmatch(name)
         data = get(store, f"{folder}/{name}") if match else None
-        if match and data is not None:
-            found[int(match[1])] = records.read_journal(data, owner, len(run.groups), run.sketch.k)
-    return found
+        if not match or data is None:
+            continue
+        number = int(match[1])
+        if match.re is schema.JOURNAL_PATTERN:
+            found[number] = records.read_journal(data, owner, *shape)
+        elif (kept := records.read_snapshot(data, number, owner, *shape)) is not None:
+            waiting[number] = kept
+    return found, waiting
 
 
 def _join(first: Journal, second: Journal) -> Journal:

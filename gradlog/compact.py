@@ -21,6 +21,7 @@ from gradlog.schema import (
     MANIFESTS,
     META,
     SNAPSHOTS,
+    WAITING_PATTERN,
     RunHeader,
     SegmentHeader,
     digest,
@@ -109,8 +110,8 @@ def _unfinished(folder: Path, segment: SegmentHeader) -> str:
         return "has no rows"
     if segment.status == "recording" and provenance.may_be_alive(segment.process):
         return "may still be written to"
-    if any(JOURNAL_PATTERN.fullmatch(p.name) for p in folder.iterdir()):
-        return 'has rows in its journal: open the run once with mode="a" on the host that recorded it'
+    if any(JOURNAL_PATTERN.fullmatch(p.name) or WAITING_PATTERN.fullmatch(p.name) for p in folder.iterdir()):
+        return 'has rows in its journal or sketches beside it: open it once with mode="a" on the host that recorded it'
     return ""
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog import records
-from gradlog.schema import JOURNAL
+from gradlog.schema import JOURNAL, PARTIAL_FILE, WAITING
 
 
 class _Mark(NamedTuple):
@@ -82,10 +82,21 @@ class JournalWriter:
         self._write(data, after.end)
         self._marks = before, _Mark(after.rows, after.end + len(data), len(names))
 
+    def keep(self, number: int, step: int, theta: NDArray[np.float32]) -> None:
+        """Write the sketch of the parameters that is the segment's ``number``-th, in a file of its own."""
+        path = self._folder / WAITING.format(number)
+        begun = path.with_name(f"{path.stem}.new{PARTIAL_FILE}")  # one of the same number counts until this is whole
+        begun.write_bytes(records.snapshot_file(number, self._owner, step, theta))
+        begun.replace(path)
+
     def remove(self, chunk: int) -> None:
         """Drop the file of a chunk that is committed."""
         with contextlib.suppress(FileNotFoundError):
             self.path(chunk).unlink()
+
+    def forget(self, number: int) -> None:
+        """Drop the file of a sketch of the parameters that is committed."""
+        (self._folder / WAITING.format(number)).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -136,7 +136,7 @@ class Logger:
         """Keep a sketch of the parameters themselves, as they are before the next step.
 
         At the start, at checkpoints and at the end: whoever holds a checkpoint years later can tell whether it belongs
-        to this run. The sketch is small; it is stored with the next chunk, and lost if the process is killed before.
+        to this run. The sketch is small; it is stored with the next chunk, and until then in a file as rows are.
 
         Parameters
         ----------

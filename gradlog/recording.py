@@ -97,7 +97,8 @@ class Recording:
         self._names: dict[str, int] = {}
         self._pending: dict[str, float] = {}
         self._dropped: list[tuple[int, int, str]] = []
-        self._snapshots: list[tuple[int, NDArray[np.float32]]] = []
+        self._snapshots: list[tuple[int, NDArray[np.float32]] | None] = []  # None once the store has it
+        self._taken = 0
         ring = [Block(self.header) for _ in range(BLOCKS)]
         self._block = ring[0]
         self._flusher = Flusher(self._commit, ring)
@@ -208,14 +209,22 @@ class Recording:
         return functools.partial(self._projector.project, self.ordered(pairs))
 
     def snapshot(self, fill: Fill) -> None:
-        """Keep a sketch of the parameters as they are before the next step; it is stored with the next chunk."""
+        """Keep a sketch of the parameters as they are before the next step; the next flush stores it."""
         self._land()
         groups = len(self.header.groups)
         theta = np.empty((groups, self.header.sketch.k), np.float32)
         fill(theta, np.empty(groups))
-        if self._snapshots and self._snapshots[-1][0] == self.next:
-            self._snapshots.pop()
-        self._snapshots.append((self.next, theta))
+        last = self._snapshots[-1] if self._taken < len(self._snapshots) else None
+        if last is not None and last[0] == self.next:
+            self._keep(len(self._snapshots) - 1, theta)
+            if self._taken < len(self._snapshots):
+                return  # no flush took what stood there before
+        self._keep(len(self._snapshots), theta)
+
+    def _keep(self, number: int, theta: NDArray[np.float32]) -> None:
+        if self._journal is not None:
+            self._journal.keep(number, self.next, theta)
+        self._snapshots[number:] = [(self.next, theta)]
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -262,7 +271,7 @@ class Recording:
         if error is not None:
             status, reason = "failed", f"{type(error).__name__}: {error}"
         try:
-            if self._snapshots:
+            if len(self._snapshots) > self._writer.segment.snapshots:
                 self._commit(None)
             self._writer.finish(status, reason, tuple(self._dropped))
         except StoreUnavailableError:
@@ -328,7 +337,9 @@ class Recording:
         The full block goes to the spool as a whole, as do those that the store has not taken yet.
         """
         chunks = full.index + 2 - self._flusher.done
-        if self._flusher.error is not None or chunks * spool.chunk_bytes(self.header, len(self._names)) > self._spool:
+        waiting = 4 * self.header.n * (len(self._snapshots) - self._writer.segment.snapshots)
+        needed = chunks * spool.chunk_bytes(self.header, len(self._names)) + waiting
+        if self._flusher.error is not None or needed > self._spool:
             return None
         fresh = Block(self.header).reuse(full.index + 1, full.last)
         self._flusher.replace(fresh)
@@ -354,12 +365,18 @@ class Recording:
 
     def _commit(self, chunk: int | None) -> None:
         """Commit a chunk that was handed over, or snapshots alone; called again, it goes on with what it began."""
+        first = self._writer.segment.snapshots
         if self._begun is None or self._begun[0] != chunk:
             block = None if chunk is None else self._filled(chunk)
-            self._begun = chunk, self._writer.prepare(block, tuple(self._dropped), self._snapshots[:])
+            self._taken = len(self._snapshots)  # before they are read: no lock, which Ctrl-C could leave locked
+            waiting = [kept for kept in self._snapshots[first : self._taken] if kept is not None]
+            self._begun = chunk, self._writer.prepare(block, tuple(self._dropped), waiting)
         self._writer.perform(self._begun[1])
-        del self._snapshots[: self._begun[1].snapshots]
         self._begun = None
+        for number in range(first, self._writer.segment.snapshots):
+            self._snapshots[number] = None
+            if self._journal is not None:
+                self._journal.forget(number)
         if self._journal is not None and chunk is not None:
             self._journal.remove(chunk)
 

@@ -13,6 +13,10 @@ become, ``length`` counts the payload. Payload by its first byte:
 
 Records of another kind are passed over. A last record that is cut short (a killed process, a full disk) ends the
 journal and is normal; anything else that is no whole record is damage. What stands before it counts either way.
+
+A sketch of the parameters that waits for its flush has a file of its own, whose ``.partial`` name older readers pass
+over: a head with the sketch's number in the place of the chunk's, and one record, ``T`` pad u8[7], step i64,
+theta f32[G k].
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ _HEAD = struct.Struct("<4sII")
 _FRAME = struct.Struct("<II")
 _ROW = struct.Struct("<cxHIq")
 _NOTE = struct.Struct("<cxHI")
+_SNAPSHOT = struct.Struct("<c7xq")
 _PAIR = np.dtype([("column", "<u4"), ("value", "<f8")])
 _LIMIT = 2**31
 
@@ -87,6 +92,23 @@ def annotation_record(row: int, columns: list[int], values: list[float]) -> byte
     """Record that sets scalars of row ``row`` of this journal."""
     pairs = np.array(list(zip(columns, values, strict=True)), _PAIR)
     return frame(_NOTE.pack(b"A", len(columns), row) + pairs.tobytes())
+
+
+def snapshot_file(number: int, owner: str, step: int, theta: NDArray[np.float32]) -> bytes:
+    """File of the segment's ``number``-th sketch (G, k) of the parameters, taken before ``step``."""
+    payload = _SNAPSHOT.pack(b"T", step) + np.ascontiguousarray(theta, "<f4").tobytes()
+    return head(number, owner) + frame(payload)
+
+
+def read_snapshot(data: bytes, number: int, owner: str, groups: int, k: int) -> tuple[int, NDArray[np.float32]] | None:
+    """Step and sketch (groups, k) in such a file; None where a kill cut it short, or it is another's."""
+    found, at = _chunk(data, owner)
+    whole = _HEAD.size + _FRAME.size + _SNAPSHOT.size + 4 * groups * k
+    payload = _payload(data, at) if found == number and len(data) == whole else None
+    if payload is None or payload[:1] != b"T":
+        return None
+    theta = np.frombuffer(payload, "<f4", offset=_SNAPSHOT.size).reshape(groups, k)
+    return int(_SNAPSHOT.unpack_from(payload)[1]), theta.astype(np.float32)
 
 
 @dataclasses.dataclass

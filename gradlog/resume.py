@@ -288,13 +288,15 @@ def _settle(sink: Sink, header: RunHeader, name: str, force: bool = False) -> tu
             tail.append(index)
             first = min(first, int(journal.step[0])) if last >= first else int(journal.step[0])
             last = max(last, int(journal.step[-1]))
-    unfinished = segment.status == "recording" or (segment.status == "failed" and tail)
+    snapshots = spool.snapshots(folder, header, segment.snapshots)
+    unfinished = segment.status == "recording" or (segment.status == "failed" and (tail or snapshots))
     if unfinished and (force or not _lives(header, segment)):
         writer = SegmentWriter(sink, header, segment)
         for index in tail:
             if index * header.chunk == writer.segment.rows:
                 journal = spool.read(journals[index], header)
                 writer.commit(spool.block(header, index, journal, writer.segment.scalars), segment.dropped)
+        writer.commit(None, segment.dropped, snapshots)
         writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
         _sweep(sink, name)
         for index, path in journals.items():
@@ -315,7 +317,9 @@ def _lives(header: RunHeader, segment: SegmentHeader) -> bool:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove spool folders that are empty now."""
+    """Remove what is left of sketches of the parameters, and spool folders that are empty then."""
+    for leftover in folder.glob(f".theta-*{PARTIAL_FILE}"):
+        leftover.unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()
         folder.parent.rmdir()

@@ -22,14 +22,16 @@ META = "zarr.json"
 MANIFEST = "manifest/{:06d}.json"
 MANIFESTS = "manifest/all.jsonl"
 JOURNAL = ".journal-{:06d}"
+WAITING = ".theta-{:06d}.partial"
 TORN = ".torn-"
 PARTIAL_FILE = ".partial"
 SEGMENT = "seg-{number:06d}-r{rank:04d}"
 SEGMENT_PATTERN = re.compile(r"seg-(\d{6})-r(\d{4})")
 JOURNAL_PATTERN = re.compile(r"\.journal-(\d{6})")
+WAITING_PATTERN = re.compile(r"\.theta-(\d{6})\.partial")
 
 UNSETTLED = ("recording", "failed")
-"""States of a segment in which journals may hold rows beyond its chunks."""
+"""States of a segment in which journals may hold rows beyond its chunks, and sketches of parameters wait."""
 
 NO_CHECK = "0" * 64
 _CHECK = b'"check":"%s"'

@@ -14,11 +14,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gradlog import records
 from gradlog.buffer import Block
 from gradlog.errors import CorruptRunError
 from gradlog.records import Journal
-from gradlog.schema import RunHeader
+from gradlog.schema import WAITING, RunHeader
 from gradlog.sink import Sink
 from gradlog.sizes import parse_size
 
@@ -66,6 +69,19 @@ def read(path: Path, header: RunHeader) -> Journal:
     """Journal in a file of a segment's folder. Damage does not raise."""
     owner = records.owner(header.uuid, path.parent.name)
     return records.read_journal(path.read_bytes(), owner, len(header.groups), header.sketch.k)
+
+
+def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, NDArray[np.float32]]]:
+    """Sketches of the parameters in a segment's folder from number ``first`` on: those that no flush has taken."""
+    found: list[tuple[int, NDArray[np.float32]]] = []
+    owner = records.owner(header.uuid, folder.name)
+    while (path := folder / WAITING.format(first + len(found))).is_file():
+        number = first + len(found)
+        kept = records.read_snapshot(path.read_bytes(), number, owner, len(header.groups), header.sketch.k)
+        if kept is None:
+            break
+        found.append(kept)
+    return found
 
 
 def reload(path: Path, header: RunHeader, index: int, committed: Sequence[str]) -> Block:

@@ -118,13 +118,10 @@ class Commit(NamedTuple):
         Chunks, then the manifest, by key in the segment.
     after : SegmentHeader
         The segment's state with them.
-    snapshots : int
-        How many snapshots are among them.
     """
 
     objects: list[tuple[str, Buffers]]
     after: SegmentHeader
-    snapshots: int
 
 
 class SegmentWriter:
@@ -196,7 +193,7 @@ class SegmentWriter:
             snapshots=s.snapshots + len(snapshots),
         )
         objects.append([(MANIFEST.format(s.flushes), [manifest])])
-        return Commit(list(itertools.chain.from_iterable(objects)), after, len(snapshots))
+        return Commit(list(itertools.chain.from_iterable(objects)), after)
 
     def perform(self, commit: Commit) -> None:
         """Write what was prepared. Nothing is ever half-visible, and what failed may be performed again.

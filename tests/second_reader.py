@@ -148,7 +148,23 @@ class Segment:
         }
         if self.header["status"] in ("recording", "failed"):
             self.overlay()
+            self.snapshots |= self.waiting()
         must((np.diff(self.rows["step"]) > 0).all(), "steps increase")
+
+    def waiting(self) -> dict[int, np.ndarray]:
+        """Section 6, sketches of the parameters that no flush has taken."""
+        found, number = {}, self.header.get("snapshots", 0)
+        owner = f"{self.run['uuid']}/{self.folder.name}".encode()
+        while (file := self.folder / f".theta-{number:06d}.partial").exists():
+            data = file.read_bytes()
+            start, payload = struct.pack("<4sI", b"GLJ1", number), data[20:]
+            whole = struct.pack("<II", len(payload), crc32c(payload))
+            if data[:20] != start + struct.pack("<I", crc32c(start + owner)) + whole or payload[:1] != b"T":
+                break
+            step = struct.unpack_from("<q", payload, 8)[0]
+            found[step] = np.frombuffer(payload, "<f4", offset=16).reshape(self.tails["sketch"])
+            number += 1
+        return found
 
     def chain(self, previous: str) -> dict[str, str]:
         """Digest of each chunk, from the manifests."""

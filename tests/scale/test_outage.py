@@ -19,6 +19,7 @@ from gradlog.analysis import open_run
 from gradlog.analysis.audit import check
 from gradlog.cli import app
 from gradlog.errors import GradlogWarning, StoreUnavailableError
+from gradlog.projector import projector
 from tests.scale.conftest import gradients
 from tests.scale.http_faults import s3, s3_server
 
@@ -85,6 +86,19 @@ def same_rows(record, tmp_path, rows, statuses, url=URL):
     assert not list((tmp_path / "spool").rglob(".*-*"))
 
 
+def same_parameters(steps):
+    """Before each of these steps the parameters were what the gradient of that step is."""
+    segment = open_run(URL).segments[0]
+    assert segment.header.snapshots == len(steps)
+    assert segment.snapshot_steps.tolist() == steps
+    header = open_run(URL).header
+    theta, norm2 = np.empty((2, 16), np.float32), np.empty(2)
+    for step, found in zip(steps, segment.snapshots, strict=True):
+        row = next(gradients(step, step + 1))
+        projector(header.sketch, header.tensors, 2).project([row["a"], row["b"]], theta, norm2)
+        np.testing.assert_array_equal(found, theta)
+
+
 @pytest.mark.parametrize("kind", ["slow", "cut"])
 def test_an_outage_in_the_middle_loses_nothing(s3, record, silence, tmp_path, kind):
     log = start()
@@ -138,6 +152,7 @@ def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         log_rows(log, 20, 100)
+        log.parameters(next(gradients(100, 101)))
         log.close()
     command = f"GRADLOG_SPOOL={tmp_path}/spool gradlog recover {URL}"
     assert command in str(told[-1].message)
@@ -158,6 +173,7 @@ def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(
     else:
         record(URL, 100, 110)
         same_rows(record, tmp_path, 110, ["recovered", "closed"])
+    same_parameters([100])
 
 
 KILLED = """
@@ -170,6 +186,8 @@ sink.WAITS, flusher.PAUSES, recording.PATIENCE = (0.0,), (0.05,), 0.1
 s3fs.S3FileSystem.retries = 1
 log = gradlog.open(sys.argv[1], like=next(gradients(0, 1)), k=16, chunk=16, groups="tensors")
 for t, row in enumerate(gradients(0, 70)):
+    if t % 23 == 0:
+        log.parameters(row)
     log.step(row, loss=1 / (1 + t), lr=0.1)
     print(t, flush=True)
     while t == 20 and log._recording._flusher.done < 1 or t == 40 and log._recording._flusher.refusal is None:
@@ -191,8 +209,10 @@ def test_a_kill_in_an_outage_loses_nothing(s3, record, silence, tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert done.stdout.split() == [str(t) for t in range(70)]
     silence(False)
+    assert open_run(URL).info["snapshots"] == [0]
     assert [(r.rows, r.status) for r in resume.recover(URL)] == [(54, "recovered")]
     same_rows(record, tmp_path, 70, ["recovered"])
+    same_parameters([0, 23, 46, 69])
 
 
 def test_the_spool_is_bounded_and_what_it_cannot_hold_is_a_known_gap(s3, silence, tmp_path, monkeypatch):
