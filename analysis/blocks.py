@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cluster import Progress, connected
-from gradlog.analysis.grams import Grams
-from gradlog.analysis.kernel import summarise
+from gradlog.analysis.kernel import Workspace, summarise
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary, merge
 from gradlog.errors import CorruptRunError
@@ -73,7 +72,7 @@ def summarise_block(
     source: RowSource, fragments: list[Fragment], recipe: Recipe, stop: threading.Event | None = None
 ) -> Summary:
     """Read a block's rows and summarise them; the body of a task. Ends early once ``stop`` is set."""
-    whole, grams = Summary(recipe), Grams(recipe)
+    whole, work = Summary(recipe), Workspace(recipe)
     size = buffer_rows(source)
     rows = np.empty((min(size, max((b - a for a, b, _ in fragments), default=0)), source.n), np.float32)
     with single_threaded():
@@ -85,8 +84,8 @@ def summarise_block(
                 if stop is not None and stop.is_set():
                     return whole
                 X = source.read(low, high, rows[: high - low])
-                whole.absorb(summarise(X, recipe, whole, grams), grams)
-        grams.finish(whole.sums)
+                whole.absorb(summarise(X, recipe, whole, work), work.grams)
+        work.grams.finish(whole.sums)
     if not all(np.isfinite(x).all() for x in (whole.sums["energy"], whole.r)):
         raise CorruptRunError(f"rows {fragments[0][0]}..{fragments[-1][1]}: NaN or inf in rows not flagged as such")
     return whole
@@ -119,19 +118,41 @@ def compute(
     """
     rows = block_rows(source)
     panes = [Pane(plan(chains, a, b, rows)) for a, b in itertools.pairwise(cuts)]
-    make = partial(_summaries, source, recipe, scheduler, progress)
+    tally = Tally(progress, sum(len(pane.blocks) for pane in panes))
+    make = partial(_summaries, source, recipe, scheduler, tally)
     if memo is None:
         return make(panes)
-    return memo.summaries(source, [pane.blocks for pane in panes], recipe, buffer_rows(source), make)
+    found = memo.summaries(source, [pane.blocks for pane in panes], recipe, buffer_rows(source), make)
+    tally.finish()
+    return found
 
 
-def _summaries(
-    source: RowSource, recipe: Recipe, scheduler: Any, progress: Progress | None, panes: list[Pane]
-) -> list[Summary]:
+class Tally:
+    """Progress of one pass in several parts, of which some may not be needed."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._report, self._total = progress or (lambda done, total: None), total
+        self._before = self._at = 0
+        self._report(0, total)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Blocks of a part that are done: 0 begins the next part."""
+        if done == 0:
+            self._before = self._at
+            return
+        self._at = self._before + done
+        self._report(self._at, self._total)
+
+    def finish(self) -> None:
+        """Count blocks that were known as done."""
+        if self._at < self._total:
+            self._report(self._total, self._total)
+
+
+def _summaries(source: RowSource, recipe: Recipe, scheduler: Any, report: Progress, panes: list[Pane]) -> list[Summary]:
     if not panes:
         return []
     total = sum(len(pane.blocks) for pane in panes)
-    report = progress or (lambda done, total: None)
     report(0, total)
     if scheduler == "synchronous" or (scheduler is None and (total == 1 or workers() == 1)):
         return _in_order(source, panes, recipe, report)

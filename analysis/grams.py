@@ -25,6 +25,7 @@ class Grams:
     def __init__(self, recipe: Recipe) -> None:
         shapes = {name: shape for name, shape in recipe.shapes().items() if name in GRAMS}
         self._recipe, self._rows, self._settled = recipe, 0, False
+        self._pairs = np.empty((0, recipe.n), np.float32)
         self._parts: list[Sums] = [
             {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} for _ in range(parts(recipe))
         ]
@@ -37,7 +38,7 @@ class Grams:
             odd, even, pairs = self._parts
             self._multiply(h[1::2], odd)
             self._multiply(h[::2], even)
-            self._multiply(_pair_sums(X), pairs)
+            self._multiply(self._pair_sums(X), pairs)
         else:
             self._multiply(h, self._parts[0])
         self._rows += len(X)
@@ -89,17 +90,18 @@ class Grams:
         if recipe.test is not None:
             add_product(rows, rows @ recipe.test, out["image"])
 
+    def _pair_sums(self, X: Float32) -> Float32:
+        """Add rows 0 and 1, 2 and 3, ...; the last one, where it has no partner, counts sqrt(2) times."""
+        count, paired = -(-len(X) // 2), len(X) // 2 * 2
+        if len(self._pairs) < count:
+            self._pairs = np.empty((count, X.shape[1]), np.float32)
+        out = self._pairs[:count]
+        np.add(X[0:paired:2], X[1:paired:2], out=out[: paired // 2])
+        if paired < len(X):
+            np.multiply(X[-1], np.float32(np.sqrt(2)), out=out[-1])
+        return out
+
 
 def parts(recipe: Recipe) -> int:
     """Float32 sums for each large one."""
     return 3 if recipe.scatter else 1
-
-
-def _pair_sums(X: Float32) -> Float32:
-    """Add rows 0 and 1, 2 and 3, ...; the last one, where it has no partner, counts sqrt(2) times."""
-    paired = len(X) // 2 * 2
-    out = np.empty((-(-len(X) // 2), X.shape[1]), np.float32)
-    np.add(X[0:paired:2], X[1:paired:2], out=out[: paired // 2])
-    if paired < len(X):
-        np.multiply(X[-1], np.float32(np.sqrt(2)), out=out[-1])
-    return out

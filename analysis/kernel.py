@@ -22,15 +22,30 @@ SEGMENT = 32
 """Rows of a float32 sum."""
 
 _CACHE = 2**19
-"""Floats of a tile: 2 MiB."""
+"""Floats of a tile: 2 MiB. Wide rows are at least 512, for each tile goes through the whole memory of the Grams."""
 
 
 def tile_rows(n: int) -> int:
     """Rows of a tile of n columns."""
-    return int(np.clip(_CACHE // n, 128, 8192)) // SEGMENT * SEGMENT
+    return int(np.clip(_CACHE // n, 512, 8192)) // SEGMENT * SEGMENT
 
 
-def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, grams: Grams | None = None) -> Summary:
+class Workspace:
+    """Memory that the blocks of a task use one after another, for new pages cost as much as what is done in them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.grams = Grams(recipe)
+        self._increments = np.empty((0, recipe.n), np.float32)
+
+    def increments(self, rows: int) -> Float32:
+        """Return room for those of a tile and for one before it, (rows + 1, n); the first two are zeros."""
+        if len(self._increments) <= rows:
+            self._increments = np.empty((rows + 1, self._increments.shape[1]), np.float32)
+        self._increments[:2] = 0
+        return self._increments[: rows + 1]
+
+
+def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, work: Workspace | None = None) -> Summary:
     """Summary of rows that follow each other without a gap.
 
     Parameters
@@ -39,8 +54,8 @@ def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, grams: 
     recipe : Recipe
     within : Summary, optional
         The one that will absorb this one: they share the large sums.
-    grams : Grams, optional
-        Adds up the large sums of several calls; whoever passes it settles it in the end.
+    work : Workspace, optional
+        Adds up the large sums of several calls; whoever passes it settles its Grams in the end.
 
     Returns
     -------
@@ -57,9 +72,9 @@ def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, grams: 
     compiled = recipe.kernel == "numba" and fast.available()
     add = fast.add_tile if compiled else add_tile
     summary.kernels = frozenset(["numba" if compiled else "numpy"] if recipe.columns else [])
-    products = grams or Grams(recipe)
-    rows = tile_rows(recipe.n)
-    H = np.zeros((min(rows, len(X)) + 1, recipe.n), np.float32)  # a first row of the tile before
+    own = work or Workspace(recipe)
+    grams, rows = own.grams, tile_rows(recipe.n)
+    H = own.increments(min(rows, len(X)))
     for start in range(0, len(X), rows):
         stop = min(start + rows, len(X))
         h = H[: stop - start + 1]
@@ -67,10 +82,10 @@ def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, grams: 
             add(X, start, stop, h, summary, ema, path)
         else:
             _differences(X, start, stop, h)
-        products.add(X[start:stop], h[1:], summary.sums)
+        grams.add(X[start:stop], h[1:], summary.sums)
         H[0] = h[-1]
-    if grams is None:
-        products.settle(summary.sums)
+    if work is None:
+        grams.settle(summary.sums)
     _count(summary, len(X))
     ema.finish(summary)
     if recipe.columns:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 WORTH = 2.0
 """A summary is kept if the rows behind it are so many times its size."""
 
+BATCH = 64
+"""Blocks that are made, at least, before any of their panes is done with."""
+
 Blocks = list[list["Fragment"]]
 
 
@@ -104,6 +107,13 @@ class Memo:
         plans = [self._plan(source, pane, what) for pane in panes]
         found = [self._recall(plan, recipe) for plan in plans]
         left = [plan for plan, summary in zip(plans, found, strict=True) if summary is None]
+        fresh = [summary for batch in _batches(left) for summary in self._make(batch, compute)]
+        self.cache.trim()
+        rest = iter(fresh)
+        return [next(rest) if summary is None else summary for summary in found]
+
+    def _make(self, left: list[Plan], compute: Callable[[list[Pane]], list[Summary]]) -> list[Summary]:
+        """Fold on from what is known, and keep what will be known."""
         bodies = [plan for plan in left if plan.at < plan.grouped]
         for plan, summary in zip(bodies, compute([p.rest(p.grouped) for p in bodies]), strict=True):
             plan.whole, plan.group, plan.at = summary, None, plan.grouped
@@ -116,9 +126,8 @@ class Memo:
         fresh = compute([plan.rest() for plan in left])
         for plan, summary in zip(left, fresh, strict=True):
             self._keep(plan.all, summary, plan.blocks)
-        self.cache.trim()
-        rest = iter(fresh)
-        return [next(rest) if summary is None else summary for summary in found]
+            plan.whole = plan.group = None
+        return fresh
 
     def _plan(self, source: RowSource, pane: Blocks, what: list[Any]) -> Plan:
         contents = [self._block(source, block, what) for block in pane]
@@ -179,6 +188,16 @@ class Memo:
                 chunks = known[first // source.chunk : -(-last // source.chunk)]
                 found.append([first % source.chunk, last - first, chunks])
         return found
+
+
+def _batches(plans: list[Plan]) -> list[list[Plan]]:
+    """Cut panes into runs of enough blocks for all workers: what is kept of a pane on its way is twice its summary."""
+    found: list[list[Plan]] = [[]]
+    for plan in plans:
+        if sum(len(p.blocks) for p in found[-1]) >= BATCH:
+            found.append([])
+        found[-1].append(plan)
+    return found if plans else []
 
 
 def _chain(start: Any, contents: Sequence[Any]) -> list[str]:

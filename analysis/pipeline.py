@@ -150,16 +150,9 @@ def analyze(
     books = ledgers(run, cuts)
     run, ask = magnitude.in_range(run, ask, books)
     memo = Memo(folder, run) if folder and ask.scale == 1 else None
-    own: dict[Range, Totals] = {}
-    kernels = frozenset[str]()
-    for part, edges in passes_over:
-        summaries = blocks.compute(run.rows, run.chains, edges, part, scheduler, progress, memo)
-        kernels = kernels.union(*(s.kernels for s in summaries))
-        panes = contributions(summaries)
-        if not part.columns:
-            own[ranges["run"][0]] = {name: x for name, x in panes[-1].items() if name.startswith(TRIANGLES)}
-    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, own)
     whole = ranges["run"][0]
+    panes, grams, kernels = _collect(run, passes_over, scheduler, progress, memo)
+    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams})
     found = scopes.refined(whole, passes, seed, scheduler, memo)
     spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
@@ -182,7 +175,7 @@ def analyze(
         "svd_passes": found.passes if found else 1 + (route.method == "rows"),
         "svd_certificate": spectrum.unseen / spectrum.total if spectrum and spectrum.total > 0 else 0.0,
         "svd_seed": seed,
-        "kernel": ", ".join(sorted(kernels)),
+        "kernel": ", ".join(kernels),
         "predicted_memory": predicted,
         "cached_rows": memo.rows if memo else 0,
         "burn_in": burn_in,
@@ -255,6 +248,21 @@ def _passes(recipe: Recipe, cuts: list[int], whole: Range, light: bool) -> list[
         return [(recipe, cuts)]
     small, grams = recipe.split()
     return [(grams, sorted({0, whole.start, whole.stop})), (small, cuts)]
+
+
+def _collect(
+    run: Run, passes_over: list[tuple[Recipe, list[int]]], scheduler: Any, progress: Progress | None, memo: Memo | None
+) -> tuple[list[Totals], Totals, list[str]]:
+    """Totals of the panes, Grams of the whole run if they have none, and what added up the columns."""
+    grams: Totals = {}
+    kernels = frozenset[str]()
+    for recipe, cuts in passes_over:
+        summaries = blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo)
+        kernels = kernels.union(*(s.kernels for s in summaries))
+        panes = contributions(summaries)
+        if not recipe.columns:
+            grams = {name: x for name, x in panes[-1].items() if name.startswith(TRIANGLES)}
+    return panes, grams, sorted(kernels)
 
 
 def _overlaps(scopes: Scopes, windows: list[Range]) -> Values:

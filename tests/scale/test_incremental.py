@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import gradlog
-from gradlog.analysis import analyze, blocks, open_run
+from gradlog.analysis import analyze, blocks, memo, open_run
 from gradlog.analysis.cache import Cache, default_folder, key
 from gradlog.analysis.memo import Memo, pack, unpack
 from gradlog.analysis.summary import Recipe, Summary
@@ -24,7 +24,10 @@ def same(one, other):
         assert one.attrs[name] == other.attrs[name]
 
 
-@pytest.mark.parametrize("options", [{}, {"window": 100, "prefixes": 3}, {"svd": "nystrom"}, {"burn_in": 21}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"window": 100, "prefixes": 3}, {"window": 40, "light": True}, {"svd": "nystrom"}, {"burn_in": 21}],
+)
 def test_a_known_run_is_not_read_and_gives_the_same_bits(tmp_path, record, small_blocks, rows_read, options):
     path = record(tmp_path / "r.zarr", 0, 500)
     plain = analyze(str(path), **options)
@@ -50,6 +53,24 @@ def test_a_run_that_grew_costs_only_its_new_chunks(tmp_path, record, small_block
         assert set(rows_read) == set(range(old // 16 * 16, new))
         assert len(rows_read) == new - old // 16 * 16
         same(grown, analyze(str(path)))
+
+
+def test_panes_are_made_some_at_a_time(tmp_path, record, small_blocks, monkeypatch):
+    path = str(record(tmp_path / "r.zarr", 0, 500))
+    plain = analyze(path, window=40)
+    monkeypatch.setattr(memo, "BATCH", 3)
+    same(analyze(path, window=40, cache=True), plain)
+
+
+def test_progress_goes_from_nothing_to_all_whatever_is_known(tmp_path, record, small_blocks):
+    path = tmp_path / "r.zarr"
+    for old, new in ((0, 330), (330, 500), (500, 500)):
+        record(path, old, new)
+        told = []
+        analyze(str(path), window=100, cache=True, progress=lambda *x, told=told: told.append(x))
+        assert told == sorted(told)
+        assert told[0][0] == 0
+        assert told[-1][0] == told[-1][1] == told[0][1]
 
 
 def test_a_live_run_grows_within_its_segment(tmp_path, small_blocks, rows_read):
@@ -232,8 +253,8 @@ def test_summaries_larger_than_their_rows_are_not_kept(tmp_path, record, monkeyp
     monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
     run = open_run(str(record(tmp_path / "r.zarr", 0, 2000)))
     store = Cache(tmp_path / "c")
-    memo, recipe = Memo(store, run), Recipe(2, 16)
-    blocks.compute(run.rows, run.chains, [0, 2000], recipe, memo=memo)
+    recipe = Recipe(2, 16)
+    blocks.compute(run.rows, run.chains, [0, 2000], recipe, memo=Memo(store, run))
     written = sum(f.stat().st_size for f in store.folder.glob("*/*"))
     assert 0 < written < 4 * 32 * 2000
     assert Summary(recipe).nbytes > 4 * 32 * 16  # of one block, then, nothing was kept
