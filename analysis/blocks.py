@@ -290,8 +290,9 @@ def _distributed(
                 report(done, total)
             del future
             return list(client.gather(results))
-        finally:  # also on an interrupt: workers drop what is queued and forget what is done
-            client.cancel([*alive, *results], force=True)
+        finally:  # also on an interrupt: what nobody wants any more, workers drop from their queues and forget
+            for future in (*alive, *results):  # not ``cancel``: a scheduler breaks off where merges have no owner
+                future.release()
 
 
 def _same(value: Any) -> Any:

@@ -5,6 +5,7 @@ One BLAS thread. GRADLOG_BENCH_STEPS and GRADLOG_BENCH_WIDE set the rows of 256 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -81,7 +82,7 @@ def read_and_gemms(path: Path) -> None:
         image += X.T @ (X @ omega)
 
 
-def one_pass(run: Run, recipe: Recipe, scheduler: str = "synchronous") -> Any:
+def one_pass(run: Run, recipe: Recipe, scheduler: Any = "synchronous") -> Any:
     cuts = [0, len(run.steps)]
     return add(contributions(blocks.compute(run.rows, run.chains, cuts, recipe, scheduler)))
 
@@ -135,6 +136,22 @@ def test_two_threads(benchmark: Any, narrow: Path, kernel: str) -> None:
         benchmark, one, two, f"threads over one, {kernel}, {blocks.workers()} workers", clock=time.perf_counter
     )
     print(f"speed-up {1 / ratio:.2f}")
+
+
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+def test_two_workers(benchmark: Any, narrow: Path, kernel: str) -> None:
+    """Speed-up of a second worker process of a cluster where two cores are idle."""
+    from distributed import Client, LocalCluster
+
+    run, recipe = open_run(narrow), dataclasses.replace(RECIPES[list(RECIPES)[2]], kernel=kernel)
+    with contextlib.ExitStack() as stack:
+        start = stack.enter_context
+        clusters = [start(LocalCluster(n, threads_per_worker=1, dashboard_address=None)) for n in (1, 2)]
+        clients = [start(Client(cluster, set_as_default=False)) for cluster in clusters]
+        one, two = (lambda c=c: one_pass(run, recipe, c) for c in clients)
+        one(), two()  # workers load what they need
+        label = f"two workers over one, {kernel}"
+        print(f"speed-up {1 / against(benchmark, one, two, label, clock=time.perf_counter):.2f}")
 
 
 def test_wide_pass(benchmark: Any, wide: Path) -> None:

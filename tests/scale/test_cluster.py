@@ -108,6 +108,24 @@ def test_same_numbers_as_threads(cluster, big, blocks_of_a_chunk):
     close(analyze(str(big), scheduler=cluster.address), analyze(str(big), scheduler="threads"))
 
 
+def test_a_client_that_was_lent_goes_on(cluster, big, blocks_of_a_chunk):
+    """Its connection, its other results, and a second analysis; nothing of ours is left on the workers."""
+    from distributed import Client
+
+    plain = analyze(str(big), ["last"], scheduler="threads")
+    with Client(cluster.address, timeout=30, set_as_default=False) as client:
+        own = client.submit(sum, [1, 2])
+        for _ in range(2):
+            close(analyze(str(big), ["last"], scheduler=client), plain)
+        connection = client.id
+        assert own.result() == 3
+        until = time.monotonic() + 20
+        while (left := set(client.who_has())) != {own.key} and time.monotonic() < until:
+            time.sleep(0.1)
+        assert left == {own.key}
+        assert client.run_on_scheduler(lambda dask_scheduler: connection in dask_scheduler.clients)
+
+
 def test_no_chunk_passes_the_client(cluster, big, blocks_of_a_chunk):
     """What the client sends and receives does not grow with the rows: of 40 MB, one summary and 40 small tasks."""
     with Relay("127.0.0.1", cluster.port) as wire:
