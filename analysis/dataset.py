@@ -72,6 +72,8 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "regret_best": (P, "loss", "D sqrt(2 P), the right side at the best eta"),
     "components": (("component", "group", "k"), "1", "right singular vectors of the increments"),
     "scores": (("increment_step", "component"), "gradient", "increments projected on the components"),
+    "explained_variance": (("component",), G2, "energy of the increments along each component"),
+    "explained_variance_ratio": (("component",), "1", "its share in the energy of the increments"),
     "window_overlap": (("window", "other_window"), "1", "mean squared cosine between leading increment subspaces"),
     "window_overlap_random": ((), "1", "overlap expected of random subspaces"),
 }

@@ -120,7 +120,7 @@ class Scopes:
         return nystrom(self.recipe.basis, totals["image"])[1][:, :count]
 
     def components(self, r: Range, found: Decomposition | None, count: int) -> Values:
-        """Right singular vectors as (mode, group, k), and their scores (increment, mode) from one more pass."""
+        """Right singular vectors as (mode, group, k), their scores (increment, mode) from one more pass, and variance."""
         vectors = found.components[:, :count] if found else self.leading(r, count)
         if vectors is None:
             raise ValueError("components need svd='gram' or svd='nystrom'")
@@ -129,9 +129,13 @@ class Scopes:
             kept = np.asarray(scores.compute())
         steps = _increment_rows(self.run)
         inside = (steps >= r.start) & (steps < r.stop)
+        energy = float(self.totals(r)["increment"].sum())
+        variance = np.square(kept[inside], dtype=np.float64).sum(axis=0)
         return {
             "components": vectors.T.reshape(-1, self.run.groups, self.run.k),
             "scores": kept[inside],
+            "explained_variance": variance / self.ask.scale**2,
+            "explained_variance_ratio": variance / energy if energy > 0 else np.full(len(variance), np.nan),
             "increment_step": self.run.numbers.at(steps[inside]),
         }
 

@@ -109,6 +109,8 @@ def test_components_and_scores(exact_run):
     V = ds.components.values.reshape(3, -1)
     np.testing.assert_allclose(np.abs(np.sum(V * Vt[:3], axis=1)), 1, atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(ds.scores, axis=0), s[:3], rtol=1e-4)
+    np.testing.assert_allclose(ds.explained_variance, s[:3] ** 2, rtol=1e-4)
+    np.testing.assert_allclose(ds.explained_variance_ratio, s[:3] ** 2 / np.square(s).sum(), rtol=1e-4)
     assert ds.increment_step.values.tolist() == list(range(4, 130))
     # Eckart and Young: what the best rank-3 predictor of the increments leaves is the tail of their spectrum
     left = np.square(H - H @ V.T @ V).sum() / np.square(H).sum()
