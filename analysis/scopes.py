@@ -120,7 +120,7 @@ class Scopes:
         return nystrom(self.recipe.basis, totals["image"])[1][:, :count]
 
     def components(self, r: Range, found: Decomposition | None, count: int) -> Values:
-        """Right singular vectors as (mode, group, k), their scores (increment, mode) from one more pass, and variance."""
+        """Right singular vectors (mode, group, k), their scores (increment, mode) by one more pass, and variance."""
         vectors = found.components[:, :count] if found else self.leading(r, count)
         if vectors is None:
             raise ValueError("components need svd='gram' or svd='nystrom'")
