@@ -146,7 +146,7 @@ def test_two_workers(benchmark: Any, narrow: Path, kernel: str) -> None:
     run, recipe = open_run(narrow), dataclasses.replace(RECIPES[list(RECIPES)[2]], kernel=kernel)
     with contextlib.ExitStack() as stack:
         start = stack.enter_context
-        clusters = [start(LocalCluster(n, threads_per_worker=1, dashboard_address=":0")) for n in (1, 2)]
+        clusters = [start(LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0")) for n in (1, 2)]
         clients = [start(Client(cluster, set_as_default=False)) for cluster in clusters]
         one, two = (lambda c=c: one_pass(run, recipe, c) for c in clients)
         one(), two()  # workers load what they need
