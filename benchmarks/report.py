@@ -182,7 +182,7 @@ def picture(figures: Figures, path: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams["svg.hashsalt"] = "gradlog"
+    matplotlib.rcParams |= {"svg.hashsalt": "gradlog", "svg.fonttype": "none"}  # letters as paths are most of a file
     panels: list[list[tuple[str, float]]] = [[], []]
     for title, named in sorted(figures.items(), reverse=True):
         for name, value in named.items():
