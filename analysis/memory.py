@@ -77,7 +77,7 @@ def predict(
         panes = len(cuts) - 1
         peak = max(peak, kept + working_set(recipe, source, panes, tasks))
         kept += summary_bytes(recipe)
-    last = afterwards(passes[-1][0]) + afterwards(passes[0][0])
+    last = sum(afterwards(recipe) for recipe, _ in passes)
     return compiler + resident() + LIBRARIES + peak + last + BREAK * breaks + scores
 
 
