@@ -2,7 +2,8 @@
 
 A tile's Gram is small and its rows few: to make it, mirror it and add it up took numpy 1.7 times what the products take
 (256 rows of 256). scipy exports the BLAS that it was built with for callers that are compiled
-(``scipy.linalg.cython_blas``); called through ctypes, it does not hold the interpreter's lock, and rows may stand apart.
+(``scipy.linalg.cython_blas``); called through ctypes, it does not hold the interpreter's lock, and rows may stand
+apart.
 """
 
 from __future__ import annotations
