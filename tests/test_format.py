@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gradlog
 from gradlog import schema
 from gradlog.analysis import open_run
 from gradlog.analysis.audit import Folder, check, examine, verify
@@ -23,6 +24,7 @@ from gradlog.analysis.reader import Run
 from gradlog.cli.app import run as command
 from gradlog.errors import CorruptRunError, NewerFormatError
 from gradlog.projector import projector
+from gradlog.provenance import process_identity
 from gradlog.records import frame, head, owner, read_journal
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
 
@@ -329,18 +331,38 @@ class TestTail:
             open_run(path)
 
     def test_it_does_not_count_once_it_was_taken_over(self, path: Path) -> None:
-        import gradlog
-
+        """Its writer was of this host and is gone: no process of that number began when it did."""
+        written_by(path, {**process_identity(), "started": "never"})
         left = journal_of(path).read_bytes()
-        like = {name: np.zeros(shape, np.float32) for name, shape in make.SHAPES.items()}
-        options = {"k": 8, "chunk": 8, "seed": 5, "groups": "all"}
-        gradlog.open(path, like, mode="a", on_error="raise", **options).close()
+        continue_run(path)
         rows = segment_rows(open_run(path))[SEGMENT]
         assert same(rows["sketch"], expected("killed")[SEGMENT]["sketch"])
         (path / SEGMENT / ".journal-000002").write_bytes(left)  # as if killed before it was removed
         assert len(open_run(path).steps) == 21
         assert examine(Folder(path)).problems == []
         assert any("left over" in note for note in examine(Folder(path)).notes)
+
+    def test_it_is_left_to_a_writer_of_another_host(self, path: Path) -> None:
+        """Nobody here can tell whether that one lives: its rows are read, and its file stays as it is."""
+        written_by(path, {**process_identity(), "host_id": "another"})
+        left = journal_of(path).read_bytes()
+        continue_run(path)
+        assert journal_of(path).read_bytes() == left
+        assert open_run(path).steps.tolist() == list(range(21))
+        assert examine(Folder(path)).problems == []
+
+
+def written_by(path: Path, process: dict[str, Any]) -> None:
+    """Say in the golden store which process wrote it: who lives is a fact about this machine, not about the store."""
+    meta = json.loads((path / SEGMENT / "zarr.json").read_bytes())
+    meta["attributes"]["gradlog_segment"] |= {"process": process, "check": schema.NO_CHECK}
+    (path / SEGMENT / "zarr.json").write_bytes(schema.seal(json.dumps(meta, separators=(",", ":")).encode()))
+
+
+def continue_run(path: Path) -> None:
+    """Open a golden store to go on with it, and close it."""
+    like = {name: np.zeros(shape, np.float32) for name, shape in make.SHAPES.items()}
+    gradlog.open(path, like, mode="a", on_error="raise", k=8, chunk=8, seed=5, groups="all").close()
 
 
 def journal_tail(data: bytes) -> int:

@@ -141,16 +141,21 @@ def test_groups_of_the_exact_run_agree_to_a_millionth():
             assert found["kappa"][p]["value"] == pytest.approx(true["kappa"][p], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["tiny_sort_rmsprop", "mlp_synth_adamw"])
-def test_recording_again_gives_the_same_rows(record, tmp_path, name):
-    """Forty steps: rounding differs from machine to machine, and training has not amplified it yet."""
-    record.record(name, tmp_path / "again.zarr", steps=40)
+@pytest.mark.parametrize(("name", "steps"), [("tiny_sort_rmsprop", 2), ("mlp_synth_adamw", 40)])
+def test_recording_again_gives_the_same_rows(record, tmp_path, name, steps):
+    """As long as rounding, which differs from processor to processor, stays rounding.
+
+    The multilayer perceptron keeps it at 2e-7 for all of forty steps. RMSProp divides by the root of what it has seen,
+    which for entries near zero is rounding itself: 3e-7 in the first row of the transformer, 3e-6 in the second, 3e-4
+    in the third, and all of the gradient by the fortieth.
+    """
+    record.record(name, tmp_path / "again.zarr", steps=steps)
     again, shipped = open_run(tmp_path / "again.zarr"), open_run(SAMPLES / f"{name}.zarr")
     assert again.info["provenance"]["notes"]["digest"] == shipped.info["provenance"]["notes"]["digest"]
-    np.testing.assert_allclose(again.group_norm2, shipped.group_norm2[:40], rtol=1e-3)
-    a, b = again.rows.read(0, 40), shipped.rows.read(0, 40)
-    assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b)
-    assert np.linalg.norm(a - shipped.rows.read(1, 41)) > 0.1 * np.linalg.norm(b)
+    np.testing.assert_allclose(again.group_norm2, shipped.group_norm2[:steps], rtol=1e-4)
+    a, b = again.rows.read(0, steps), shipped.rows.read(0, steps)
+    assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+    assert np.linalg.norm(a - shipped.rows.read(1, steps + 1)) > 0.1 * np.linalg.norm(b)
 
 
 def test_the_heavy_first_steps_of_gpt2_are_in_the_run():
