@@ -6,12 +6,14 @@ Both runs must have been sketched by the same map, since only then <S a, S b> es
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.blocks import buffer_rows
-from gradlog.analysis.intervals import leave_one_out, quantile
+from gradlog.analysis.collisions import exact_groups
+from gradlog.analysis.intervals import leave_one_out, pool, quantile
 from gradlog.analysis.reader import Run
 from gradlog.analysis.summary import Float64
 from gradlog.errors import SpecMismatchError, TooFewStepsError
@@ -99,7 +101,8 @@ def cosines(a: Run, b: Run) -> Cosines:
 
     Notes
     -----
-    Delete-one jackknife over the k coordinates of <Sa, Sb> / (||Sa|| ||Sb||), groups pooled; exact rows carry no error.
+    Delete-one jackknife over the k coordinates of <Sa, Sb> / (||Sa|| ||Sb||), groups pooled; exact rows, and
+    groups that the sketch shows exactly, carry no error.
 
     Examples
     --------
@@ -113,10 +116,10 @@ def cosines(a: Run, b: Run) -> Cosines:
         raise TooFewStepsError(f"{a.where} and {b.where} have no finite step in common")
     rows_a, rows_b = np.flatnonzero(a.finite)[at_a], np.flatnonzero(b.finite)[at_b]
     size = buffer_rows(a.rows)
-    parts = []
+    exact, parts = exact_groups(a.header), []
     for start in range(0, len(steps), size):
         X, Y = (_rows(r, which[start : start + size]) for r, which in ((a, rows_a), (b, rows_b)))
-        parts.append((*_interval(X, Y, a.header.sketch.exact), (X == Y).all(axis=(1, 2))))
+        parts.append((*_interval(X, Y, all(exact), exact), (X == Y).all(axis=(1, 2))))
     value, low, high, identical = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Cosines(steps, value, low, high, identical.astype(bool))
 
@@ -127,12 +130,15 @@ def _rows(run: Run, which: NDArray[np.int64]) -> NDArray[np.float32]:
     return block.reshape(len(which), run.groups, run.k)
 
 
-def _interval(X: NDArray[np.float32], Y: NDArray[np.float32], exact: bool) -> tuple[Float64, Float64, Float64]:
+def _interval(
+    X: NDArray[np.float32], Y: NDArray[np.float32], exact: bool, exact_groups: Sequence[bool] = ()
+) -> tuple[Float64, Float64, Float64]:
     """Cosine of each row pair with its interval, from (rows, groups, k)."""
     pairs = ((X, Y), (X, X), (Y, Y))
-    xy, xx, yy = (np.einsum("tgk,tgk->tk", u, v, dtype=np.float64, casting="same_kind") for u, v in pairs)
-    value = _cosine(xy.sum(1), xx.sum(1), yy.sum(1))
     k = X.shape[2]
+    products = (np.multiply(u, v, dtype=np.float64, casting="same_kind").reshape(len(X), -1) for u, v in pairs)
+    xy, xx, yy = (pool(p, k, exact_groups) for p in products)
+    value = _cosine(xy.sum(1), xx.sum(1), yy.sum(1))
     if exact:
         return value, value, value
     if k < 4:

@@ -9,7 +9,7 @@ such values has a relative variance of up to 12 / k + 2 / (k - 1), as much as on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
@@ -19,10 +19,24 @@ from gradlog.analysis.summary import Float64
 LEVEL = 0.95
 
 
-def pool(per_column: Float64, k: int) -> Float64:
-    """Sum over groups: (..., groups x k) -> (..., k)."""
-    pooled: Float64 = per_column.reshape(*per_column.shape[:-1], -1, k).sum(axis=-2)
+def pool(per_column: Float64, k: int, exact: Sequence[bool] = ()) -> Float64:
+    """Sum over groups: (..., groups x k) -> (..., k); ``exact`` as in ``by_group``."""
+    pooled: Float64 = by_group(per_column, k, exact).sum(axis=-2)
     return pooled
+
+
+def by_group(per_column: Float64, k: int, exact: Sequence[bool] = ()) -> Float64:
+    """Cut into groups: (..., groups x k) -> (..., groups, k).
+
+    The sums of ``exact`` groups do not vary with the sketch: each coordinate stands for the same part of them.
+
+    >>> by_group(np.array([1.0, 3.0, 1.0, 3.0]), 2, exact=[True, False]).tolist()
+    [[2.0, 2.0], [1.0, 3.0]]
+    """
+    parts: Float64 = per_column.reshape(*per_column.shape[:-1], -1, k)
+    if not any(exact):
+        return parts
+    return np.where(np.asarray(exact)[:, None], parts.mean(axis=-1, keepdims=True), parts)
 
 
 def quantile(k: int, level: float = LEVEL) -> float:

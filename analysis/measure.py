@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis import baseline, bounds, inversion, noise, rank
 from gradlog.analysis.carriers import Carriers
-from gradlog.analysis.intervals import jackknife, pool
+from gradlog.analysis.intervals import by_group, jackknife, pool
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.summary import Float64
@@ -27,8 +27,9 @@ KAPPA = ("kappa", "kappa_low", "kappa_high", "kappa_null", "gain", "gain_low", "
 class Question:
     """What is asked of every scope.
 
-    ``k`` coordinates a group, ``exact`` whether they are the gradient's own, ``norms`` whether the logged norms are;
-    ``scale``, a power of two, is what the rows were multiplied by.
+    ``k`` coordinates a group, ``exact`` whether the sketch has no error at all, ``norms`` whether the logged norms have
+    none; ``scale``, a power of two, is what the rows were multiplied by; ``exact_groups`` says which groups the sketch
+    shows without error (see ``collisions``).
     """
 
     predictors: list[Predictor]
@@ -37,6 +38,18 @@ class Question:
     exact: bool
     norms: bool = True
     scale: float = 1.0
+    exact_groups: tuple[bool, ...] = ()
+
+    def within(self, group: int | None) -> Question:
+        """Ask the same of one group, or of all."""
+        if group is None or not self.exact_groups:
+            return self
+        own = self.exact_groups[group]
+        return dataclasses.replace(self, exact=own, exact_groups=(own,))
+
+    def pool(self, per_column: Float64) -> Float64:
+        """Sum over the groups in question: (..., columns) -> (..., k)."""
+        return pool(per_column, self.k, self.exact_groups)
 
 
 def kappas(evidence: Evidence, energy: float, ages: NDArray[np.int64], ask: Question) -> Values:
@@ -61,7 +74,7 @@ def kappas(evidence: Evidence, energy: float, ages: NDArray[np.int64], ask: Ques
 
 def _summed(per_column: Float64, ask: Question) -> tuple[float, float, float]:
     """Sum of squares from the sketch, with its interval, in the gradient's units."""
-    value, low, high = jackknife(lambda x: x, pool(per_column, ask.k) / ask.scale**2, exact=ask.exact)
+    value, low, high = jackknife(lambda x: x, ask.pool(per_column) / ask.scale**2, exact=ask.exact)
     return value, float(np.maximum(low, 0.0)), high
 
 
@@ -70,9 +83,8 @@ def _kappa(
 ) -> dict[str, float]:
     rows = int(evidence.totals["rows"])
     energy, total = evidence.of("energy"), evidence.of("total")
-    path, power = pool(fitted.path, ask.k), pool(energy, ask.k)
-    square = pool(np.square(total), ask.k)
-    material = [] if fitted.material is None else [pool(fitted.material, ask.k)]
+    path, power, square = (ask.pool(x) for x in (fitted.path, energy, np.square(total)))
+    material = [] if fitted.material is None else [ask.pool(fitted.material)]
 
     def gain(path: Float64, power: Float64, square: Float64, *material: Float64) -> Float64:
         c = (square - power) / (power * max(rows - 1, 1))
@@ -170,7 +182,8 @@ def scope(
             baseline.coherence(evidence.of("energy"), evidence.of("total"), int(evidence.totals["rows"]))
         ),
     }
-    found |= kappas(evidence, energy, ages, ask) | noise.signal_and_noise(evidence, ask.k, ask.exact, batch)
+    found |= kappas(evidence, energy, ages, ask)
+    found |= noise.signal_and_noise(evidence, ask.k, ask.exact, batch, ask.exact_groups)
     for name in ("increment_energy", *(f"{n}{end}" for n in ("signal", "noise") for end in ("", "_low", "_high"))):
         found[name] /= ask.scale**2
     return found
@@ -193,7 +206,7 @@ def group_shares(evidence: Evidence, ask: Question) -> list[Values]:
 
     Predictors are fitted to the window as a whole.
     """
-    paths = [p.fit(evidence).path.reshape(-1, ask.k) for p in ask.predictors]
+    paths = [by_group(p.fit(evidence).path, ask.k, ask.exact_groups) for p in ask.predictors]
     found = np.array([[jackknife(np.divide, own, path.sum(axis=0), exact=ask.exact) for own in path] for path in paths])
     found[..., 1:] = np.clip(found[..., 1:], 0, 1)
     ends = ("path_share", "path_share_low", "path_share_high")

@@ -9,6 +9,8 @@ turned around, with no upper end where s may be 0. The intervals cover the sketc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gradlog.analysis.intervals import jackknife, pool
@@ -29,7 +31,9 @@ def signal_weights(lags: int) -> Float64:
     return weights.round(12)
 
 
-def signal_and_noise(evidence: Evidence, k: int, exact: bool, batch: float = float("nan")) -> dict[str, float]:
+def signal_and_noise(
+    evidence: Evidence, k: int, exact: bool, batch: float = float("nan"), exact_groups: Sequence[bool] = ()
+) -> dict[str, float]:
     """Mean squared gradient free of noise, its share, the noise trace and the noise scale, with intervals.
 
     NaN where no two rows follow each other; the noise scale, or an end of its interval, where the signal may be 0.
@@ -41,8 +45,8 @@ def signal_and_noise(evidence: Evidence, k: int, exact: bool, batch: float = flo
         return {
             f"{n}{e}": nan for n in ("signal", "signal_share", "noise", "noise_scale") for e in ("", "_low", "_high")
         }
-    energy = pool(evidence.of("energy"), k) / rows
-    products = pool(evidence.of("lag")[:lags], k) / pairs[:lags, None]
+    energy = pool(evidence.of("energy"), k, exact_groups) / rows
+    products = pool(evidence.of("lag")[:lags], k, exact_groups) / pairs[:lags, None]
     signal = signal_weights(lags) @ products
     found = {
         "signal": jackknife(lambda s: s, signal, exact=exact),

@@ -13,6 +13,7 @@ from gradlog.analysis import blocks, bounds, fast, magnitude, noise, remarks, sp
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.cluster import Progress
+from gradlog.analysis.collisions import exact_groups
 from gradlog.analysis.dataset import result_dataset
 from gradlog.analysis.ledger import ledgers
 from gradlog.analysis.measure import Question, Values, bound_sides, shares
@@ -179,6 +180,7 @@ def analyze(
         "predicted_memory": predicted,
         "cached_rows": memo.rows if memo else 0,
         "burn_in": burn_in,
+        "exact_groups": [name for name, own in zip(run.header.groups, ask.exact_groups, strict=True) if own],
         "bound_inputs": dataclasses.asdict(inputs),
         "warnings": [*remarks.of_run(run, ask, counted), *remarks.of_rank(run, main, ask, spectrum)],
     }
@@ -191,7 +193,8 @@ def _question(run: Run, predictors: list[Predictor], eps: Sequence[float]) -> Qu
     eps = tuple(float(e) for e in eps)
     if not eps or not all(0 < e < 1 for e in eps) or len(set(eps)) < len(eps):
         raise ValueError(f"eps must be distinct numbers between 0 and 1, got {eps}")
-    return Question(predictors, eps, run.k, run.header.sketch.exact, run.norms_exact)
+    exact = exact_groups(run.header)
+    return Question(predictors, eps, run.k, all(exact), run.norms_exact, exact_groups=exact)
 
 
 def _ranges(run: Run, burn_in: int, window: int | None, stride: int | None, prefixes: int) -> dict[str, list[Range]]:

@@ -50,6 +50,7 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
         "predicted_memory": int(ds.attrs["predicted_memory"]),
     }
     result["kernel"] = ds.attrs["kernel"]
+    result["exact_groups"] = json.loads(ds.attrs.get("exact_groups", "[]"))
     result["path_shares"] = _shares(ds)
     result["burn_in"] = int(ds.attrs["burn_in"])
     result["bounds"] = _bounds(ds)

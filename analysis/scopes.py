@@ -64,13 +64,13 @@ class Scopes:
     ) -> Values:
         """All measures of a scope; ``full`` adds the rank behind the sketch."""
         totals = self.totals(r)
-        evidence = Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
+        ask, evidence = self.ask.within(group), Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
         spectrum = spectrum or self.spectrum(r, group)
         shuffled = self.shuffled(r, group) if self.recipe.scatter else None
-        found = measure.scope(evidence, self._energy(r, group), self._ages(r), self.ask, self._batch(r))
-        found |= measure.ranks(spectrum, shuffled, self.ask.eps) | _curves(spectrum)
+        found = measure.scope(evidence, self._energy(r, group), self._ages(r), ask, self._batch(r))
+        found |= measure.ranks(spectrum, shuffled, ask.eps) | _curves(spectrum)
         if full:
-            found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), self.ask, found)
+            found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), ask, found)
         return found
 
     def groups(self, r: Range, light: bool) -> list[Values]:

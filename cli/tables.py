@@ -43,7 +43,7 @@ def _run(path: str, result: Document) -> list[str]:
             [
                 ("steps", f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}"),
                 ("gradient", f"{run['stage']}; {len(groups)} groups: {render.shorten(groups)}"),
-                ("sketch", "none, the gradient itself" if run["kind"] == "exact/1" else f"k = {run['k']} a group"),
+                ("sketch", _sketch(run, result.get("exact_groups") or [])),
                 (
                     "energy",
                     f"{render.number(result['energy'])}, of the increments {render.number(result['increment_energy'])}",
@@ -51,6 +51,12 @@ def _run(path: str, result: Document) -> list[str]:
             ]
         ),
     ]
+
+
+def _sketch(run: Document, exact: list[str]) -> str:
+    if run["kind"] == "exact/1":
+        return "none, the gradient itself"
+    return f"k = {run['k']} per group" + (f"; without error for {render.shorten(exact)}" if exact else "")
 
 
 def _kappa(result: Document) -> list[str]:
