@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -118,8 +117,7 @@ def gradlog_run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str
     (tmp_path / "train.py").write_text(TRAIN)
 
     def call(*args: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "gradlog", "run", *args]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+        command = [Path(sys.executable).with_name("gradlog"), "run", *args]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
 
     return call

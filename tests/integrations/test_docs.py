@@ -24,6 +24,8 @@ ELSEWHERE = ("howto-distributed", "howto-run", "howto-report", "howto-cluster") 
 ALONE = [p for p in PAGES if p.stem not in ELSEWHERE]
 FRAMEWORKS = ("torch", "jax", "optax", "keras", "lightning", "transformers")
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
 
 def blocks(page, language="python"):
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
@@ -62,10 +64,8 @@ def test_blocks(tmp_path, monkeypatch, page):
 
 
 def call(folder, *command):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False
-    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -79,7 +79,7 @@ def test_distributed(tmp_path):
     ddp, local, fsdp = blocks(run_of("distributed"))
     for script in (ddp + local, fsdp):  # a process group is made once a process
         (tmp_path / "train.py").write_text(script)
-        call(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py")
+        call(tmp_path, *TORCHRUN, "--standalone", "--nproc-per-node", "2", "train.py")
     assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["ddp.zarr", "fsdp.zarr", "local.zarr"]
     ranks = {p.stem: gradlog.analysis.open_run(str(p)).info["ranks"] for p in tmp_path.glob("*.zarr")}
     assert ranks == {"ddp": 1, "fsdp": 1, "local": 2}
@@ -102,5 +102,5 @@ optimizer.step()
     lines = [line.partition(" #")[0].split() for block in blocks(run_of("run"), "bash") for line in block.splitlines()]
     assert len(lines) == 4
     for program, *words in lines:
-        call(tmp_path, "-m", {"gradlog": "gradlog", "torchrun": "torch.distributed.run"}[program], *words)
+        call(tmp_path, *{"gradlog": [Path(sys.executable).with_name("gradlog")], "torchrun": TORCHRUN}[program], *words)
     assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["a.zarr", "train-2.zarr", "train-3.zarr", "train.zarr"]

@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import warnings
@@ -153,9 +152,9 @@ dist.destroy_process_group()
 @pytest.mark.slow
 def test_torchrun(tmp_path, recorded):
     (tmp_path / "ranks.py").write_text(RANKS)
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, *torchrun, "-m", "gradlog", "run", "--k", "8", "ranks.py"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("next: gradlog analyze") == 1
@@ -163,12 +162,6 @@ def test_torchrun(tmp_path, recorded):
     run = recorded(tmp_path / "ranks.zarr")
     assert [p.name for p in tmp_path.glob("*.zarr")] == ["ranks.zarr"]
     np.testing.assert_allclose(run.norm2.sum(axis=1), 4 * 1.5**2, rtol=1e-6)  # the mean of 1 and 2, four times
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def test_runs_of_abandoned_optimizers_end(tmp_path, monkeypatch):

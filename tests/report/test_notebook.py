@@ -50,14 +50,14 @@ def cells():
 
 
 def test_the_example_notebook_runs(monkeypatch):
-    """Cell by cell, the last expression of each evaluated as a notebook would to show it."""
+    """Cell by cell in the notebook's folder, as a kernel does, the last expression of each evaluated to be shown."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.close("all")  # those of other tests
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(NOTEBOOK.parent)
     space: dict[str, object] = {}
     shown = []
     for source in cells():
