@@ -15,6 +15,7 @@ from gradlog.analysis.arrays import sketch_array
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.reader import Run
 from gradlog.analysis.scopes import Range
+from gradlog.analysis.text import portable_names, writable
 
 P, E = ("predictor",), ("eps",)
 G2 = "gradient^2"
@@ -176,25 +177,29 @@ def _attrs(run: Run, attrs: dict[str, Any]) -> dict[str, Any]:
 
 def scalars_dataset(run: Run) -> xr.Dataset:
     """Label the logged scalars by step."""
-    return xr.Dataset(
-        {name: (("step",), column) for name, column in run.scalar_columns.items()}, {"step": ("step", run.steps)}
-    )
+    return xr.Dataset(_scalars(run, {"step"}), {"step": ("step", run.steps)})
 
 
 def run_dataset(run: Run) -> xr.Dataset:
     """Dataset of the run: lazy sketch, squared norms, flags, scalars by name."""
-    taken = {"sketch", "group_norm2", "flags", "step", "group", "k"}
     about = "squared norm of the gradient" + ("" if run.norms_exact else ", estimated from the sketch")
     data: dict[str, Any] = {
         "sketch": (("step", "group", "k"), sketch_array(run.rows), _about("gradient", "sketch of the gradient")),
         "group_norm2": (("step", "group"), run.group_norm2, _about(G2, about)),
         "flags": (("step",), run.flags, _about("1", "bits: 1 non-finite, 2 skipped, 4 partial")),
     }
-    for name, column in run.scalar_columns.items():
-        data[f"scalar_{name}" if name in taken else name] = (("step",), column)
     coords = {"step": run.steps, "group": _text(list(run.header.groups))}
     attrs = {"title": "gradlog run", "run": json.dumps(run.info)}
-    return xr.Dataset(data, coords, attrs)
+    return xr.Dataset(data | _scalars(run, {*data, *coords, "k"}), coords, attrs)
+
+
+def _scalars(run: Run, taken: set[str]) -> dict[str, Any]:
+    """Scalars as variables under names that every format takes; a name that had to change is kept beside."""
+    names = portable_names(run.scalar_columns, taken)
+    return {
+        label: (("step",), run.scalar_columns[name], {} if label == name else {"original_name": writable(name)})
+        for name, label in names.items()
+    }
 
 
 def _text(labels: list[str]) -> NDArray[np.object_]:

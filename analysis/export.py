@@ -19,6 +19,7 @@ import numpy as np
 
 from gradlog.analysis.blocks import buffer_rows
 from gradlog.analysis.reader import Run
+from gradlog.analysis.text import portable_names, writable
 from gradlog.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def export_rows(run: Run, target: Path, form: Form, sketch: bool = True) -> None
         Replaced if it exists, a folder excepted.
     form : {"netcdf", "zarr", "parquet", "csv", "npz"}
         In the flat formats a group's columns are ``norm2:GROUP`` and ``sketch:GROUP`` (Parquet: a list of k floats) or
-        ``sketch:GROUP:0``, ``:1``, ... (CSV).
+        ``sketch:GROUP:0``, ``:1``, ... (CSV). The others take no slash in a name: the scalar ``lr/1`` becomes
+        ``lr_1``, and its attribute ``original_name`` (npz: the JSON ``original_names``) keeps what it was.
     sketch : bool
         Whether to write the sketch too.
 
@@ -96,7 +98,8 @@ def export_result(ds: xarray.Dataset, target: Path, form: Form) -> None:
             writer = csv.writer(file, lineterminator="\n")
             dims = _dims(ds)
             writer.writerow(["variable", *dims, "value"])
-            writer.writerows([name, *("" if c is None else c for c in at), repr(v)] for name, at, v in _long(ds, dims))
+            for name, at, v in _long(ds, dims):
+                writer.writerow([name, *("" if c is None else _cell(c) for c in at), repr(v)])
     else:
         _result_parquet(ds, target)
 
@@ -104,9 +107,11 @@ def export_result(ds: xarray.Dataset, target: Path, form: Form) -> None:
 def columns(run: Run) -> dict[str, Any]:
     """Per-row columns of the flat formats, the sketch apart: step, flags, scalars, ``norm2:GROUP``."""
     found: dict[str, Any] = {"step": run.steps, "flags": run.flags}
+    norms = {f"norm2:{writable(g)}": run.group_norm2[:, i] for i, g in enumerate(run.header.groups)}
     for name, column in run.scalar_columns.items():
-        found[f"scalar:{name}" if name in found else name] = column
-    return found | {f"norm2:{g}": run.group_norm2[:, i] for i, g in enumerate(run.header.groups)}
+        label = writable(name)
+        found[f"scalar:{label}" if label in found or label in norms or not label else label] = column
+    return found | norms
 
 
 def blocks_of(run: Run) -> Iterator[tuple[int, int, Any]]:
@@ -133,9 +138,12 @@ def _write_dataset(ds: xarray.Dataset, target: Path, form: str) -> None:
 
 
 def _rows_npz(run: Run, target: Path, sketch: bool) -> None:
-    arrays = {name: np.asarray(column) for name, column in columns(run).items() if not name.startswith("norm2:")}
-    arrays |= {"group": np.array(run.header.groups), "group_norm2": run.group_norm2}
-    arrays["info"] = np.array(json.dumps(run.info))
+    arrays: dict[str, Any] = {"step": run.steps, "flags": run.flags, "group_norm2": run.group_norm2}
+    arrays |= {"group": np.array([writable(g) for g in run.header.groups]), "info": np.array(json.dumps(run.info))}
+    names = portable_names(run.scalar_columns, {*arrays, "sketch", "original_names"})
+    arrays |= {label: run.scalar_columns[name] for name, label in names.items()}
+    renamed = {label: writable(name) for name, label in names.items() if label != name}
+    arrays["original_names"] = np.array(json.dumps(renamed))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in arrays.items():
             buffer = io.BytesIO()
@@ -152,11 +160,11 @@ def _rows_npz(run: Run, target: Path, sketch: bool) -> None:
 
 def _rows_csv(run: Run, target: Path, sketch: bool) -> None:
     found = columns(run)
-    coordinates = [f"sketch:{g}:{i}" for g in run.header.groups for i in range(run.k)] if sketch else []
+    coordinates = [f"sketch:{writable(g)}:{i}" for g in run.header.groups for i in range(run.k)] if sketch else []
     texts: list[Callable[[Any], str]] = [repr if np.issubdtype(c.dtype, np.floating) else str for c in found.values()]
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*found, *coordinates])
+        writer.writerow([_cell(name) for name in (*found, *coordinates)])
         for start, stop, cube in blocks_of(run):
             parts = [map(text, column[start:stop].tolist()) for text, column in zip(texts, found.values(), strict=True)]
             for row, values in zip(zip(*parts, strict=True), cube.reshape(stop - start, -1), strict=True):
@@ -168,7 +176,7 @@ def _rows_parquet(run: Run, target: Path, sketch: bool) -> None:
     found = columns(run)
     fields = [(name, pa.from_numpy_dtype(column.dtype)) for name, column in found.items()]
     if sketch:
-        fields += [(f"sketch:{g}", pa.list_(pa.float32(), run.k)) for g in run.header.groups]
+        fields += [(f"sketch:{writable(g)}", pa.list_(pa.float32(), run.k)) for g in run.header.groups]
     schema = pa.schema(fields, metadata={"gradlog": json.dumps(run.info)})
     with pq.ParquetWriter(target, schema) as writer:
         for start, stop, cube in blocks_of(run):
@@ -204,6 +212,11 @@ def _long(ds: xarray.Dataset, dims: list[str]) -> Iterator[tuple[str, list[Any],
         for index in np.ndindex(values.shape):
             at = {d: marks[d][i] for d, i in zip(own, index, strict=True)}
             yield name, [at.get(d) for d in dims], float(values[index])
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _plain_array(values: Any) -> Any:

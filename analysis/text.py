@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection, Iterable
 
 
 def printable(text: object) -> str:
@@ -60,3 +62,41 @@ def number(value: float | None, digits: int = 4) -> str:
     if 1e-3 <= abs(value) < 10**digits:
         return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
     return f"{value:.{digits - 1}e}"
+
+
+def writable(text: str) -> str:
+    r"""Escape what UTF-8 cannot hold: halves of surrogate pairs, which JSON may name.
+
+    >>> writable("a" + chr(0xD800))
+    'a\\ud800'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+LONGEST_NAME = 60
+"""Letters of a name in a file: file systems stop at 255 bytes, and a letter takes up to four."""
+
+
+def portable_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Names under which columns can stand in netCDF, zarr and npz, by their own names.
+
+    Letters of every script, digits and ``_ . + - @`` stay; anything else, a slash above all, becomes ``_``. A name that
+    is taken, empty or begins with something else than a letter or a digit gets ``scalar_`` in front. What still
+    collides is numbered.
+
+    >>> portable_names(["loss", "lr/1", "lr_1", "step", ".."], taken={"step"})
+    {'loss': 'loss', 'lr/1': 'lr_1', 'lr_1': 'lr_1_2', 'step': 'scalar_step', '..': 'scalar_..'}
+    """
+    found: dict[str, str] = {}
+    used = set(taken)
+    for name in names:
+        plain = re.sub(r"[^\w.+@-]", "_", name)[:LONGEST_NAME]
+        if plain in taken or not re.match(r"[^\W_]", plain):
+            plain = f"scalar_{plain}"
+        candidate, number = plain, 1
+        while candidate in used:
+            number += 1
+            candidate = f"{plain}_{number}"
+        used.add(candidate)
+        found[name] = candidate
+    return found

@@ -81,6 +81,76 @@ def test_a_scalar_named_like_a_column_keeps_its_own(run, tmp_path):
     assert json.loads(table.schema.metadata[b"gradlog"])["steps"] == 45
 
 
+ODD = [
+    "train/loss",
+    "lr/1",
+    "lr_1",
+    "../../../evil",
+    "/evil",
+    "=1+1",
+    "step",
+    "sketch",
+    "norm2:g0",
+    ".",
+    "..",
+    "",
+    "\ud800",
+    "a b\n",
+    "é" * 200,
+]
+
+
+@pytest.fixture(scope="module")
+def oddly_named(tmp_path_factory):
+    rows = np.random.default_rng(1).standard_normal((10, 2, 4))
+    scalars = {name: np.arange(10.0) + i for i, name in enumerate(ODD)}
+    return open_run(str(stores.write_run(tmp_path_factory.mktemp("odd") / "run.zarr", rows, scalars=scalars)))
+
+
+@pytest.mark.parametrize("form", ["netcdf", "zarr", "npz"])
+def test_scalars_of_any_name_come_back_under_one_that_is_portable(oddly_named, tmp_path, form):
+    folder = tmp_path / "deep" / "er"
+    folder.mkdir(parents=True)
+    export_rows(oddly_named, folder / "out", form)
+    if form == "npz":
+        with np.load(folder / "out") as z:
+            originals = json.loads(str(z["original_names"]))
+            values = {name: z[name] for name in z.files if z[name].dtype.kind == "f"}
+    else:
+        with xr.open_dataset(folder / "out", engine="h5netcdf" if form == "netcdf" else "zarr") as ds:
+            originals = {str(v): ds[v].attrs["original_name"] for v in ds.data_vars if "original_name" in ds[v].attrs}
+            values = {str(v): ds[v].values for v in ds.data_vars}
+    for i, name in enumerate(ODD):
+        kept = name.encode("utf-8", "backslashreplace").decode()
+        label = next((new for new, old in originals.items() if old == kept), kept)
+        np.testing.assert_array_equal(values[label], np.arange(10.0) + i)
+    assert sorted(p.name for p in tmp_path.rglob("*") if "evil" in p.name and "out" not in p.parts) == []
+    assert not any("/" in name for name in values)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_scalars_of_any_name_come_back_in_a_table(oddly_named, tmp_path, form):
+    export_rows(oddly_named, tmp_path / "out", form, sketch=False)
+    if form == "csv":
+        with (tmp_path / "out").open(newline="", encoding="utf-8") as file:
+            names, *lines = csv.reader(file)
+        first = dict(zip(names, lines[0], strict=True))
+        assert "'=1+1" in names  # a spreadsheet would compute it
+    else:
+        table = pq.read_table(tmp_path / "out")
+        names, first = table.column_names, {name: table[name][0].as_py() for name in table.column_names}
+    assert len(set(names)) == len(names)
+    shown = {"step": "scalar:step", "norm2:g0": "scalar:norm2:g0", "": "scalar:", "\ud800": "\\ud800"}
+    for i, name in enumerate(ODD):
+        label = shown.get(name, name)
+        assert float(first["'" + label if form == "csv" and label.startswith("=") else label]) == i
+
+
+def test_a_dataset_of_a_run_can_be_written_by_xarray_itself(oddly_named, tmp_path):
+    oddly_named.to_xarray().to_netcdf(tmp_path / "out.nc", engine="h5netcdf")
+    assert oddly_named.scalars["lr_1"].attrs["original_name"] == "lr/1"
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_results_come_back(run, tmp_path, form):
     ds = analyze(run, window=15)
