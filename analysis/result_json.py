@@ -16,6 +16,8 @@ RUN_FIELDS = (
 )  # fmt: skip
 WITHHELD = (".estimate", ".participation_estimate", ".noise_scale", ".ratio_noise_free", ".gain_chance")
 """What rows and sketch often do not tell: a rank behind the sketch, a noise scale or a ratio without a signal."""
+UNDEFINED = "undefined values written as null"
+NO_BOUNDS = "no bounds: they need the logged loss and learning rate"
 MEASURES = ("stable", "participation", "entropy")
 ENDS = ("", "_low", "_high")
 NOISE = ("signal", "signal_share", "noise", "noise_scale")
@@ -70,9 +72,11 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
             }
     lost: list[str] = []
     plain: dict[str, Any] = _plain(result, "", lost)
+    if "missing" in result["bounds"]["inputs"]["sources"].values():
+        warnings.append(NO_BOUNDS)
     if lost:
         shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
-        warnings.append(f"undefined values written as null: {shown}")
+        warnings.append(f"{UNDEFINED}: {shown}")
     plain["warnings"] = warnings
     return plain
 

@@ -128,8 +128,11 @@ class _Bar(_Work):
         with self._lock:
             self._bar.total = self.total or None
             self._bar.set_postfix_str(", ".join(self.text()), refresh=False)
-            if not self._bar.update(self.done - self._bar.n) and time.time() - self._bar.last_print_t > BLINK:
+            now = time.time()
+            shown = self._bar.update(self.done - self._bar.n)
+            if not shown and now - self._bar.last_print_t > BLINK and now - self._bar.start_t > PATIENCE:
                 self._bar.refresh()
+                self._bar.last_print_t = now  # or close would think that nothing was drawn, and leave it there
 
 
 class _Heartbeat(_Work):

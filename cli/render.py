@@ -125,10 +125,10 @@ def _can_show(text: str) -> bool:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Break into lines of at most ``width``; a word that is longer is broken too."""
+    """Break into lines of at most ``width``; a longer word, such as a path to copy, stays whole."""
     import textwrap
 
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
 
 
 def note(text: str) -> list[str]:

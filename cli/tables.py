@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradlog.analysis.result_json import UNDEFINED
 from gradlog.analysis.verdict import verdict as verdict
 from gradlog.cli import render
 
@@ -28,7 +29,7 @@ def report(path: str, result: Document) -> list[str]:
         _in_time(result, "prefixes", "as the run grows"),
         _path(result),
         _bounds(result),
-        [line for text in result["warnings"] for line in render.note(text)],
+        [line for text in result["warnings"] if not text.startswith(UNDEFINED) for line in render.note(text)],
         [f"next: gradlog analyze {render.printable(path)} --json"],
     ]
     return [line for part in parts if part for line in (*part, "")][:-1]
@@ -216,7 +217,7 @@ def _bounds(result: Document) -> list[str]:
     bounds = result["bounds"]
     still, regret = bounds["stationarity"], bounds["regret"]
     if all(sides["right"] is None for sides in still.values()):
-        return render.note("no bounds: they need the logged loss and learning rate")
+        return []  # a warning says why
     first = next(iter(still.values()))
     norm = f"mean norm^2 {_between(first, 'left')}; free of minibatch noise {_between(first, 'left_noise_free')}"
     lost = f"regret {_between(next(iter(regret.values())), 'left')}"

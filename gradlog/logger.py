@@ -294,9 +294,10 @@ class Logger:
         self.warn(f"recording ended, training goes on: {self.reason}")
 
     def warn(self, message: str) -> None:
-        """Tell the user something about this recording, once to the log and once as a warning."""
+        """Tell the user something about this recording, as a warning and to the log if anybody listens to it."""
         message = f"{self._plan.path if self._plan else 'gradlog'}: {message}"
-        log.warning("%s", message)
+        if log.hasHandlers():  # else Python's handler of last resort would print it a second time
+            log.warning("%s", message)
         # A user who turned warnings into errors must not lose the job to one of ours.
         with contextlib.suppress(Warning):
             warnings.warn(message, GradlogWarning, stacklevel=2)

@@ -157,18 +157,38 @@ def test_no_progress_when_quiet(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+class Terminal(list):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> None:
+        self.append(text)
+
+    def flush(self) -> None: ...
+
+    def left(self) -> str:
+        """What a reader sees on the line in the end: a carriage return goes to its start, letters replace letters."""
+        line: list[str] = []
+        for piece in "".join(self).split("\r"):
+            line[: len(piece)] = piece
+        return "".join(line).strip()
+
+
+@pytest.mark.parametrize("reads", [1, 4, 8])
+def test_a_bar_leaves_nothing_behind(monkeypatch, reads):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console.progress("analyze", quiet=False) as progress:
+        progress(0, 4)
+        for _ in range(reads):  # no block is done yet: the bar is drawn because of what was read
+            time.sleep(0.11)
+            progress.read(1000, 2**20)
+    assert terminal.left() == ""
+
+
 def test_a_bar_on_a_terminal(monkeypatch):
-    class Terminal(list):
-        encoding = "utf-8"
-
-        def isatty(self) -> bool:
-            return True
-
-        def write(self, text: str) -> None:
-            self.append(text)
-
-        def flush(self) -> None: ...
-
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(console, "PATIENCE", 0.0)

@@ -1,0 +1,50 @@
+"""Text on the terminal that a person copies or acts on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+import gradlog
+from gradlog.cli import render
+
+
+def test_a_long_path_stays_in_one_piece():
+    path = "/scratch/" + "a-long-name/" * 10 + "run.zarr"
+    assert any(path in line for line in render.facts([("command", f"python train.py --out {path} --epochs 3")]))
+    assert any(path in line for line in render.note(f"{path} was closed before its last rows were written"))
+
+
+def test_a_run_without_loss_says_once_why_there_are_no_bounds(call, tmp_path):
+    path = tmp_path / "run.zarr"
+    rng = np.random.default_rng(0)
+    with gradlog.open(path, like=np.zeros(50), k=16) as log:
+        for _ in range(60):
+            log.step(rng.standard_normal(50))
+    shown = call("analyze", path).out
+    assert shown.count("no bounds") == 1
+    assert "null" not in shown
+    warnings = json.loads(call("analyze", path, "--json").out)["warnings"]
+    assert sum("no bounds" in text for text in warnings) == 1
+    assert sum("written as null" in text for text in warnings) == 1  # only who reads the JSON meets a null
+
+
+WARNED = """
+import gradlog, numpy as np, sys
+{prepare}
+log = gradlog.open(sys.argv[1], like=np.zeros(4), k=2)
+log.step(np.zeros(4), loss="much")
+log.close()
+"""
+
+
+def test_a_script_sees_a_warning_of_the_recorder_once(tmp_path):
+    for i, prepare in enumerate(("", "import warnings; warnings.simplefilter('ignore')")):
+        code = WARNED.format(prepare=prepare)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / f"{i}.zarr")], capture_output=True, text=True, check=True
+        )
+        assert done.stderr.count(f"{i}.zarr: ") == 1 - i
