@@ -87,7 +87,7 @@ def may_be_alive(process: Mapping[str, Any]) -> bool:
     if process.get("host_id") != _host_id():
         return True
     pid, started = process.get("pid"), process.get("started")
-    if not isinstance(pid, int) or pid <= 0:
+    if not isinstance(pid, int) or not 0 < pid < 2**31:
         return True
     try:
         os.kill(pid, 0)

@@ -30,6 +30,9 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog import fields, limits
+from gradlog.errors import CorruptRunError
+
 _MAGIC = b"GLJ1"
 _HEAD = struct.Struct("<4sII")
 _FRAME = struct.Struct("<II")
@@ -37,7 +40,6 @@ _ROW = struct.Struct("<cxHIq")
 _NOTE = struct.Struct("<cxHI")
 _SNAPSHOT = struct.Struct("<c7xq")
 _PAIR = np.dtype([("column", "<u4"), ("value", "<f8")])
-_LIMIT = 2**31
 
 
 def _crc(data: bytes) -> int:
@@ -153,7 +155,8 @@ class Journal:
 def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
     """Read every whole record of a journal's bytes.
 
-    Never raises on damaged data: the first record that is short, or that its checksum contradicts, ends it.
+    Never raises on damaged data: the first record that is short, or that its checksum contradicts, ends it, as does
+    one with which the scalars would take much more memory than the file has bytes.
 
     Parameters
     ----------
@@ -167,7 +170,9 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
     names: list[str] = []
     rows: list[tuple[int, int]] = []
     norm2, sketch, scalars = [], [], []
+    notes: list[tuple[int, NDArray[Any]]] = []
     width = _ROW.size + groups * 8 + groups * k * 4
+    most = (len(data) + limits.WIDENED) // 8
     chunk, at = _chunk(data, owner)
     while chunk >= 0 and at < len(data):
         payload = _payload(data, at)
@@ -176,36 +181,32 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
         kind = payload[:1]
         if kind == b"R" and len(payload) >= width:
             _, n, flags, step = _ROW.unpack_from(payload)
-            if len(payload) != width + 8 * n:
+            if len(payload) != width + 8 * n or (len(rows) + 1) * len(names) > most:
                 break
             rows.append((step, flags))
             norm2.append(np.frombuffer(payload, "<f8", groups, _ROW.size))
-            scalars.append(np.frombuffer(payload, "<f8", n, _ROW.size + 8 * groups).copy())
+            scalars.append(np.frombuffer(payload, "<f8", n, _ROW.size + 8 * groups))
             sketch.append(np.frombuffer(payload, "<f4", groups * k, _ROW.size + 8 * (groups + n)))
         elif kind == b"N":
             told = _names(payload)
-            if told is None:
+            if told is None or len(rows) * len(told) > most:
                 break
             names = told
         elif kind == b"A" and len(payload) >= _NOTE.size:
             _, n, row = _NOTE.unpack_from(payload)
             if row >= len(rows) or len(payload) != _NOTE.size + n * _PAIR.itemsize:
                 break
-            for column, value in np.frombuffer(payload, _PAIR, n, _NOTE.size):
-                scalars[row] = _set(scalars[row], int(column), float(value))
+            notes.append((row, np.frombuffer(payload, _PAIR, n, _NOTE.size)))
         elif kind in b"RA":
             break
         at += _FRAME.size + len(payload)
     unread = len(data) - at
-    table = np.full((len(rows), len(names)), np.nan)
-    for i, values in enumerate(scalars):
-        table[i, : len(values)] = values[: len(names)]
     return Journal(
         step=np.array([s for s, _ in rows], np.int64),
         flags=np.array([f for _, f in rows], np.uint32),
         norm2=np.array(norm2, np.float64).reshape(len(rows), groups),
         sketch=np.array(sketch, np.float32).reshape(len(rows), groups, k),
-        scalars=table,
+        scalars=_table(scalars, notes, len(names)),
         names=names,
         unread=unread,
         chunk=chunk,
@@ -239,7 +240,7 @@ def _cut_short(data: bytes, width: int) -> bool:
 def _begins_with_list(data: bytes) -> bool:
     """Whether a whole JSON list stands here: then its record is not cut short, but its length is wrong."""
     try:
-        json.JSONDecoder().raw_decode(data.decode("latin-1"))
+        json.JSONDecoder().raw_decode(data[: limits.METADATA].decode("latin-1"))
     except (ValueError, RecursionError):
         return False
     return True
@@ -247,10 +248,9 @@ def _begins_with_list(data: bytes) -> bool:
 
 def _names(payload: bytes) -> list[str] | None:
     try:
-        names = json.loads(payload[1:])
-    except (ValueError, RecursionError):
+        return list(fields.names(limits.parse_json(payload[1:], "names"), limits.COLUMNS, "names"))
+    except (CorruptRunError, ValueError):
         return None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def _payload(data: bytes, at: int) -> bytes | None:
@@ -258,16 +258,20 @@ def _payload(data: bytes, at: int) -> bytes | None:
         return None
     length, crc = _FRAME.unpack_from(data, at)
     start = at + _FRAME.size
-    if not 0 < length <= min(_LIMIT, len(data) - start):
+    if not 0 < length <= len(data) - start:
         return None
     payload = data[start : start + length]
     return payload if _crc(payload) == crc else None
 
 
-def _set(values: NDArray[np.float64], column: int, value: float) -> NDArray[np.float64]:
-    if column >= 2**16:
-        return values
-    if column >= len(values):
-        values = np.concatenate([values, np.full(column + 1 - len(values), np.nan)])
-    values[column] = value
-    return values
+def _table(
+    scalars: list[NDArray[np.float64]], notes: list[tuple[int, NDArray[Any]]], columns: int
+) -> NDArray[np.float64]:
+    """Scalars (rows, columns): what each row was logged with, then what was set later; NaN elsewhere."""
+    table = np.full((len(scalars), columns), np.nan)
+    for i, values in enumerate(scalars):
+        table[i, : len(values)] = values[:columns]
+    for row, pairs in notes:
+        for column, value in pairs[pairs["column"] < columns]:
+            table[row, column] = value
+    return table

@@ -13,7 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from gradlog import fields, limits
 from gradlog.errors import CorruptRunError, NewerFormatError
+from gradlog.fields import shown, text, whole_number
 
 FORMAT = (1, 0)
 ROOT_KEY = "gradlog"
@@ -172,43 +174,66 @@ class RunHeader:
             raise CorruptRunError(f"{where}: root attributes carry no '{ROOT_KEY}' object")
         version = _version(d.get("format"), where)
         try:
-            sketch = SketchSpec(**{f: d["sketch"][f] for f in ("kind", "k", "m", "seed")})
+            sketch = {field: d["sketch"][field] for field in ("kind", "k", "m", "seed")}
             header = cls(
-                sketch=sketch,
-                groups=tuple(map(str, d["groups"])),
-                tensors=_tensors(d["tensors"]),
-                chunk=int(d["chunk"]),
-                codec=str(d["codec"]),
-                sketch_bits=int(d["sketch_bits"]),
-                stage=str(d["stage"]),
-                what=str(d["what"]),
-                every=int(d["every"]),
-                created=str(d.get("created", "")),
-                uuid=str(d.get("uuid", "")),
-                provenance=dict(d.get("provenance", {})),
+                sketch=SketchSpec(**sketch),
+                groups=fields.names(d["groups"], 2**20, "groups"),
+                tensors=_tensors(d["tensors"], "tensors"),
+                chunk=whole_number(d["chunk"], 1, 2**20, "chunk"),
+                codec=text(d["codec"], "codec"),
+                sketch_bits=whole_number(d["sketch_bits"], 1, FULL_BITS, "sketch_bits"),
+                stage=text(d["stage"], "stage"),
+                what=text(d["what"], "what"),
+                every=whole_number(d["every"], 1, 2**40, "every"),
+                created=text(d.get("created", ""), "created"),
+                uuid=text(d.get("uuid", ""), "uuid"),
+                provenance=fields.provenance(d.get("provenance", {})),
                 format=version,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CorruptRunError(f"{where}: bad header field: {error!r}") from error
-        header._check(where)
+            header.require_bounds()
+        except KeyError as error:
+            raise CorruptRunError(f"{where}: header field {error} is missing") from error
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise CorruptRunError(f"{where}: bad header field: {error}") from error
         return header
 
-    def _check(self, where: str) -> None:
+    def require_bounds(self) -> None:
+        """Refuse a header that declares more than any reader should spend.
+
+        Raises
+        ------
+        ValueError
+            A value is out of bounds, or a chunk or the gradient would be too large.
+        """
         s = self.sketch
-        sound = (
-            all(isinstance(v, int) and not isinstance(v, bool) for v in (s.k, s.m, s.seed))
-            and isinstance(s.kind, str)
-            and 1 <= s.k <= 2**31
-            and 0 <= s.m <= 2**31
-            and 1 <= self.chunk <= 2**20
-            and self.every >= 1
-            and self.codec in CODECS
-            and 1 <= self.sketch_bits <= FULL_BITS
-            and 1 <= len(self.groups) <= 2**20
-            and all(0 <= t.group < len(self.groups) and min(t.shape, default=1) >= 0 for t in self.tensors)
-        )
-        if not sound:
-            raise CorruptRunError(f"{where}: header values out of range: {s}, chunk={self.chunk}, every={self.every}")
+        whole_number(s.k, 1, 2**31, "sketch.k")
+        whole_number(s.m, 0, limits.FOLDED, "sketch.m, to which the sketch folds,")
+        if type(s.seed) is not int:
+            raise ValueError(f"sketch.seed must be a whole number, got {shown(s.seed)}")
+        text(s.kind, "sketch.kind")
+        if self.codec not in CODECS:
+            raise ValueError(f"codec must be one of {', '.join(CODECS)}, got {shown(self.codec)}")
+        if not re.fullmatch(r"[0-9A-Za-z_-]{0,64}", self.uuid):  # it names a folder of the spool
+            raise ValueError(f"uuid must be letters and digits, got {shown(self.uuid)}")
+        if not self.groups:
+            raise ValueError("groups must name at least one")
+        odd = next((t for t in self.tensors if t.group >= len(self.groups)), None)
+        if odd is not None:
+            raise ValueError(f"tensor {shown(odd.name)} is of group {odd.group}, there are {len(self.groups)}")
+        row = len(self.groups) * max(8, 4 * s.k)
+        if row > limits.ROW or (self.chunk > 1 and self.chunk * row > limits.CHUNK):
+            raise ValueError(
+                f"a chunk of {self.chunk:,} rows of {len(self.groups):,} groups x {s.k:,} numbers would take "
+                f"{self.chunk * row:,} bytes of memory, at most {limits.CHUNK:,} are taken"
+            )
+        if self.dimension > 2**60 or (not s.exact and self.dimension > 2**27 * max(s.m, 1)):
+            raise ValueError(f"{shown(self.dimension)} coordinates are more than any model has")
+
+    def decoded_bytes(self) -> dict[str, int]:
+        """Bytes that a chunk of each array decodes to."""
+        G, k, C = len(self.groups), self.sketch.k, self.chunk
+        rows = {"sketch": 4 * G * k, "group_norm2": 8 * G, "scalars": 8 * SCALAR_COLUMNS, "step": 8, "flags": 4}
+        return {name: C * size for name, size in rows.items()} | {"theta": 4 * G * k, "theta_step": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,23 +293,54 @@ class SegmentHeader:
             raise CorruptRunError(f"{where}: attributes carry no '{SEGMENT_KEY}' object")
         known = {f.name for f in dataclasses.fields(cls)}
         try:
-            fields = {k: v for k, v in d.items() if k in known}
-            fields["scalars"] = tuple(map(str, fields.get("scalars", ())))
-            fields["joined"] = _tensors(fields.get("joined", ()))
-            fields["dropped"] = tuple((int(a), int(b), str(c)) for a, b, c in fields.get("dropped", ()))
-            for key in ("number", "rank", "rows", "flushes", "shard", "snapshots"):
-                fields[key] = int(fields.get(key, 0))
-                if fields[key] < 0:
-                    raise ValueError(f"{key}={fields[key]}")
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptRunError(f"{where}: bad segment field: {error!r}") from error
+            found = {k: v for k, v in d.items() if k in known}
+            found["scalars"] = fields.names(found.get("scalars", ()), limits.COLUMNS, "scalars")
+            found["joined"] = _tensors(found.get("joined", ()), "joined")
+            found["dropped"] = fields.dropped(found.get("dropped", ()))
+            found["process"] = fields.mapping(found.get("process", {}), "process")
+            for key, most in _COUNTS.items():
+                found[key] = whole_number(found.get(key, 0), 0, most, key)
+            for key in _TEXTS & found.keys():
+                text(found[key], key)
+            if found.get("parent") is not None:
+                text(found["parent"], "parent")
+            if found.get("parent_step") is not None:
+                fields.step(found["parent_step"], "parent_step")
+            return cls(**found)
+        except KeyError as error:
+            raise CorruptRunError(f"{where}: segment field {error} is missing") from error
+        except (TypeError, ValueError) as error:
+            raise CorruptRunError(f"{where}: bad segment field: {error}") from error
+
+    def require_bounds(self, run: RunHeader, where: str) -> None:
+        """Refuse what contradicts the run's header, or itself, before anything is read or made for it.
+
+        Raises
+        ------
+        CorruptRunError
+            Shards of more chunks than there are, or a parameter of a group that is not there.
+        """
+        chunks = -(-self.rows // run.chunk)
+        if self.shard > max(chunks, 1):
+            raise CorruptRunError(f"{where}: shards of {self.shard:,} chunks, the segment has {chunks:,}")
+        if any(t.group >= len(run.groups) for t in self.joined):
+            raise CorruptRunError(f"{where}: a tensor that joined is of a group that the run does not have")
 
 
-def _tensors(found: Any) -> tuple[TensorInfo, ...]:
-    return tuple(
-        TensorInfo(str(t["name"]), tuple(map(int, t["shape"])), str(t["dtype"]), int(t["group"])) for t in found
-    )
+_COUNTS = {"number": 999_999, "rank": 9_999, "rows": 2**48, "flushes": 2**40, "shard": 2**24, "snapshots": 2**40}
+"""The most of each count of a segment."""
+
+_TEXTS = {"root", "head", "status", "reason", "opened", "closed", "check"}
+
+
+def _tensors(values: Any, what: str) -> tuple[TensorInfo, ...]:
+    found = []
+    for value in fields.sequence(values, what):
+        shape = fields.sequence(value["shape"], "the shape of a tensor", 64)
+        sizes = tuple(whole_number(size, 0, 2**60, "the size of a tensor") for size in shape)
+        group = whole_number(value["group"], 0, 2**20, "the group of a tensor")
+        found.append(TensorInfo(text(value["name"], "name"), sizes, text(value["dtype"], "dtype"), group))
+    return tuple(found)
 
 
 def _version(text: Any, where: str) -> tuple[int, int]:

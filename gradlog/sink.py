@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from gradlog import limits
 from gradlog.errors import MissingDependencyError, StoreUnavailableError
 from gradlog.schema import PARTIAL_FILE
 
@@ -96,8 +97,8 @@ class LocalSink:
         return True
 
     def get(self, key: str) -> bytes:
-        """Read a file."""
-        return (self._path / key).read_bytes()
+        """Read a plain file of bounded size."""
+        return limits.read_plain(self._path, key)
 
     def folders(self) -> list[str]:
         """List the directory."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog import records
+from gradlog import limits, records
 from gradlog.buffer import Block
 from gradlog.errors import CorruptRunError
 from gradlog.records import Journal
@@ -68,7 +68,7 @@ def command(path: str) -> str:
 def read(path: Path, header: RunHeader) -> Journal:
     """Journal in a file of a segment's folder. Damage does not raise."""
     owner = records.owner(header.uuid, path.parent.name)
-    return records.read_journal(path.read_bytes(), owner, len(header.groups), header.sketch.k)
+    return records.read_journal(limits.read_plain(path.parent, path.name), owner, len(header.groups), header.sketch.k)
 
 
 def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, NDArray[np.float32]]]:
@@ -77,7 +77,9 @@ def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, ND
     owner = records.owner(header.uuid, folder.name)
     while (path := folder / WAITING.format(first + len(found))).is_file():
         number = first + len(found)
-        kept = records.read_snapshot(path.read_bytes(), number, owner, len(header.groups), header.sketch.k)
+        kept = records.read_snapshot(
+            limits.read_plain(folder, path.name), number, owner, len(header.groups), header.sketch.k
+        )
         if kept is None:
             break
         found.append(kept)

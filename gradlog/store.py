@@ -21,6 +21,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog import limits
 from gradlog.buffer import Block
 from gradlog.errors import CorruptRunError, NotARunError, SpecMismatchError
 from gradlog.schema import (
@@ -295,8 +296,5 @@ def _json(document: Any) -> bytes:
 
 
 def _attributes(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        attributes = json.loads(data)["attributes"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptRunError(f"{where}: zarr.json is not the metadata of a group: {error!r}") from error
+    attributes = limits.parse_object(data, f"{where}: {META}").get("attributes")
     return attributes if isinstance(attributes, dict) else {}

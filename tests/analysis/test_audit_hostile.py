@@ -98,9 +98,12 @@ def test_a_sparse_data_file_is_not_read(path: Path, key: str) -> None:
     ("fields", "words"),
     [
         ({"chunk": 2**20, "sketch__k": 2**20, "sketch__m": 2**20}, "would take"),
-        ({"sketch__m": 2**31}, "the sketch folds to"),
-        ({"chunk": 0}, "out of range"),
-        ({"tensors": [{"name": "w", "shape": [10**30], "dtype": "float32", "group": 0}]}, "more than any model has"),
+        ({"sketch__m": 2**31}, "sketch.m, to which the sketch folds"),
+        ({"chunk": 0}, "chunk must be a whole number"),
+        (
+            {"tensors": [{"name": "w", "shape": [2**60, 2**60], "dtype": "float32", "group": 0}]},
+            "more than any model has",
+        ),
     ],
     ids=["chunk", "folded", "no-chunk", "dimension"],
 )
