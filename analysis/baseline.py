@@ -71,6 +71,15 @@ def chance(fitted: Fitted, freedom: float, rows: float) -> float:
     return float(2 * np.sqrt(squares / size) + 2 * (p + 2 * np.sqrt(2 * p)) / size)
 
 
+def movable(fitted: Fitted, ages: NDArray[np.int64]) -> float:
+    """Gain that a perfect correlation of gradient and prediction would give; before division by kappa_null.
+
+    Path length is E||g - m||^2 = E||g||^2 - 2 E<g, m> + E||m||^2, and order acts through the inner product of the parts
+    about the mean, at most (1 - c) ||w|| E||g||^2 (Cauchy and Schwarz). An EMA of long memory moves kappa little.
+    """
+    return float(2 * np.sqrt(fitted.mean_weights(ages)[2]))
+
+
 def shuffled_gram(rows_gram: Float64, total: Float64, rows: int) -> Float64:
     """Return the expected Gram of shuffled rows' increments, up to the factor pairs / (rows - 1).
 

@@ -12,7 +12,9 @@ errors have in common. The ends are about the sketch's error alone, not about th
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +33,7 @@ class Inputs:
     diameter: float
     sources: dict[str, str]
     losses: int = 0
+    optimizer: str = ""
 
 
 class Ends(NamedTuple):
@@ -61,8 +64,9 @@ def inputs(
     eta: float | None = None,
     lowest_loss: float | None = None,
     diameter: float | None = None,
+    optimizer: str = "",
 ) -> Inputs:
-    """Gather the inputs from logged columns (NaN = not logged) and the caller's assumptions.
+    """Gather the inputs from logged columns (NaN = not logged), the logged optimizer and the caller's assumptions.
 
     eta is the mean logged learning rate; F_* is assumed to be 0, or the lowest logged loss where that is negative.
 
@@ -86,7 +90,31 @@ def inputs(
         raise ValueError(f"lowest_loss={lowest_loss} lies above a logged loss of {seen.least}")
     regret = seen.total - seen.count * lowest_loss if known else float("nan")
     sources["first_loss"] = sources["regret"] = "logged" if known else "missing"
-    return Inputs(eta, seen.first, lowest_loss, regret, 1.0 if diameter is None else diameter, sources, seen.count)
+    return Inputs(
+        eta, seen.first, lowest_loss, regret, 1.0 if diameter is None else diameter, sources, seen.count, optimizer
+    )
+
+
+def optimizer(provenance: Mapping[str, Any]) -> str:
+    """Name of the optimizer as the notes of a run give it, at most 80 letters; "" where they do not."""
+    notes = provenance.get("notes")
+    name = notes.get("optimizer") if isinstance(notes, Mapping) else None
+    return name[:80] if isinstance(name, str) else ""
+
+
+def about(optimizer: str) -> str:
+    """Say whose bounds these are, and whether the run's optimizer is that one; ``optimizer`` as it was logged, or "".
+
+    >>> about("SGD").endswith("This run's optimizer, SGD, is the row zero; the others are of runs not made.")
+    True
+    """
+    said = "The bounds are those of optimistic gradient descent, which steps along the prediction at a constant rate."
+    if not optimizer:
+        return f"{said} Which optimizer this run had was not logged."
+    plain = re.fullmatch(r"(plain |vanilla )?(sgd|gd|gradient descent)", optimizer.strip().lower())
+    if plain:
+        return f"{said} This run's optimizer, {optimizer}, is the row zero; the others are of runs not made."
+    return f"{said} This run's optimizer, {optimizer}, is another: the bounds promise nothing about it."
 
 
 def _source(lr: Column | None) -> str:

@@ -30,7 +30,7 @@ class Cosines:
     ----------
     steps : int64 (rows,)
     value, low, high : float64 (rows,)
-        Cosine with its 95 % interval for the sketch's error; NaN where a gradient is zero.
+        Cosine with its sketch 95 % interval; NaN where a gradient is zero.
     identical : bool (rows,)
         Whether the two sketches are equal bit by bit.
     """

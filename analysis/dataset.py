@@ -26,17 +26,18 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "increment_energy": ((), G2, "squared Frobenius norm of the logged increments"),
     "coherence": ((), "1", "mean inner product of different rows over the mean squared norm"),
     "kappa": (P, "1", "predictability index, path length over energy; NaN without energy"),
-    "kappa_low": (P, "1", "lower end of the 95 % interval for the sketch error of kappa"),
-    "kappa_high": (P, "1", "upper end of the 95 % interval for the sketch error of kappa"),
+    "kappa_low": (P, "1", "lower end of the sketch 95 % interval of kappa"),
+    "kappa_high": (P, "1", "upper end of the sketch 95 % interval of kappa"),
     "kappa_null": (P, "1", "kappa expected of the same rows in random order"),
     "gain": (P, "1", "1 - kappa / kappa_null"),
-    "gain_low": (P, "1", "lower end of the 95 % interval of the gain"),
-    "gain_high": (P, "1", "upper end of the 95 % interval of the gain"),
+    "gain_low": (P, "1", "lower end of the sketch 95 % interval of the gain"),
+    "gain_high": (P, "1", "upper end of the sketch 95 % interval of the gain"),
     "gain_chance": (P, "1", "gain up or down that about 19 of 20 random orders of the same rows stay below"),
+    "gain_floor": (P, "1", "gain up or down that is too small to matter: of a correlation of 2 % with the prediction"),
     "path_length": (P, G2, "kappa times energy"),
     "path_share": (P, "1", "path length over that of all"),
-    "path_share_low": (P, "1", "lower end of the 95 % interval for the sketch error of the share"),
-    "path_share_high": (P, "1", "upper end of the 95 % interval for the sketch error of the share"),
+    "path_share_low": (P, "1", "lower end of the sketch 95 % interval of the share"),
+    "path_share_high": (P, "1", "upper end of the sketch 95 % interval of the share"),
     "step_path_share": (
         ("path_step",),
         "1",
@@ -96,7 +97,7 @@ for _name in (
 ):
     _dims, _units, _ = VARIABLES[_name]
     for _end, _which in (("_low", "lower end"), ("_high", "upper end")):
-        VARIABLES[_name + _end] = (_dims, _units, f"{_which} of the 95 % interval of {_name}, for the sketch's error")
+        VARIABLES[_name + _end] = (_dims, _units, f"{_which} of the sketch 95 % interval of {_name}")
 
 SCOPES = {
     "": ((), ""),

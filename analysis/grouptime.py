@@ -25,7 +25,7 @@ class GroupTime:
         Steps at the ends of each window.
     groups : tuple of str
     share, low, high : float64 (windows, groups)
-        Share of a group in the window's path length, with its 95 % interval for the sketch's error; rows of ``share``
+        Share of a group in the window's path length, with its sketch 95 % interval; rows of ``share``
         sum to 1. NaN where a window has no path length.
     path : float64 (windows, groups)
         The path lengths.

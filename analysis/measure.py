@@ -14,13 +14,14 @@ from gradlog.analysis.intervals import by_group, jackknife, pool
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.summary import Float64
+from gradlog.analysis.verdict import NEGLIGIBLE
 
 Values = dict[str, Any]
 
 LEAST = 2.0**-40
 """Least root mean square of (scaled) rows that float32 products sum up to all digits, their increments included."""
 
-KAPPA = ("kappa", "kappa_low", "kappa_high", "kappa_null", "gain", "gain_low", "gain_high", "gain_chance")
+KAPPA = ("kappa", "kappa_low", "kappa_high", "kappa_null", "gain", "gain_low", "gain_high", "gain_chance", "gain_floor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +101,9 @@ def _kappa(
     c = float(baseline.coherence(energy, total, rows))
     null = float(baseline.kappa_null(fitted, c, ages))
     chance = baseline.chance(fitted, freedom, rows) * (1 - c) / null
+    floor = NEGLIGIBLE * baseline.movable(fitted, ages) * (1 - c) / null
     low = float(np.maximum(low, 0.0))  # no path length is negative
-    return dict(zip(KAPPA, (value, low, high, null, *gains, chance), strict=True))
+    return dict(zip(KAPPA, (value, low, high, null, *gains, chance, floor), strict=True))
 
 
 def _freedom(evidence: Evidence, ask: Question) -> float:

@@ -158,7 +158,12 @@ def analyze(
     spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
     counted = scopes.ledger(whole)
-    inputs = bounds.inputs(counted.scalars.get("loss"), counted.scalars.get("lr"), eta, lowest_loss, diameter)
+    loss, lr, optimizer = (
+        counted.scalars.get("loss"),
+        counted.scalars.get("lr"),
+        bounds.optimizer(run.header.provenance),
+    )
+    inputs = bounds.inputs(loss, lr, eta, lowest_loss, diameter, optimizer)
     main |= bound_sides(inputs, main)
     if components:
         main |= scopes.components(whole, found, components)

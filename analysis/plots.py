@@ -41,7 +41,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def kappa(ds: xarray.Dataset, ax: Axes | None = None, colour: str = SERIES_LIGHT[0], label: str = "") -> Axes:
-    """Kappa of each predictor as a dot with its 95 % interval; hollow: the same steps in random order.
+    """Kappa of each predictor as a dot with its sketch 95 % interval; hollow: the same steps in random order.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def kappa(ds: xarray.Dataset, ax: Axes | None = None, colour: str = SERIES_LIGHT
 
 
 def kappa_over_time(ds: xarray.Dataset, ax: Axes | None = None, predictors: Sequence[str] = ()) -> Axes:
-    """Kappa by window with its 95 % interval; dashed: the window's steps in random order.
+    """Kappa by window with its sketch 95 % interval; dashed: the window's steps in random order.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def overview(ds: xarray.Dataset) -> Figure:
 
 
 def cosine(found: Cosines, ax: Axes | None = None) -> Axes:
-    """Cosine similarity of two runs' gradients by step, with its 95 % interval and the step where they part."""
+    """Cosine similarity of two runs' gradients by step, with its sketch 95 % interval and the step where they part."""
     ax = _axes(ax)
     ax.fill_between(found.steps, found.low, found.high, color=SERIES_LIGHT[0], alpha=0.2, lw=0)
     ax.plot(found.steps, found.value, color=SERIES_LIGHT[0], lw=0.8)

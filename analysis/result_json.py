@@ -6,6 +6,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from gradlog.analysis.bounds import about
+from gradlog.analysis.verdict import looked_at, verdict
+
 if TYPE_CHECKING:
     import xarray
 
@@ -14,7 +17,7 @@ RUN_FIELDS = (
     "path", "steps", "first_step", "last_step", "every", "groups", "k", "seed", "kind", "stage", "what", "status",
     "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
 )  # fmt: skip
-WITHHELD = (".estimate", ".participation_estimate", ".noise_scale", ".ratio_noise_free", ".gain_chance")
+WITHHELD = (".estimate", ".participation_estimate", ".noise_scale", ".ratio_noise_free", ".gain_chance", ".gain_floor")
 """What rows and sketch often do not tell: a rank behind the sketch, a noise scale or a ratio without a signal."""
 UNDEFINED = "undefined values written as null"
 NO_BOUNDS = "no bounds: they need the logged loss and learning rate"
@@ -72,6 +75,7 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
             }
     lost: list[str] = []
     plain: dict[str, Any] = _plain(result, "", lost)
+    plain["verdicts"] = {"looked_at": _judge(plain)}
     if "missing" in result["bounds"]["inputs"]["sources"].values():
         warnings.append(NO_BOUNDS)
     if lost:
@@ -89,7 +93,7 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
     kappa = {}
     for p in predictors:
         ends = {"value": "kappa", "low": "kappa_low", "high": "kappa_high", "null": "kappa_null", "gain": "gain"}
-        ends |= {field: field for field in ("gain_low", "gain_high", "gain_chance")}
+        ends |= {field: field for field in ("gain_low", "gain_high", "gain_chance", "gain_floor")}
         kappa[p] = {field: value(name, predictor=p) for field, name in ends.items()}
         if p == "best-ema":
             kappa[p]["beta"] = value("beta", predictor=p)
@@ -109,6 +113,16 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
             f"participation_estimate{end}": value(f"participation_estimate{end}") for end in ENDS
         }
     return found
+
+
+def _judge(scope: dict[str, Any]) -> int:
+    """Add the verdict on each predictor of a scope and of those inside it; return how many there are."""
+    said = []
+    for name, kappa in scope["kappa"].items():
+        kappa["verdict"] = verdict(kappa) if name != "zero" else "reference"
+        said.append(kappa["verdict"])
+    inside = [*scope.get("windows", []), *scope.get("prefixes", []), *scope.get("by_group", {}).values()]
+    return looked_at(said) + sum(map(_judge, inside))
 
 
 def _rank(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
@@ -152,7 +166,8 @@ def _shares(ds: xarray.Dataset) -> dict[str, Any]:
 
 def _bounds(ds: xarray.Dataset) -> dict[str, Any]:
     inputs = json.loads(ds.attrs["bound_inputs"])
-    found: dict[str, Any] = {"inputs": inputs, "stationarity": {}, "regret": {}}
+    found: dict[str, Any] = {"inputs": inputs, "about": about(inputs.get("optimizer", ""))}
+    found |= {"stationarity": {}, "regret": {}}
     for p in ds["predictor"].values:
         here = ds.sel(predictor=p)
         for kind in ("stationarity", "regret"):

@@ -76,7 +76,7 @@ def text_csv(comparison: Comparison) -> str:
 
 def footnote(comparison: Comparison) -> str:
     """Say what the cells mean."""
-    text = "kappa ± half of the 95 % interval for the sketch's error; shuffled: the same gradients in random order."
+    text = "kappa ± half of the sketch 95 % interval; shuffled: the same gradients in random order."
     return text + (f" * {printable(comparison.source)}, without intervals." if comparison.reference else "")
 
 

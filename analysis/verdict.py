@@ -1,55 +1,87 @@
-"""What a kappa says about the order of the steps, in a word and in a sentence."""
+"""What the order of the steps does to a predictor, in a word and in a sentence: one vocabulary for every output."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+HELPS, HURTS, NONE, SMALL, UNKNOWN = "helps", "hurts", "no difference", "too small to matter", "-"
+
 NEGLIGIBLE = 0.02
-"""A gain smaller than this is called noise, however narrow the interval of the sketch."""
+"""Correlation between gradient and prediction, beyond that of shuffled steps, that is too small to matter."""
+
+ERRS = 20
+"""Without any order, one verdict in so many says helps or hurts all the same."""
 
 
-def verdict(kappa: dict[str, Any]) -> str:
-    """One word on the order of the steps.
+def verdict(kappa: Mapping[str, Any]) -> str:
+    """Say what the order of the steps does to a predictor.
 
     Parameters
     ----------
-    kappa : dict
-        An entry of ``to_json(result)["kappa"]``: gain, gain_low, gain_high, gain_chance. The gain's interval counts,
-        not kappa's: the baseline comes from the same sketch and errs with it.
+    kappa : mapping
+        An entry of ``to_json(result)["kappa"]``: gain, gain_low, gain_high, gain_chance, gain_floor. The gain's
+        interval counts, not kappa's: the baseline comes from the same sketch and errs with it.
 
     Returns
     -------
-    {"smoother", "rougher", "noise", "-"}
-        Better or worse than the same gradients in random order; not told apart from it, to ``NEGLIGIBLE``, within the
-        interval of the gain or within what random orders differ by; no baseline or no interval to judge by.
+    {"helps", "hurts", "no difference", "too small to matter", "-"}
+        The predictor does better or worse than on the same gradients in random order; is not told apart from that,
+        within the interval of the gain or within what random orders differ by; is told apart, by less than the floor;
+        no baseline or no interval to judge by. The floor is the gain that a correlation of ``NEGLIGIBLE`` between
+        gradients and predictions would give: relative to what the predictor can move.
 
     Examples
     --------
     >>> verdict({"gain": 0.05, "gain_low": -0.02, "gain_high": 0.12})
-    'noise'
+    'no difference'
     >>> verdict({"gain": 0.05, "gain_low": 0.04, "gain_high": 0.06, "gain_chance": 0.08})
-    'noise'
+    'no difference'
+    >>> verdict({"gain": 0.01, "gain_low": 0.009, "gain_high": 0.011, "gain_floor": 0.02})
+    'too small to matter'
     """
     gain, low, high = (kappa.get(f"gain{end}") for end in ("", "_low", "_high"))
     if gain is None or low is None or high is None:
-        return "-"
-    if low <= 0 <= high or abs(gain) < max(NEGLIGIBLE, kappa.get("gain_chance") or 0.0):
-        return "noise"
-    return "smoother" if gain > 0 else "rougher"
+        return UNKNOWN
+    if low <= 0 <= high or abs(gain) < (kappa.get("gain_chance") or 0.0):
+        return NONE
+    floor = kappa.get("gain_floor")
+    if abs(gain) < (NEGLIGIBLE if floor is None else floor):
+        return SMALL
+    return HELPS if gain > 0 else HURTS
 
 
 SENTENCES = {
-    "smoother": "temporal order helps this predictor",
-    "rougher": "temporal order hurts this predictor",
-    "noise": "temporal order does not help this predictor",
-    "-": "no baseline or interval to judge by",
+    HELPS: "temporal order helps this predictor",
+    HURTS: "temporal order hurts this predictor",
+    NONE: "temporal order makes no difference to this predictor",
+    SMALL: "what temporal order does to this predictor is too small to matter",
+    UNKNOWN: "no baseline or interval to judge by",
 }
 
 
-def sentence(kappa: dict[str, Any]) -> str:
+def sentence(kappa: Mapping[str, Any]) -> str:
     """Put the verdict into half a sentence.
 
     >>> sentence({"gain": 0.75, "gain_low": 0.7, "gain_high": 0.8})
     'temporal order helps this predictor'
     """
     return SENTENCES[verdict(kappa)]
+
+
+def looked_at(words: Iterable[str]) -> int:
+    """Count the verdicts among words.
+
+    >>> looked_at(["helps", "-", "no difference"])
+    2
+    """
+    return sum(word in (HELPS, HURTS, NONE, SMALL) for word in words)
+
+
+def caution(count: int) -> str:
+    """Say how many verdicts were looked at, and how often one errs.
+
+    >>> caution(6)
+    '6 verdicts: without any order, about 1 in 20 says helps or hurts all the same.'
+    """
+    return f"{count:,} verdicts: without any order, about 1 in {ERRS} says {HELPS} or {HURTS} all the same."

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from gradlog.analysis.result_json import UNDEFINED
+from gradlog.analysis.verdict import caution, looked_at
 from gradlog.analysis.verdict import verdict as verdict
 from gradlog.cli import render
 
 Document = dict[str, Any]
 
 READING = """\
-shuffled: what the same gradients would show in random order; gain = 1 - kappa / shuffled. smoother, rougher: order
-matters; noise: it does not, to 2 %, within the interval, or by chance. The interval is the sketch's error only."""
+shuffled: what the same gradients would show in random order; gain = 1 - kappa / shuffled. helps, hurts: what the
+order of the steps does to this predictor. The interval is the sketch's error only."""
 
 
 def report(path: str, result: Document) -> list[str]:
@@ -20,7 +21,7 @@ def report(path: str, result: Document) -> list[str]:
     parts = [
         _run(path, result),
         _kappa(result),
-        [f"  {line}" for line in render.wrap(READING, render.WIDTH - 2)],
+        [f"  {line}" for line in render.wrap(_reading(result), render.WIDTH - 2)],
         _rank(result),
         _measures(result),
         _noise(result),
@@ -62,8 +63,13 @@ def _sketch(run: Document, exact: list[str]) -> str:
 
 def _kappa(result: Document) -> list[str]:
     rows = [_kappa_cells(name, k) for name, k in result["kappa"].items()]
-    columns = ["predictor", "kappa", "95 % interval", "shuffled", "gain", "order"]
+    columns = ["predictor", "kappa", "sketch 95 %", "shuffled", "gain", "order"]
     return [render.heading("predictability"), *render.table(columns, rows, (0, 5))]
+
+
+def _reading(result: Document) -> str:
+    count = looked_at(verdict(k) for name, k in result["kappa"].items() if name != "zero")
+    return f"{READING} {caution(count)}" if count > 1 else READING
 
 
 def _kappa_cells(name: str, k: Document) -> list[str]:
@@ -138,7 +144,7 @@ def _measures(result: Document) -> list[str]:
     spread = render.interval(measures["participation_estimate_low"], measures["participation_estimate_high"])
     return [
         render.heading("effective rank of the increments"),
-        *render.table([*columns.values(), "95 % interval"], [[*cells, spread]], ()),
+        *render.table([*columns.values(), "sketch 95 %"], [[*cells, spread]], ()),
         f"  spectrum by {svd['method']}, {svd['passes']} pass{'' if svd['passes'] == 1 else 'es'} over the rows; "
         f"column sums by {result['kernel']}",
     ]
@@ -230,6 +236,7 @@ def _bounds(result: Document) -> list[str]:
         f"  {lost}",
         *_sides(regret),
         *(f"  {line}" for line in render.wrap(_inputs(bounds["inputs"]), render.WIDTH - 2)),
+        *(f"  {line}" for line in render.wrap(_about(bounds), render.WIDTH - 2)),
     ]
 
 
@@ -239,7 +246,7 @@ def _sides(bound: Document) -> list[str]:
         [name, *(cell for end in ("right", "ratio") for cell in (render.number(sides[end]), _spread(sides, end)))]
         for name, sides in bound.items()
     ]
-    return render.table(["predictor", "bound", "95 % interval", "ratio", "95 % interval"], rows)
+    return render.table(["predictor", "bound", "sketch 95 %", "ratio", "sketch 95 %"], rows)
 
 
 def _spread(sides: Document, end: str) -> str:
@@ -256,3 +263,7 @@ def _inputs(inputs: Document) -> str:
     names = {"eta": "eta", "first_loss": "F_0", "lowest_loss": "F_*", "diameter": "D"}
     known = (f"{name} = {render.number(inputs[key])} ({inputs['sources'][key]})" for key, name in names.items())
     return "ratio: bound over left side, 1 or more where the bound holds. inputs: " + ", ".join(known)
+
+
+def _about(bounds: Document) -> str:
+    return render.printable(bounds["about"]) if "about" in bounds else ""

@@ -64,7 +64,7 @@ def kappas(studies: Sequence[Study]) -> str:
     legend = [
         *first,
         *runs,
-        ("bar", "s0" if first else "plain", "95 % interval"),
+        ("bar", "s0" if first else "plain", "sketch 95 %"),
         ("ring", "plain", "same steps, shuffled"),
     ]
     height = len(names) * max(34, 8 + 16 * len(studies))

@@ -22,7 +22,7 @@ POINTS = 120
 """Points of a curve at most."""
 
 NOTE = (
-    "A heading sorts. kappa: squared prediction error over energy, with the 95 % interval of the sketch's error; gain: "
+    "A heading sorts. kappa: squared prediction error over energy, with its sketch 95 % interval; gain: "
     "against the same steps in random order. Rank: certified, of the logged increments; small: of shuffled steps."
 )
 

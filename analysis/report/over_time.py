@@ -47,7 +47,7 @@ def kappa_over_time(studies: Sequence[Study]) -> list[str]:
 def _kappa_over_time(study: Study, x: Axis, y: Axis, title: str, wide: int) -> str:
     legend: Legend = [
         ("line", "plain", "as recorded"),
-        ("band", "plain", "95 % interval"),
+        ("band", "plain", "sketch 95 %"),
         ("dashed", "plain", "shuffled"),
     ]
     panel = Panel(title, x, y, legend, right=70, width=wide)

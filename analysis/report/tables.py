@@ -9,7 +9,7 @@ from typing import Any
 
 from gradlog.analysis.report.study import SHARED, Study
 from gradlog.analysis.text import numeral, percent
-from gradlog.analysis.verdict import sentence, verdict
+from gradlog.analysis.verdict import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, sentence, verdict
 
 MOST_GROUPS = 200
 
@@ -37,13 +37,15 @@ class Table:
 def kappa_table(studies: Sequence[Study]) -> Table:
     """Kappa with interval, baseline, gain, and the verdict in words."""
     rows = [[*_who(s, studies), *_kappa(n, k)] for s in studies for n, k in s.document["kappa"].items() if n != "zero"]
-    columns = [*_run_column(studies), "predictor", "kappa", "95 % interval", "shuffled", "gain", "in words"]
+    columns = [*_run_column(studies), "predictor", "kappa", "sketch 95 %", "shuffled", "gain", "in words"]
+    words = [verdict(k) for s in studies for n, k in s.document["kappa"].items() if n != "zero"]
     note = (
         "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
         "shuffled: what the same gradients would show in random order. gain = 1 − kappa / shuffled. The intervals "
         "cover the sketch's error only, not another seed or a longer run; ar and best-ema are fitted in hindsight. "
-        "Order hurts a predictor that would do better on shuffled steps. A gain counts as none below 2 % either way, "
-        "where its interval holds 0, and where one random order in twenty would show as much."
+        "Order hurts a predictor that would do better on shuffled steps, and makes no difference where the gain's "
+        "interval holds 0 or one random order in twenty would show as much; too small to matter is what a correlation "
+        f"of {NEGLIGIBLE:.0%} between gradients and predictions would give. {caution(looked_at(words))}"
     )
     return Table("Kappa", columns, rows, note)
 
@@ -84,7 +86,7 @@ def group_table(studies: Sequence[Study]) -> Table | None:
         "group",
         "share of energy",
         f"kappa, {SHARED}",
-        "95 % interval",
+        "sketch 95 %",
         "shuffled",
         f"rank at {eps}, certified",
         "shuffled rank",
@@ -131,9 +133,10 @@ def _bound_table(title: str, kind: str, sides: dict[str, str], note: str, studie
     if not rows:
         return None
     inputs = "; ".join(f"{s.label}: {_inputs(s)}" if len(studies) > 1 else _inputs(s) for s in known)
+    whose = " ".join(dict.fromkeys(str(s.document["bounds"]["about"]) for s in known))
     note = (
         f"{note} Intervals follow that of the path length P and cover the sketch's error only; where both sides have "
-        f"one, the ratio takes the worst of both. Inputs: {inputs}."
+        f"one, the ratio takes the worst of both. Inputs: {inputs}. {whose}"
     )
     return Table(title, [*_run_column(studies), "predictor", *sides], rows, note)
 
@@ -154,7 +157,11 @@ def _kappa(name: str, kappa: dict[str, Any]) -> list[Cell]:
         _interval(kappa["low"], kappa["high"]),
         number_cell(kappa["null"]),
         gain_cell(kappa),
-        Cell(sentence(kappa), verdict(kappa), f"verdict {verdict(kappa)}".strip(" -")),
+        Cell(
+            sentence(kappa),
+            verdict(kappa),
+            f"verdict {verdict(kappa) if verdict(kappa) in (HELPS, HURTS) else ''}".strip(),
+        ),
     ]
 
 

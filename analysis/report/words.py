@@ -7,7 +7,7 @@ from typing import Any
 from gradlog.analysis.report.figures import interval
 from gradlog.analysis.report.study import SHARED, Study
 from gradlog.analysis.text import numeral, percent
-from gradlog.analysis.verdict import verdict
+from gradlog.analysis.verdict import HELPS, HURTS, NONE, SMALL, verdict
 
 READINGS = {
     "kappas": "A dot left of 1 predicts better than zero; a dot left of its ring predicts better than it would on the "
@@ -38,17 +38,18 @@ def findings(study: Study) -> list[str]:
 
 
 def _order(study: Study) -> str:
-    found: dict[str, list[str]] = {"smoother": [], "rougher": [], "noise": []}
+    found: dict[str, list[str]] = {HELPS: [], NONE: [], SMALL: [], HURTS: []}
     for name, kappa in study.document["kappa"].items():
         if name != "zero" and verdict(kappa) in found:
             found[verdict(kappa)].append(name)
     said = [
-        (found["smoother"], "Temporal order helps {}."),
+        (found[HELPS], "Temporal order helps {}."),
         (
-            found["noise"],
-            "It does not help {}: shuffled steps would give the same, to 2 %, within the interval or by chance.",
+            found[NONE],
+            "It makes no difference to {}: shuffled steps would give the same, within the interval or by chance.",
         ),
-        (found["rougher"], "It hurts {}: shuffled steps would be predicted better."),
+        (found[SMALL], "What it does to {} is too small to matter."),
+        (found[HURTS], "It hurts {}: shuffled steps would be predicted better."),
     ]
     return " ".join(text.format(_listed(names)) for names, text in said if names)
 

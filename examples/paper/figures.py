@@ -39,7 +39,7 @@ def draw_rows(rows: Sequence[Measured], target: Path) -> None:
             ax.grid(axis="y", color="0.92", lw=0.8)
         ax.invert_yaxis()
         ax.plot([], [], "x", color="black", ms=7, mew=1.6, label="printed in the paper")
-        ax.plot([], [], "o", color=BLUE, ms=5, label=f"{here(rows)}, with 95 % interval")
+        ax.plot([], [], "o", color=BLUE, ms=5, label=f"{here(rows)}, with sketch 95 %")
         ax.plot([], [], "o", mfc="white", mec="0.5", ms=5.5, label="here, same gradients in random order")
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
         save(figure, target)

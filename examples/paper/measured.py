@@ -51,7 +51,7 @@ def measure(row: Row, path: Path) -> Measured:
     )
 
 
-KAPPA = ("run", "predictor", "paper", "here", "95 % interval", "full gradients", "shuffled", "gain", "data")
+KAPPA = ("run", "predictor", "paper", "here", "sketch 95 %", "full gradients", "shuffled", "gain", "data")
 RANK = ("run", "T", "batch", "lr", *(f"r*({e})" for e in EPS), "minutes", "recorder", "data")
 
 

@@ -41,7 +41,7 @@ def test_tables_show_the_numbers(call, samples, monkeypatch):
     assert row.split()[1] == f"{true['kappa']['last']:.3f}"
     assert next(line for line in lines if line.split()[:1] == ["0.05"]).split()[1] == str(true["rank"]["0.05"])
     assert any(line.split()[:1] == ["hidden"] for line in lines)
-    assert "95 % interval" in shown.out
+    assert "sketch 95 %" in shown.out
     assert "F_* = 0" in shown.out
     assert lines[-1] == "next: gradlog analyze mlp_wine_exact.zarr --json"
 
@@ -158,23 +158,27 @@ def test_memory_limit_is_refused_in_one_line(call, make_run):
     assert shown.err.count("\n") == 1
 
 
-def test_shuffled_noise_is_called_noise(call, tmp_path):
+def test_noise_makes_no_difference_to_any_predictor(call, tmp_path):
     rng = np.random.default_rng(3)
     with gradlog.open(tmp_path / "noise.zarr", k="exact", on_error="raise") as log:
         for _ in range(400):
             log.step({"w": rng.standard_normal(300)})
     shown = call("analyze", tmp_path / "noise.zarr", "--predictor", "last", "--predictor", "ema(0.9)")
-    words = [line.split()[-1] for line in shown.out.splitlines() if line.split()[:1] in (["last"], ["ema(0.9)"])]
-    assert words == ["noise", "noise"]
+    rows = [line.split() for line in shown.out.splitlines() if line.split()[:1] in (["last"], ["ema(0.9)"])]
+    assert [" ".join(row[-2:]) for row in rows] == ["no difference"] * 2
+    assert "2 verdicts: without any order, about 1 in 20" in " ".join(shown.out.split())
     assert "no bounds" in shown.out
 
 
 def test_verdict_words():
     kappa = {"value": 1.5, "low": 1.4, "high": 1.6, "null": 2.0, "gain": 0.25, "gain_low": 0.2, "gain_high": 0.3}
-    assert verdict(kappa) == "smoother"
-    assert verdict({**kappa, "gain": -0.5, "gain_low": -0.6, "gain_high": -0.4}) == "rougher"
-    assert verdict({**kappa, "gain": 0.03, "gain_low": -0.01}) == "noise"
-    assert verdict({**kappa, "gain": 0.01, "gain_low": 0.005, "gain_high": 0.015}) == "noise"  # too little to matter
+    assert verdict(kappa) == "helps"
+    assert verdict({**kappa, "gain": -0.5, "gain_low": -0.6, "gain_high": -0.4}) == "hurts"
+    assert verdict({**kappa, "gain": 0.03, "gain_low": -0.01}) == "no difference"
+    assert verdict({**kappa, "gain_chance": 0.3}) == "no difference"
+    small = {**kappa, "gain": 0.01, "gain_low": 0.005, "gain_high": 0.015}
+    assert verdict(small) == "too small to matter"
+    assert verdict({**small, "gain_floor": 0.003}) == "helps"
     assert verdict({**kappa, "gain": None}) == "-"
 
 

@@ -154,7 +154,9 @@ def test_text_is_made_harmless():
 def test_verdicts_in_words():
     kappa = {"value": 0.5, "low": 0.4, "high": 0.6, "null": 2.0, "gain": 0.75, "gain_low": 0.7, "gain_high": 0.8}
     assert sentence(kappa) == "temporal order helps this predictor"
-    assert sentence({**kappa, "gain": 0.09, "gain_low": -0.01}) == "temporal order does not help this predictor"
+    assert (
+        sentence({**kappa, "gain": 0.09, "gain_low": -0.01}) == "temporal order makes no difference to this predictor"
+    )
     assert (
         sentence({**kappa, "gain": -0.6, "gain_low": -0.7, "gain_high": -0.5}) == "temporal order hurts this predictor"
     )
