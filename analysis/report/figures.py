@@ -35,12 +35,17 @@ def interval(low: float | None, high: float | None) -> str:
 
 def width(studies: Sequence[Study]) -> int:
     """Full-size width of a panel: two stand side by side, or three when there are that many runs."""
-    return 480 if len(studies) < 3 else 350
+    return 480 if columns(studies) < 3 else 350
+
+
+def columns(studies: Sequence[Study]) -> int:
+    """Panels side by side: four runs make a square."""
+    return 2 if len(studies) in (1, 2, 4) else 3
 
 
 def titled(text: str, study: Study, studies: Sequence[Study]) -> str:
-    """Name the run where there are several."""
-    return text if len(studies) == 1 else f"{text} · {abbreviate(study.label, 24)}"
+    """Name the run, on a line of its own, where there are several."""
+    return text if len(studies) == 1 else f"{text}\n{study.label}"
 
 
 def column(study: Study, name: str, windows: bool = False) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from gradlog.analysis.report.figures import WIDE, column, interval, style, title
 from gradlog.analysis.report.scale import Axis, exact, linear, logarithmic
 from gradlog.analysis.report.study import OVER_TIME, Study
 from gradlog.analysis.report.svg import Legend, Panel
+from gradlog.analysis.series import Series
 from gradlog.analysis.text import numeral, percent
 
 STEP = "step"
@@ -20,6 +21,8 @@ SCALARS = {
     "norm": ("Gradient norm", "norm of the gradient, log scale"),
     "lr": ("Learning rate", "learning rate"),
 }
+FAR_APART = 30.0
+"""Ratio between the largest values of two runs beyond which a linear axis would press one of them flat."""
 
 
 def windowed(studies: Sequence[Study]) -> list[Study]:
@@ -122,11 +125,26 @@ def training(studies: Sequence[Study], name: str) -> list[str]:
     if not shown:
         return []
     title, label = SCALARS[name]
-    ends = [v for s in shown for v in (s.series[name].low, s.series[name].high)]
-    floor = 0.0 if min(float(np.nanmin(s.series[name].low)) for s in shown) >= 0 else None
-    y = logarithmic(label, *ends) if name == "norm" else linear(label, *ends, start=floor)
+    y = _scalar_axis(label, [s.series[name] for s in shown], name == "norm")
     x, wide = _steps(shown), 320 if len(studies) == 1 else width(studies)
     return [_training(s, name, x, y, titled(title, s, studies), wide) for s in shown]
+
+
+def _scalar_axis(label: str, found: Sequence[Series], log: bool) -> Axis:
+    """Axis of a scalar: logarithmic where wanted, or where runs are too far apart for a linear one."""
+    ends = [v for s in found for v in (s.low, s.high)]
+    least, tops = min(float(np.nanmin(s.low)) for s in found), [float(np.nanmax(s.high)) for s in found]
+    if log:
+        return logarithmic(label, *ends)
+    if least >= 0 and max(tops) > FAR_APART * min(tops) > 0:
+        floor = min(tops) / FAR_APART  # a warm-up from nothing would take all the room
+        return logarithmic(f"{label}, log scale", *(np.maximum(v, floor) for v in ends))
+    return linear(label, *ends, start=0.0 if least >= 0 else None)
+
+
+def banded(studies: Sequence[Study], name: str) -> bool:
+    """Whether a drawing of the scalar shows a band: some point stands for several steps."""
+    return any(s.series[name].rows > 1 for s in studies if name in s.series)
 
 
 def _training(study: Study, name: str, x: Axis, y: Axis, title: str, wide: int) -> str:

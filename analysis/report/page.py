@@ -30,11 +30,12 @@ class Figure:
     name: str
     drawings: Sequence[str]
     wide: bool = False
+    banded: bool = False
 
     @property
     def reading(self) -> str:
-        """How to read it, in a sentence."""
-        return words.READINGS[self.name]
+        """How to read it, in a sentence; of a band only where one is drawn."""
+        return words.READINGS[self.name] + (words.BAND if self.banded else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,10 @@ def sections(studies: Sequence[Study]) -> list[Section]:
         Section(
             "training",
             "What training did meanwhile",
-            [each(name, over_time.training, name) for name in ("loss", "norm", "lr")],
+            [
+                Figure(name, over_time.training(studies, name), banded=over_time.banded(studies, name))
+                for name in ("loss", "norm", "lr")
+            ],
             columns=3 if one else 2,
         ),
         Section(
@@ -207,7 +211,7 @@ def page(
             sections=shown,
             failed=[printable(f.error if f.error.startswith(f.path) else f"{f.path}: {f.error}") for f in failed],
             many=len(studies) > many.MOST,
-            columns=min(len(studies), 3) if len(studies) > 1 else None,
+            columns=figures.columns(studies) if len(studies) > 1 else None,
             light=colours.properties(colours.LIGHT),
             dark=colours.properties(colours.DARK),
             style=_asset("style.css"),

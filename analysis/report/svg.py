@@ -43,6 +43,7 @@ class Panel:
     Attributes
     ----------
     title : str
+        One line or two.
     x : Axis
     y : Axis or sequence of str
         Names of rows instead of an axis, from top to bottom.
@@ -66,7 +67,8 @@ class Panel:
         names = list(map(tick_text, self.y.ticks(6))) if isinstance(self.y, Axis) else self.y
         self.left = max([LEFT, *(14 + LETTER * len(abbreviate(n, 20)) for n in names)])
         self._legend_lines = _flow(self.legend, self.width)
-        self.top = TOP + LINE * (1 + len(self._legend_lines)) + LINE
+        self._titles = [abbreviate(line, self.width // 8) for line in self.title.split("\n")]
+        self.top = TOP + LINE * (len(self._titles) + len(self._legend_lines)) + LINE
         self.height = self.top + self.plot + BOTTOM
 
     # --- data to pixels
@@ -166,7 +168,9 @@ class Panel:
 
     def _head(self) -> Iterable[str]:
         y = TOP + 9
-        yield f'<text class="title" x="0" y="{y}">{escape(abbreviate(self.title, int(self.width / 7)))}</text>'
+        for i, line in enumerate(self._titles):
+            y += LINE if i else 0
+            yield f'<text class="{"run" if i else "title"}" x="0" y="{y}">{escape(line)}</text>'
         for entries in self._legend_lines:
             y, x = y + LINE, 0.0
             for mark, style, text in entries:

@@ -15,7 +15,7 @@ READINGS = {
     "kappa_over_time": "Where a line runs below its dashed twin, the order of the steps helped that predictor in that "
     "window; where they coincide, the window looks like shuffled noise.",
     "loss": "Look for the windows where loss moves when kappa or rank move.",
-    "norm": "A few large norms carry most of the energy that kappa divides by; the band shows how large they get.",
+    "norm": "A few large norms carry most of the energy that kappa divides by.",
     "lr": "Kappa and rank often change where the schedule does.",
     "spectrum": "The steeper the start, the fewer directions carry the change from step to step; both axes are "
     "logarithmic. The sketch flattens the far end.",
@@ -30,6 +30,8 @@ READINGS = {
     "heat_map": f"The darker a cell, the larger the group's share of the error of {SHARED} in that window; each column "
     "adds up to 100 % over all groups.",
 }
+
+BAND = " The band spans the smallest and the largest value of the steps that a point stands for."
 
 
 def findings(study: Study) -> list[str]:

@@ -36,6 +36,8 @@ KNOWN = {
         "span",
         "small",
         "table",
+        "details",
+        "summary",
     ),
     *("thead", "tbody", "tr", "th", "td", "script", "svg", "path", "circle", "rect", "text", "g"),
 }
@@ -283,3 +285,30 @@ def test_a_rank_that_stays_open_is_not_drawn_as_known(tmp_path):
     assert "lower bounds by the randomized route" in text
     assert "to open" not in text
     assert not re.search(r"certified[^<]*nan", text)
+
+
+def test_every_small_chart_names_its_run_whole(tmp_path):
+    names = [f"a_sweep_over_learning_rates_{i}_seed_{i}" for i in range(4)]
+    for name in names:
+        stores.write_run(tmp_path / f"{name}.zarr", np.random.default_rng(0).standard_normal((160, 2, 8)))
+    text = html_report(sorted(tmp_path.iterdir()))
+    drawn = re.findall(r'<text class="title"[^>]*>Kappa over time</text><text class="run"[^>]*>([^<]*)</text>', text)
+    assert drawn == names
+
+
+def test_learning_rates_far_apart_get_a_logarithmic_axis_that_a_warm_up_does_not_stretch(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((40, 2, 8))
+    for rate in (1e-4, 1.0):
+        warm = rate * np.minimum(1.0, np.arange(40) / 20)
+        stores.write_run(tmp_path / f"{rate}.zarr", rows, scalars={"lr": warm})
+    text = html_report(sorted(tmp_path.iterdir()))
+    assert "learning rate, log scale" in text
+    chart = re.search(r'aria-label="Learning rate by step.*?</svg>', text, re.DOTALL)[0]
+    assert re.findall(r'class="tick"[^>]*text-anchor="end">([^<]*)<', chart)[0] == "10⁻⁵"
+
+
+def test_a_band_is_explained_only_where_there_is_one(tmp_path):
+    for steps in (40, 2000):
+        rows = np.random.default_rng(0).standard_normal((steps, 1, 8))
+        path = stores.write_run(tmp_path / f"{steps}.zarr", rows)
+        assert ("The band spans" in html_report([path])) is (steps == 2000)
