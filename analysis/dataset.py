@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradlog.analysis.arrays import sketch_array
+from gradlog.analysis.gradient_noise import LAGS
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.reader import Run
 from gradlog.analysis.scopes import Range
@@ -58,10 +59,13 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "entropy_rank": ((), "1", "exp(-sum p log p), p = sigma^2 / E"),
     "singular_value": (("mode",), "gradient", "singular values of the logged increments"),
     "tail_energy": (("tail_rank",), "1", "relative energy beyond the leading singular values"),
-    "signal": ((), G2, "mean squared norm of the gradient free of minibatch noise"),
+    "lag_coherence": (("lag",), "1", "mean product of rows so many apart over the mean squared norm"),
+    "lag_coherence_low": (("lag",), "1", "lower end of its 95 % interval, for the sketch's error"),
+    "lag_coherence_high": (("lag",), "1", "upper end of its 95 % interval, for the sketch's error"),
+    "signal": ((), G2, "mean squared norm of the gradient free of minibatch noise; see the attribute signal_source"),
     "signal_share": ((), "1", "signal over the mean squared norm"),
     "noise": ((), G2, "trace of the minibatch noise covariance"),
-    "noise_scale": ((), "samples", "batch size times noise over signal"),
+    "noise_scale": ((), "samples", "batch size times noise over signal, which estimates the critical batch size"),
     "stationarity_left": (P, G2, "mean squared gradient norm"),
     "stationarity_left_noise_free": (P, G2, "mean squared gradient norm free of minibatch noise"),
     "stationarity_right": (P, G2, "2 (F_0 - F_*) / (eta T) + P / T"),
@@ -89,15 +93,17 @@ for _name in (
     "energy",
     "path_length",
     "participation_estimate",
-    "signal",
-    "signal_share",
-    "noise",
-    "noise_scale",
     *SIDES,
 ):
     _dims, _units, _ = VARIABLES[_name]
     for _end, _which in (("_low", "lower end"), ("_high", "upper end")):
         VARIABLES[_name + _end] = (_dims, _units, f"{_which} of the sketch 95 % interval of {_name}")
+
+for _name in ("signal", "signal_share", "noise", "noise_scale"):
+    _dims, _units, _ = VARIABLES[_name]
+    for _end, _which in (("_low", "lower end"), ("_high", "upper end")):
+        _spread = f"{_which} of its 95 % interval: what other minibatches would give; from lags the sketch's error"
+        VARIABLES[_name + _end] = (_dims, _units, _spread)
 
 SCOPES = {
     "": ((), ""),
@@ -118,6 +124,7 @@ def result_dataset(
     sizes = {"group": len(groups), "window": len(ranges["window"]), "prefix": len(ranges["prefix"])}
     coords: dict[str, Any] = {"predictor": _text([p.name for p in ask.predictors]), "eps": list(ask.eps)}
     coords["group"] = _text(groups)
+    coords["lag"] = np.arange(1, LAGS + 1)
     variables: dict[str, Any] = {}
     for scope, found in values.items():
         if found:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis import baseline, bounds, inversion, noise, rank
+from gradlog.analysis import baseline, bounds, gradient_noise, inversion, rank
 from gradlog.analysis.carriers import Carriers
+from gradlog.analysis.gradient_noise import HalfBatches
 from gradlog.analysis.intervals import by_group, jackknife, pool
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.rank import Spectrum
@@ -161,6 +162,7 @@ def scope(
     ages: NDArray[np.int64],
     ask: Question,
     batch: float,
+    halves: HalfBatches | None = None,
 ) -> Values:
     """Energies, kappas, signal and noise of one scope.
 
@@ -172,6 +174,8 @@ def scope(
         Past rows available, as a range [first, stop) for the counted rows of each chain.
     batch : float
         Mean batch size of the counted rows, NaN where it is not logged.
+    halves : HalfBatches, optional
+        Where the gradients of two halves of each batch are known.
     """
     ends = (energy,) * 3 if ask.norms else _summed(evidence.of("energy"), ask)
     found: Values = {
@@ -184,11 +188,22 @@ def scope(
             baseline.coherence(evidence.of("energy"), evidence.of("total"), int(evidence.totals["rows"]))
         ),
     }
-    found |= kappas(evidence, energy, ages, ask)
-    found |= noise.signal_and_noise(evidence, ask.k, ask.exact, batch, ask.exact_groups)
-    for name in ("increment_energy", *(f"{n}{end}" for n in ("signal", "noise") for end in ("", "_low", "_high"))):
-        found[name] /= ask.scale**2
-    return found
+    found["increment_energy"] /= ask.scale**2
+    return found | kappas(evidence, energy, ages, ask) | signal_and_noise(evidence, ask, batch, halves)
+
+
+def signal_and_noise(evidence: Evidence, ask: Question, batch: float, halves: HalfBatches | None) -> Values:
+    """Lag coherence; signal and noise from half batches where they are known, else from lags where these tell."""
+    found: Values = gradient_noise.lag_coherence(evidence, ask.k, ask.exact, ask.exact_groups)
+    why = gradient_noise.withheld(found)
+    if halves is not None:
+        return found | gradient_noise.from_half_batches(halves, batch) | {"signal_withheld": ""}
+    if why:
+        return found | gradient_noise.unknown() | {"signal_withheld": why}
+    signal = gradient_noise.from_lags(evidence, ask.k, ask.exact, batch, ask.exact_groups)
+    for name in (f"{n}{end}" for n in ("signal", "noise") for end in ("", "_low", "_high")):
+        signal[name] /= ask.scale**2
+    return found | signal | {"signal_withheld": ""}
 
 
 def step_shares(path: Carriers, whole: float) -> Values:

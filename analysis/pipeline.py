@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gradlog.analysis import blocks, bounds, fast, magnitude, noise, remarks, spectra, subspace
+from gradlog.analysis import blocks, bounds, fast, gradient_noise, half_batches, magnitude, remarks, spectra, subspace
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.cluster import Progress
@@ -153,7 +153,8 @@ def analyze(
     memo = Memo(folder, run) if folder and ask.scale == 1 else None
     whole = ranges["run"][0]
     panes, grams, kernels = _collect(run, passes_over, scheduler, progress, memo)
-    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams})
+    halves = half_batches.table(run, [(r.start, r.stop) for r in _flat(ranges)])
+    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams}, halves)
     found = scopes.refined(whole, passes, seed, scheduler, memo)
     spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
@@ -186,6 +187,8 @@ def analyze(
         "cached_rows": memo.rows if memo else 0,
         "burn_in": burn_in,
         "exact_groups": [name for name, own in zip(run.header.groups, ask.exact_groups, strict=True) if own],
+        "signal_source": "" if main["signal_withheld"] else halves.source if halves else "lags",
+        "signal_withheld": main["signal_withheld"],
         "bound_inputs": dataclasses.asdict(inputs),
         "warnings": [*remarks.of_run(run, ask, counted), *remarks.of_rank(run, main, ask, spectrum)],
     }
@@ -229,7 +232,7 @@ def _flat(ranges: dict[str, list[Range]]) -> list[Range]:
 def _recipe(
     run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int, kernel: str, light: bool
 ) -> Recipe:
-    needed = needs(ask.predictors, noise.LAGS)
+    needed = needs(ask.predictors, gradient_noise.LAGS)
     if kernel not in ("auto", "numpy", "numba"):
         raise ValueError(f"kernel must be 'auto', 'numpy' or 'numba', got {kernel!r}")
     if kernel == "numba" and not fast.available():

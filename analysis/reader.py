@@ -24,7 +24,7 @@ from gradlog.analysis.rows import RowSource, Span
 from gradlog.analysis.segments import Segment
 from gradlog.analysis.stores import Location, open_store
 from gradlog.errors import TooFewStepsError
-from gradlog.schema import NONFINITE, PARTIAL, SCALAR_COLUMNS, SKIPPED, RunHeader
+from gradlog.schema import HALF_PATTERN, NONFINITE, PARTIAL, SCALAR_COLUMNS, SKIPPED, RunHeader
 
 if TYPE_CHECKING:
     import dask.array
@@ -278,6 +278,7 @@ class Run:
             "dimension": h.dimension,
             "tensors": len(h.tensors),
             "scalars": self.scalar_names,
+            "halves": self.halves,
             "norms": "exact" if self.norms_exact else "estimated from the sketches",
             "segments": [_segment_info(x) for x in self.segments],
             "ranks": max((len(x.members) for x in self._pieces), default=0),
@@ -341,7 +342,17 @@ class Run:
 
     @cached_property
     def scalar_names(self) -> list[str]:
-        """Names of all scalars, of the oldest segment first."""
+        """Names of all scalars, of the oldest segment first; not those that stand for halves of the batch."""
+        return [name for name in self._logged if not HALF_PATTERN.fullmatch(name)]
+
+    @cached_property
+    def halves(self) -> bool:
+        """Whether rows tell how far the gradients of two halves of the batch lay apart."""
+        several = any(len(x.members) > 1 for x in self._pieces)
+        return self.header.what == "gradient" and not several and any(map(HALF_PATTERN.fullmatch, self._logged))
+
+    @cached_property
+    def _logged(self) -> list[str]:
         return list(dict.fromkeys(name for x in self._pieces for m in x.members for name in m.scalar_names))
 
     def _gaps(self) -> list[list[int]]:

@@ -17,12 +17,15 @@ RUN_FIELDS = (
     "path", "steps", "first_step", "last_step", "every", "groups", "k", "seed", "kind", "stage", "what", "status",
     "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
 )  # fmt: skip
-WITHHELD = (".estimate", ".participation_estimate", ".noise_scale", ".ratio_noise_free", ".gain_chance", ".gain_floor")
-"""What rows and sketch often do not tell: a rank behind the sketch, a noise scale or a ratio without a signal."""
+WITHHELD = (
+    ".estimate", ".participation_estimate", "noise.", "_noise_free", ".gain_chance", ".gain_floor", "lag_coherence",
+)  # fmt: skip
+"""What rows and sketch often do not tell: a rank behind the sketch, signal and noise, sides of a bound with them."""
 UNDEFINED = "undefined values written as null"
 NO_BOUNDS = "no bounds: they need the logged loss and learning rate"
 MEASURES = ("stable", "participation", "entropy")
 ENDS = ("", "_low", "_high")
+FIELDS = ("value", "low", "high")
 NOISE = ("signal", "signal_share", "noise", "noise_scale")
 
 
@@ -43,6 +46,7 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
     run = json.loads(ds.attrs["run"])
     result: dict[str, Any] = {"schema": SCHEMA, "run": {f: run[f] for f in RUN_FIELDS}}
     result |= _scope(ds, "")
+    result["noise"] |= {"source": ds.attrs["signal_source"] or None, "withheld": ds.attrs["signal_withheld"]}
     result["singular_values"] = ds["singular_value"].values.tolist()
     result["tail_energy"] = ds["tail_energy"].values.tolist()
     result["svd"] = {
@@ -107,6 +111,10 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
         "rank": {f"{e:g}": _rank(ds.sel(eps=e), prefix) for e in ds["eps"].values},
         "rank_measures": {name: value(f"{name}_rank") for name in MEASURES},
         "noise": {n + end: value(n + end) for n in NOISE for end in ENDS},
+        "lag_coherence": {
+            str(a): {field: value(f"lag_coherence{end}", lag=a) for field, end in zip(FIELDS, ENDS, strict=True)}
+            for a in ds["lag"].values
+        },
     }
     if prefix + "participation_estimate" in ds:
         found["rank_measures"] |= {

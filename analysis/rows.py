@@ -86,6 +86,18 @@ class RowSource:
             listener(len(out), out.nbytes)
         return out
 
+    def rank_norms(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Sum of the squared norms of each rank's own row, (rows, groups), and the number of ranks, (rows,)."""
+        norms, ranks = np.zeros((stop - start, self.groups)), np.zeros(stop - start, np.int64)
+        for span in self.spans:
+            low, high = max(start, span.start), min(stop, span.stop)
+            own = np.empty((max(high - low, 0), self.groups, self.k), np.float32)
+            for member in span.members if low < high else ():
+                self._read_member(member, low - span.start, high - span.start, own)
+                norms[low - start : high - start] += np.einsum("tgk,tgk->tg", own, own, dtype=np.float64)
+                ranks[low - start : high - start] += 1
+        return norms, ranks
+
     def _read_span(self, span: Span, low: int, high: int, out: NDArray[np.float32]) -> None:
         first, *others = span.members
         self._read_member(first, low - span.start, high - span.start, out)

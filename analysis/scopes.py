@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gradlog.analysis import blocks, ledger, measure, rank, spectra, subspace
 from gradlog.analysis.arrays import row_grams
 from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.half_batches import Table
 from gradlog.analysis.ledger import BATCH, Ledger
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.memo import Memo
@@ -46,9 +47,10 @@ class Scopes:
         panes: list[Totals],
         ledgers: list[Ledger],
         own: dict[Range, Totals],
+        halves: Table | None = None,
     ) -> None:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
-        self.ledgers, self.own = ledgers, own
+        self.ledgers, self.own, self.halves = ledgers, own, halves
         self.at = {cut: i for i, cut in enumerate(cuts)}
         self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
         self._last: tuple[Range, Totals] | None = None
@@ -67,7 +69,8 @@ class Scopes:
         ask, evidence = self.ask.within(group), Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
         spectrum = spectrum or self.spectrum(r, group)
         shuffled = self.shuffled(r, group) if self.recipe.scatter else None
-        found = measure.scope(evidence, self._energy(r, group), self._ages(r), ask, self._batch(r))
+        halves = self.halves.blocks(r.start, r.stop, group) if self.halves else None
+        found = measure.scope(evidence, self._energy(r, group), self._ages(r), ask, self._batch(r), halves)
         found |= measure.ranks(spectrum, shuffled, ask.eps) | _curves(spectrum)
         if full:
             found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), ask, found)
@@ -169,9 +172,9 @@ class Scopes:
         return float(energy.sum() if group is None else energy[group])
 
     def _batch(self, r: Range) -> float:
-        """Mean batch size, NaN where it is not logged."""
+        """Mean batch size of all ranks that log their own gradients, NaN where it is not logged."""
         means = [column.mean for name, column in self.ledger(r).scalars.items() if name in BATCH and column.count]
-        return means[0] if means else float("nan")
+        return means[0] * (self.halves.parts if self.halves else 1) if means else float("nan")
 
     def _one_sketch(self, totals: Totals, group: int | None) -> Float64 | None:
         if group is None and self.run.groups > 1:

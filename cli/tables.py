@@ -202,21 +202,22 @@ def _percent(share: float | None) -> str:
 
 
 def _noise(result: Document) -> list[str]:
-    noise = result.get("noise") or {}
-    share, scale = noise.get("signal_share"), noise.get("noise_scale")
-    if share is None:
-        return []
-    spread = render.interval(noise.get("signal_share_low"), noise.get("signal_share_high"), 3)
-    text = (
-        f"{render.number(share, 3)} ({spread}) of the mean squared norm outlasts one step, the rest is minibatch noise"
-    )
-    if share <= 0:
-        text = f"none visible: successive gradients oppose each other (share {render.number(share, 3)})"
-    elif scale is not None:
-        least, most = (noise.get(f"noise_scale{end}") for end in ("_low", "_high"))
-        spread = f"{render.number(least, 3)} or more" if most is None else render.interval(least, most, 3)
-        text += f"; gradient noise scale {render.number(scale, 3)} ({spread}) samples"
-    return [render.heading("signal"), *(f"  {line}" for line in render.wrap(text, render.WIDTH - 2))]
+    noise = result["noise"]
+    share, scale = noise["signal_share"], noise["noise_scale"]
+    lines = []
+    if noise["source"] is None:
+        lines.append(f"cannot be separated from the noise by lags: {noise['withheld']}")
+    elif share is not None:
+        spread = render.interval(noise["signal_share_low"], noise["signal_share_high"], 3)
+        lines.append(f"{render.number(share, 3)} ({spread}) of the mean squared norm, the rest is minibatch noise")
+        if scale is not None:
+            least, most = noise["noise_scale_low"], noise["noise_scale_high"]
+            spread = f"{render.number(least, 3)} or more" if most is None else render.interval(least, most, 3)
+            lines[-1] += f"; noise scale, the critical batch size: {render.number(scale, 3)} ({spread}) samples"
+        lines[-1] += f"; from {noise['source']}"
+    lags = [f"{_signed(lag['value'])} at {a}" for a, lag in result["lag_coherence"].items()]
+    lines.append(f"lag coherence {', '.join(lags)}")
+    return [render.heading("signal"), *(f"  {line}" for text in lines for line in render.wrap(text, render.WIDTH - 2))]
 
 
 def _bounds(result: Document) -> list[str]:
@@ -225,7 +226,8 @@ def _bounds(result: Document) -> list[str]:
     if all(sides["right"] is None for sides in still.values()):
         return []  # a warning says why
     first = next(iter(still.values()))
-    norm = f"mean norm^2 {_between(first, 'left')}; free of minibatch noise {_between(first, 'left_noise_free')}"
+    free = "not known" if first["left_noise_free"] is None else _between(first, "left_noise_free")
+    norm = f"mean norm^2 {_between(first, 'left')}; free of minibatch noise: {free}"
     lost = f"regret {_between(next(iter(regret.values())), 'left')}"
     return [
         render.heading("bound on the mean squared norm"),

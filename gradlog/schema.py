@@ -50,6 +50,11 @@ STAGES = ("consumed", "preclip", "local")
 CODECS = ("raw", "bitshuffle-zstd")
 """How ``sketch`` chunks are encoded. Random floats barely compress, so raw is the default."""
 
+HALF_NORM2 = "half_norm2:{}"
+HALF_PATTERN = re.compile(r"half_norm2:\d+")
+"""Scalars of a row whose batch was recorded in two halves: for each group, by its number, the squared norm of half the
+difference of their gradients."""
+
 SNAPSHOTS = ("theta", "theta_step")
 """Arrays of a segment that hold sketches of the parameters."""
 

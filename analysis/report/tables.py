@@ -114,8 +114,8 @@ def stationarity_table(studies: Sequence[Study]) -> Table | None:
     }
     note = (
         "2 (F₀ − F*) / (ηT) + P / T bounds the mean squared norm; a ratio of 1 or more is what the bound promises "
-        "under its assumptions. They are about the gradient without minibatch noise: the last ratio, withheld where no "
-        "signal is seen."
+        "under its assumptions. They are about the gradient without minibatch noise: the last ratio, withheld where "
+        "signal and noise cannot be separated."
     )
     return _bound_table("Bound on the mean squared norm", "stationarity", sides, note, studies)
 

@@ -88,17 +88,14 @@ def _span(low: float, high: float | None) -> str:
 
 
 def _signal(study: Study) -> str:
-    noise: dict[str, Any] = study.document.get("noise") or {}
-    share = noise.get("signal_share")
+    noise: dict[str, Any] = study.document["noise"]
+    if noise["source"] is None:
+        return f"Signal and minibatch noise cannot be separated by lags: {noise['withheld']}."
+    share = noise["signal_share"]
     if share is None:
         return ""
-    low, high = noise.get("signal_share_low"), noise.get("signal_share_high")
-    shown = f"{numeral(share, 3)} ({interval(low, high)})"
-    if share <= 0:
-        return (
-            f"No signal outlasts a step: its share is {shown}, negative where successive gradients oppose each other."
-        )
-    return f"A share of {shown} of the mean squared norm outlasts one step; the rest is minibatch noise."
+    shown = f"{numeral(share, 3)} ({interval(noise['signal_share_low'], noise['signal_share_high'])})"
+    return f"From {noise['source']}: a share of {shown} of the mean squared norm is signal, the rest minibatch noise."
 
 
 def _listed(names: list[str]) -> str:

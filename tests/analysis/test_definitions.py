@@ -10,6 +10,7 @@ import stores
 
 from gradlog.analysis import Linear, analyze
 from gradlog.analysis.predictors import Fitted
+from gradlog.schema import HALF_NORM2
 from tests import reference
 from tests.analysis.walks import oracle_kappa, smooth
 
@@ -160,7 +161,9 @@ def oracle_kappa_scaled(G):
 
 def test_batch_size_and_noise_scale_belong_to_the_scope(tmp_path):
     batch = np.r_[np.full(60, 16.0), np.full(60, 64.0)]
-    path = stores.write_run(tmp_path / "r.zarr", smooth(120), exact=True, scalars={"batch_size": batch})
+    X = smooth(120)
+    halves = {HALF_NORM2.format(g): np.square(X[:, g]).sum(1) / 3 for g in range(X.shape[1])}
+    path = stores.write_run(tmp_path / "r.zarr", X, exact=True, scalars={"batch_size": batch, **halves})
     ds = analyze(str(path), ["last"], window=60)
     for i, size in enumerate((16, 64)):
         here = ds.isel(window=i)

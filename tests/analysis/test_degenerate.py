@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import stores
 
-from gradlog.analysis import analyze, baseline, bounds, noise, open_run, subspace, to_json
+from gradlog.analysis import analyze, baseline, bounds, open_run, subspace, to_json
 from gradlog.analysis.ledger import Column
-from gradlog.analysis.predictors import Evidence, Fitted
+from gradlog.analysis.predictors import Fitted
 from gradlog.analysis.verdict import verdict
+from gradlog.schema import HALF_NORM2
 
 T = 40
 ON = np.arange(T)
@@ -140,18 +141,6 @@ def test_windows_without_increments_have_no_subspace(tmp_path):
     assert subspace.leading(np.diag([3.0, 2.0, 0.0]), 3).shape == (3, 2)
 
 
-def test_a_noise_scale_has_an_open_end_where_the_signal_may_be_zero():
-    X = rows(1, 64, seed=3)[:, 0] + 0.15
-    lags = np.stack([(X[a:] * X[: T - a]).sum(0) for a in range(1, 5)])
-    totals = {"rows": T, "lag_pairs": T - np.arange(1.0, 5.0), "energy": np.square(X).sum(0), "lag": lags}
-    found = noise.signal_and_noise(Evidence(totals, ()), 64, exact=False, batch=32.0)
-    share = {end: found[f"signal_share{end}"] for end in ("", "_low", "_high")}
-    assert share["_low"] < 0 < share[""]
-    assert found["noise_scale"] == pytest.approx(32 * (1 / share[""] - 1))
-    assert found["noise_scale_low"] == pytest.approx(32 * (1 / share["_high"] - 1))
-    assert np.isnan(found["noise_scale_high"])
-
-
 def column(*values):
     return Column.of(np.array(values, float))
 
@@ -176,6 +165,7 @@ def test_a_loss_logged_now_and_then_gives_no_regret(tmp_path):
 def test_intervals_of_the_bounds_follow_those_of_the_path_length(tmp_path, what):
     X = np.cumsum(rows(seed=1), 0) * 0.1 + rows(seed=2)
     scalars = {"loss": np.linspace(2, 1, T), "lr": np.full(T, 0.1)}
+    scalars |= {HALF_NORM2.format(g): np.square(X[:, g]).sum(1) * np.linspace(0.5, 0.7, T) for g in range(2)}
     head = stores.header(2, 16, what=what)  # of sketched updates only the sketch's own norms are known
     stores.write_root(tmp_path / "r.zarr", head)
     stores.write_segment(tmp_path / "r.zarr", head, X, scalars=scalars)
@@ -194,7 +184,10 @@ def test_intervals_of_the_bounds_follow_those_of_the_path_length(tmp_path, what)
     np.testing.assert_allclose(ds.stationarity_ratio_high, ds.stationarity_right_high / (ds.energy_low / T))
     sides = to_json(ds)["bounds"]["stationarity"]["last"]
     assert sides["right_low"] < sides["right"] < sides["right_high"]
-    assert sides["ratio_noise_free_low"] < sides["ratio_noise_free"]
+    if exact:
+        assert sides["ratio_noise_free"] > sides["ratio"]
+    else:  # halves are of gradients
+        assert sides["left_noise_free"] is None
 
 
 @pytest.mark.parametrize("exact", [True, False])

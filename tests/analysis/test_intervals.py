@@ -55,7 +55,7 @@ def test_intervals_cover_the_truth_through_the_real_sketch(run):
     true, hits = measured(G, True), {}
     for seed in range(60):
         found = measured(fold_hash(G, 64, 100 + seed), False)
-        for name in ("kappa", "gain", "signal", "signal_share", "noise"):
+        for name in ("kappa", "gain", "lag_coherence"):
             inside = (found[f"{name}_low"] <= true[name]) & (true[name] <= found[f"{name}_high"])
             for i, hit in enumerate(np.atleast_1d(inside)):
                 hits.setdefault((name, i), []).append(hit)
