@@ -182,7 +182,7 @@ def test_every_side_of_a_bound_stands_over_its_interval():
     ]
     bounds = to_json(analyze(run, ["last", "trend"]))["bounds"]
     for title, kind, sides in (
-        ("Bound on the mean squared norm", "stationarity", ("right", "ratio", "left_noise_free")),
+        ("Bound on the mean squared norm", "stationarity", ("right", "ratio")),
         ("Bound on the regret", "regret", ("right", "ratio", "best_eta", "best")),
     ):
         at = cells.index("trend", cells.index(title)) + 2
