@@ -17,7 +17,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from gradlog.errors import GradlogWarning
+from gradlog.errors import GradientError, GradlogWarning
+from gradlog.halves import half_norms
 from gradlog.recording import PATIENCE, Fill, Recording, Row
 from gradlog.resume import Layout, Plan, describe_plan
 from gradlog.schema import RunHeader
@@ -85,7 +86,7 @@ class Logger:
         """Whether the next step is one that is recorded: always, but for ``every=N``."""
         return self.active and (self._recording is None or self._recording.next % self._recording.header.every == 0)
 
-    def step(self, grads: Any, step: int | None = None, **scalars: float) -> None:
+    def step(self, grads: Any, step: int | None = None, *, half: Any = None, **scalars: float) -> None:
         """Record the gradient of one optimizer step.
 
         Parameters
@@ -95,6 +96,10 @@ class Logger:
             gradient. Values are read before this returns, so they may be overwritten after.
         step : int, optional
             Step number, larger than the one before. Default: the next integer.
+        half : array, nested dict or list of them, or iterable of (name, array) pairs, optional
+            The gradient of one half of the batch, of which ``grads`` is the mean over both halves, at the same
+            parameters. It tells signal from minibatch noise: the squared norm of ``half - grads`` is kept for each
+            group, 8 bytes each.
         **scalars : float
             Loss, learning rate and whatever else belongs to this step.
 
@@ -115,7 +120,7 @@ class Logger:
         with self.guarded():
             pairs = flatten(grads)
             recording = self._recording or self._begin(describe(pairs))
-            recording.append(lambda: Row(recording.ordered(pairs), scalars), step)
+            recording.append(lambda: _row(recording, pairs, half, scalars), step)
 
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a framework's hook gathers; ``source`` runs only for steps that are recorded, and guarded."""
@@ -301,3 +306,12 @@ class Logger:
         # A user who turned warnings into errors must not lose the job to one of ours.
         with contextlib.suppress(Warning):
             warnings.warn(message, GradlogWarning, stacklevel=2)
+
+
+def _row(recording: Recording, pairs: list[tuple[str, Any]], half: Any, scalars: dict[str, float]) -> Row:
+    mean = recording.ordered(pairs)
+    if half is None:
+        return Row(mean, scalars)
+    if recording.header.what != "gradient":
+        raise GradientError(f"half: expected with what='gradient', this run records what={recording.header.what!r}")
+    return Row(mean, scalars | half_norms(recording.header, mean, recording.ordered(flatten(half))))

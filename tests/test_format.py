@@ -30,7 +30,7 @@ from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-NAMES = ["sketched", "joined", "exact", "ranks", "compacted", "rounded", "killed"]
+NAMES = ["sketched", "joined", "exact", "ranks", "compacted", "rounded", "killed", "halves"]
 SEGMENT = "seg-000000-r0000"
 
 
@@ -138,7 +138,7 @@ def test_the_second_reader_imports_neither_zarr_nor_gradlog() -> None:
     assert not re.search(r"^\s*(import|from) (zarr|gradlog)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["sketched", "ranks", "rounded", "killed"])
+@pytest.mark.parametrize("name", ["sketched", "ranks", "rounded", "killed", "halves"])
 def test_a_sketch_regenerated_from_its_spec_is_the_recorded_one(name: str) -> None:
     """The map is pinned: by the second reader from the document, by this library from the header."""
     header = open_run(GOLDEN / f"{name}.zarr").header
@@ -178,6 +178,17 @@ def test_another_seed_gives_another_sketch() -> None:
     spec = {"k": 8, "m": 32768, "seed": 6}
     g = make.gradient(0)
     assert not np.array_equal(second.fold_hash(spec, g), second.fold_hash(spec | {"seed": 5}, g))
+
+
+def test_the_second_reader_finds_the_halves_of_a_batch() -> None:
+    """By docs/format.md alone: the squared distance of the halves, known from the gradients of two steps."""
+    segment = second.Run(GOLDEN / "halves.zarr").segments["seg-000000-r0000"]
+    found = np.stack([segment.rows["scalars"][:, segment.names.index(f"half_norm2:{g}")] for g in range(2)], axis=1)
+    assert np.isnan(found[:3]).all()
+    for t in range(3, 20):
+        square = {n: np.square(make.gradient(t + 1)[n] - x, dtype=float).sum() for n, x in make.gradient(t).items()}
+        rest = sum(x for name, x in square.items() if name != "embed.weight")
+        assert found[t].tolist() == [square["embed.weight"], rest]
 
 
 def test_labels_and_lineage_of_the_golden_stores() -> None:

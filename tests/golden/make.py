@@ -26,6 +26,7 @@ import numpy as np
 import gradlog
 from gradlog.compact import compact
 from gradlog.errors import GradlogWarning
+from gradlog.halves import half_norms
 from gradlog.projector import projector
 from gradlog.recording import Row
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
@@ -204,7 +205,18 @@ def killed(path: Path) -> dict[str, Rows]:
     return {"seg-000000-r0000": r.rows(21)}
 
 
-STORES = (sketched, joined, exact, ranks, compacted, rounded, killed)
+def halves(path: Path) -> dict[str, Rows]:
+    """Batches in two halves from step 3 on, two groups; the gradient of the first half is another step's."""
+    r = Recorder(path, groups={"embed": "^embed", "rest": "^h"})
+    for t in range(20):
+        mean, first = gradient(t), gradient(t + 1)
+        far = half_norms(r.header, list(mean.values()), list(first.values())) if t > 2 else {}
+        r.step(t, mean, loss=float(t), **far)
+    r.log.close()
+    return {"seg-000000-r0000": r.rows()}
+
+
+STORES = (sketched, joined, exact, ranks, compacted, rounded, killed, halves)
 
 
 def main(folder: Path = HERE) -> None:
