@@ -165,7 +165,7 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     Returns
     -------
     Logger
-        ``annotate(loss=...)`` after ``optimizer.step()``; ``close()`` removes the hooks.
+        ``annotate(loss=...)`` before or after ``optimizer.step()``; ``close()`` removes the hooks.
 
     Examples
     --------

@@ -26,6 +26,9 @@ from gradlog.tree import describe, flatten
 
 log = logging.getLogger("gradlog")
 
+PATIENT = 100
+"""Calls of ``annotate`` without a step, before that is said while training goes on."""
+
 CLOSE_WAIT = 60.0
 """Seconds that ``close`` waits for the disk before it leaves the rest to the journal."""
 
@@ -53,6 +56,8 @@ class Logger:
         self._detach: Callable[[], None] | None = None
         self._drain: Callable[[], None] | None = None
         self._keep: Callable[[], None] | None = None
+        self._missing: Callable[[], str] | None = None
+        self._remarks: list[str] = []
         self._lock, self._depth = threading.RLock(), 0
         self._pid = os.getpid()
         self._spent, self._opened = 0.0, time.perf_counter()
@@ -95,7 +100,8 @@ class Logger:
             The gradient; names and shapes as in ``like``, or as in the first call. None marks a parameter without
             gradient. Values are read before this returns, so they may be overwritten after.
         step : int, optional
-            Step number, larger than the one before. Default: the next integer.
+            Step number, larger than the one before; a counter that goes back is counted on, with a warning. Default:
+            the next integer.
         half : array, nested dict or list of them, or iterable of (name, array) pairs, optional
             The gradient of one half of the batch, of which ``grads`` is the mean over both halves, at the same
             parameters. It tells signal from minibatch noise: the squared norm of ``half - grads`` is kept for each
@@ -120,22 +126,35 @@ class Logger:
         with self.guarded():
             pairs = flatten(grads)
             recording = self._recording or self._begin(describe(pairs))
-            recording.append(lambda: _row(recording, pairs, half, scalars), step)
+            recording.append(lambda: _row(recording, pairs, half, scalars), step, self._raise)
 
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a framework's hook gathers; ``source`` runs only for steps that are recorded, and guarded."""
         if self.active and self._recording:
             with self.guarded():
-                self._recording.append(source, step)
+                self._recording.append(source, step, self._raise)
 
     def annotate(self, **scalars: float) -> None:
-        """Add scalars to the newest row: call it after the optimizer's step. Before the first row they wait for it.
+        """Add scalars to a row: after the step, or before it.
 
-        With ``every=N`` the scalars of steps that are not recorded are left out.
+        The first use of a name tells which, for the rest of this recording. A name that is first given after a step
+        belongs to the step that was just taken. One that is first given before any step belongs to the step that
+        follows, as where the loss is noted between the forward pass and ``optimizer.step()``. With ``every=N`` the
+        scalars of steps that are not recorded are left out.
+
+        Examples
+        --------
+        >>> import gradlog, numpy as np, tempfile
+        >>> with gradlog.open(tempfile.mkdtemp() + "/run.zarr", like={"w": np.zeros(100)}, k=8) as log:
+        ...     for t in range(3):
+        ...         log.annotate(loss=1.0 / (t + 1))
+        ...         log.step({"w": np.ones(100)})
         """
         if self.active and self._recording:
             with self.guarded():
                 self._recording.annotate(scalars)
+                if self._recording.steps.waiting == PATIENT:
+                    self.remark(f"annotate was called {PATIENT} times and no step was seen")
 
     def parameters(self, params: Any) -> None:
         """Keep a sketch of the parameters themselves, as they are before the next step.
@@ -182,6 +201,7 @@ class Logger:
                 self._plan = dataclasses.replace(self._plan, mode="a", first_step=recording.next)
                 layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
                 self._recording = Recording(self._plan, layout, self.warn, new)
+                self._recording.steps = recording.steps
                 names = ", ".join(name for name, _, _ in new[:3]) + (", ..." if len(new) > 3 else "")
                 self.warn(f"{len(new)} parameters joined ({names}): the run goes on in a new segment")
 
@@ -205,13 +225,15 @@ class Logger:
         detach: Callable[[], None],
         drain: Callable[[], None] | None = None,
         keep: Callable[[], None] | None = None,
+        missing: Callable[[], str] | None = None,
     ) -> None:
         """Call ``detach`` when recording ends, for whatever reason: hooks go, and the job is as it was.
 
         ``drain`` is called first by :meth:`close`, while rows are still taken: for those that are under way.
         ``keep`` is called by :meth:`state_dict` and :meth:`close`, to hand in a snapshot of the parameters.
+        ``missing`` is asked by :meth:`close` which steps the integration did not see; empty where it saw all.
         """
-        self._detach, self._drain, self._keep = detach, drain, keep
+        self._detach, self._drain, self._keep, self._missing = detach, drain, keep, missing
 
     def close(self) -> None:
         """Commit what is left and end the segment. Safe to call twice; waits for the store 60 seconds at most.
@@ -228,11 +250,12 @@ class Logger:
                 self._fail(error)
         if self._keep is not None:
             self._keep()
+        self._remark_on_what_is_missing()
         with self._lock:
             self._end()
             if self._recording is not None and not self.reason:
                 try:
-                    self._recording.finish("closed", "", CLOSE_WAIT)
+                    self._recording.finish("closed", "; ".join(self._remarks), CLOSE_WAIT)
                 except Exception as error:
                     self._report(error)
                 wall = max(time.perf_counter() - self._opened, 1e-9)
@@ -241,6 +264,17 @@ class Logger:
             # Last, so that a close which was interrupted can be called again, and is at exit.
             self._closed = True
             atexit.unregister(self.close)
+
+    def _remark_on_what_is_missing(self) -> None:
+        """Nothing ends in silence that recorded less than its user will expect."""
+        if not self.active:
+            return
+        missing = self._missing() if self._missing is not None else ""
+        if self._recording is None or self._recording.steps.seen == 0:
+            self.remark(f"closed with no rows: {missing or 'no step was seen'}")
+        else:
+            self.remark(missing)
+            self.remark(self._recording.steps.unclaimed())
 
     def __enter__(self) -> Logger:
         return self
@@ -297,6 +331,12 @@ class Logger:
     def _report(self, error: Exception) -> None:
         self.reason = self.reason or f"{type(error).__name__}: {error}"
         self.warn(f"recording ended, training goes on: {self.reason}")
+
+    def remark(self, message: str) -> None:
+        """Say something once that a reader of the run must know too: it is stored when the segment is closed."""
+        if message and message not in self._remarks:
+            self._remarks.append(message)
+            self.warn(message)
 
     def warn(self, message: str) -> None:
         """Tell the user something about this recording, as a warning and to the log if anybody listens to it."""

@@ -22,6 +22,7 @@ from gradlog.journal import JournalWriter
 from gradlog.projector import projector
 from gradlog.resume import Layout, Plan, open_segment, with_parent, writers
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.steps import Steps
 from gradlog.store import Commit, SegmentWriter, read_segment, round_mantissa
 from gradlog.tree import as_numpy
 
@@ -79,6 +80,11 @@ class Recording:
         Told that rows are being dropped and why, when that begins.
     new : sequence of (name, shape, dtype)
         Tensors that join the run in this segment.
+
+    Attributes
+    ----------
+    steps : Steps
+        What the loop has told of its steps; a recording that goes on for another one takes it over.
     """
 
     def __init__(self, plan: Plan, layout: Layout, notify: Callable[[str], None], new: Layout = ()) -> None:
@@ -95,7 +101,7 @@ class Recording:
         self._projector = projector(self.header.sketch, self.header.tensors, len(self.header.groups))
         self._index = {t.name: i for i, t in enumerate(self.header.tensors)}
         self._names: dict[str, int] = {}
-        self._pending: dict[str, float] = {}
+        self.steps = Steps(notify)
         self._dropped: list[tuple[int, int, str]] = []
         self._snapshots: list[tuple[int, NDArray[np.float32]] | None] = []  # None once the store has it
         self._taken = 0
@@ -130,19 +136,20 @@ class Recording:
             arrays[self._index[name]] = as_numpy(leaf, name)
         return arrays
 
-    def append(self, source: Callable[[], Row], step: int | None) -> None:
-        """Write one row. ``source`` is asked only when the step is one that is recorded."""
+    def append(self, source: Callable[[], Row], step: int | None, strict: bool = False) -> None:
+        """Write one row. ``source`` is asked only when the step is one that is recorded.
+
+        A counter that goes back is counted on from where it was; ``strict`` refuses it.
+        """
         self._land()
-        number = self.next if step is None else int(step)
         last = self._block.last
-        if number < 0 or (last is not None and number <= last):
-            least = 0 if last is None else last + 1
-            raise StepOrderError(f"steps must increase: expected at least {least}, got {number}")
+        least = 0 if last is None else last + 1
+        number = self.next if step is None else self.steps.number(int(step), least, self.next, strict)
         self.next = number + 1
+        early = self.steps.claim()
         if number % self.header.every:
             return
         row = source()
-        early = {} if self.rows else self._pending
         row = row._replace(scalars={"wall_time": time.time(), **early, **row.scalars})
         if row.later:
             self._flight = (number, row)
@@ -188,19 +195,17 @@ class Recording:
             self._journal.row(block.index, i, number, flags, block.norm2[i], block.sketch[i], values, names)
         block.rows = i + 1
 
-    def annotate(self, scalars: Mapping[str, float]) -> None:
-        """Add scalars to the newest row, or keep them for the first one."""
+    def annotate(self, scalars: Mapping[str, Any]) -> None:
+        """Add scalars to the newest row, or keep those for the next step that come before theirs."""
+        scalars = self.steps.sort(scalars)
         block = self._block
         if self._flight is not None:
             number, row = self._flight
-            plain = {name: value.detach() if hasattr(value, "detach") else value for name, value in scalars.items()}
-            self._flight = (number, row._replace(scalars={**row.scalars, **plain}))
-        elif block.last is None:
-            self._pending.update({name: self._number(name, value) for name, value in scalars.items()})
+            self._flight = (number, row._replace(scalars={**row.scalars, **scalars}))
         elif block.rows and block.last == self.next - 1:
             i = block.rows - 1
             columns = [self._set(block, i, name, value) for name, value in scalars.items()]
-            if self._journal is not None:
+            if self._journal is not None and columns:
                 values = block.scalars[i, columns].tolist()
                 self._journal.annotate(block.index, i, columns, values, list(self._names))
 

@@ -16,17 +16,16 @@ import torch.distributed as dist
 
 from gradlog.errors import UnsupportedError
 from gradlog.groups import canonical
-from gradlog.integrations.torch_capture import Capture, UpdateCapture
+from gradlog.integrations.torch_capture import Capture
 from gradlog.integrations.torch_ddp import LocalCapture, averaging
 from gradlog.integrations.torch_measure import measure_for
 from gradlog.integrations.torch_shards import is_sharded, require_agreement
+from gradlog.integrations.torch_steps import stepping
+from gradlog.integrations.torch_update import UpdateCapture
 from gradlog.logger import Logger
 from gradlog.schema import RunHeader
 
 WHAT = ("gradient", "update")
-
-OWN_GRADIENTS = {"deepspeed": "DeepSpeed", "megatron": "Megatron", "colossalai": "Colossal-AI"}
-"""Top-level packages of optimizers that do not read ``p.grad`` of the model's parameters."""
 
 Named = list[tuple[str, Any]]
 Opened = tuple[Logger, RunHeader | None]
@@ -46,7 +45,8 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     ValueError, TypeError
         ``what`` is neither "gradient" nor "update"; ``model`` is no module; and as of :func:`gradlog.open`.
     """
-    optimizer = unwrapped(optimizer)
+    optimizers = stepping(optimizer)
+    optimizer = optimizers[-1]
     stage, what = options.get("stage", "consumed"), options.get("what", "gradient")
     if what not in WHAT:
         raise ValueError(f"what must be 'gradient' or 'update', got {what!r}")
@@ -63,7 +63,7 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     params = [held[t.name] for t in header.tensors]  # the run's order: some may have joined it later
     try:
         names = functools.partial(named_parameters, optimizer, model)
-        capture(optimizer, params, logger, header, measure_for(header, params), names)
+        capture(optimizers, params, logger, header, measure_for(header, params), names)
     except UnsupportedError:
         logger.close()
         raise
@@ -93,40 +93,6 @@ def _for_job(path: Any, named: Named, options: dict[str, Any], stage: str, what:
     if dist.get_rank() > 0:
         return Logger(None), None, capture
     return *_open(path, named, options), capture
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """Find the torch optimizer inside the wrappers of Accelerate, Fabric and Lightning.
-
-    Raises
-    ------
-    UnsupportedError
-        There is none with step hooks.
-    """
-    _refuse_kind(optimizer)
-    while (inner := _inside(optimizer)) is not None:
-        optimizer = inner
-        _refuse_kind(optimizer)
-    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
-        raise UnsupportedError(
-            f"{type(optimizer).__name__} has no step hooks; attach to the torch.optim.Optimizer inside it, or call "
-            "gradlog.open(...).step(grads)"
-        )
-    return optimizer
-
-
-def _refuse_kind(optimizer: Any) -> None:
-    packages = {c.__module__.partition(".")[0] for c in type(optimizer).__mro__}
-    if kept := packages & OWN_GRADIENTS.keys():
-        raise UnsupportedError(
-            f"{OWN_GRADIENTS[kept.pop()]} keeps gradients in buffers of its own and leaves p.grad empty: a hook has "
-            "nothing to read. Train with FSDP2 (torch.distributed.fsdp.fully_shard) to record a sharded run"
-        )
-
-
-def _inside(optimizer: Any) -> Any:
-    held = getattr(optimizer, "__dict__", {})
-    return held.get("optimizer", held.get("_optimizer"))
 
 
 def named_parameters(optimizer: Any, model: Any = None) -> list[tuple[str, Any]]:

@@ -1,13 +1,15 @@
-"""The hooks of one optimizer.
+"""What one optimizer consumes, step by step.
 
-The pre-hook fires once a step, after accumulation, averaging by DDP, unscaling and clipping. Two cases need care:
-a step with a closure runs the backward pass inside itself, so the gradient exists only in the post-hook; and a
-fused optimizer under ``GradScaler`` is handed scaled gradients together with ``grad_scale`` and ``found_inf``, which
-its kernel may unscale in place. Nothing is stored on the model, and only the optimizer keeps a capture alive.
+The gradient is taken where the optimizer is about to use it: in the last pre-hook of the innermost step, after
+accumulation, averaging by DDP, unscaling and clipping; and each time a closure returns, since a step with a closure
+runs its backward passes inside. What was taken last becomes the step's row when the step is over. A fused optimizer
+under ``GradScaler`` is handed scaled gradients together with ``grad_scale`` and ``found_inf``. Nothing is stored on
+the model, and only the optimizer keeps a capture alive.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
 from collections.abc import Callable
@@ -17,8 +19,11 @@ import torch
 import torch.distributed as dist
 
 from gradlog.errors import GradientError
-from gradlog.integrations.torch_measure import HostMeasure, Measure, Pieces, divided, measure_for
-from gradlog.integrations.torch_watch import unwatch, watch
+from gradlog.integrations.torch_compiled import listen
+from gradlog.integrations.torch_measure import HostMeasure, Measure, divided, measure_for
+from gradlog.integrations.torch_sightings import Sightings
+from gradlog.integrations.torch_steps import StepHooks, closure_of, inside_another_step
+from gradlog.integrations.torch_watch import norm_and_coef, unwatch, watch
 from gradlog.logger import Logger
 from gradlog.recording import Fill, Row
 from gradlog.schema import RunHeader
@@ -29,8 +34,8 @@ class Capture:
 
     Parameters
     ----------
-    optimizer : torch.optim.Optimizer
-        Hooks go on it.
+    optimizers : list of torch.optim.Optimizer
+        Hooks go on them; the last one's settings count. See :func:`~gradlog.integrations.torch_steps.stepping`.
     params : list of Tensor
         In the order of the run's tensors.
     logger : Logger
@@ -48,17 +53,22 @@ class Capture:
     _clipped: set[int]
     _scale: Any
     _unscaled: bool
+    _taken: Row | None
+    _begun: bool
+    _unread: bool
+    _used: bool
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizers: list[Any],
         params: list[Any],
         logger: Logger,
         header: RunHeader,
         measure: HostMeasure | Measure,
         names: Callable[[], list[tuple[str, Any]]],
     ) -> None:
-        self._optimizer, self._params, self._logger = optimizer, params, logger
+        self._optimizers, self._optimizer = optimizers, optimizers[-1]
+        self.params, self._logger = params, logger
         self._mine = set(map(id, params))
         self._measure, self._names = measure, names
         self._fixed = header.sketch.exact or header.stage == "local"
@@ -68,17 +78,19 @@ class Capture:
         self._count: int | None = None
         self._writes = logger.active
         self._known = self._mine | self._trainable()
-        self._pid = os.getpid()
+        self._pid, self._told_elsewhere = os.getpid(), False
         self._fired = True
+        self._handed_over: tuple[list[Any], list[Any]] | None = None  # parameters and gradients inside a graph
+        self._sightings = Sightings(optimizers, params)
         self._forget()
+        self.key = listen(self)
         watch(self)
-        self._handles = [
-            optimizer.register_step_pre_hook(torch.compiler.disable(self.before)),
-            optimizer.register_step_post_hook(torch.compiler.disable(self.after)),
-        ]
-        remove, keep = weakref.WeakMethod(self.remove), weakref.WeakMethod(self.keep)
+        self._hooks = StepHooks(optimizers, self)
+        this = weakref.ref(self)
         logger.on_close(
-            lambda: off() if (off := remove()) else unwatch(), keep=lambda: on() if (on := keep()) else None
+            lambda: capture.remove() if (capture := this()) else unwatch(),
+            keep=lambda: capture.keep() if (capture := this()) else None,
+            missing=lambda: capture.missing() if (capture := this()) else "",
         )
         self.keep()
 
@@ -87,27 +99,50 @@ class Capture:
         if self._exchange is not None and not self._exchange.over:
             self._exchange.leaving = True
             return
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.remove()
         unwatch(self)
 
     def keep(self) -> None:
         """Hand in a sketch of the parameters: at the start, at checkpoints and at the end."""
         if self._exchange is None and self._here:
-            self._logger.snapshot(lambda: self._measure.now(self._params))
+            self._logger.snapshot(lambda: self._measure.now(self.params))
 
-    def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Pre-hook of the optimizer's step."""
+    def missing(self) -> str:
+        """Tell what is known about steps that were not seen; empty where nothing is missing."""
+        return self._sightings.missing()
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        """Note that a step begins: take the gradient, or let the closure take it whenever it returns."""
         self._fired = True
-        if self._here and not _closure(args, kwargs):
-            self._record(self._row)
-            self._forget()
+        if not self._here:
+            self._elsewhere()
+            return None
+        self._begun, self._unread, self._taken, self._used = True, True, None, False
+        closure = closure_of(args, kwargs)
+        if closure is None:
+            self._take()
+            return None
+        if len(args) > 1:
+            return (args[0], self._watched(closure), *args[2:]), kwargs
+        return args, {**kwargs, "closure": self._watched(closure)}
 
-    def after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Post-hook of the optimizer's step."""
-        if self._here and _closure(args, kwargs):
-            self._record(self._row)
-            self._forget()
+    def after(self) -> None:
+        """Note that a step is over: its gradient becomes a row, unless it was part of a larger one."""
+        if self._here and self._begun:
+            self._used = True  # what a closure computes from here on is not what the optimizer consumed
+            if not inside_another_step(self._optimizers):
+                self._over()
+
+    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+        """Note what a compiled step does, from inside its graph."""
+        self._handed_over = params, grads
+        try:
+            if event == "before":
+                self.before((self._optimizer,), {})
+            elif self._here and self._begun:
+                self._over()
+        finally:
+            self._handed_over = None
 
     def clipping(self, parameters: list[Any], max_norm: Any, total_norm: Any) -> None:
         """Norm clipping is about to happen: keep its coefficient and, for stage "preclip", the gradient."""
@@ -115,19 +150,34 @@ class Capture:
         if not ids or not self._here:
             return
         with self._logger.guarded():
-            if ids & self._clipped:  # once more, or the first time was for a step that was never taken
-                self._forget_clipping()
-            nth = f"/{len(self._clip) // 2}" if self._clip else ""
-            self._clipped |= ids
-            norm = (total_norm.full_tensor() if hasattr(total_norm, "full_tensor") else total_norm).detach()
-            self._clip[f"clip_norm{nth}"] = norm
-            self._clip[f"clip_coef{nth}"] = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-            if self._preclip and self._early is None and self._due():
-                self._early = self._in_step(lambda: self._measure.now(self._gradients()))
+            self._note_clipping(ids, *norm_and_coef(max_norm, total_norm))
+
+    def clipping_compiled(self, parameters: list[Any], grads: list[Any], norm: Any, coef: Any) -> None:
+        """Note the same inside a graph: a parameter is the one that lies at the same place in memory."""
+        place = {p.data_ptr(): i for i, p in enumerate(self.params) if p.numel()}
+        held = {place[p.data_ptr()]: g for p, g in zip(parameters, grads, strict=True) if p.data_ptr() in place}
+        if not held or not self._here:
+            return
+        self._handed_over = self.params, [held.get(i, p.grad) for i, p in enumerate(self.params)]
+        try:
+            with self._logger.guarded():
+                self._note_clipping({id(self.params[i]) for i in held}, norm, coef.clone())
+        finally:
+            self._handed_over = None
+
+    def _note_clipping(self, ids: set[int], norm: Any, coef: Any) -> None:
+        if ids & self._clipped:  # once more, or the first time was for a step that was never taken
+            self._forget_clipping()
+            self._logger.remark(self._sightings.clipped_again())
+        nth = f"/{len(self._clip) // 2}" if self._clip else ""
+        self._clipped |= ids
+        self._clip[f"clip_norm{nth}"], self._clip[f"clip_coef{nth}"] = norm, coef
+        if self._preclip and self._early is None and self._due():
+            self._early = self._in_step(lambda: self._measure.now(self._gradients()))
 
     def stepping(self, scaler: Any, optimizer: Any) -> Callable[[], None] | None:
         """Watch a GradScaler's step: if it does not call the optimizer, that step was skipped."""
-        if optimizer is not self._optimizer or not self._here or not scaler.is_enabled():
+        if not any(optimizer is one for one in self._optimizers) or not self._here or not scaler.is_enabled():
             return None
         with self._logger.guarded():
             scale = scaler._get_scale_async()
@@ -138,36 +188,67 @@ class Capture:
         def done() -> None:
             if not self._fired:
                 self._fired = True
-                self._record(lambda: self._row()._replace(skipped=True))
-                self._forget()
+                self._take(skipped=True)
+                self._over()
 
         return done
+
+    def anyone_steps(self, optimizer: Any) -> None:
+        """Note that some optimizer of this process is about to step, ours or not."""
+        if self._here:
+            self._logger.remark(self._sightings.another(optimizer, self._mine))
 
     @property
     def _here(self) -> bool:
         """Not in a forked child, and not after the ranks have agreed to stop."""
         return os.getpid() == self._pid and not (self._exchange is not None and self._exchange.over)
 
+    def _elsewhere(self) -> None:
+        """Say once in a forked child that its steps are not recorded."""
+        if os.getpid() != self._pid and not self._told_elsewhere:
+            self._told_elsewhere = True
+            self._logger.warn(
+                "a process that was forked after attach takes steps, and they are not recorded; call attach in the "
+                "process that trains"
+            )
+
+    def _watched(self, closure: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(closure)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            loss = closure(*args, **kwargs)
+            if self._here and not self._used:
+                self._take()
+            return loss
+
+        return watched
+
     def _forget(self) -> None:
         """Begin another step: nothing is known of it yet."""
         self._forget_clipping()
         self._scale, self._unscaled = None, True
+        self._taken, self._begun, self._unread, self._used = None, False, False, False
 
     def _forget_clipping(self) -> None:
         self._early, self._clip, self._clipped = None, {}, set()
 
     def _gradients(self) -> list[Any]:
-        return [p.grad for p in self._params]
+        if self._handed_over is None:
+            return [p.grad for p in self.params]
+        grads = self._handed_over[1]
+        return grads + [None] * (len(self.params) - len(grads))
+
+    def _values(self) -> list[Any]:
+        return self.params if self._handed_over is None else self._handed_over[0]
 
     def _gradient(self) -> Fill:
         """Sketch of this step's gradient, free of the loss scale."""
         if self._early is not None:
             return divided(self._early, None if self._unscaled else self._scale)
-        return divided(self._measure.lazy(self._gradients()), self._handed("grad_scale"))
+        return divided(self._measure.now(self._gradients()), self._handed("grad_scale"))
 
     def _handed(self, name: str) -> Any:
         """Return what a GradScaler has put on a fused optimizer for this step, or None."""
-        value = getattr(self._optimizer, name, None)
+        value = next((v for one in self._optimizers if (v := getattr(one, name, None)) is not None), None)
         return None if value is None else _number(value)
 
     def _row(self) -> Row:
@@ -182,21 +263,32 @@ class Capture:
             scalars["loss_scale"] = scale
         return Row(fill, scalars, skipped=self._handed("found_inf"), later=self._measure.later)
 
-    def _record(self, make: Callable[[], Row]) -> None:
+    def _take(self, skipped: bool = False) -> None:
+        """Sketch what the optimizer consumes, as it is now; what is taken later in the same step replaces it."""
         self._look_for_new()
-        if self._exchange is None:
-            self._logger.record(make)
-            return
-        self._exchange.leaving |= self._writes and not self._logger.active
+        self._unread, self._begun, self._taken = False, True, None
+        if self._exchange is not None:
+            self._exchange.leaving |= self._writes and not self._logger.active
         if self._due():
-            row = None
             with self._logger.guarded():
-                row = self._in_step(make)
-            if row is not None:
-                self._logger.record(lambda: row)
-        else:
-            self._logger.record(make)  # only counts the step
+                row: Row = self._in_step(self._row)
+                self._taken = row._replace(skipped=True) if skipped else row
+
+    def _over(self) -> None:
+        """End a step: hand its row over."""
+        if self._unread:  # a closure that was never called
+            self._take()
+        taken = self._taken
+
+        def row() -> Row:
+            assert taken is not None
+            return taken
+
+        if taken is not None or not self._due():
+            self._logger.record(row)  # which only counts a step that is not due
         self._count = (self._count or 0) + 1
+        self._sightings.step()
+        self._forget()
 
     def _in_step(self, make: Callable[[], Any]) -> Any:
         """Call ``make``; where it fails among several ranks, still take part in the exchange that they wait in."""
@@ -246,7 +338,7 @@ class Capture:
         """Let parameters follow others of their name, as after a layer was made anew; return the rest."""
         assert self._logger.header is not None
         place = {t.name: i for i, t in enumerate(self._logger.header.tensors)}
-        params = self._params[:]
+        params = self.params[:]
         for name, p in new:
             if name in place:
                 if p.shape != params[place[name]].shape:
@@ -255,65 +347,16 @@ class Capture:
                         f"{tuple(p.shape)} in its place; close() this logger and attach a new path to record it"
                     )
                 params[place[name]] = p
-        self._params, self._mine = params, set(map(id, params))
+        self.params, self._mine = params, set(map(id, params))
         return [(name, p) for name, p in new if name not in place]
 
     def _join(self, new: list[tuple[str, Any]]) -> None:
         self._logger.join(new)
         if self._logger.header is not None:
-            self._params = self._params + [p for _, p in new]
-            self._mine = set(map(id, self._params))
-            self._measure = measure_for(self._logger.header, self._params)
+            self.params = self.params + [p for _, p in new]
+            self._mine = set(map(id, self.params))
+            self._measure = measure_for(self._logger.header, self.params)
             self.keep()
-
-
-class UpdateCapture(Capture):
-    """The change of the parameters in each step, S(after) - S(before), without a copy of the parameters.
-
-    With ``every=1`` the sketch after one step serves as the one before the next, so that the rows add up to the
-    sketch of the difference of any two checkpoints, whoever else changed the parameters in between.
-    """
-
-    _measure: Measure  # what measure_for gives a run of updates
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._start: Pieces | None = None
-        with self._logger.guarded():
-            self._start = self._measure.pieces(self._params)
-
-    def before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Pre-hook: with ``every > 1``, where the recorded step starts."""
-        self._fired = True
-        if self._here:
-            self._look_for_new()
-        if self._here and self._every > 1 and self._due():
-            with self._logger.guarded():
-                self._start = self._measure.pieces(self._params)
-
-    def after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Post-hook: where it ends."""
-        if self._here:
-            self._record(self._row)
-            self._forget()
-
-    def _join(self, new: list[tuple[str, Any]]) -> None:
-        super()._join(new)
-        self._start = self._measure.pieces(self._params)
-
-    def _gradient(self) -> Fill:
-        assert self._start is not None
-        end = self._measure.pieces(self._params)
-        change = [(b - a, torch.zeros_like(n)) for (a, _), (b, n) in zip(self._start, end, strict=True)]
-        self._start = end
-        fill = self._measure.total(change, 0)
-
-        def with_norms(out: Any, norm2: Any) -> int:
-            missing = fill(out, norm2)
-            norm2[:] = (out.astype(float) ** 2).sum(axis=1)
-            return missing
-
-        return with_norms
 
 
 def _ranks() -> bool:
@@ -323,8 +366,3 @@ def _ranks() -> bool:
 def _number(x: Any) -> Any:
     """Return a number, or a clone of a tensor, since its owner changes it in place."""
     return x.detach().clone() if isinstance(x, torch.Tensor) else float(x)
-
-
-def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the step was handed a closure; ``args[0]`` is the optimizer."""
-    return (args[1] if len(args) > 1 else kwargs.get("closure")) is not None

@@ -107,7 +107,7 @@ class LocalCapture(Capture):
             if seen & self._seen:
                 self._again()
             self._seen |= seen
-            self._parts.append(self._measure.now([named.get(id(p)) for p in self._params]))
+            self._parts.append(self._measure.now([named.get(id(p)) for p in self.params]))
 
     def _again(self) -> None:
         """Averaged once more before a step: what this average is made of replaces the last."""
@@ -124,4 +124,4 @@ class LocalCapture(Capture):
         self._parts, self._seen = [], set()
 
     def _gradient(self) -> Fill:
-        return divided(summed(self._parts, len(self._params) - len(self._seen)), self._scale)
+        return divided(summed(self._parts, len(self.params) - len(self._seen)), self._scale)

@@ -1,8 +1,8 @@
-"""What happens to a gradient between backward and step: norm clipping, and steps that a GradScaler skips.
+"""What happens around a step: norm clipping, steps that a GradScaler skips, and steps of other optimizers.
 
-torch has no hook for either. While a run that wants to know is attached, two functions of torch are wrapped; the
+torch has no hook for the first two. While a run that wants to know is attached, two functions of torch are wrapped; the
 wrappers call through, tell the captures, and go with the last capture. ``clip_grad_norm_`` finds its second half by
-name in its own module, so that it is seen however the caller imported it.
+name in its own module, so that it is seen however the caller imported it. All of it can be traced by ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,32 @@ from typing import Any, Protocol
 
 import torch
 from torch.nn.utils import clip_grad
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradlog.errors import UnsupportedError
+from gradlog.integrations.torch_compiled import listen, plain, tell
+
+
+def norm_and_coef(max_norm: Any, total_norm: Any) -> tuple[Any, Any]:
+    """Norm of the gradients that are clipped, and by what torch multiplies them."""
+    norm = (total_norm.full_tensor() if hasattr(total_norm, "full_tensor") else total_norm).detach()
+    return norm, torch.clamp(max_norm / (norm + 1e-6), max=1.0)
 
 
 class Watcher(Protocol):
-    """Who wants to know. Neither method may raise."""
+    """Who wants to know. No method may raise."""
 
     def clipping(self, parameters: list[Any], max_norm: Any, total_norm: Any) -> None:
         """Note that gradients are about to be scaled by ``max_norm / total_norm`` where that is below 1."""
 
+    def clipping_compiled(self, parameters: list[Any], grads: list[Any], norm: Any, coef: Any) -> None:
+        """Note the same from inside a graph, where parameters are known by their memory alone."""
+
     def stepping(self, scaler: Any, optimizer: Any) -> Callable[[], None] | None:
         """Note that a GradScaler is about to decide on a step; the returned function is called afterwards."""
+
+    def anyone_steps(self, optimizer: Any) -> None:
+        """Note that some optimizer of this process is about to step."""
 
 
 class _Place:
@@ -98,11 +112,28 @@ def unwatch(watcher: Watcher | None = None) -> None:
                 place.take_off()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
+class _Clipping:
+    """Hears of clipping in compiled code and tells all watchers."""
+
+    def __init__(self) -> None:
+        self.key = listen(self)
+
+    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+        for watcher in _alive():
+            watcher.clipping_compiled(params, grads, *numbers)
+
+
+_clipping = _Clipping()
+
+
 def _clip(original: Any, parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-    for watcher in _alive():
-        watcher.clipping(parameters, max_norm, total_norm)
+    if torch.compiler.is_compiling():
+        if plain([*parameters, total_norm]):
+            tell(_clipping.key, "clipping", parameters, norm_and_coef(max_norm, total_norm))
+    else:
+        for watcher in _alive():
+            watcher.clipping(parameters, max_norm, total_norm)
     return original(parameters, max_norm, total_norm, *args, **kwargs)
 
 
@@ -115,8 +146,33 @@ def _step(original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any)
     return result
 
 
+def _anyone(optimizer: Any, args: Any, kwargs: Any) -> None:
+    if not torch.compiler.is_compiling():
+        for watcher in _alive():
+            watcher.anyone_steps(optimizer)
+
+
+class _Global:
+    """torch's hook on the steps of all optimizers, while somebody watches."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def put(self) -> None:
+        """Register it, unless it is."""
+        if self._handle is None:
+            self._handle = register_optimizer_step_pre_hook(_anyone)
+
+    def take_off(self) -> None:
+        """Remove it."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
 _places = (
     _Place(clip_grad, "_clip_grads_with_norm_", _clip),
     _Place(torch.nn.utils, "clip_grads_with_norm_", _clip),
     _Place(torch.amp.GradScaler, "step", _step),
+    _Global(),
 )

@@ -1,0 +1,61 @@
+"""How compiled code tells what it does: through an operator of its own, which Python runs when the graph runs.
+
+``torch.compile`` traces hooks and patched functions with the code around them. With ``fullgraph=True`` it refuses
+anything that it cannot trace, ``torch.compiler.disable`` included. An operator is a node of the graph, so nothing
+breaks. It is handed tensors as they are at that place: inside a graph, ``p.grad`` itself is out of date.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+
+class Listener(Protocol):
+    """Who is told."""
+
+    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+        """Note an event. It must not raise."""
+
+
+_listeners: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_token = torch.zeros((), device="cpu")
+"""The operator claims to change this, so that no compiler leaves a call out or changes the order of two."""
+
+
+def listen(listener: Listener) -> int:
+    """Key under which :func:`tell` finds a listener, which is not kept alive."""
+    key = max(_listeners, default=-1) + 1
+    _listeners[key] = listener
+    return key
+
+
+def plain(tensors: Sequence[Any]) -> bool:
+    """Whether all are ordinary tensors: a subclass, such as DTensor, may not know our operator."""
+    return all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
+
+
+def tell(key: int, event: str, params: Sequence[Any], numbers: Sequence[Any] = ()) -> None:
+    """Put a call of the operator into the graph that is being traced."""
+    grads = [p.grad for p in params]
+    _told(event, key, [p.detach() for p in params], grads, list(numbers), _token)
+
+
+def _run(event: str, key: int, params: Any, grads: Any, numbers: Any, token: Any) -> None:
+    listener = _listeners.get(key)
+    if listener is not None:
+        listener.told(event, params, grads, numbers)
+
+
+_told = torch.library.custom_op(
+    "gradlog::told",
+    _run,
+    mutates_args=("token",),
+    schema="(str event, int key, Tensor[] params, Tensor?[] grads, Tensor[] numbers, Tensor(a!) token) -> ()",
+    # a CUDA graph would replay the kernels and leave Python out
+    tags=[tag] if (tag := getattr(torch.Tag, "cudagraph_unsafe", None)) is not None else None,
+)
+_told.register_fake(lambda *_: None)
