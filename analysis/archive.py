@@ -9,42 +9,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from glob import glob
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import fsspec
 
 from gradlog.analysis import blocks
 from gradlog.analysis.cache import Cache, key, resolve
 from gradlog.analysis.cluster import spread
 from gradlog.analysis.digests import fingerprint
+from gradlog.analysis.find import Failure, Paths, find
 from gradlog.analysis.pipeline import analyze
 from gradlog.analysis.reader import Run, View, open_run
-from gradlog.analysis.remote import answering
 from gradlog.analysis.result_json import to_json
 from gradlog.analysis.stack import from_arrays, stack, to_arrays
 from gradlog.errors import GradlogError, NotARunError
-from gradlog.schema import META, ROOT_KEY
 
 if TYPE_CHECKING:
     import xarray
 
 SCHEMA = "gradlog.archive/1"
 
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A run that could not be analyzed: where, what went wrong, and the class of the error."""
-
-    path: str
-    error: str
-    type: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +130,9 @@ def analyze_one(
     """``analyze``, or what the cache holds of the same question to the same content."""
     before = None if cache is None else fingerprint(path)
     name = None if before is None else _question(before, view, options)
-    kept = cache.get(name) if cache and name else None
+    kept = cache.recall(name, lambda arrays: _relocated(from_arrays(arrays), path)) if cache and name else None
     if kept is not None:
-        return _relocated(from_arrays(kept), path)
+        return kept
     result = analyze(open_run(path, view), cache=cache, progress=progress, **options)
     if cache and name and fingerprint(path) == before:  # a live run may have grown in between
         cache.put(name, to_arrays(result))
@@ -173,92 +159,6 @@ def each_run(
         except (GradlogError, OSError, MemoryError) as error:
             failed.append(Failure(path, " ".join(str(error).split()), type(error).__name__))
     return results, failed
-
-
-def find(paths: Paths) -> tuple[list[str], list[Failure]]:
-    """List the runs at or under each path or pattern, each once, sorted; and the paths that hold none."""
-    found: dict[str, None] = {}
-    failed = []
-    for path in map(os.fspath, _several(paths)):
-        try:
-            with answering(path):
-                here = sorted(_find(path))
-        except (OSError, ValueError, ImportError) as error:
-            failed.append(Failure(path, str(error), type(error).__name__))
-            continue
-        if not here:
-            failed.append(Failure(path, "no run in there", "NotARunError"))
-        found |= dict.fromkeys(here)
-    return list(found), failed
-
-
-def is_run(path: str) -> bool:
-    """Whether a path or URL names one run rather than a place or pattern of several."""
-    try:
-        filesystem, root = fsspec.core.url_to_fs(path)
-        with answering(path):
-            return root.endswith(".zip") or _is_run(filesystem, root)
-    except (OSError, ValueError, ImportError):
-        return False
-
-
-def is_several(paths: Sequence[str]) -> bool:
-    """Whether this asks for an archive: several paths, a pattern, or a place that holds runs and is none."""
-    if len(paths) != 1 or is_run(paths[0]):
-        return len(paths) > 1
-    return _is_pattern(paths[0]) or bool(find(paths)[0])
-
-
-def _is_pattern(path: str) -> bool:
-    return any(c in path for c in "*?[") and ("://" in path or not os.path.exists(path))
-
-
-def _several(paths: Any) -> list[Any]:
-    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-
-
-def _find(path: str) -> list[str]:
-    filesystem, root = fsspec.core.url_to_fs(path)
-    remote = "://" in path
-    if remote:
-        filesystem.invalidate_cache()  # listings are shared in this process, and archives grow
-    if _is_pattern(path):
-        places = filesystem.glob(root) if remote else glob(path, recursive=True)
-    elif remote or os.path.exists(path):
-        places = [root if remote else path.rstrip("/") or "/"]
-    else:
-        raise NotARunError("no such file or folder")
-    under = [run for place in places for run in _under(filesystem, place)]
-    return [filesystem.unstrip_protocol(run) for run in under] if remote else under
-
-
-def _under(filesystem: Any, place: str) -> list[str]:
-    """List runs at a place or below it; a run's own folders are not looked into."""
-    if place.endswith(".zip"):
-        return [place]
-    if _is_run(filesystem, place):
-        return [place]
-    found = []
-    for entry in filesystem.ls(place, detail=True):
-        name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
-        here = f"{place.rstrip('/')}/{name}"
-        if name.startswith(".") or entry.get("islink"):
-            continue
-        if entry["type"] == "directory":
-            found += _under(filesystem, here)
-        elif name.endswith(".zip"):
-            found.append(here)
-    return found
-
-
-def _is_run(filesystem: Any, place: str) -> bool:
-    try:
-        meta = json.loads(filesystem.cat_file(f"{place.rstrip('/')}/{META}"))
-        return ROOT_KEY in meta["attributes"]
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):
-        return True  # a damaged header is for the reader to name
 
 
 def _outcomes(
@@ -308,6 +208,7 @@ def _question(content: str, view: View, options: dict[str, Any]) -> str | None:
 
 
 def _relocated(ds: xarray.Dataset, path: str) -> xarray.Dataset:
-    """Name the place where the run is now."""
+    """Name the place where the run is now; raises where this is no result."""
     ds.attrs["run"] = json.dumps(json.loads(ds.attrs["run"]) | {"path": path})
+    to_json(ds)
     return ds

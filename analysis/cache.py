@@ -12,22 +12,26 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache as once
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.sizes import parse_size
+from gradlog import limits
+from gradlog.errors import GradlogError
+from gradlog.sizes import size_setting
 
 Arrays = Mapping[str, NDArray[Any]]
+Kept = TypeVar("Kept")
 
 LIMIT = 2 * 2**30
 """Bytes kept on disk unless ``$GRADLOG_CACHE_SIZE`` says otherwise."""
@@ -68,23 +72,30 @@ class Cache:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, limit: int | None = None) -> None:
         self.folder = default_folder() if folder is None else Path(folder)
-        self.limit = parse_size(os.environ.get("GRADLOG_CACHE_SIZE", LIMIT)) if limit is None else limit
+        self.limit = size_setting("GRADLOG_CACHE_SIZE", LIMIT) if limit is None else limit
         self._written = 0
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
         """Arrays under a key; None where there is no sound entry."""
         path = self._path(key)
         try:
-            data = path.read_bytes()
+            data = limits.read_plain(self.folder, f"{key[:2]}/{path.name}", min(limits.FILE, self.limit))
             os.utime(path)
-        except OSError:
+        except (OSError, GradlogError):  # nothing there, or something that is no entry
             return None
         if hashlib.blake2b(data[32:], digest_size=32).digest() != data[:32]:
             return None
         try:
-            with np.load(io.BytesIO(data[32:]), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile):  # sound bytes of another numpy
+            return _arrays(data[32:])
+        except Exception:  # sound bytes that another numpy wrote, or somebody else: as good as absent
+            return None
+
+    def recall(self, key: str, read: Callable[[dict[str, NDArray[Any]]], Kept | None]) -> Kept | None:
+        """Return what ``read`` makes of the arrays under a key; None where there are none, or nothing can be made."""
+        arrays = self.get(key)
+        try:
+            return None if arrays is None else read(arrays)
+        except Exception:  # an entry that is not what it should be is computed and written again
             return None
 
     def put(self, key: str, arrays: Arrays) -> None:
@@ -133,6 +144,24 @@ class Cache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{SUFFIX}"
+
+
+def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    """Arrays in the bytes of an ``npz``; ValueError where they would take more memory than the bytes do."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("packed members")
+        found = {}
+        for member in archive.infolist():
+            body = io.BytesIO(archive.read(member))
+            version = np.lib.format.read_magic(body)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(body)
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(body.getbuffer()) - body.tell():
+                raise ValueError("an array of another size than its bytes")
+            body.seek(0)
+            found[member.filename.removesuffix(".npy")] = np.lib.format.read_array(body, allow_pickle=False)
+        return found
 
 
 def resolve(cache: Cache | bool | str | os.PathLike[str] | None) -> Cache | None:

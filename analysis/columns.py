@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
+
+from gradlog import limits
 
 PIECE = 2**16
 """Rows of a column that are read together."""
@@ -38,13 +40,16 @@ def read(array: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
     out = np.empty((len(chunks) * size, *array.chunks[1:]), array.dtype)
     codec, across = Zstd(), ".0" * (array.ndim - 1)
     for i, chunk in enumerate(chunks):
+        part = out[i * size : (i + 1) * size]
         try:
-            data = (folder / f"c.{chunk}{across}").read_bytes()
+            data = limits.read_plain(folder, f"c.{chunk}{across}")
         except FileNotFoundError:
             return np.asarray(array[start:stop])
         if int(google_crc32c.value(data[:-4])).to_bytes(4, "little") != data[-4:]:
             raise ValueError(f"checksum of chunk {chunk} does not fit")
-        codec.decode(data[:-4], out[i * size : (i + 1) * size])
+        if fault := limits.frame_fault("zstd", part.nbytes, data[:18], len(data)):
+            raise ValueError(fault)
+        codec.decode(data[:-4], part)
     first = chunks.start * size
     return out[(slice(start - first, stop - first), *map(slice, array.shape[1:]))]
 
@@ -82,7 +87,7 @@ def read_raw(array: Any, start: int, stop: int, out: NDArray[Any]) -> bool:
             spare = np.empty((size, *out.shape[1:]), out.dtype) if spare is None else spare
         whole = target if spare is None or high - low == size else spare
         try:
-            _read_file(folder / f"c.{chunk}{'.0' * (array.ndim - 1)}", whole, chunk)
+            _read_file(folder, f"c.{chunk}{'.0' * (array.ndim - 1)}", whole, chunk)
         except FileNotFoundError:
             return False
         if whole is not target:
@@ -90,10 +95,10 @@ def read_raw(array: Any, start: int, stop: int, out: NDArray[Any]) -> bool:
     return True
 
 
-def _read_file(path: Path, out: NDArray[Any], chunk: int) -> None:
+def _read_file(folder: str, name: str, out: NDArray[Any], chunk: int) -> None:
     """Read a file of raw values and their CRC-32C."""
     check = bytearray(5)
-    with open(path, "rb", buffering=0) as file:
+    with os.fdopen(limits.open_plain(folder, name), "rb", buffering=0) as file:
         flat = out.reshape(-1).view(np.uint8)
         done = 0
         while done < len(flat) and (count := file.readinto(flat[done:].data)):
@@ -114,17 +119,37 @@ def stored(array: Any) -> tuple[int, int] | None:
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # a live writer's temporary file has its name by now
-                size += entry.stat().st_size
-            place = entry.name.split(".")[1:]
-            if entry.name.startswith("c.") and len(place) == len(grid) and all(p.isdigit() for p in place):
-                chunks += all(p == str(int(p)) and int(p) < g for p, g in zip(place, grid, strict=True))
+                size += entry.stat(follow_symlinks=False).st_size
+            chunks += is_chunk(entry.name, grid)
     return size, chunks
 
 
-def local_folder(array: Any) -> Path | None:
-    """Folder of an array whose chunks are files of their own; None for shards and for stores of other kinds."""
+def is_chunk(name: str, grid: Sequence[int], separator: str = ".") -> bool:
+    """Whether a file's name is that of one of the chunks of an array; of its shards, with "/" as the separator.
+
+    >>> is_chunk("c.1.0", [2, 1]), is_chunk("c.2.0", [2, 1]), is_chunk("c.01.0", [2, 1]), is_chunk("c/0/0", [2, 1], "/")
+    (True, False, False, True)
+    """
+    letter, *place = name.split(separator)
+    return letter == "c" and len(place) == len(grid) and all(_is_below(p, g) for p, g in zip(place, grid, strict=True))
+
+
+def _is_below(digits: str, most: int) -> bool:
+    return digits.isdecimal() and len(digits) < 20 and digits == str(int(digits)) and int(digits) < most
+
+
+def local_folder(array: Any) -> str | None:
+    """Folder of an array whose chunks are files of their own; None for shards and for stores of other kinds.
+
+    Raises
+    ------
+    CorruptRunError
+        A link is in its place.
+    """
     root = getattr(array.store_path.store, "root", None)
     if array.shards is not None or not isinstance(root, Path):
         return None
-    folder = root / str(array.store_path.path)
-    return folder if folder.is_dir() else None
+    try:
+        return limits.plain_folder(root, str(array.store_path.path).split("/"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None

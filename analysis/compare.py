@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlog.analysis.archive import Failure, each_run, find
+from gradlog.analysis.archive import each_run
 from gradlog.analysis.cosine import Cosines, cosines
+from gradlog.analysis.find import Failure, find
 from gradlog.analysis.pipeline import analyze
 from gradlog.analysis.reader import Run, open_run
 from gradlog.analysis.report.study import Phases, labels

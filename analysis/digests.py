@@ -6,13 +6,13 @@ one. The record therefore stands for all committed bytes, and each chunk has a n
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradlog import limits
 from gradlog.analysis import segments, stores
 from gradlog.analysis.cache import Cache, key
 from gradlog.errors import GradlogError
@@ -20,6 +20,9 @@ from gradlog.schema import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, SegmentHe
 
 if TYPE_CHECKING:
     from gradlog.analysis.stores import Location
+
+BATCH = 1024
+"""Manifests that are asked for together."""
 
 _SKETCH = re.compile(r"sketch/c\.(\d+)\.0\.0")
 
@@ -52,7 +55,7 @@ def fingerprint(location: Location) -> str | None:
 
 def _header(record: bytes, name: str) -> SegmentHeader | None:
     try:
-        return SegmentHeader.from_attrs(json.loads(record)["attributes"], name)
+        return SegmentHeader.from_attrs(limits.parse_object(record, name)["attributes"], name)
     except (GradlogError, ValueError, KeyError, TypeError):
         return None
 
@@ -63,12 +66,9 @@ def chunk_digests(location: Location, segment: SegmentHeader, cache: Cache) -> l
     What was read before is kept in the cache: of a run that grew, only the new manifests are read.
     """
     place = key("manifests", segment.root, segment.name)
-    found: dict[int, str] = {}
-    first, before = 0, segment.root
-    known = cache.get(place)
-    if known is not None and 0 < int(known["flushes"]) <= segment.flushes:
-        first, before = int(known["flushes"]), str(known["head"])
-        found = dict(zip(known["chunk"].tolist(), known["digest"].tolist(), strict=True))
+    first, before, found = cache.recall(place, _known) or (0, segment.root, {})
+    if first > segment.flushes:
+        first, before, found = 0, segment.root, {}
     head = _follow(_manifests(location, segment, first), before, found)
     if head != segment.head and first:  # another segment of this name, or an entry of its other future
         found = {}
@@ -80,20 +80,29 @@ def chunk_digests(location: Location, segment: SegmentHeader, cache: Cache) -> l
     return [found[i] for i in range(len(found))]
 
 
-def _manifests(location: Location, segment: SegmentHeader, first: int) -> Sequence[bytes | None]:
+def _known(kept: Mapping[str, Any]) -> tuple[int, str, dict[int, str]]:
+    """Manifests that were followed before, the head that they led to, and the digests of their chunks."""
+    chunks: dict[int, str] = dict(zip(kept["chunk"].tolist(), kept["digest"].tolist(), strict=True))
+    return int(kept["flushes"]), str(kept["head"]), chunks
+
+
+def _manifests(location: Location, segment: SegmentHeader, first: int) -> Iterator[bytes | None]:
+    """Manifests from number ``first`` on, as far as they are there."""
     store, prefix = stores.open_store(location)
     if segment.shard:
         data = stores.get(store, f"{prefix}{segment.name}/{MANIFESTS}")
-        return [] if data is None else [line for line in data.split(b"\n") if line][first:]
-    keys = [f"{prefix}{segment.name}/{MANIFEST.format(i)}" for i in range(first, segment.flushes)]
-    return stores.get_many(store, keys)
+        yield from [] if data is None else limits.split_lines(data, segment.flushes, segment.name)[first:]
+        return
+    for start in range(first, segment.flushes, BATCH):
+        numbers = range(start, min(start + BATCH, segment.flushes))
+        yield from stores.get_many(store, [f"{prefix}{segment.name}/{MANIFEST.format(i)}" for i in numbers])
 
 
-def _follow(manifests: Sequence[bytes | None], before: str, found: dict[int, str]) -> str | None:
+def _follow(manifests: Iterable[bytes | None], before: str, found: dict[int, str]) -> str | None:
     """Add the sketch chunks that the manifests list; return the chain's new end, None where it breaks."""
     for data in manifests:
         try:
-            manifest: dict[str, Any] = json.loads(data or b"")
+            manifest = limits.parse_object(data or b"", "manifest")
             if manifest["prev"] != before:
                 return None
             for name, entry in manifest["chunks"].items():

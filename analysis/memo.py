@@ -158,8 +158,7 @@ class Memo:
         return 0, None
 
     def _get(self, name: str | None, recipe: Recipe) -> Summary | None:
-        kept = self.cache.get(name) if name else None
-        return None if kept is None else unpack(kept, recipe)
+        return self.cache.recall(name, lambda kept: unpack(kept, recipe)) if name else None
 
     def _keep(self, name: str | None, summary: Summary, blocks: Blocks) -> None:
         if name and 4 * summary.recipe.n * _rows(blocks) >= WORTH * summary.nbytes:
@@ -240,7 +239,7 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
     """Summary of these arrays; None if they are not what the recipe asks for."""
     summary = Summary(recipe)
     expected = pack(summary)
-    if arrays.keys() != expected.keys():
+    if arrays.keys() != expected.keys() or not all(_fits(arrays[name], expected[name]) for name in expected):
         return None
     for name, value in vars(summary).items():
         if name == "recipe":
@@ -257,3 +256,13 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
         else:
             setattr(summary, name, arrays[name].item())
     return summary
+
+
+def _fits(found: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Whether an array is of the kind and shape that an empty summary has; what is empty there may have any length."""
+    kinds = found.dtype == expected.dtype or found.dtype.kind == expected.dtype.kind == "U"
+    return (
+        kinds
+        and found.ndim == expected.ndim
+        and all(f == e or e == 0 for f, e in zip(found.shape, expected.shape, strict=True))
+    )

@@ -8,8 +8,12 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from zarr.abc.store import ByteRequest, RangeByteRequest
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore
 
+from gradlog import limits
+from gradlog.analysis.bounded import Bounded
 from gradlog.errors import GradlogError, StoreUnavailableError
 
 _ANSWERS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -34,17 +38,23 @@ def answering(url: str) -> Iterator[None]:
         raise StoreUnavailableError(f"{url}: the store does not answer as it should: {text}") from error
 
 
-class RemoteStore(FsspecStore):
-    """``FsspecStore`` whose readers raise StoreUnavailableError where the store refuses."""
+class RemoteStore(Bounded, FsspecStore):
+    """``FsspecStore`` whose readers raise StoreUnavailableError where the store refuses, and read within the bounds."""
 
     def _answering(self) -> contextlib.AbstractContextManager[None]:
         protocol = self.fs.protocol
         return answering(f"{protocol if isinstance(protocol, str) else protocol[0]}://{self.path}")
 
-    async def get(self, *args: Any, **options: Any) -> Any:
-        """Content of an object, or None."""
+    async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
+        """Content of an object or of a part of it, or None."""
+        most = limits.most(key)
+        prototype = prototype or default_buffer_prototype()
         with self._answering():
-            return await super().get(*args, **options)
+            found = await super().get(key, prototype, byte_range or RangeByteRequest(0, most + 1))
+        if found is not None:
+            limits.require_size(f"{self.path}/{key}", len(found), most)
+            self.check(key, found.to_bytes(), byte_range)
+        return found
 
     async def get_partial_values(self, *args: Any, **options: Any) -> Any:
         """Parts of objects."""

@@ -7,10 +7,8 @@ commit record: chunks beyond it are not there yet, chunks missing below it are a
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -19,13 +17,15 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import StorePath
 
-from gradlog import records, schema
+from gradlog import fields, limits, records, schema
 from gradlog.analysis import columns
+from gradlog.analysis.bounded import Bounded
 from gradlog.analysis.ramps import Ramps
 from gradlog.analysis.stores import get, list_all, list_names, unbroken
 from gradlog.analysis.tails import following
-from gradlog.errors import CorruptRunError, NotARunError, StoreUnavailableError
+from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.records import Journal
 from gradlog.schema import RunHeader, SegmentHeader
 
@@ -42,16 +42,13 @@ def read_header(store: Store, prefix: str, where: str) -> RunHeader:
     """
     try:
         raw = get(store, prefix + schema.META)
-    except StoreUnavailableError:
+    except GradlogError:
         raise
     except OSError as error:
         raise NotARunError(f"{where}: cannot be read: {error}") from error
     if raw is None:
         raise NotARunError(f"{where}: no {schema.META} inside; expected the folder of a run such as 'run.zarr'")
-    try:
-        meta = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise CorruptRunError(f"{where}/{schema.META}: malformed JSON: {error}") from error
+    meta = limits.parse_json(raw, f"{where}/{schema.META}")
     attrs = meta.get("attributes") if isinstance(meta, dict) else None
     if not isinstance(attrs, Mapping) or schema.ROOT_KEY not in attrs:
         raise NotARunError(f"{where}: a zarr store, but not a gradlog run (no '{schema.ROOT_KEY}' attribute)")
@@ -98,7 +95,7 @@ class Segment:
     """
 
     header: SegmentHeader
-    group: zarr.Group
+    arrays: Mapping[str, zarr.Array[Any]]
     run: RunHeader
     where: str
     numbers: Ramps
@@ -116,22 +113,18 @@ class Segment:
         sealed = get(store, f"{prefix}{name}/{schema.META}")
         if sealed is None or not schema.is_sealed(sealed):
             raise CorruptRunError(f"{here}/{schema.META}: its bytes contradict its own digest; run: gradlog audit")
-        with unbroken(here):
-            group = zarr.open_group(store, path=prefix + name, mode="r", zarr_format=3, use_consolidated=True)
-            header = SegmentHeader.from_attrs(group.attrs, here)
-            if header.name != name:
-                raise CorruptRunError(f"{here}/{schema.META}: belongs to {header.name}; run: gradlog audit")
-            _check_shapes(group, header, run, here)
-            if header.root != schema.digest(get(store, prefix + schema.META)):
-                raise CorruptRunError(
-                    f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit"
-                )
+        header, arrays = _read_record(store, f"{prefix}{name}", sealed, run, here)
+        if header.name != name:
+            raise CorruptRunError(f"{here}/{schema.META}: belongs to {header.name}; run: gradlog audit")
+        if header.root != schema.digest(get(store, prefix + schema.META)):
+            raise CorruptRunError(f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit")
+        nothing = Ramps.of([], run.every)
+        segment = cls(header, arrays, run, here, nothing, nothing)
+        segment.require_chunks("step", "flags")  # before any is read: rows that are only declared cost nothing
         with unbroken(f"{here}/step"):
-            numbers = Ramps.of(columns.pieces(_array(group, "step")), run.every)
+            segment.numbers = Ramps.of(_increasing(columns.pieces(arrays["step"]), here), run.every)
         with unbroken(f"{here}/flags"):
-            marks = Ramps.of(columns.pieces(_array(group, "flags")), 0)
-        segment = cls(header, group, run, here, numbers, marks)
-        segment.require_chunks("step", "flags")
+            segment.marks = Ramps.of(columns.pieces(arrays["flags"]), 0)
         if header.status in schema.UNSETTLED:
             segment._overlay(journals)
             coming = range(header.snapshots, header.snapshots + len(waiting))
@@ -271,7 +264,7 @@ class Segment:
         return slice(max(start - self.committed, 0), max(stop - self.committed, 0))
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        return _array(self.group, name)
+        return self.arrays[name]
 
 
 def read_journals(
@@ -313,8 +306,14 @@ def _join(first: Journal, second: Journal) -> Journal:
     )
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    return cast("zarr.Array[Any]", group[name])
+def _increasing(blocks: Iterable[NDArray[Any]], where: str) -> Iterator[NDArray[Any]]:
+    """Step numbers block by block, as long as they increase."""
+    last = -(2**62)
+    for block in blocks:
+        if len(block) and not (last < block[0] and block[-1] < 2**62 and (block[1:] > block[:-1]).all()):
+            raise CorruptRunError(f"{where}: step numbers do not increase")
+        last = int(block[-1]) if len(block) else last
+        yield block
 
 
 def _files(array: zarr.Array[Any]) -> tuple[int, int]:
@@ -324,18 +323,34 @@ def _files(array: zarr.Array[Any]) -> tuple[int, int]:
     file = array.shards or array.chunks
     grid = [-(-s // f) for s, f in zip(array.shape, file, strict=True)]
     folder = array.store_path.path + "/"
-    present = set(list_all(array.store_path.store, folder))
-    keys = (folder + array.metadata.encode_chunk_key(place) for place in itertools.product(*map(range, grid)))
-    return sum(key in present for key in keys), math.prod(grid)
+    names = [key.removeprefix(folder) for key in list_all(array.store_path.store, folder)]
+    return sum(columns.is_chunk(name, grid, "/" if array.shards else ".") for name in names), math.prod(grid)
 
 
-def _check_shapes(group: zarr.Group, header: SegmentHeader, run: RunHeader, where: str) -> None:
-    expected = schema.segment_arrays(run, header.rows, len(header.scalars))
-    for name, meta in expected.items():
-        if name not in group:
-            raise CorruptRunError(f"{where}: array '{name}' is missing from the commit record")
-        array = group[name]
-        shape, dtype = tuple(meta["shape"]), np.dtype(meta["data_type"])
-        if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != dtype:
-            found = (array.shape, str(array.dtype)) if isinstance(array, zarr.Array) else "a group"
-            raise CorruptRunError(f"{where}/{name}: expected {shape} {dtype}, found {found}")
+def _read_record(
+    store: Store, path: str, record: bytes, run: RunHeader, where: str
+) -> tuple[SegmentHeader, dict[str, zarr.Array[Any]]]:
+    """Header in a segment's commit record, and its arrays as the headers imply them: the record must say the same."""
+    document = limits.parse_object(record, f"{where}/{schema.META}")
+    header = SegmentHeader.from_attrs(fields.mapping(document.get("attributes", {}), "attributes"), where)
+    header.require_bounds(run, where)
+    try:
+        told = document["consolidated_metadata"]["metadata"]
+    except (KeyError, TypeError) as error:
+        raise CorruptRunError(f"{where}/{schema.META}: carries no metadata of arrays") from error
+    implied = schema.segment_arrays(run, header.rows, len(header.scalars), header.shard)
+    implied |= schema.snapshot_arrays(run, header.snapshots)
+    for name, meta in implied.items():
+        found = told.get(name) if isinstance(told, dict) else None
+        if found != meta:
+            shape = found.get("shape") if isinstance(found, dict) else None
+            raise CorruptRunError(
+                f"{where}/{name}: the headers imply another array, of shape {meta['shape']}, than the metadata in "
+                f"{schema.META}, of shape {fields.shown(shape)}"
+            )
+    if isinstance(store, Bounded):
+        store.expect(run, header)
+    arrays = {}
+    for name, meta in implied.items():
+        arrays[name] = zarr.Array(zarr.AsyncArray(cast(Any, meta), StorePath(store, f"{path}/{name}")))
+    return header, arrays

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -12,9 +14,9 @@ from typing import cast
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, ZipStore
 
 from gradlog import schema
+from gradlog.analysis.bounded import BoundedFolder, BoundedZip
 from gradlog.analysis.remote import RemoteStore
 from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
 
@@ -43,27 +45,33 @@ def open_store(location: Location) -> tuple[Store, str]:
     """
     if isinstance(location, Store):
         return location, ""
-    text = os.fspath(location)
+    text = re.sub("^(file|local)://", "", os.fspath(location))
     if "://" in text or "::" in text:
         return _open_url(text), ""
     path = Path(text)
     if not path.exists():
         raise NotARunError(f"{text}: no such file or folder; expected a run such as 'run.zarr'")
     if path.is_dir():
-        return LocalStore(path, read_only=True), ""
-    try:
-        store = ZipStore(path, mode="r", read_only=True)
-        store._sync_open()
-    except Exception as error:
-        raise NotARunError(f"{text}: neither a folder nor a zip file; expected a run such as 'run.zarr'") from error
-    with unbroken(text):
-        for member in store._zf.infolist():  # checks its name, so that damage to the directory hides no file of the run
-            store._zf.open(member).close()
+        return BoundedFolder(path, read_only=True), ""
+    if not path.is_file():
+        raise NotARunError(f"{text}: neither a folder nor a file; expected a run such as 'run.zarr'")
+    store = _open_zip(path)
     if get(store, schema.META) is None:
         folders = [f for f in list_names(store, "") if get(store, f"{f}/{schema.META}") is not None]
         if len(folders) == 1:
             return store, folders[0] + "/"
     return store, ""
+
+
+def _open_zip(path: Path) -> BoundedZip:
+    if not zipfile.is_zipfile(path):
+        raise NotARunError(f"{path}: neither a folder nor a zip file; expected a run such as 'run.zarr'")
+    try:
+        with unbroken(os.fspath(path)):
+            return BoundedZip(path)
+    except CorruptRunError as error:
+        text = str(error)
+        raise CorruptRunError(text if text.startswith(f"{path}") else f"{path}: {text}") from error
 
 
 def _open_url(url: str) -> Store:
@@ -101,7 +109,7 @@ def get(store: Store, key: str) -> bytes | None:
     """Content of an object; None if there is none. What an archive's own checksum refuses is a CorruptRunError."""
     try:
         buffer = sync(store.get(key, default_buffer_prototype()))
-    except (OSError, MemoryError):
+    except (GradlogError, OSError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged archive makes the zip reader raise
         raise CorruptRunError(f"{key}: cannot be read from the archive ({error})") from error

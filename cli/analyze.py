@@ -84,6 +84,7 @@ def analyze(
     """
     from gradlog.analysis import archive as many
     from gradlog.analysis.cache import Cache
+    from gradlog.analysis.find import is_several
 
     for wanted in (target, plot):
         if wanted is not None:
@@ -96,7 +97,7 @@ def analyze(
     if stride and not window:
         raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
     asked |= {"view": view, "cache": None if no_cache else Cache()}
-    if many.is_several(runs):
+    if is_several(runs):
         if every is not None:
             raise click.UsageError("--watch follows one run; gradlog report --watch follows several")
         if plot is not None:

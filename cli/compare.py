@@ -37,14 +37,15 @@ def compare(
 
     Of two runs that were sketched by the same map it also tells at which step their gradients part.
     """
-    from gradlog.analysis import archive, tabulate
+    from gradlog.analysis import tabulate
     from gradlog.analysis.compare import PREDICTORS, compare_archive, to_document
     from gradlog.analysis.compare import compare as of_runs
+    from gradlog.analysis.find import is_several
 
     options.check(predictors)
     if plot is not None:
         output.require_free(plot, force)
-    measure = compare_archive if archive.is_several(runs) else of_runs
+    measure = compare_archive if is_several(runs) else of_runs
     with console.progress("compare", quiet) as progress:
         found = measure(runs, predictors or PREDICTORS, window, reference, burn_in, progress)
     if plot is not None:

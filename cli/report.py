@@ -38,9 +38,9 @@ def report(
     screens and paper. With --watch, the page is replaced whenever a run has grown, and a browser that shows it loads it
     again, until all runs are closed.
     """
-    from gradlog.analysis import archive as many
     from gradlog.analysis import open_run
     from gradlog.analysis.cache import Cache
+    from gradlog.analysis.find import find, is_several
     from gradlog.analysis.report import archive_report, html_report
 
     output.require_free(target, force)
@@ -54,9 +54,9 @@ def report(
             return html_report(opened, again=every if live else None, progress=progress, **asked)
 
     if every is not None:
-        found, lost = many.find(runs) if many.is_several(runs) else (list(runs), [])
+        found, lost = find(runs) if is_several(runs) else (list(runs), [])
         _follow([*found, *(f.path for f in lost)], page, every, view, target)
-    elif many.is_several(runs):
+    elif is_several(runs):
         with console.progress("report", quiet) as progress:
             text, failed = archive_report(runs, view=view, progress=progress, **asked)
         output.write_text(text, target, force)

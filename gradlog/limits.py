@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gradlog.errors import CorruptRunError
@@ -31,8 +31,8 @@ FILE = 2**30
 FILES, DEEPEST = 2_000_000, 8
 """Files of a run, and folders in each other."""
 
-MEMBERS = 100_000
-"""Files of a run in an archive, whose list is held in memory."""
+MEMBERS, DIRECTORY = 100_000, 16 * 2**20
+"""Files of a run in an archive, and bytes of the list of them, which is held in memory."""
 
 CHUNK = 256 * 2**20
 """Bytes of a decoded chunk of several rows. The recorder makes them of 4 MiB, and of 64 MiB for very wide rows."""
@@ -77,16 +77,8 @@ def read_plain(root: str | os.PathLike[str], key: str, most: int | None = None) 
 
 def open_plain(root: str | os.PathLike[str], key: str, most_bytes: int | None = None) -> int:
     """File descriptor of a plain file for reading; see ``read_plain``."""
-    path = os.fspath(root)
     *folders, name = key.split("/")
-    for folder in folders:
-        path = os.path.join(path, folder)
-        mode = os.lstat(path).st_mode
-        if stat.S_ISREG(mode):
-            raise NotADirectoryError(path)
-        if not stat.S_ISDIR(mode):
-            raise CorruptRunError(f"{path}: {_NOT_PLAIN}")
-    path = os.path.join(path, name)
+    path = os.path.join(plain_folder(root, folders), name)
     _require_plain(os.lstat(path), path)
     # Opened without waiting for the other end of a pipe, should somebody have exchanged the file meanwhile.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -98,6 +90,19 @@ def open_plain(root: str | os.PathLike[str], key: str, most_bytes: int | None = 
         os.close(descriptor)
         raise
     return descriptor
+
+
+def plain_folder(root: str | os.PathLike[str], names: Iterable[str]) -> str:
+    """Path of a folder below another; FileNotFoundError, NotADirectoryError and CorruptRunError as ``read_plain``."""
+    path = os.fspath(root)
+    for name in names:
+        path = os.path.join(path, name)
+        mode = os.lstat(path).st_mode
+        if stat.S_ISREG(mode):
+            raise NotADirectoryError(path)
+        if not stat.S_ISDIR(mode):
+            raise CorruptRunError(f"{path}: {_NOT_PLAIN}")
+    return path
 
 
 def _require_plain(status: os.stat_result, path: str) -> None:
@@ -227,3 +232,25 @@ def zstd_size(start: bytes) -> int | None:
 def blosc_size(start: bytes) -> int | None:
     """Content size that a blosc frame declares; None where it is too short."""
     return int.from_bytes(start[4:8], "little") if len(start) >= 16 else None
+
+
+def frame_fault(codec: str, expected: int, start: bytes, size: int) -> str:
+    """Say why a stored chunk will not decode to exactly so many bytes; empty if it will.
+
+    Parameters
+    ----------
+    codec : {"crc32c", "zstd", "blosc"}
+        What the values went through before their checksum was appended; "crc32c" for nothing.
+    expected : int
+        Bytes that the array's metadata implies.
+    start : bytes
+        The first 18 bytes of the chunk, or all.
+    size : int
+        Bytes of the chunk.
+    """
+    declared = {"crc32c": size - 4, "zstd": zstd_size(start), "blosc": blosc_size(start)}[codec]
+    if declared != expected:
+        return f"a chunk decodes to {'an unknown number of' if declared is None else declared} bytes, not {expected:,}"
+    if size > expected + expected // 64 + 4096:
+        return f"{size:,} stored bytes for a chunk of {expected:,}"
+    return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -234,11 +235,10 @@ class RunHeader:
         if self.dimension > 2**60 or (not s.exact and self.dimension > 2**27 * max(s.m, 1)):
             raise ValueError(f"{shown(self.dimension)} coordinates are more than any model has")
 
-    def decoded_bytes(self) -> dict[str, int]:
-        """Bytes that a chunk of each array decodes to."""
-        G, k, C = len(self.groups), self.sketch.k, self.chunk
-        rows = {"sketch": 4 * G * k, "group_norm2": 8 * G, "scalars": 8 * SCALAR_COLUMNS, "step": 8, "flags": 4}
-        return {name: C * size for name, size in rows.items()} | {"theta": 4 * G * k, "theta_step": 8}
+    def frames(self) -> dict[str, tuple[str, int]]:
+        """Codec of each array's chunks, and the bytes that they decode to."""
+        arrays = segment_arrays(self, 1, 1) | snapshot_arrays(self, 1)
+        return {name: (meta["codecs"][1]["name"], _decoded(meta)) for name, meta in arrays.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -439,6 +439,11 @@ def snapshot_arrays(header: RunHeader, snapshots: int) -> dict[str, dict[str, An
         "theta": _array((snapshots, G, k), (1, G, k), "float32", ("snapshot", "group", "k"), _RAW),
         "theta_step": _array((snapshots,), (1,), "int64", ("snapshot",), _PACKED),
     }
+
+
+def _decoded(meta: Mapping[str, Any]) -> int:
+    shape: list[int] = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    return math.prod(shape) * int(meta["data_type"][-2:]) // 8
 
 
 def _sharded(meta: dict[str, Any], shard: int) -> dict[str, Any]:

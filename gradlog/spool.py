@@ -23,7 +23,7 @@ from gradlog.errors import CorruptRunError
 from gradlog.records import Journal
 from gradlog.schema import WAITING, RunHeader
 from gradlog.sink import Sink
-from gradlog.sizes import parse_size
+from gradlog.sizes import size_setting
 
 LIMIT = "1G"
 """Bytes of waiting rows, unless ``$GRADLOG_SPOOL_SIZE`` says otherwise."""
@@ -45,10 +45,10 @@ def limit() -> int:
 
     Raises
     ------
-    ValueError
+    UnusableInputError
         The environment names no size.
     """
-    return parse_size(os.environ.get("GRADLOG_SPOOL_SIZE", LIMIT))
+    return size_setting("GRADLOG_SPOOL_SIZE", LIMIT)
 
 
 def chunk_bytes(header: RunHeader, scalars: int) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gradlog.errors import NotARunError
 
 if TYPE_CHECKING:
-    from gradlog.analysis.archive import Failure
+    from gradlog.analysis.find import Failure
     from gradlog.analysis.reader import Run, View
 
 __all__ = ["archive_report", "html_report", "write_report"]
@@ -97,7 +97,8 @@ def archive_report(
     --------
     >>> page, failed = archive_report(["runs/*.zarr"])       # doctest: +SKIP
     """
-    from gradlog.analysis.archive import each_run, find
+    from gradlog.analysis.archive import each_run
+    from gradlog.analysis.find import find
     from gradlog.analysis.report.page import page
     from gradlog.analysis.report.study import PASSES, Phases, labels, study
 

@@ -20,7 +20,7 @@ from gradlog.analysis.text import printable
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from gradlog.analysis.archive import Failure
+    from gradlog.analysis.find import Failure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import xarray as xr
 import gradlog
 from gradlog.analysis import Linear, analyze, analyze_each, analyze_many, archive, open_run
 from gradlog.analysis.cache import Cache
+from gradlog.analysis.find import find
 from gradlog.analysis.stack import from_arrays, to_arrays
 from gradlog.cli import main
 from gradlog.errors import NotARunError
@@ -50,14 +51,14 @@ def names(found):
 
 
 def test_finds_runs_in_folders_patterns_and_lists(runs, tmp_path, monkeypatch):
-    assert names(archive.find(runs)[0]) == ["a.zarr", "b.zarr", "c.zarr", "d.zarr"]
-    assert names(archive.find(f"{runs}/[ab].zarr")[0]) == ["a.zarr", "b.zarr"]
-    assert names(archive.find(f"{runs}/**/c.zarr")[0]) == ["c.zarr"]
-    assert archive.find([runs / "b.zarr", runs / "a.zarr"])[0] == [str(runs / "b.zarr"), str(runs / "a.zarr")]
-    assert len(archive.find([runs, runs / "a.zarr", f"{runs}/"])[0]) == 4
+    assert names(find(runs)[0]) == ["a.zarr", "b.zarr", "c.zarr", "d.zarr"]
+    assert names(find(f"{runs}/[ab].zarr")[0]) == ["a.zarr", "b.zarr"]
+    assert names(find(f"{runs}/**/c.zarr")[0]) == ["c.zarr"]
+    assert find([runs / "b.zarr", runs / "a.zarr"])[0] == [str(runs / "b.zarr"), str(runs / "a.zarr")]
+    assert len(find([runs, runs / "a.zarr", f"{runs}/"])[0]) == 4
     monkeypatch.chdir(tmp_path)
-    assert archive.find("runs/*.zarr")[0] == ["runs/a.zarr", "runs/b.zarr", "runs/d.zarr"]
-    found, failed = archive.find(["nothing", f"{runs}/*.none", runs / ".hidden" / "x.zarr"])
+    assert find("runs/*.zarr")[0] == ["runs/a.zarr", "runs/b.zarr", "runs/d.zarr"]
+    found, failed = find(["nothing", f"{runs}/*.none", runs / ".hidden" / "x.zarr"])
     assert names(found) == ["x.zarr"]
     assert [f.type for f in failed] == ["NotARunError", "NotARunError"]
 

@@ -1,0 +1,188 @@
+"""Zarr stores that read within the bounds of ``gradlog.limits``: whatever the analyzer reads comes through one of them.
+
+They open plain files only, refuse those that are too large before they read them, and chunks whose frame says that it
+unpacks to another size than the run's header implies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import threading
+import weakref
+import zipfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore, ZipStore
+
+from gradlog import limits, shards
+from gradlog.errors import CorruptRunError
+from gradlog.fields import shown
+from gradlog.schema import RunHeader, SegmentHeader
+
+_CHUNK = re.compile(r"(?:.*/)?([^/]+)/([a-z0-9_]+)/c([./]).+")
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class Bounded:
+    """What the chunks below each segment must decode to, once its headers are read."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._frames: Mapping[str, tuple[str, int]] = {}
+        self._shard: dict[str, int] = {}
+
+    def expect(self, run: RunHeader, segment: SegmentHeader) -> None:
+        """Hold the chunks of a segment to what its headers imply."""
+        self._frames = run.frames()
+        self._shard[segment.name] = segment.shard
+
+    def check(self, key: str, data: bytes, byte_range: ByteRequest | None) -> bytes:
+        """Return the bytes of an object, or of a part of it.
+
+        Raises
+        ------
+        CorruptRunError
+            A chunk in there unpacks to another size than it should.
+        """
+        match = _CHUNK.fullmatch(key)
+        frame = self._frames.get(match[2]) if match else None
+        if match is None or frame is None or isinstance(byte_range, SuffixByteRequest):  # the index of a shard
+            return data
+        chunks: list[Any] = [data]
+        if match[3] == "/" and byte_range is None:
+            try:
+                chunks = shards.unpack(data, self._shard.get(match[1], 0))
+            except ValueError as error:
+                raise CorruptRunError(f"{key}: {error}") from error
+        for chunk in chunks:
+            fault = "" if chunk is None else limits.frame_fault(*frame, bytes(chunk[:18]), len(chunk))
+            if fault:
+                raise CorruptRunError(f"{key}: {fault}")
+        return data
+
+
+def span(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
+    """Start and stop, within an object of this size, of what is asked for."""
+    if isinstance(byte_range, RangeByteRequest):
+        return min(byte_range.start, size), min(byte_range.end, size)
+    if isinstance(byte_range, OffsetByteRequest):
+        return min(byte_range.offset, size), size
+    if isinstance(byte_range, SuffixByteRequest):
+        return max(0, size - byte_range.suffix), size
+    return 0, size
+
+
+class BoundedFolder(Bounded, LocalStore):
+    """A folder; no link in it is followed."""
+
+    async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
+        """Content of a file or of a part of it; None if there is none."""
+        data = await asyncio.to_thread(self._bytes, key, byte_range)
+        return None if data is None else (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+
+    def _bytes(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
+        try:
+            descriptor = limits.open_plain(self.root, key)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            if byte_range is None:
+                data = file.readall()
+            else:
+                start, stop = span(byte_range, os.fstat(descriptor).st_size)
+                data = os.pread(descriptor, stop - start, start)
+        return self.check(key, data, byte_range)
+
+
+class BoundedZip(Bounded, ZipStore):
+    """A zip archive with a list of members that fits into memory, each of which unpacks to what the list says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, mode="r", read_only=True)
+        self._lock = threading.RLock()
+        self._zf = _open_archive(path)
+        self._is_open = True
+        self._folders: dict[str, dict[str, None]] = {}
+        for member in self._zf.infolist():
+            *folders, name = member.filename.split("/")
+            for i in range(len(folders) + 1):
+                child = folders[i] if i < len(folders) else name
+                if child:
+                    self._folders.setdefault("/".join(folders[:i]), {})[child] = None
+
+    async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
+        """Content of a member or of a part of it; None if there is none."""
+        with self._lock:
+            try:
+                member = self._zf.getinfo(key)
+            except KeyError:
+                return None
+            start, stop = span(byte_range, member.file_size)
+            with self._zf.open(member) as file:
+                file.seek(start)
+                data = file.read(stop - start)  # of which it never unpacks more
+        data = self.check(key, data, byte_range)
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names right below a folder."""
+        for name in self._folders.get(prefix.rstrip("/"), {}):
+            yield name
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Every key below a folder."""
+        folder = prefix.rstrip("/")
+        for name in self._folders.get(folder, {}):
+            key = f"{folder}/{name}" if folder else name
+            if key in self._folders:
+                async for below in self.list_prefix(key):
+                    yield below
+            else:
+                yield key
+
+
+class _Directory(io.FileIO):
+    """An archive of which, at first, no more is read at a time than a list of members may have."""
+
+    most = limits.DIRECTORY
+
+    def read(self, size: int | None = -1) -> bytes:
+        size = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
+        if size > self.most:
+            raise CorruptRunError("the list of its members is too long; unpack the run, or compact it before packing")
+        return super().read(size) or b""
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    file = _Directory(path)
+    try:
+        archive = zipfile.ZipFile(file)
+        weakref.finalize(archive, file.close)
+        file.most = limits.FILE
+        _require_sound(archive)
+    except BaseException:
+        file.close()
+        raise
+    return archive
+
+
+def _require_sound(archive: zipfile.ZipFile) -> None:
+    members = archive.infolist()
+    if len(members) > limits.MEMBERS:
+        raise CorruptRunError(
+            f"{len(members):,} files are too many for an archive; unpack the run, or compact it first"
+        )
+    if len({member.filename for member in members}) < len(members):
+        raise CorruptRunError("two members of the archive have the same name")
+    for member in members:
+        if member.compress_type not in _PACKED or member.flag_bits & 1:
+            raise CorruptRunError(f"{shown(member.filename)} is encrypted, or neither stored nor deflated")
+        limits.require_size(shown(member.filename), member.file_size, limits.most(member.filename))
+        archive.open(member).close()  # checks its name, so that damage to the directory hides no file of the run
