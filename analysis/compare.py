@@ -19,6 +19,7 @@ from gradlog.analysis.cosine import Cosines, cosines
 from gradlog.analysis.find import Failure, find
 from gradlog.analysis.pipeline import analyze
 from gradlog.analysis.reader import Run, open_run
+from gradlog.analysis.replicates import Replicates, replicates
 from gradlog.analysis.report.study import Phases, labels
 from gradlog.analysis.result_json import to_json
 from gradlog.errors import NotARunError, SpecMismatchError, TooFewStepsError, UnusableInputError
@@ -44,6 +45,8 @@ class Row:
         ``to_json`` of its analysis, by windows if asked.
     warnings : list of str
         Those that bear on kappa.
+    notes : dict
+        What was noted at the start: optimizer, seed and the like.
     """
 
     label: str
@@ -51,6 +54,7 @@ class Row:
     batch: float | None
     document: dict[str, Any]
     warnings: list[str]
+    notes: Mapping[str, Any]
 
     @property
     def kappa(self) -> dict[str, dict[str, Any]]:
@@ -77,6 +81,8 @@ class Comparison:
         Why there are no cosines.
     failed : tuple of Failure
         Runs of an archive that could not be measured.
+    replicates : Replicates or None
+        Configurations over seeds, where some are asked for or found.
     """
 
     predictors: tuple[str, ...]
@@ -86,6 +92,7 @@ class Comparison:
     cosines: Cosines | None
     note: str
     failed: tuple[Failure, ...] = ()
+    replicates: Replicates | None = None
 
 
 def compare(
@@ -95,6 +102,9 @@ def compare(
     reference: str | os.PathLike[str] | None = None,
     burn_in: int = 0,
     progress: Progress | None = None,
+    *,
+    group_by: Sequence[str] = (),
+    replicate: str = "seed",
 ) -> Comparison:
     """Measure runs with the same question.
 
@@ -109,6 +119,10 @@ def compare(
     burn_in : int
         Rows left out at the start of each run.
     progress : callable, optional
+    group_by : sequence of str
+        Notes that name a configuration; see ``replicates``. Default: all but ``replicate``.
+    replicate : str
+        Note that tells the runs of one configuration apart.
 
     Returns
     -------
@@ -119,7 +133,7 @@ def compare(
     ValueError
         No run.
     UnusableInputError
-        A reference that is not of this form.
+        A reference that is not of this form, or a run without a note of ``group_by``.
 
     Examples
     --------
@@ -134,7 +148,8 @@ def compare(
     names = labels([r.where for r in opened])
     rows = [_row(r, name, predictors, window, burn_in, phases) for r, name in zip(opened, names, strict=True)]
     found, note = _cosines(opened)
-    return Comparison(tuple(rows[0].kappa), tuple(rows), figures, source, found, note)
+    configurations = replicates(rows, list(rows[0].kappa), group_by, replicate)
+    return Comparison(tuple(rows[0].kappa), tuple(rows), figures, source, found, note, replicates=configurations)
 
 
 def compare_archive(
@@ -144,6 +159,9 @@ def compare_archive(
     reference: str | os.PathLike[str] | None = None,
     burn_in: int = 0,
     progress: Progress | None = None,
+    *,
+    group_by: Sequence[str] = (),
+    replicate: str = "seed",
 ) -> Comparison:
     """``compare`` for every run at or under the paths; those that fail are in ``failed`` and stop no other.
 
@@ -151,7 +169,7 @@ def compare_archive(
     ----------
     paths : sequence of path
         Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
-    predictors, window, reference, burn_in, progress
+    predictors, window, reference, burn_in, progress, group_by, replicate
         As of ``compare``.
 
     Raises
@@ -177,7 +195,8 @@ def compare_archive(
         raise NotARunError(f"no run to compare: {'; '.join(f'{f.path}: {f.error}' for f in failed[:3])}")
     rows = tuple(row for _, row in measured)
     found, note = _cosines([run for run, _ in measured])
-    return Comparison(tuple(rows[0].kappa), rows, figures, source, found, note, tuple(failed))
+    configurations = replicates(rows, list(rows[0].kappa), group_by, replicate)
+    return Comparison(tuple(rows[0].kappa), rows, figures, source, found, note, tuple(failed), configurations)
 
 
 def _row(run: Run, label: str, predictors: Sequence[str], window: int | None, burn_in: int, progress: Progress) -> Row:
@@ -185,7 +204,7 @@ def _row(run: Run, label: str, predictors: Sequence[str], window: int | None, bu
         run, predictors, window=window, burn_in=burn_in, by_group=False, null_rank=False, progress=progress
     )
     said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
-    return Row(label, run.length, _batch(run), to_json(result), said)
+    return Row(label, run.length, _batch(run), to_json(result), said, run.notes)
 
 
 def _cosines(runs: Sequence[Run]) -> tuple[Cosines | None, str]:
@@ -233,11 +252,36 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
             "first_difference": c.first_difference,
             "parted": c.parted,
         }
+    if comparison.replicates is not None:
+        found["replicates"] = _replicates(comparison.replicates)
     if comparison.failed:
         found["failed"] = [dataclasses.asdict(f) for f in comparison.failed]
     if comparison.note:
         found["note"] = comparison.note
     return found
+
+
+def _replicates(found: Replicates) -> dict[str, Any]:
+    def mean(m: Any) -> dict[str, Any]:
+        return {k: v if v is None or np.isfinite(v) else None for k, v in dataclasses.asdict(m).items()}
+
+    configurations = [
+        {
+            "label": c.label,
+            "runs": list(c.runs),
+            "seeds": list(c.seeds),
+            "kappa": {p: mean(m) for p, m in c.kappa.items()},
+        }
+        for c in found.configurations
+    ]
+    differences = [dataclasses.asdict(d) | {"sentence": d.sentence} for d in found.differences]
+    return {
+        "group_by": list(found.by),
+        "replicate": found.replicate,
+        "configurations": configurations,
+        "differences": differences,
+        "warnings": list(found.warnings),
+    }
 
 
 def _curve(window: dict[str, Any]) -> dict[str, Any]:

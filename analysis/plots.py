@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradlog.analysis.report.colours import SERIES_LIGHT
+from gradlog.analysis.text import abbreviate
 from gradlog.errors import UnusableInputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gradlog.analysis.compare import Comparison
     from gradlog.analysis.cosine import Cosines
     from gradlog.analysis.grouptime import GroupTime
+    from gradlog.analysis.replicates import Replicates
 
 STYLE: dict[str, Any] = {
     "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
@@ -230,11 +232,15 @@ def comparison(found: Comparison) -> Figure:
     from matplotlib.figure import Figure
 
     timed = found.predictors if found.rows[0].document["windows"] else ()
-    panels = len(timed) + (found.cosines is not None)
+    spread = list(found.replicates.configurations[0].kappa) if found.replicates else []
+    panels = len(timed) + (found.cosines is not None) + len(spread)
     if panels == 0:
-        raise UnusableInputError("nothing to draw: compare with window=N, or two runs sketched by the same map")
+        raise UnusableInputError("nothing to draw: compare with window=N, runs of several seeds, or two of one map")
     figure = Figure(figsize=(7.0, 2.2 * -(-panels // 2)), layout="constrained")
     axes = figure.subplots(-(-panels // 2), 2, squeeze=False).ravel()
+    for ax, name in zip(axes[panels - len(spread) :], spread, strict=False):
+        assert found.replicates is not None
+        configurations(found.replicates, name, ax)
     for ax, name in zip(axes, timed, strict=False):
         for colour, row in zip(_cycle(len(found.rows)), found.rows, strict=True):
             _curve(ax, row.document["windows"], name, colour, row.label)
@@ -250,6 +256,22 @@ def comparison(found: Comparison) -> Figure:
     for ax in axes[panels:]:
         ax.remove()
     return figure
+
+
+def configurations(found: Replicates, predictor: str, ax: Axes | None = None) -> Axes:
+    """Kappa over seeds: a dot for each run, and for each configuration the mean with its 95 % interval."""
+    ax = _axes(ax)
+    names = [c.label for c in found.configurations]
+    for row, (colour, c) in enumerate(zip(_cycle(len(names)), found.configurations, strict=True)):
+        mean = c.kappa[predictor]
+        ax.plot(c.values[predictor], np.full(len(c.runs), row), "o", ms=3, color=colour, alpha=0.5)
+        ax.plot([mean.low, mean.high], [row + 0.22] * 2, color=colour, lw=2)
+        ax.plot([mean.value], [row + 0.22], "o", ms=5, color=colour)
+    ax.set_yticks(range(len(names)), [abbreviate(name, 24) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_title(predictor, loc="left")
+    ax.set_xlabel("kappa")
+    return ax
 
 
 def _curve(ax: Axes, windows: list[dict[str, Any]], name: str, colour: str, label: str) -> None:

@@ -248,6 +248,12 @@ class Run:
         blocks = list(self.columns(names, norms=False)) if names else []
         return {name: _concat([b.scalars[name] for b in blocks], np.float64) for name in names}
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was noted of the run at its start: optimizer, seed and the like."""
+        found: dict[str, Any] = self.info["provenance"].get("notes", {})
+        return found
+
     @cached_property
     def info(self) -> dict[str, Any]:
         """What is known without reading the sketch; plain values that json can write."""

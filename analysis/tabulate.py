@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradlog.analysis.compare import Comparison
+from gradlog.analysis.replicates import Mean, Replicates
 from gradlog.analysis.text import printable
 
 FIELDS = ("value", "low", "high", "null", "gain", "gain_low", "gain_high")
@@ -32,28 +33,67 @@ def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
+def configurations(found: Replicates) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows: per configuration mean ± half its interval, and the spread between its runs."""
+    predictors = list(found.configurations[0].kappa)
+    columns = ["configuration", "n", *predictors]
+    rows = []
+    for c in found.configurations:
+        means = [c.kappa[p] for p in predictors]
+        rows.append([c.label, f"{len(c.runs)}", *(_mean(m) for m in means)])
+        rows.append(["  sd", "", *("–" if m.n < 2 else f"{m.sd:.3f}" for m in means)])
+    return columns, rows
+
+
+def _mean(mean: Mean) -> str:
+    return _cell({"value": mean.value, "low": mean.low, "high": mean.high} if mean.n > 1 else {"value": mean.value})
+
+
+SPREAD = "mean ± half of its 95 % interval over n runs; sd: between runs. p is adjusted for all differences (Holm)."
+
+
 def _published(label: str, figures: Mapping[str, float], comparison: Comparison) -> list[str]:
     return [f"{label} *", "", "", *(_fixed(figures.get(p)) for p in comparison.predictors)]
 
 
 def markdown(comparison: Comparison) -> str:
     """Table of GitHub-flavoured Markdown."""
-    columns, rows = grid(comparison)
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    escaped = [
-        [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", c.strip()) if line is not lines[1] else c for c in line] for line in lines
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + f"\n\n{footnote(comparison)}\n"
+    text = f"{_markdown(*grid(comparison))}\n\n{footnote(comparison)}\n"
+    found = comparison.replicates
+    if found is None:
+        return text
+    said = "".join(f"* {_escaped(line)}\n" for line in _differences(found))
+    return f"{text}\n{_markdown(*configurations(found))}\n\n{SPREAD}\n\n{said}".rstrip("\n") + "\n"
+
+
+def _markdown(columns: list[str], rows: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    lines = [list(map(_escaped, columns)), rule, *([_escaped(c.strip()) for c in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(cell))
+
+
+def _differences(found: Replicates) -> list[str]:
+    return [*(d.sentence for d in found.differences), *found.warnings]
 
 
 def latex(comparison: Comparison) -> str:
     """Table with booktabs rules; intervals as ±."""
-    columns, rows = grid(comparison)
-    body = [" & ".join(_latex(c) for c in row) + r" \\" for row in rows]
-    head = " & ".join(_latex(c) for c in columns) + r" \\"
+    lines = [f"% {footnote(comparison)}", *_tabular(*grid(comparison))]
+    found = comparison.replicates
+    if found is not None:
+        lines += [f"% {SPREAD}", *(f"% {printable(line)}" for line in _differences(found))]
+        lines += _tabular(*configurations(found))
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(columns: list[str], rows: list[list[str]]) -> list[str]:
+    head, *body = [" & ".join(_latex(c) for c in row) + r" \\" for row in (columns, *rows)]
     rule = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", head, r"\midrule"]
-    note = f"% {footnote(comparison)}"
-    return "\n".join([note, *rule, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return [*rule, *body, r"\bottomrule", r"\end{tabular}"]
 
 
 def text_csv(comparison: Comparison) -> str:
@@ -71,6 +111,21 @@ def text_csv(comparison: Comparison) -> str:
             writer.writerow(
                 [_csv(f"{name} (reference)"), "", "", p, _number(figures.get(p)), *[""] * (len(FIELDS) - 1)]
             )
+    return out.getvalue()
+
+
+def configurations_csv(found: Replicates) -> str:
+    """One line for each mean and each difference, full precision; ``against`` is empty for a mean."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["configuration", "against", "predictor", "n", "kappa", "sd", "low", "high", "p"])
+    for c in found.configurations:
+        for p, m in c.kappa.items():
+            numbers = [_number(None if x != x else x) for x in (m.value, m.sd, m.low, m.high)]
+            writer.writerow([_csv(c.label), "", p, m.n, *numbers, ""])
+    for d in found.differences:
+        ends = [_number(x) for x in (d.low, d.high, d.p)]
+        writer.writerow([_csv(d.first), _csv(d.second), d.predictor, d.seeds or "", _number(d.value), "", *ends])
     return out.getvalue()
 
 

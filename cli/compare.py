@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @options.predictors("last, ema(B), trend, ar(P) or best-ema", default="last, ema(0.9), ema(0.99), trend")
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows.")
 @click.option("--reference", metavar="FILE", help="JSON file of published figures to show below.")
+@options.grouping
 @options.burn_in
 @click.option("--plot", callback=output.picture, metavar="FILE",
               help="Also draw kappa by run, its curves over windows, and the cosine: .png, .svg or .pdf.")  # fmt: skip
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @console.verbosity
 def compare(
     runs: tuple[str, ...], form: str, predictors: tuple[str, ...], window: int | None, reference: str | None,
-    burn_in: int, plot: Path | None, force: bool, quiet: bool,
+    group_by: tuple[str, ...], replicate: str, burn_in: int, plot: Path | None, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Show kappa of RUNS side by side, as the paper's table does.
 
@@ -36,6 +37,10 @@ def compare(
     exit status 1.
 
     Of two runs that were sketched by the same map it also tells at which step their gradients part.
+
+    Runs that differ in their seed alone, by their notes, are one configuration: it gets the mean over its runs and the
+    spread between them, and every two configurations their difference, over the seeds they share. With --group-by,
+    --format csv prints these in place of the runs.
     """
     from gradlog.analysis import tabulate
     from gradlog.analysis.compare import PREDICTORS, compare_archive, to_document
@@ -47,13 +52,17 @@ def compare(
         output.require_free(plot, force)
     measure = compare_archive if is_several(runs) else of_runs
     with console.progress("compare", quiet) as progress:
-        found = measure(runs, predictors or PREDICTORS, window, reference, burn_in, progress)
+        found = measure(
+            runs, predictors or PREDICTORS, window, reference, burn_in, progress, group_by=group_by, replicate=replicate
+        )
     if plot is not None:
         output.draw_comparison(found, plot, force)
     if form == "json":
         click.echo(json.dumps(to_document(found), indent=1, allow_nan=False))
     elif form == "table":
         click.echo("\n".join(_lines(found)))
+    elif form == "csv" and group_by and found.replicates is not None:
+        click.echo(tabulate.configurations_csv(found.replicates), nl=False)
     else:
         click.echo(tabulate.WRITERS[form](found), nl=False)
     console.tell_failed(found.failed)
@@ -72,9 +81,37 @@ def _lines(found: Comparison) -> list[str]:
         *render.table(columns, short),
         "",
         *(f"  {line}" for line in render.wrap(tabulate.footnote(found), render.WIDTH - 2)),
+        *_configurations(found),
         *_over_time(found),
         *_parting(found),
         *(line for r in found.rows for text in r.warnings for line in render.note(f"{r.label}: {text}")),
+    ]
+
+
+def _configurations(comparison: Comparison) -> list[str]:
+    """Mean and spread over seeds, and what differs between configurations."""
+    from gradlog.analysis import tabulate
+    from gradlog.analysis.text import abbreviate
+
+    found = comparison.replicates
+    if found is None:
+        return []
+    columns, rows = tabulate.configurations(found)
+    short = [[abbreviate(label, 20), *(cell.replace(" ±", "±").replace("±0.", "±.") for cell in cells)]
+             for label, *cells in rows]  # fmt: skip
+    return [
+        "",
+        render.heading("configurations"),
+        *render.table(columns, short),
+        "",
+        *(f"  {line}" for line in render.wrap(tabulate.SPREAD, render.WIDTH - 2)),
+        *([""] if found.differences else []),
+        *(
+            f"  {line}"
+            for d in found.differences
+            for line in render.wrap(render.printable(d.sentence), render.WIDTH - 2)
+        ),
+        *(line for text in found.warnings for line in render.note(text)),
     ]
 
 

@@ -47,6 +47,18 @@ def computing(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def grouping(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--group-by`` and ``--replicate``: which runs are one configuration."""
+    for option in (
+        click.option("--replicate", default="seed", show_default=True, metavar="NOTE",
+                     help="Note that tells the runs of a configuration apart."),
+        click.option("--group-by", multiple=True, metavar="NOTE",
+                     help="Note whose values name a configuration; may be repeated. Default: all but --replicate."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def check(predictors: tuple[str, ...] = (), memory: str | None = None, eps: tuple[float, ...] = ()) -> None:
     """Wrong values of options are wrong usage, found before the run is opened."""
     from gradlog.analysis.predictors import parse

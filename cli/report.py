@@ -21,18 +21,20 @@ from gradlog.cli import console, options, output, watch
 @options.eps
 @options.burn_in
 @options.view
+@options.grouping
 @options.computing
 @watch.option
 @console.verbosity
 def report(
     runs: tuple[str, ...], target: Path, force: bool, title: str, predictors: tuple[str, ...], eps: tuple[float, ...],
-    burn_in: int, view: Any, memory: str | None, scheduler: str | None, no_cache: bool, every: float | None,
+    burn_in: int, view: Any, group_by: tuple[str, ...], replicate: str,
+    memory: str | None, scheduler: str | None, no_cache: bool, every: float | None,
     quiet: bool,
 ) -> None:  # fmt: skip
     """Write one HTML page about RUNS, side by side.
 
     RUNS are runs, folders of runs, patterns in quotes or the URL of a bucket. Those that fail are listed and make the
-    exit status 1; more than 12 share their figures.
+    exit status 1; more than 12 share their figures. Runs that differ in their seed alone are one configuration.
 
     The page needs no network and no other file: figures, tables, warnings and provenance, in light and dark, for
     screens and paper. With --watch, the page is replaced whenever a run has grown, and a browser that shows it loads it
@@ -47,7 +49,7 @@ def report(
     options.check(predictors, memory, eps)
     asked: dict[str, Any] = {"burn_in": burn_in, "memory": memory, "scheduler": scheduler}
     asked |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
-    asked |= {"title": title, "cache": None if no_cache else Cache()}
+    asked |= {"title": title, "cache": None if no_cache else Cache(), "group_by": group_by, "replicate": replicate}
 
     def page(opened: Any, live: bool = False) -> str:
         with console.progress("report", quiet) as progress:

@@ -16,13 +16,15 @@ from gradlog.errors import NotARunError
 if TYPE_CHECKING:
     from gradlog.analysis.find import Failure
     from gradlog.analysis.reader import Run, View
+    from gradlog.analysis.replicates import Replicates
+    from gradlog.analysis.report.study import Study
 
 __all__ = ["archive_report", "html_report", "write_report"]
 
 
 def html_report(
-    runs: Sequence[Run | str | os.PathLike[str]], title: str = "Gradient report", again: float | None = None,
-    **options: Any,
+    runs: Sequence[Run | str | os.PathLike[str]], title: str = "Gradient report", again: float | None = None, *,
+    group_by: Sequence[str] = (), replicate: str = "seed", **options: Any,
 ) -> str:  # fmt: skip
     """Measure runs and return a self-contained HTML page about them.
 
@@ -34,6 +36,8 @@ def html_report(
     again : float, optional
         The runs grow and the page is to be replaced: browsers load it again after so many seconds, and the windows
         over time stay where they are until there are twice as many, so that a ``cache`` serves them.
+    group_by, replicate
+        As of ``compare``: notes that name a configuration, and the one that tells its runs apart.
     **options
         ``predictors``, ``eps``, ``burn_in``, ``memory``, ``scheduler``, ``cache``, ``progress`` as of ``analyze``.
 
@@ -63,11 +67,24 @@ def html_report(
     names = labels([r.where for r in opened])
     options["progress"] = Phases(options.get("progress"), PASSES * len(opened))
     options["growing"] = again is not None
-    return page([study(r, name, **options) for r, name in zip(opened, names, strict=True)], title, again)
+    studies = [study(r, name, **options) for r, name in zip(opened, names, strict=True)]
+    return page(studies, title, again, found=_configurations(studies, group_by, replicate))
+
+
+def _configurations(studies: Sequence[Study], group_by: Sequence[str], replicate: str) -> Replicates | None:
+    from gradlog.analysis.replicates import replicates
+
+    return replicates(studies, list(studies[0].document["kappa"]), group_by, replicate)
 
 
 def archive_report(
-    paths: Sequence[str | os.PathLike[str]], title: str = "Gradient report", view: View = "latest", **options: Any
+    paths: Sequence[str | os.PathLike[str]],
+    title: str = "Gradient report",
+    view: View = "latest",
+    *,
+    group_by: Sequence[str] = (),
+    replicate: str = "seed",
+    **options: Any,
 ) -> tuple[str, list[Failure]]:
     """Measure every run of an archive and return one page about all of them.
 
@@ -78,7 +95,7 @@ def archive_report(
     title : str
     view : {"latest", "all"}
         As of ``open_run``.
-    **options
+    group_by, replicate, **options
         As of ``html_report``.
 
     Returns
@@ -108,7 +125,7 @@ def archive_report(
     studies, failed = each_run(paths, lambda run, path: study(run, names[path], progress=phases, **options), view)
     if not studies:
         raise NotARunError(f"no run to report on: {'; '.join(f'{f.path}: {f.error}' for f in failed[:3])}")
-    return page(studies, title, failed=failed), failed
+    return page(studies, title, failed=failed, found=_configurations(studies, group_by, replicate)), failed
 
 
 def write_report(

@@ -13,7 +13,7 @@ from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from gradlog.analysis.report import colours, figures, many, over_time, tables, words
+from gradlog.analysis.report import colours, figures, many, over_time, seeds, tables, words
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.text import printable
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from gradlog.analysis.find import Failure
+    from gradlog.analysis.replicates import Replicates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +56,23 @@ class Section:
         return [(wide, list(found)) for wide, found in groupby(drawn, key=lambda f: f.wide)]
 
 
-def sections(studies: Sequence[Study]) -> list[Section]:
-    """All chapters in reading order."""
+def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[Section]:
+    """All chapters in reading order; ``found``: configurations over seeds."""
     one = len(studies) == 1
+    configurations = Section(
+        "configurations",
+        "What differs between configurations, beyond their seeds?",
+        [Figure("configurations", seeds.kappa_by_configuration(found, figures.width(studies)))],
+        [seeds.difference_table(found), seeds.configuration_table(found)],
+    )
     if len(studies) > many.MOST:
-        return _of_many(studies)
+        return [configurations, *_of_many(studies)]
 
     def each(name: str, draw: Callable[..., list[str]], *more: Any, wide: bool = False) -> Figure:
         return Figure(name, draw(studies, *more), wide)
 
     return [
+        configurations,
         Section(
             "predictability",
             "How predictable is the next gradient?",
@@ -183,15 +191,20 @@ def provenance(study: Study) -> list[tuple[str, str]]:
 
 
 def page(
-    studies: Sequence[Study], title: str = "Gradient report", again: float | None = None, failed: Sequence[Failure] = ()
+    studies: Sequence[Study],
+    title: str = "Gradient report",
+    again: float | None = None,
+    failed: Sequence[Failure] = (),
+    found: Replicates | None = None,
 ) -> str:
     """Render the HTML of a report; everything a run says of itself is escaped.
 
-    ``again``: seconds after which a browser loads it again; ``failed``: runs to name that could not be measured.
+    ``again``: seconds after which a browser loads it again; ``failed``: runs to name that could not be measured;
+    ``found``: configurations over seeds.
     """
     script = _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shown = [s for s in sections(studies) if any(f.drawings for f in s.figures) or any(s.tables)]
+    shown = [s for s in sections(studies, found) if any(f.drawings for f in s.figures) or any(s.tables)]
     html: str = (
         _environment()
         .get_template("page.html.j2")

@@ -65,6 +65,11 @@ class Study:
     shares: GroupTime | None
     series: dict[str, Series]
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was noted of the run at its start."""
+        return self.run.notes
+
 
 def window_rows(rows: int, growing: bool = False) -> int | None:
     """Rows of a window: about 24 windows, none shorter than 16 rows; None where not even three fit.

@@ -23,6 +23,8 @@ READINGS = {
     "with the ring, where the same steps in random order would cross.",
     "rank_over_time": "The lower a line below its dashed twin, the more the steps of that window share directions; a "
     "window of W steps can show at most W − 1.",
+    "configurations": "Two configurations differ where their intervals are apart; the table has the interval of the "
+    "difference itself, which is narrower where they share seeds.",
     "all_kappa": "A line is a run: hover over it for its name. Below 1 predicting beats zero; the table has each run's "
     "gain over random order.",
     "all_training": "A line is a run, in the colour that it has in every figure of this page.",

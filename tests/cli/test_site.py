@@ -106,6 +106,20 @@ def test_the_howto_on_reports_runs(call, tmp_path, monkeypatch):
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_the_howto_on_seeds_runs(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_page("howto-seeds", call) == 3
+    assert (tmp_path / "seeds.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_example_on_seeds_runs(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "seeds.py"), "--seeds", "2", "--steps", "30"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "adamw - momentum, last:" in done.stdout
+    assert len(list((tmp_path / "runs" / "seeds").iterdir())) == 4
+
+
 def test_links_between_pages_lead_somewhere():
     for page in DOCS.glob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("howto-*.md"))
-ELSEWHERE = ("howto-distributed", "howto-run", "howto-report", "howto-cluster")  # no frameworks, or not in one process
+ELSEWHERE = (  # without frameworks, not in one process, or with commands
+    *("howto-distributed", "howto-run", "howto-report", "howto-cluster", "howto-seeds"),
+)
 ALONE = [p for p in PAGES if p.stem not in ELSEWHERE]
 FRAMEWORKS = ("torch", "jax", "optax", "keras", "lightning", "transformers")
 

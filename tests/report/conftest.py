@@ -45,7 +45,7 @@ def hostile_path(tmp_path_factory):
     notes = {HOSTILE: HOSTILE, "arabic": "مرحبا"}
     origin = {"notes": notes, "argv": [HOSTILE], "platform": HOSTILE, "versions": {HOSTILE: HOSTILE}}
     head = stores.header(2, 8, provenance=origin, stage=HOSTILE, what=HOSTILE)
-    head = stores.dataclasses.replace(head, groups=(HOSTILE, "g1\u200f"), created=HOSTILE, uuid=HOSTILE)
+    head = stores.dataclasses.replace(head, groups=(HOSTILE, "g1\u200f"), created=HOSTILE)
     stores.write_root(path, head)
     stores.write_segment(path, head, drift(60, 2), scalars={"loss": np.ones(60)}, reason=HOSTILE, status="failed")
     return path
