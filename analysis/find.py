@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from glob import glob
+from glob import escape, glob
 from typing import Any
 
 import fsspec
@@ -35,7 +35,7 @@ def find(paths: Paths) -> tuple[list[str], list[Failure]]:
     """List the runs at or under each path or pattern, each once, sorted; and the paths that hold none."""
     found: dict[str, None] = {}
     failed: list[Failure] = []
-    for path in map(os.fspath, _several(paths)):
+    for path in (os.path.expanduser(os.fspath(p)) for p in _several(paths)):
         before = len(failed)
         try:
             with answering(path):
@@ -80,12 +80,26 @@ def _find(path: str, failed: list[Failure]) -> list[str]:
     if "://" not in path:
         if not _is_pattern(path) and not os.path.exists(path):
             raise NotARunError("no such file or folder")
-        places = glob(path, recursive=True) if _is_pattern(path) else [path.rstrip("/") or "/"]
+        places = glob(_literal(path), recursive=True) if _is_pattern(path) else [path.rstrip("/") or "/"]
         return [run for place in places for run in _local_runs(place, failed)]
     filesystem, root = fsspec.core.url_to_fs(path)
     filesystem.invalidate_cache()  # listings are shared in this process, and archives grow
     places = filesystem.glob(root) if _is_pattern(path) else [root]
     return [filesystem.unstrip_protocol(run) for place in places for run in _under(filesystem, place)]
+
+
+def _literal(path: str) -> str:
+    """Pattern in which folders that are there under these very names stand for themselves.
+
+    >>> _literal("/tmp/*.zarr")
+    '/tmp/*.zarr'
+    """
+    place, parts = "", path.split("/")
+    for i, part in enumerate(parts):
+        place = f"{place}/{part}" if i else part
+        if os.path.lexists(place):
+            parts[i] = escape(part)
+    return "/".join(parts)
 
 
 def _local_runs(place: str, failed: list[Failure]) -> Iterator[str]:

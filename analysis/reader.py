@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog import masking
 from gradlog.analysis import segments as zarr_segments
 from gradlog.analysis.launches import launches
 from gradlog.analysis.lifetimes import Lifetime, select
@@ -300,7 +301,7 @@ class Run:
             "partial": self._flagged(PARTIAL),
             "journal_rows": sum(len(x.tail) for x in self.segments if x.tail is not None),
             "storage": self._storage(),
-            "provenance": dict(h.provenance),
+            "provenance": masking.origin(h.provenance),
         }
 
     @property

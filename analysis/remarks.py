@@ -30,8 +30,10 @@ def of_run(run: Run, ask: Question, counted: Ledger) -> list[str]:
     for joined in info["joined"]:
         count = len(joined["names"])
         said.append(f"{count} parameters joined at step {joined['step']}; before, they count as zero gradient")
-    if info["status"] != "closed":
-        said.append(f"the run is {info['status']}: a later analysis may see more rows")
+    if info["status"] == "recording":
+        said.append("the run is recording: a later analysis may see more rows")
+    elif info["status"] != "closed":
+        said.append(f"the run is {info['status']}" + (f": {info['reason']}" if info["reason"] else ""))
     if not ask.exact and ask.k < 4:
         said.append(f"k = {ask.k}: no intervals, these need 4 coordinates; no order is judged without them")
     return said + _zeros(run, counted) + _faint(run, ask, counted) + _short(run, ask)

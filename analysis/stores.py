@@ -45,7 +45,7 @@ def open_store(location: Location) -> tuple[Store, str]:
     """
     if isinstance(location, Store):
         return location, ""
-    text = re.sub("^(file|local)://", "", os.fspath(location))
+    text = os.path.expanduser(re.sub("^(file|local)://", "", os.fspath(location)))
     if "://" in text or "::" in text:
         return _open_url(text), ""
     path = Path(text)

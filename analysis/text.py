@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 
 def printable(text: object) -> str:
@@ -100,3 +101,27 @@ def portable_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[st
         used.add(candidate)
         found[name] = candidate
     return found
+
+
+def optimizer_in_words(provenance: Mapping[str, Any]) -> str:
+    """Class and settings of the optimizer as they were recorded; empty where they were not.
+
+    >>> optimizer_in_words({"optimizer": {"class": "torch.optim.adam.Adam", "settings": {"lr": 0.1, "betas": [0, 1]}}})
+    'Adam: lr 0.1, betas 0 1'
+    """
+    told = provenance.get("optimizer")
+    if not isinstance(told, Mapping):
+        return ""
+    groups = told.get("groups")
+    own = [_settings(group) for group in groups] if isinstance(groups, list) else []
+    several = [f"group {i}: {said}" for i, said in enumerate(own) if said]
+    said = "; ".join([x for x in (_settings(told.get("settings")), *several) if x])
+    name = str(told.get("class", "")).rpartition(".")[2]
+    return f"{name}: {said}" if said else name
+
+
+def _settings(found: Any) -> str:
+    if not isinstance(found, Mapping):
+        return ""
+    shown = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in found.items() if v is not None}
+    return ", ".join(f"{k} {v}" for k, v in shown.items())

@@ -65,12 +65,14 @@ def summary(run: dict[str, Any]) -> list[str]:
 
 
 def _overview(run: dict[str, Any]) -> list[str]:
+    from gradlog.analysis.text import optimizer_in_words
+
     origin, groups = run["provenance"], run["groups"]
     versions = origin.get("versions", {})
     layout = f"{render.count(run['dimension'], 'number')} in {render.count(run['tensors'], 'tensor')}"
     kind = "the gradient itself" if run["kind"] == "exact/1" else f"{run['kind']}, k = {run['k']}, seed {run['seed']}"
     return [
-        render.heading(render.printable(run["path"])),
+        render.heading(render.printable(run["path"]) + _ending(run)),
         *render.facts(
             [
                 ("status", run["status"] + (f": {run['reason']}" if run["reason"] else "")),
@@ -84,6 +86,7 @@ def _overview(run: dict[str, Any]) -> list[str]:
                 ("created", run["created"]),
                 ("format", run["format"]),
                 ("command", " ".join(map(str, origin.get("argv", [])))),
+                ("optimizer", optimizer_in_words(origin)),
                 ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
                 ("code", _code(origin.get("git", {}))),
                 ("host", origin.get("hostname")),
@@ -92,6 +95,18 @@ def _overview(run: dict[str, Any]) -> list[str]:
         ),
         *(line for text in _remarks(run) for line in render.note(text)),
     ]
+
+
+def _ending(run: dict[str, Any]) -> str:
+    """How the run ended, where that was not its proper end; nothing of one that was closed."""
+    place = "before its first step" if run["last_step"] is None else f"after step {run['last_step']:,}"
+    if run.get("silence"):
+        return f": ended early, {place}: {run['silence']}"
+    if run["status"] == "recording":
+        return f": being recorded, {place}"
+    if run["status"] in ("failed", "recovered"):
+        return f": ended early, {place}" + (f": {render.printable(run['reason'])}" if run["reason"] else "")
+    return ""
 
 
 def _over_time(run: dict[str, Any]) -> list[str]:

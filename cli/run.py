@@ -30,43 +30,58 @@ from gradlog.errors import GradlogWarning
               help="The gradient after clipping, or before.")  # fmt: skip
 @click.option("--what", type=click.Choice(["gradient", "update"]), default="gradient", show_default=True,
               help="Gradients, or the change of the parameters in each step.")  # fmt: skip
-@click.option("--append", is_flag=True, help="Continue an existing run in a new segment.")
-@click.option("--force", is_flag=True, help="Replace an existing run.")
+@click.option("--from-step", "first_step", type=click.IntRange(0), metavar="N",
+              help="Number of the first step, as after a resume. Default: what the optimizer has counted.")  # fmt: skip
+@click.option("--new", is_flag=True, help="Record beside an existing run: train-2.zarr. The default without -o.")
+@click.option("--append", is_flag=True, help="Continue the newest run in a new segment.")
+@click.option("--force", is_flag=True, help="Replace the newest run.")
+@click.option("--no-argv", is_flag=True, help="Leave the command line out of the run. Its secrets are masked anyway.")
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(
-    output: str | None, module: bool, append: bool, force: bool, script: str, args: tuple[str, ...], **options: Any
+    output: str | None,
+    module: bool,
+    new: bool,
+    append: bool,
+    force: bool,
+    no_argv: bool,
+    script: str,
+    args: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Run SCRIPT with ARGS as python would, and record every torch optimizer in it.
 
-    Each optimizer gets a run of its own: train.zarr, train-2.zarr, in the order of their first steps. Exit status and
-    signals are the script's own.
+    Each optimizer gets a run of its own: train.zarr, train.optimizer2.zarr, in the order of their first steps. Started
+    again, the script records to train-2.zarr. Exit status and signals are the script's own.
     """
     if not module and not Path(script).exists():
         raise click.UsageError(f"no script {script!r}")
-    if append and force:
-        raise click.UsageError("--append and --force exclude each other")
-    from gradlog.run_script import default_path, first_rank, require_place, run_script
+    asked = [mode for mode, wanted in (("new", new), ("a", append), ("w", force)) if wanted]
+    if len(asked) > 1:
+        raise click.UsageError("--new, --append and --force exclude each other")
+    from gradlog.run_script import choose_place, first_rank, run_script
 
-    path = output or str(default_path(script))
-    mode = "a" if append else "w" if force else "w-"
-    if first_rank():
-        require_place(path, mode)
+    path, mode = choose_place(script, output, *asked) if first_rank() else (output or script, "w-")
+    folder = os.getcwd()
     warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
     warnings.filterwarnings("ignore", category=GradlogWarning)  # ours are in the log, which this command shows
     try:
-        _tell_next(run_script(script, args, path, module=module, mode=mode, **options))
+        _tell_next(run_script(script, args, path, module=module, mode=mode, argv=not no_argv, **options), folder)
     except BaseException as stop:
         if not hasattr(stop, "recorder"):
             raise
-        _tell_next(stop.recorder)
+        _tell_next(stop.recorder, folder)
         _pass_through(stop, script)
 
 
-def _tell_next(recorder: Any) -> None:
+def _tell_next(recorder: Any, folder: str) -> None:
+    """Name the runs as a shell in ``folder`` takes them, wherever the script has gone."""
+    from gradlog.paths import shown
+
     for path, logger in recorder.runs:
-        note = f" (ended early: {logger.reason})" if logger.reason else ""
-        click.echo(f"gradlog: recorded {printable(path)}{note}; next: gradlog analyze {printable(path)}", err=True)
+        name = printable(shown(path, folder))
+        note = f" (ended early: {printable(logger.reason)})" if logger.reason else ""
+        click.echo(f"gradlog: recorded {name}{note}; next: gradlog analyze {name}", err=True)
     from gradlog.run_script import first_rank
 
     if not recorder.runs and first_rank():

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from gradlog.errors import GradlogWarning
 from gradlog.logger import Logger
+from gradlog.paths import absolute
 from gradlog.resume import Plan
 from gradlog.schema import CODECS, FULL_BITS, STAGES
 from gradlog.tree import describe, flatten
@@ -25,7 +26,7 @@ def open(
     seed: int = 0,
     groups: Groups = "blocks",
     every: int = 1,
-    mode: Literal["w-", "a", "w"] = "w-",
+    mode: Literal["w-", "new", "a", "w"] = "w-",
     stage: Literal["consumed", "preclip", "local"] = "consumed",
     what: str = "gradient",
     on_error: Literal["warn", "raise"] = "warn",
@@ -37,6 +38,8 @@ def open(
     journal: bool = True,
     durable: bool = False,
     hostname: bool = True,
+    argv: bool = True,
+    optimizer: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Logger:
     """Open a run for recording.
@@ -44,7 +47,8 @@ def open(
     Parameters
     ----------
     path : str or path-like
-        The run's store, by custom ``<name>.zarr``: a local directory or an fsspec URL.
+        The run's store, by custom ``<name>.zarr``: a local directory or an fsspec URL. It is made absolute at once,
+        and ``~`` is the home folder.
     like : array, nested dict or list of arrays, or iterable of (name, array), optional
         The parameters (or anything of their names and shapes). Default: as the first gradient.
     k : int or "exact"
@@ -56,8 +60,9 @@ def open(
         function from parameter name to group name.
     every : int
         Record steps divisible by this only.
-    mode : {"w-", "a", "w"}
-        Refuse an existing run, continue it in a new segment, or replace it.
+    mode : {"w-", "new", "a", "w"}
+        If a run is there: refuse; record beside it, to the first of ``run-2.zarr``, ``run-3.zarr``, ... that is free;
+        continue it in a new segment; or replace it. Nothing but "w" ever touches what is stored.
     stage : {"consumed", "preclip", "local"}
         Which gradient this is: what the optimizer was handed, before clipping, or one rank's own.
     what : str
@@ -81,8 +86,13 @@ def open(
         Also flush chunks to the device, against loss of power.
     hostname : bool
         Record the host's name.
+    argv : bool
+        Record the command line. Tokens and passwords in it are masked, by their names and their forms.
+    optimizer : mapping, optional
+        Class and settings of the optimizer, such as ``{"class": "Adam", "settings": {"lr": 0.1}}``. The integrations
+        fill it in themselves.
     notes : mapping, optional
-        JSON-able facts to keep with the run: batch size, data set, checkpoint.
+        Facts to keep with the run: batch size, data set, checkpoint. Tokens and passwords in it are masked, too.
 
     Returns
     -------
@@ -97,8 +107,9 @@ def open(
 
     Notes
     -----
-    The environment variable ``GRADLOG_DISABLED=1`` makes every logger a no-op. Rows that a store elsewhere does not
-    have yet wait below the folder ``GRADLOG_SPOOL``, up to ``GRADLOG_SPOOL_SIZE`` bytes (1G) a segment.
+    The environment variable ``GRADLOG_DISABLED=1`` makes every logger a no-op; ``GRADLOG_ARGV=0`` leaves the command
+    line out of every run. Rows that a store elsewhere does not have yet wait below the folder ``GRADLOG_SPOOL``, up to
+    ``GRADLOG_SPOOL_SIZE`` bytes (1G) a segment.
 
     Examples
     --------
@@ -107,7 +118,7 @@ def open(
     >>> log.step({"w": np.ones(100)}, loss=0.5)
     >>> log.close()
     """
-    _one_of("mode", mode, ("w-", "a", "w"))
+    _one_of("mode", mode, ("w-", "new", "a", "w"))
     _one_of("stage", stage, STAGES)
     _one_of("on_error", on_error, ("warn", "raise"))
     if k != "exact" and not (isinstance(k, int) and not isinstance(k, bool) and 1 <= k <= 2**20):
@@ -115,9 +126,9 @@ def open(
     for name, value, least in (("every", every, 1), ("rank", rank, 0), ("chunk", chunk or 1, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    if mode == "w" and rank > 0:
+    if mode in ("w", "new") and rank > 0:
         raise ValueError(
-            f'mode="w" replaces the whole run: open it so on rank 0 first, and with mode="a" on rank {rank}'
+            f'mode="{mode}" begins a new run: open it so on rank 0, and log.path of rank 0 with mode="a" on rank {rank}'
         )
     _one_of("codec", codec or "raw", CODECS)
     if not isinstance(sketch_bits, int) or not 1 <= sketch_bits <= FULL_BITS:
@@ -126,7 +137,7 @@ def open(
         return Logger(None)
     _warn_of_namesake()
     plan = Plan(
-        path=os.fspath(path),
+        path=absolute(path),
         layout=None if like is None else describe(flatten(like)),
         k=k,
         seed=seed,
@@ -143,6 +154,8 @@ def open(
         journal=journal,
         durable=durable,
         hostname=hostname,
+        argv=argv,
+        optimizer=optimizer,
         notes=dict(notes or {}),
     )
     return Logger(plan, on_error)
@@ -157,8 +170,9 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
         Its hooks are used; nothing is stored on the model.
     path : str or path-like
         The run's store.
-    model : torch.nn.Module, optional
-        Gives parameters their names, and groups by module. Without it they are named by position.
+    model : torch.nn.Module or dict of str to Module, optional
+        Gives parameters their names, and groups by module. Where one optimizer trains several models, a dict of them:
+        names then begin with its keys. Without it they are named by position.
     **options
         As for :func:`gradlog.open`.
 

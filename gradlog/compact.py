@@ -15,6 +15,7 @@ from typing import Any
 
 from gradlog import provenance, shards
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
+from gradlog.paths import absolute
 from gradlog.schema import (
     JOURNAL_PATTERN,
     MANIFEST,
@@ -68,6 +69,7 @@ def compact(path: str | os.PathLike[str], shard_bytes: int = SHARD_BYTES) -> lis
     """
     if "://" in os.fspath(path):
         raise UnsupportedError(f"{path}: only local runs can be compacted; copy it here, compact, copy it back")
+    path = absolute(path)
     if not (Path(path) / META).is_file():
         raise NotARunError(f"{path}: no {META} inside; expected the folder of a run such as 'run.zarr'")
     sink = LocalSink(path)

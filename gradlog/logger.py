@@ -11,12 +11,14 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
+from gradlog import masking
 from gradlog.errors import GradientError, GradlogWarning
 from gradlog.halves import half_norms
 from gradlog.recording import PATIENCE, Fill, Recording, Row
@@ -31,6 +33,18 @@ PATIENT = 100
 
 CLOSE_WAIT = 60.0
 """Seconds that ``close`` waits for the disk before it leaves the rest to the journal."""
+
+
+def ended_by(error: BaseException) -> str:
+    """Say that this ended the training, as a reason for ``Logger.close``; empty for an exit that reports success.
+
+    >>> ended_by(ValueError("no data")), ended_by(SystemExit(0)), ended_by(SystemExit(2))
+    ('training ended by ValueError: no data', '', 'training ended by SystemExit: 2')
+    """
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        return ""
+    said = masking.text(" ".join(str(error)[:300].split()))
+    return f"training ended by {type(error).__name__}" + (f": {said}" if said else "")
 
 
 class Logger:
@@ -62,7 +76,7 @@ class Logger:
         self._pid = os.getpid()
         self._spent, self._opened = 0.0, time.perf_counter()
         if plan is not None:
-            atexit.register(self.close)
+            atexit.register(self._at_exit)
             if plan.layout is not None:
                 try:
                     with self.guarded():
@@ -80,6 +94,18 @@ class Logger:
     def header(self) -> RunHeader | None:
         """What the run fixed; None before the first gradient told the layout, and when recording is off."""
         return self._recording.header if self._recording else None
+
+    @property
+    def path(self) -> str:
+        """Where the run is, absolute or a URL; with ``mode="new"`` final once the header is known. Empty when off."""
+        if self._recording is not None:
+            return self._recording.path
+        return self._plan.path if self._plan else ""
+
+    @property
+    def rows(self) -> int:
+        """Rows that this logger has recorded so far."""
+        return self._recording.rows if self._recording else 0
 
     @property
     def seconds(self) -> float:
@@ -198,7 +224,7 @@ class Logger:
                 new, recording = describe(flatten(like)), self._recording
                 recording.finish("closed", f"{len(new)} parameters joined", PATIENCE)
                 assert self._plan is not None
-                self._plan = dataclasses.replace(self._plan, mode="a", first_step=recording.next)
+                self._plan = dataclasses.replace(self._plan, path=self.path, mode="a", first_step=recording.next)
                 layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
                 self._recording = Recording(self._plan, layout, self.warn, new)
                 self._recording.steps = recording.steps
@@ -235,11 +261,17 @@ class Logger:
         """
         self._detach, self._drain, self._keep, self._missing = detach, drain, keep, missing
 
-    def close(self) -> None:
+    def close(self, reason: str = "") -> None:
         """Commit what is left and end the segment. Safe to call twice; waits for the store 60 seconds at most.
 
         What a store elsewhere does not take in that time stays on this machine; the warning has the command that
         uploads it later.
+
+        Parameters
+        ----------
+        reason : str
+            Why the training ended before its end, where it did. The store then says so, and not "closed". A ``with``
+            block that an exception leaves, and a process that one ends, give it by themselves.
         """
         if os.getpid() != self._pid or self._closed:
             return
@@ -255,7 +287,9 @@ class Logger:
             self._end()
             if self._recording is not None and not self.reason:
                 try:
-                    self._recording.finish("closed", "; ".join(self._remarks), CLOSE_WAIT)
+                    self.reason = reason
+                    told = "; ".join([reason, *self._remarks] if reason else self._remarks)
+                    self._recording.finish("failed" if reason else "closed", told, CLOSE_WAIT)
                 except Exception as error:
                     self._report(error)
                 wall = max(time.perf_counter() - self._opened, 1e-9)
@@ -263,7 +297,7 @@ class Logger:
                 log.info("%d rows recorded; recorder: %.2f %% of wall time", self._recording.rows, share)
             # Last, so that a close which was interrupted can be called again, and is at exit.
             self._closed = True
-            atexit.unregister(self.close)
+            atexit.unregister(self._at_exit)
 
     def _remark_on_what_is_missing(self) -> None:
         """Nothing ends in silence that recorded less than its user will expect."""
@@ -279,8 +313,13 @@ class Logger:
     def __enter__(self) -> Logger:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close("" if error is None else ended_by(error))
+
+    def _at_exit(self) -> None:
+        """Close; where an exception that nobody caught ends the process, say so. A shell goes on after one."""
+        error = None if hasattr(sys, "ps1") or "ipykernel" in sys.modules else getattr(sys, "last_value", None)
+        self.close("" if error is None else ended_by(error))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Logger, (None,)
@@ -288,7 +327,9 @@ class Logger:
     def _begin(self, layout: Layout) -> Recording:
         assert self._plan is not None
         self._recording = Recording(self._plan, layout, self.warn)
-        log.info("%s", describe_plan(self._plan.path, self._recording.header))
+        if self.path != self._plan.path:
+            self.warn(f"{self._plan.path} is there already, so this run is recorded beside it")
+        log.info("%s", describe_plan(self.path, self._recording.header))
         return self._recording
 
     @contextlib.contextmanager
@@ -323,7 +364,7 @@ class Logger:
         if self._recording is not None:
             # What was logged before the failure is still good: keep it, and say in the store why it ends here.
             with contextlib.suppress(Exception):
-                self._recording.finish("failed", self.reason, PATIENCE)
+                self._recording.finish("failed", self.reason, PATIENCE, land=False)
         if self._raise:
             raise error
         self._report(error)
@@ -340,7 +381,7 @@ class Logger:
 
     def warn(self, message: str) -> None:
         """Tell the user something about this recording, as a warning and to the log if anybody listens to it."""
-        message = f"{self._plan.path if self._plan else 'gradlog'}: {message}"
+        message = f"{self.path or 'gradlog'}: {message}"
         if log.hasHandlers():  # else Python's handler of last resort would print it a second time
             log.warning("%s", message)
         # A user who turned warnings into errors must not lose the job to one of ours.

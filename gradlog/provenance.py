@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import socket
@@ -16,10 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from gradlog import masking
+
 _PACKAGES = ("gradlog-zarr", "numpy", "zarr", "torch", "transformers", "lightning", "jax", "optax", "keras")
 
 
-def collect(hostname: bool, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def collect(
+    hostname: bool,
+    notes: Mapping[str, Any] | None = None,
+    argv: bool = True,
+    optimizer: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Provenance of this process; nothing here raises, and git gets two seconds for each of two questions.
 
     Parameters
@@ -27,18 +35,42 @@ def collect(hostname: bool, notes: Mapping[str, Any] | None = None) -> dict[str,
     hostname : bool
         Record the host's name; otherwise the field is empty.
     notes : mapping, optional
-        The user's own JSON-able facts (batch size, data set), kept under ``notes``.
+        The user's own facts (batch size, data set), kept under ``notes``; tokens and passwords are masked.
+    argv : bool
+        Record the command line, tokens and passwords masked; otherwise, or with ``GRADLOG_ARGV=0``, it is empty.
+    optimizer : mapping, optional
+        Class and settings of the optimizer.
     """
     return {
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
-        "argv": list(sys.argv),
+        "argv": masking.command_line(sys.argv) if argv and os.environ.get("GRADLOG_ARGV") != "0" else [],
         "git": _git(),
         "hostname": socket.gethostname() if hostname else "",
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "cpus": os.cpu_count(),
-        "notes": dict(notes or {}),
+        "notes": masking.facts(plain(notes or {})),
+        **({"optimizer": plain(optimizer)} if optimizer else {}),
     }
+
+
+def plain(value: Any) -> Any:
+    """Copy of a fact in the types that JSON has: numpy values as numbers and lists, paths and anything else as text.
+
+    >>> plain({"lr": np.float32(0.5), "betas": (0.9, 0.99), "data": Path("a/b")})
+    {'lr': 0.5, 'betas': [0.9, 0.99], 'data': 'a/b'}
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return os.fsdecode(value) if isinstance(value, (os.PathLike, bytes)) else str(value)
 
 
 def fingerprint(data: Any) -> float:

@@ -94,7 +94,7 @@ class Recording:
         self._sink = opened.sink
         self._parents = opened.parents
         self._writer = SegmentWriter(opened.sink, opened.header, opened.segment)
-        self._path = plan.path
+        self.path = opened.path
         folder = spool.folder(opened.sink, opened.header.uuid, opened.segment.name)
         self._journal = JournalWriter(folder, self.header.uuid) if plan.journal else None
         self._spool = spool.limit() if plan.journal and opened.sink.local is None else 0
@@ -246,8 +246,10 @@ class Recording:
             raise SpecMismatchError(f"{state['segment']} has lost rows that were committed at the checkpoint")
         self.next = int(state["step"])
 
-    def finish(self, status: str, reason: str, wait: float) -> None:
+    def finish(self, status: str, reason: str, wait: float, land: bool = True) -> None:
         """Commit what is left and end the segment. What cannot be committed stays in the journal.
+
+        ``land``: the row that is under way is part of it.
 
         Raises
         ------
@@ -258,7 +260,7 @@ class Recording:
         OSError
             As the file system says.
         """
-        if status == "closed":
+        if land:
             self._land()
         if self._block.rows:
             self._flusher.hand_over(self._named(self._block).index)
@@ -293,7 +295,7 @@ class Recording:
         if self._journal is None:
             return StoreUnavailableError(f"{why}; without a journal the last {rows} rows are lost")
         return StoreUnavailableError(
-            f"{why}; {rows} rows wait in the spool. When the store is back: {spool.command(self._path)}"
+            f"{why}; {rows} rows wait in the spool. When the store is back: {spool.command(self.path)}"
         )
 
     def _watch(self) -> None:
@@ -303,7 +305,7 @@ class Recording:
             kept = "rows wait in the spool until it is back" if self._spool else "rows will be dropped"
             self._notify(f"{refusal}; training goes on, {kept}")
         elif refusal is None and self._refusal is not None:
-            log.info("%s: the store is back", self._path)
+            log.info("%s: the store is back", self.path)
         self._refusal = refusal
 
     def _set(self, block: Block, i: int, name: str, value: float) -> int:

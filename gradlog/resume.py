@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from gradlog import groups as grouping
 from gradlog import provenance, sketch, spool
-from gradlog.errors import CorruptRunError, RunExistsError, SpecMismatchError
+from gradlog.errors import CorruptRunError, NewerFormatError, RunExistsError, SpecMismatchError
+from gradlog.paths import of_run
 from gradlog.schema import (
     JOURNAL_PATTERN,
     MANIFEST,
@@ -59,12 +60,19 @@ class Plan:
     durable: bool
     hostname: bool
     notes: Mapping[str, Any]
+    argv: bool = True
+    optimizer: Mapping[str, Any] | None = None
+
+    def provenance(self, notes: bool) -> dict[str, Any]:
+        """Facts about this process, with the run's notes or without."""
+        return provenance.collect(self.hostname, self.notes if notes else None, self.argv, self.optimizer)
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
     """A segment that is claimed and ready for rows. ``parents``: (name, first, last step) of earlier segments."""
 
+    path: str
     sink: Sink
     header: RunHeader
     segment: SegmentHeader
@@ -85,6 +93,8 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     SpecMismatchError
         Mode "a" and the run there was recorded with another sketch, layout, stage or interval.
     """
+    if plan.mode == "new":
+        return _open_beside(plan, layout)
     sink = open_sink(plan.path, plan.durable)
     _require_free(sink, plan.path)
     number = 0
@@ -94,11 +104,11 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
         clear(sink)
     there = segment_names(sink)
     mine = [name for _, rank, name in there if rank == plan.rank]
+    if plan.mode == "w-" and mine:
+        raise _exists(plan.path)
     earlier = {t.name: t for name in mine for t in read_segment(sink, name).joined}
     wanted = _header(plan, [t for t in layout if t[0] not in earlier])
     header, root = create_root(sink, wanted)
-    if plan.mode == "w-" and mine:
-        raise RunExistsError(f'{plan.path} holds a run; pass mode="a" to continue it, mode="w" to replace it')
     if header.uuid != wanted.uuid:
         require_same(header, wanted, plan.path)
     joined = _joined(header, layout, earlier, new)
@@ -118,13 +128,34 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
             head=digest(root),
             joined=joined,
             opened=now(),
-            process={**provenance.process_identity(), "resumed": provenance.collect(plan.hostname) if mine else None},
+            process={**provenance.process_identity(), "resumed": plan.provenance(notes=False) if mine else None},
         )
         if SegmentWriter(sink, header, segment).create():
             _sweep(sink, segment.name)
             header = dataclasses.replace(header, tensors=header.tensors + joined)
-            return Opened(sink, header, segment, next_step, ends)
+            return Opened(plan.path, sink, header, segment, next_step, ends)
+        if plan.mode == "w-":  # another process was faster
+            raise _exists(plan.path)
         number += 1
+
+
+def _exists(path: str) -> RunExistsError:
+    """Say what may be done where a run is already."""
+    return RunExistsError(
+        f'{path} holds a run; pass mode="new" to record beside it, mode="a" to continue it, mode="w" to replace it'
+    )
+
+
+def _open_beside(plan: Plan, layout: Layout) -> Opened:
+    """Create the run under the first number whose claim succeeds: of two processes each gets one of its own."""
+    n = 1
+    while True:
+        path = of_run(plan.path, n)
+        try:
+            return open_segment(dataclasses.replace(plan, path=path, mode="w-"), layout)
+        except (RunExistsError, SpecMismatchError, CorruptRunError, NewerFormatError) as error:
+            log.debug("%s is taken: %s", path, error)
+        n += 1
 
 
 class Writing(Protocol):
@@ -193,7 +224,7 @@ def _header(plan: Plan, layout: Layout) -> RunHeader:
         every=plan.every,
         created=now(),
         uuid=uuid.uuid4().hex,
-        provenance=provenance.collect(plan.hostname, plan.notes),
+        provenance=plan.provenance(notes=True),
     )
 
 

@@ -8,8 +8,6 @@ own. Processes that the script starts are its own too, and not recorded.
 from __future__ import annotations
 
 import builtins
-import contextlib
-import gc
 import io
 import os
 import runpy
@@ -23,10 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradlog.errors import MissingDependencyError, RunExistsError, UnusableInputError
-from gradlog.integrations import numbered
-from gradlog.logger import Logger
-from gradlog.schema import META
+from gradlog import earlier
+from gradlog.errors import GradlogError, MissingDependencyError, RunExistsError, UnusableInputError
+from gradlog.logger import Logger, ended_by
+from gradlog.paths import SUFFIX, absolute, of_optimizer
 from gradlog.sink import open_sink
 from gradlog.store import read_root
 
@@ -37,7 +35,8 @@ class ScriptRecorder:
     Parameters
     ----------
     path : str or path-like
-        Store of the first optimizer, a folder or a URL; those of others get ``-2``, ``-3`` before the suffix.
+        Store of the first optimizer, a folder or a URL; those of others get ``.optimizer2``, ``.optimizer3`` before
+        the suffix.
     **options
         As for :func:`gradlog.open`.
 
@@ -63,7 +62,7 @@ class ScriptRecorder:
             ) from error
         self.runs: list[tuple[str, Logger]] = []
         self.stepped = False
-        self._path, self._options = os.fspath(path), options
+        self._path, self._options = absolute(path), options
         self._seen: list[weakref.ref[Any]] = []
         self._recorded: list[tuple[weakref.ref[Any], Logger]] = []
         self._pid = os.getpid()
@@ -75,17 +74,35 @@ class ScriptRecorder:
         self._close_abandoned()
         self.stepped = True
         self._seen.append(weakref.ref(optimizer))
-        path = numbered(self._path, len(self._seen))
         try:
-            from gradlog.integrations.torch import attach
-
-            logger = attach(optimizer, path, model=model_of(optimizer), **self._options)
+            logger = self._attached(optimizer, of_optimizer(self._path, len(self._seen)))
         except Exception as error:  # whatever it is, the script goes on
             print(f"gradlog: {type(optimizer).__name__} is not recorded: {error}", file=sys.stderr)
             return
         if logger.header is not None:
-            self.runs.append((path, logger))
+            if len(self._seen) == 1:
+                self._path = logger.path  # its number counts for the other optimizers, too
+            self.runs.append((logger.path, logger))
             self._recorded.append((weakref.ref(optimizer), logger))
+
+    def _attached(self, optimizer: Any, path: str) -> Logger:
+        """Attach, beginning at the step that the user names, or that the optimizer has counted to."""
+        from gradlog.integrations.torch import attach
+        from gradlog.integrations.torch_modules import modules_of
+        from gradlog.integrations.torch_optimizer import counted
+
+        options = dict(self._options)
+        known = options.get("first_step") is not None
+        steps = 0 if known else counted(optimizer)
+        if steps:
+            options["first_step"] = steps
+        logger = attach(optimizer, path, model=modules_of(optimizer), **options)
+        begins = logger.state_dict().get("step", 0)
+        if begins and not known:
+            why = "which the optimizer has counted" if steps else "after the last row"
+            hint = "" if steps else "; after a resume from an earlier checkpoint, name the step with --from-step N"
+            print(f"gradlog: {os.path.basename(path)} goes on at step {begins:,}, {why}{hint}", file=sys.stderr)
+        return logger
 
     def _close_abandoned(self) -> None:
         """End the runs of optimizers that the script has let go of: a search over settings makes many."""
@@ -94,28 +111,12 @@ class ScriptRecorder:
                 logger.close()
         self._recorded = [(o, log) for o, log in self._recorded if o() is not None]
 
-    def close(self) -> None:
-        """Take the hook off and end the runs."""
+    def close(self, reason: str = "") -> None:
+        """Take the hook off and end the runs; ``reason`` as of :meth:`gradlog.Logger.close`."""
         self._handle.remove()
         for _, logger in self.runs:
-            logger.close()
+            logger.close(reason)
         self._seen, self._recorded = [], []
-
-
-def model_of(optimizer: Any) -> Any:
-    """Find the module whose parameters these are: the smallest that holds most of them; None if there is none."""
-    import torch
-
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-
-    def merit(module: Any) -> tuple[int, int]:
-        mine = sum(id(p) in held for p in module.parameters())
-        return mine, -sum(1 for _ in module.modules())
-
-    # type(), since isinstance() would wake lazy proxies that pretend to be of another class
-    modules = [m for m in gc.get_objects() if issubclass(type(m), torch.nn.Module)]
-    best = max(modules, key=merit, default=None)
-    return best if best is not None and merit(best)[0] else None
 
 
 def run_script(target: str, args: Sequence[str], path: str, *, module: bool = False, **options: Any) -> ScriptRecorder:
@@ -144,7 +145,7 @@ def run_script(target: str, args: Sequence[str], path: str, *, module: bool = Fa
     SystemExit, BaseException
         Whatever the script raises, after the runs are closed; its ``recorder`` is then the :class:`ScriptRecorder`.
     """
-    recorder = ScriptRecorder(path, **options)
+    recorder, reason = ScriptRecorder(path, **options), ""
     argv, search = sys.argv[:], sys.path[:]
     sys.argv = [target, *args]
     packed = not module and (os.path.isdir(target) or zipfile.is_zipfile(target))
@@ -158,10 +159,11 @@ def run_script(target: str, args: Sequence[str], path: str, *, module: bool = Fa
             _run_file(target)
     except BaseException as stop:
         stop.recorder = recorder  # type: ignore[attr-defined]  # taken along to whoever reports
+        reason = ended_by(stop)
         raise
     finally:
         _join_threads()
-        recorder.close()
+        recorder.close(reason)
         sys.argv[:], sys.path[:] = argv, search
     return recorder
 
@@ -184,45 +186,59 @@ def _join_threads() -> None:
             thread.join()
 
 
-def require_place(path: str, mode: str) -> None:
-    """Refuse a place that cannot take the run, before the script has begun.
+def choose_place(target: str, output: str | None, mode: str | None = None) -> tuple[str, str]:
+    """Decide where the run goes.
 
     Parameters
     ----------
-    path : str
-        Where the run shall go, a folder or a URL.
-    mode : {"w-", "a", "w"}
-        As for :func:`gradlog.open`.
+    target : str
+        The script or module. Without ``output`` the run is named after it, in the current folder.
+    output : str, optional
+        A folder or a URL.
+    mode : {"new", "a", "w"}, optional
+        Asked for by the user. Default: refuse a run at ``output``; without ``output`` number the new one.
+
+    Returns
+    -------
+    path, mode : str
+        Absolute, and as for :func:`gradlog.open`. Without ``output``, the run to continue or to replace is the newest.
 
     Raises
     ------
-    RunExistsError
-        A run is there and ``mode`` is "w-", or something that is no run is there.
-    CorruptRunError, NewerFormatError
-        The run that is there cannot be continued or replaced.
-    PermissionError
-        The file system lets no folder be made there.
-    StoreUnavailableError, MissingDependencyError, UnusableInputError
-        The object store does not answer, its client is not installed, or the URL is of no known kind.
+    RunExistsError, CorruptRunError, NewerFormatError, PermissionError, StoreUnavailableError, MissingDependencyError, \
+    UnusableInputError
+        The place cannot take the run, found out before the script has begun.
     """
+    path = absolute(output or default_name(target))
+    if output is None:
+        mode = mode or "new"
+        path = earlier.newest(path) if mode in ("a", "w") else path
     try:
-        sink = open_sink(path)
-    except ValueError as error:  # fsspec's, on the URL
-        raise UnusableInputError(f"{path}: {error}; expected a folder or a URL such as s3://bucket/run.zarr") from error
-    if sink.local is None:
-        with contextlib.suppress(FileNotFoundError):
-            sink.get(META)
-            if mode == "w-":
-                raise _taken(path)
-    elif sink.local.exists():
-        if not (sink.local / META).is_file():
-            if not sink.local.is_dir() or any(sink.local.iterdir()):
-                raise RunExistsError(f"{path} exists and is no gradlog run; choose another path")
-        elif mode == "w-":
-            raise _taken(path)
-        else:
-            read_root(sink)
-    else:
+        if mode == "new":
+            path = earlier.first_free(path)
+        require_place(path, mode or "w-")
+    except ValueError as error:
+        if isinstance(error, GradlogError):
+            raise
+        text = f"{path}: {error}; expected a folder or a URL such as s3://bucket/run.zarr"  # fsspec's, on the URL
+        raise UnusableInputError(text) from error
+    return path, mode or "w-"
+
+
+def require_place(path: str, mode: str) -> None:
+    """Refuse a place that cannot take the run. Raises as :func:`choose_place` does."""
+    sink = open_sink(path)
+    there = earlier.holds_run(path)
+    if mode == "w-" and (taken := path if there else earlier.further(path)):
+        raise RunExistsError(
+            f"{taken} exists; pass --append to continue it, --force to replace it, --new to record beside it"
+        )
+    if there:
+        read_root(sink)
+    elif sink.local is not None and sink.local.exists():
+        if not sink.local.is_dir() or any(sink.local.iterdir()):
+            raise RunExistsError(f"{path} exists and is no gradlog run; choose another path")
+    elif sink.local is not None:
         folder = next(p for p in sink.local.parents if p.exists())
         try:
             tempfile.TemporaryFile(dir=folder).close()
@@ -230,26 +246,16 @@ def require_place(path: str, mode: str) -> None:
             raise PermissionError(f"{path}: {folder} takes no files ({error.strerror}); choose another path") from error
 
 
-def _taken(path: str) -> RunExistsError:
-    return RunExistsError(f"{path} exists; pass --append to continue it, --force to replace it")
-
-
 def first_rank() -> bool:
     """Whether this process is the first, or the only one, of those that ``torchrun`` has started."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def default_path(target: str, folder: Path | None = None) -> Path:
-    """Name the run after the script: ``train.zarr``, or the first free ``train-2.zarr``, ``train-3.zarr``.
+def default_name(target: str) -> str:
+    """Name the run after the script or module.
 
-    >>> default_path("/tmp/nowhere/train.py", Path("/tmp/nowhere")).name
-    'train.zarr'
+    >>> default_name("somewhere/train.py"), default_name("package.train")
+    ('train.zarr', 'train.zarr')
     """
     is_file = target.endswith((".py", ".zip", ".pyz")) or os.path.exists(target)
-    stem = Path(target).resolve().stem if is_file else target.rpartition(".")[2]
-    folder = Path.cwd() if folder is None else folder
-    path, n = folder / f"{stem}.zarr", 1
-    while path.exists():
-        n += 1
-        path = folder / f"{stem}-{n}.zarr"
-    return path
+    return (Path(target).resolve().stem if is_file else target.rpartition(".")[2]) + SUFFIX

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from gradlog import limits
 from gradlog.errors import MissingDependencyError, StoreUnavailableError
+from gradlog.paths import absolute, is_url
 from gradlog.schema import PARTIAL_FILE
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
@@ -197,10 +198,8 @@ def open_sink(path: str | os.PathLike[str], durable: bool = False) -> LocalSink 
     >>> open_sink("run.zarr").local.name
     'run.zarr'
     """
-    text = os.fspath(path)
-    if "://" in text and not text.startswith("file://"):
-        return UrlSink(text.rstrip("/"))
-    return LocalSink(text.removeprefix("file://"), durable)
+    text = absolute(path)
+    return UrlSink(text) if is_url(text) else LocalSink(text, durable)
 
 
 def clear(sink: LocalSink | UrlSink) -> None:

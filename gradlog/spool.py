@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gradlog import limits, records
 from gradlog.buffer import Block
 from gradlog.errors import CorruptRunError
+from gradlog.paths import absolute
 from gradlog.records import Journal
 from gradlog.schema import WAITING, RunHeader
 from gradlog.sink import Sink
@@ -37,7 +38,7 @@ def folder(sink: Sink, uuid: str, segment: str) -> Path:
     if sink.local is not None:
         return sink.local / segment
     default = os.path.join(tempfile.gettempdir(), f"gradlog-spool-{os.getuid()}")
-    return Path(os.environ.get("GRADLOG_SPOOL", default)) / uuid / segment
+    return Path(absolute(os.environ.get("GRADLOG_SPOOL", default))) / uuid / segment
 
 
 def limit() -> int:

@@ -173,7 +173,8 @@ def test_the_training_loop_fails(tmp_path: Path, stop: type[BaseException]) -> N
 
     with pytest.raises(stop):
         train()
-    assert open_run(tmp_path / "r.zarr").info["status"] == "closed"
+    info = open_run(tmp_path / "r.zarr").info
+    assert (info["status"], info["reason"]) == ("failed", f"training ended by {stop.__name__}")
     assert len(open_run(tmp_path / "r.zarr").steps) == 6
 
 

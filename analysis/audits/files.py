@@ -27,7 +27,7 @@ def require_folder(path: str | os.PathLike[str]) -> Path:
     NotARunError
         There is no folder, or no metadata file in it.
     """
-    text = os.fspath(path)
+    text = os.path.expanduser(os.fspath(path))
     if "://" in text or "::" in text or os.path.isfile(text):
         raise UnsupportedError(f"{text}: an audit reads every file of a local folder; copy or unpack the run first")
     if not os.path.isdir(text):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradlog.analysis.report import colours, figures, many, over_time, seeds, tables, words
 from gradlog.analysis.report.study import Study
-from gradlog.analysis.text import printable
+from gradlog.analysis.text import optimizer_in_words, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -179,6 +179,7 @@ def provenance(study: Study) -> list[tuple[str, str]]:
         "uuid": info["uuid"],
         "format": info["format"],
         "command": " ".join(map(str, origin.get("argv", []))),
+        "optimizer": optimizer_in_words(origin),
         "code": code,
         "versions": ", ".join(f"{k} {v}" for k, v in origin.get("versions", {}).items()),
         "platform": origin.get("platform", ""),

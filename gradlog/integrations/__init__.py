@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from gradlog.errors import MissingDependencyError
 
 
@@ -16,13 +14,3 @@ def missing(extra: str, error: ImportError) -> MissingDependencyError:
     return MissingDependencyError(
         f"gradlog.integrations.{extra}: {error}; install it with: pip install 'gradlog-zarr[{extra}]'"
     )
-
-
-def numbered(path: str | os.PathLike[str], n: int) -> str:
-    """Store of the n-th optimizer of a job, counted from 1: that of the first, with ``-n`` before its suffix.
-
-    >>> numbered("gan.zarr", 1), numbered("s3://bucket/gan.zarr", 2)
-    ('gan.zarr', 's3://bucket/gan-2.zarr')
-    """
-    stem, suffix = os.path.splitext(os.fspath(path).rstrip("/"))
-    return f"{stem}{f'-{n}' if n > 1 else ''}{suffix}"

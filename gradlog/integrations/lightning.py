@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from gradlog import earlier
 from gradlog.errors import UnsupportedError
-from gradlog.integrations import missing, numbered
+from gradlog.integrations import missing
 
 try:
     import torch
@@ -15,20 +16,23 @@ try:
 except ImportError as error:
     raise missing("lightning", error) from error
 
-from gradlog.logger import Logger
+from gradlog.logger import Logger, ended_by
+from gradlog.paths import absolute, of_optimizer
 
 
 class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framework is not installed
     """Records every optimizer step of a Lightning ``Trainer``; each optimizer gets a run of its own.
 
-    The place in the run is kept in Lightning's checkpoints: ``fit(ckpt_path=...)`` continues there.
+    The place in the run is kept in Lightning's checkpoints: ``fit(ckpt_path=...)`` continues there. Any other ``fit``
+    is a run of its own, ``run-2.zarr`` where ``run.zarr`` is there already.
 
     Parameters
     ----------
     path : str or path-like
-        Store of the first optimizer's run, a folder or a URL; those of others get ``-2``, ``-3`` before the suffix.
+        Store of the first optimizer's run, a folder or a URL; those of others get ``.optimizer2``, ``.optimizer3``
+        before the suffix.
     **options
-        As for :func:`gradlog.attach`.
+        As for :func:`gradlog.attach`, with ``mode="new"`` as the default.
 
     Attributes
     ----------
@@ -41,7 +45,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        self._path, self._options = os.fspath(path), options
+        self._path, self._options = absolute(path), {"mode": "new", **options}
         self._restored: list[dict[str, Any]] = []
         self._losses: list[Any] = []
         self._steps = 0
@@ -75,12 +79,18 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
                 "stage='preclip': clipping by value goes unnoticed; clip by norm, or record 'consumed'"
             )
 
-        self._close()
-        options = dict(self._options)
+        self._close("training began again")
+        options, path = dict(self._options), self._path
         if self._restored:
             options["mode"] = "a"
+            path = earlier.with_uuid(path, str(self._restored[0].get("uuid")))
+        elif len(trainer.optimizers) == 1:
+            options.setdefault("first_step", trainer.global_step)
+        elif options["mode"] == "new":
+            path = earlier.first_free(path)
         for n, optimizer in enumerate(trainer.optimizers, start=1):
-            self.logs.append(attach(optimizer, numbered(self._path, n), pl_module, **options))
+            self.logs.append(attach(optimizer, of_optimizer(path, n), pl_module, **options))
+            path = self.logs[0].path or path
         for log, state in zip(self.logs, self._restored, strict=False):
             log.load_state_dict(state)
         self._restored, self._losses, self._steps = [], [], trainer.global_step
@@ -92,8 +102,9 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
             self._losses.append(loss.detach())
         if trainer.global_step > self._steps and self._losses:
             self._steps = trainer.global_step
-            total = sum(self._losses)
-            loss = total if pl_module.automatic_optimization else total / len(self._losses)
+            loss = sum(self._losses) / len(self._losses)
+            if pl_module.automatic_optimization:
+                loss = loss * trainer.accumulate_grad_batches
             self._losses = []
             for log in self.logs:
                 log.annotate(loss=loss)
@@ -103,10 +114,10 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         self._close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Close the runs."""
-        self._close()
+        """Close the runs, and keep in them what ended the training."""
+        self._close(ended_by(exception))
 
-    def _close(self) -> None:
+    def _close(self, reason: str = "") -> None:
         for log in self.logs:
-            log.close()
+            log.close(reason)
         self.logs = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from gradlog.groups import canonical
 from gradlog.integrations.torch_capture import Capture
 from gradlog.integrations.torch_ddp import LocalCapture, averaging
 from gradlog.integrations.torch_measure import measure_for
+from gradlog.integrations.torch_optimizer import settings
 from gradlog.integrations.torch_shards import is_sharded, require_agreement
 from gradlog.integrations.torch_steps import stepping
 from gradlog.integrations.torch_update import UpdateCapture
@@ -50,19 +51,18 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     stage, what = options.get("stage", "consumed"), options.get("what", "gradient")
     if what not in WHAT:
         raise ValueError(f"what must be 'gradient' or 'update', got {what!r}")
-    if model is not None and not isinstance(model, torch.nn.Module):
-        raise TypeError(f"expected model to be a torch.nn.Module, got {type(model).__name__}")
-    _refuse(optimizer, model)
-    named = named_parameters(optimizer, model)
+    models = _models(model)
+    _refuse(optimizer, models)
+    named = named_parameters(optimizer, models)
     if not named:
         raise UnsupportedError("the optimizer holds no parameter that requires a gradient: nothing to record")
-    logger, header, capture = _for_job(path, named, options, stage, what)
+    logger, header, capture = _for_job(path, named, {"optimizer": settings(optimizer), **options}, stage, what)
     if header is None:
         return logger
     held = dict(named)
     params = [held[t.name] for t in header.tensors]  # the run's order: some may have joined it later
     try:
-        names = functools.partial(named_parameters, optimizer, model)
+        names = functools.partial(named_parameters, optimizer, models)
         capture(optimizers, params, logger, header, measure_for(header, params), names)
     except UnsupportedError:
         logger.close()
@@ -95,10 +95,19 @@ def _for_job(path: Any, named: Named, options: dict[str, Any], stage: str, what:
     return *_open(path, named, options), capture
 
 
-def named_parameters(optimizer: Any, model: Any = None) -> list[tuple[str, Any]]:
-    """Trainable parameters of the optimizer, each once, under canonical names, in the model's order.
+def _models(model: Any) -> dict[str, torch.nn.Module]:
+    """Modules by what goes before the names of their parameters."""
+    models = {} if model is None else dict(model) if isinstance(model, Mapping) else {"": model}
+    for name, module in models.items():
+        if not isinstance(module, torch.nn.Module) or not isinstance(name, str):
+            raise TypeError(f"expected model to be a torch.nn.Module, or a dict of them, got {type(module).__name__}")
+    return models
 
-    Parameters that ``model`` does not know, or all without a model, are named by their place in the optimizer.
+
+def named_parameters(optimizer: Any, models: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Trainable parameters of the optimizer, each once, under canonical names, in the models' order.
+
+    Parameters that none of the models knows are named by their place in the optimizer.
     """
     held = {
         id(p): (f"group{g}.{i}", p)
@@ -106,13 +115,16 @@ def named_parameters(optimizer: Any, model: Any = None) -> list[tuple[str, Any]]
         for i, p in enumerate(group["params"])
         if p.requires_grad
     }
-    known = [] if model is None else [(canonical(n), p) for n, p in model.named_parameters() if id(p) in held]
-    rest = held.keys() - {id(p) for _, p in known}
-    return known + [held[i] for i in held if i in rest]
+    found: dict[int, tuple[str, Any]] = {}
+    for prefix, model in models.items():
+        for name, p in model.named_parameters():
+            if id(p) in held:
+                found.setdefault(id(p), (f"{prefix}.{canonical(name)}" if prefix else canonical(name), p))
+    return [*found.values(), *(held[i] for i in held if i not in found)]
 
 
-def _refuse(optimizer: Any, model: Any) -> None:
-    modules = [] if model is None else [m.__class__.__name__ for m in model.modules()]
+def _refuse(optimizer: Any, models: Mapping[str, Any]) -> None:
+    modules = [m.__class__.__name__ for model in models.values() for m in model.modules()]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if any(hasattr(p, "ds_id") for p in params):
         raise UnsupportedError(
@@ -134,7 +146,7 @@ def _open(path: Any, named: Named, options: dict[str, Any]) -> Opened:
 
 def _open_together(path: Any, named: Named, options: dict[str, Any]) -> Opened:
     """Open on rank 0 and tell the others what is recorded, or what went wrong."""
-    logger, header = _first(lambda: _open(path, named, options), lambda header: (Logger(None), header))
+    logger, header = _first(lambda: _open(path, named, options), lambda header, place: (Logger(None), header))
     if header is not None:
         try:
             require_agreement(header, named)
@@ -146,24 +158,25 @@ def _open_together(path: Any, named: Named, options: dict[str, Any]) -> Opened:
 
 def _open_each(path: Any, named: Named, options: dict[str, Any]) -> Opened:
     """Open on every rank: on rank 0 first, which may have to replace an older run, then the others join."""
-    mode = "a" if options.get("mode") == "w" else options.get("mode", "w-")
+    mode = options.get("mode", "w-")
+    follow = {**options, "mode": "a" if mode in ("w", "new") else mode, "rank": dist.get_rank()}
     return _first(
         lambda: _open(path, named, options),
-        lambda header: _open(path, named, {**options, "mode": mode, "rank": dist.get_rank()}),
+        lambda header, place: _open(place if mode == "new" and place else path, named, follow),
     )
 
 
-def _first(opens: Callable[[], Opened], follows: Callable[[RunHeader | None], Opened]) -> Opened:
-    """Let rank 0 open, then the others; what it raises, all raise."""
-    told: list[Any] = [None]
+def _first(opens: Callable[[], Opened], follows: Callable[[RunHeader | None, str], Opened]) -> Opened:
+    """Let rank 0 open, then the others, who are told what and where; what it raises, all raise."""
+    told: list[Any] = [None, ""]
     opened: Opened = Logger(None), None
     if dist.get_rank() == 0:
         try:
             opened = opens()
-            told[0] = opened[1]
+            told = [opened[1], opened[0].path]
         except Exception as error:
             told[0] = error
     dist.broadcast_object_list(told)
     if isinstance(told[0], Exception):
         raise told[0]
-    return opened if dist.get_rank() == 0 else follows(told[0])
+    return opened if dist.get_rank() == 0 else follows(told[0], told[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from gradlog import earlier
 from gradlog.integrations import missing
 
 try:
@@ -13,20 +14,22 @@ except ImportError as error:
     raise missing("transformers", error) from error
 
 from gradlog.logger import Logger
+from gradlog.paths import absolute
 
 
 class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the framework is not installed
     """Records every optimizer step of a ``Trainer``.
 
     Steps are numbered by the trainer's own ``global_step``, so that ``train(resume_from_checkpoint=...)`` continues the
-    run where the checkpoint was taken; rows logged after it stay in the store as an abandoned branch.
+    run where the checkpoint was taken; rows logged after it stay in the store as an abandoned branch. Any other
+    ``train()`` is a run of its own, ``run-2.zarr`` where ``run.zarr`` is there already.
 
     Parameters
     ----------
     path : str or path-like
         The run's store.
     **options
-        As for :func:`gradlog.attach`.
+        As for :func:`gradlog.attach`, with ``mode="new"`` as the default.
 
     Attributes
     ----------
@@ -39,18 +42,25 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        self.path, self.options = path, options
+        self.path, self.options = absolute(path), {"mode": "new", **options}
         self.log: Logger | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach to the optimizer that the trainer has prepared."""
         from gradlog.integrations.torch import attach
 
-        self._close()
-        options = dict(self.options)
+        options, path = {"first_step": state.global_step, **self.options}, self.path
+        key = f"gradlog:{os.path.basename(path)}"  # where the trainer's checkpoints keep which run this is
         if state.global_step:
             options["mode"] = "a"
-        self.log = attach(kwargs["optimizer"], self.path, kwargs["model"], first_step=state.global_step, **options)
+            known = state.stateful_callbacks.get(key)
+            path = earlier.with_uuid(path, str(known["uuid"])) if known else earlier.newest(path)
+        elif self.log is not None and self.log.rows == 0 and self.log.active:
+            options["mode"], path = "a", self.log.path  # an attempt that ended before its first step
+        self._close("training began again")
+        self.log = attach(kwargs["optimizer"], path, kwargs["model"], **options)
+        if self.log.header is not None:
+            state.stateful_callbacks[key] = {"uuid": self.log.header.uuid}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Take the training loss: as ``loss`` where it is this step's own, else as ``mean_loss`` of the last steps."""
@@ -62,7 +72,7 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
         """Close the run."""
         self._close()
 
-    def _close(self) -> None:
+    def _close(self, reason: str = "") -> None:
         if self.log is not None:
-            self.log.close()
+            self.log.close(reason)
             self.log = None

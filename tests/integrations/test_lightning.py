@@ -94,7 +94,7 @@ def test_two_optimizers_two_runs(tmp_path, recorded):
     model = Gan()
     fit(tmp_path, model, [GradlogCallback(tmp_path / "r.zarr", k=8, on_error="raise")])
     recorded(tmp_path / "r.zarr").expect(model.seen["generator"])
-    recorded(tmp_path / "r-2.zarr").expect(model.seen["critic"])
+    recorded(tmp_path / "r.optimizer2.zarr").expect(model.seen["critic"])
 
 
 def test_a_url_stays_one(tmp_path, monkeypatch, recorded):
@@ -102,7 +102,7 @@ def test_a_url_stays_one(tmp_path, monkeypatch, recorded):
     model = Gan()
     fit(tmp_path, model, [GradlogCallback("memory://lightning/r.zarr", k=8, on_error="raise")])
     recorded("memory://lightning/r.zarr").expect(model.seen["generator"])
-    recorded("memory://lightning/r-2.zarr").expect(model.seen["critic"])
+    recorded("memory://lightning/r.optimizer2.zarr").expect(model.seen["critic"])
     assert not (tmp_path / "memory:").exists()
 
 
@@ -151,3 +151,68 @@ def test_lbfgs(tmp_path, recorded):
     run = recorded(tmp_path / "r.zarr")
     run.expect(model.after)
     assert len(model.losses) > 3
+
+
+def test_every_fit_is_a_run_of_its_own(tmp_path, recorded):
+    """A trial run first, then two fits with one callback and one trainer: nothing is lost, nothing is overwritten."""
+    models = [Net(), Net()]
+    fit(tmp_path, models[0], [GradlogCallback(tmp_path / "r.zarr", k=24, on_error="raise")], fast_dev_run=True)
+    callback = GradlogCallback(tmp_path / "r.zarr", k=24, on_error="raise")
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(16, 12)), batch_size=4)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, callbacks=[callback], **quiet)
+    trainer.fit(models[1], loader)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(models[1], loader)
+    runs = [recorded(tmp_path / name) for name in ("r.zarr", "r-2.zarr", "r-3.zarr")]
+    assert [run.steps for run in runs] == [[0], [0, 1, 2, 3], [4, 5, 6, 7]]
+    runs[1].expect(models[1].after[:4])
+    runs[2].expect(models[1].after[4:])
+    np.testing.assert_allclose(runs[2].scalars["loss"], models[1].losses[4:], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Be aware that when using `ckpt_path`", "ignore:You.re resuming from a checkpoint that"
+)
+def test_a_checkpoint_finds_its_run_among_the_numbered_ones(tmp_path, recorded):
+    saver = lightning.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1, filename="{step}")
+    path, first, second = tmp_path / "r.zarr", Gan(), Gan()
+    options = {"max_steps": 4, "enable_checkpointing": True}  # of both optimizers together: two batches
+    for model, callbacks in ((first, [saver]), (Gan(), [])):  # two runs; the checkpoint is of the first
+        fit(tmp_path, model, [GradlogCallback(path, k=8, on_error="raise"), *callbacks], **options)
+    fit(tmp_path, second, [GradlogCallback(path, k=8, on_error="raise")], str(tmp_path / "step=2.ckpt"), max_steps=8)
+    for suffix, name in (("", "generator"), (".optimizer2", "critic")):
+        assert recorded(tmp_path / f"r-2{suffix}.zarr").steps == [0, 1]
+        run = recorded(tmp_path / f"r{suffix}.zarr")
+        assert run.steps == [0, 1, 2, 3]
+        run.expect(first.seen[name][:1] + second.seen[name])
+
+
+def test_an_exception_is_kept_with_the_run(tmp_path, recorded):
+    class Fails(Net):
+        def on_train_batch_start(self, batch, i):
+            if i == 3:
+                raise ValueError("no more data")
+
+    with pytest.raises(ValueError, match="no more data"):
+        fit(tmp_path, Fails(), [GradlogCallback(tmp_path / "r.zarr", k=24, on_error="raise")])
+    info = recorded(tmp_path / "r.zarr").run.info
+    assert (info["status"], info["reason"], info["steps"]) == (
+        "failed",
+        "training ended by ValueError: no more data",
+        3,
+    )
+
+
+def test_the_loss_of_a_last_step_with_fewer_batches_is_their_mean(tmp_path, recorded):
+    model = Net()
+    fit(
+        tmp_path,
+        model,
+        [GradlogCallback(tmp_path / "r.zarr", k=24)],
+        accumulate_grad_batches=3,
+        max_steps=-1,
+        max_epochs=1,
+    )
+    means = [np.mean(model.losses[i : i + 3]) for i in range(0, 16, 3)]
+    np.testing.assert_allclose(recorded(tmp_path / "r.zarr").scalars["loss"], means, rtol=1e-5)

@@ -37,7 +37,7 @@ def test_a_url_stays_one(tmp_path, gradlog_run):
     done = gradlog_run("-o", "memory://bucket/out.zarr", "train.py", "two")
     assert done.returncode == 0, done.stderr
     assert "recorded memory://bucket/out.zarr; next: gradlog analyze memory://bucket/out.zarr" in done.stderr
-    assert "recorded memory://bucket/out-2.zarr" in done.stderr
+    assert "recorded memory://bucket/out.optimizer2.zarr" in done.stderr
     assert not (tmp_path / "memory:").exists()
 
 

@@ -30,14 +30,16 @@ def test_two_optimizers(tmp_path, recorded, gradlog_run):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done __main__ ['two', '--epochs', '3']\n"
     assert "next: gradlog analyze" in done.stderr
-    assert "train-2.zarr" in done.stderr
-    assert f"next: gradlog analyze {tmp_path}/train.zarr" in done.stderr
+    assert "train.optimizer2.zarr" in done.stderr
+    assert "next: gradlog analyze train.zarr\n" in done.stderr
     run = recorded(tmp_path / "train.zarr")
-    assert [t.name for t in run.header.tensors] == ["body.weight", "body.bias", "head.weight", "head.bias"]
+    assert [t.name for t in run.header.tensors] == [
+        f"net.{n}" for n in ("body.weight", "body.bias", "head.weight", "head.bias")
+    ]
     seen = np.load(tmp_path / "seen.npy")
     np.testing.assert_allclose(run.norm2.sum(axis=1), np.square(seen).sum(axis=1), rtol=1e-5)
     assert run.steps == [0, 1, 2, 3]
-    assert recorded(tmp_path / "train-2.zarr").header.dimension == 12
+    assert recorded(tmp_path / "train.optimizer2.zarr").header.dimension == 12
 
 
 @pytest.mark.parametrize(("mode", "status"), [
@@ -129,8 +131,8 @@ def test_processes_threads_and_hooks_of_the_script(tmp_path, recorded, gradlog_r
     done = gradlog_run("sub/edges.py")
     assert done.returncode == -signal.SIGINT, done.stderr
     assert done.stdout == "hooked KeyboardInterrupt\nat exit\n"
-    assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["edges-2.zarr", "edges.zarr"]
-    for name in ("edges", "edges-2"):
+    assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["edges.optimizer2.zarr", "edges.zarr"]
+    for name in ("edges", "edges.optimizer2"):
         assert recorded(tmp_path / f"{name}.zarr").steps == [0, 1, 2]
 
 

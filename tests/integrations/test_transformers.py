@@ -89,3 +89,43 @@ def test_resume_from_the_trainers_checkpoint(tmp_path, recorded):
     assert run.steps == list(range(6))
     assert sorted(second.seen) == [3, 4, 5]
     run.expect([(second.seen if t >= 3 else first.seen)[t] for t in run.steps])
+
+
+def test_every_train_is_a_run_of_its_own_and_a_checkpoint_finds_its_one(tmp_path, recorded):
+    path, spies = tmp_path / "r.zarr", [Spy(), Spy(), Spy()]
+    callback = GradlogCallback(path, k=24, on_error="raise")
+    first = trainer(tmp_path / "out", spies[0], callback, max_steps=5)
+    first.train()
+    trainer(tmp_path / "other", spies[1], callback, max_steps=2).train()
+    again = trainer(tmp_path / "out", spies[2], GradlogCallback(path, k=24, on_error="raise"))
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+    run, other = recorded(path), recorded(tmp_path / "r-2.zarr")
+    assert run.steps == list(range(6))
+    run.expect([(spies[2].seen if t >= 3 else spies[0].seen)[t] for t in run.steps])
+    assert other.steps == [0, 1]
+    other.expect([spies[1].seen[t] for t in other.steps])
+
+
+def test_a_search_for_the_batch_size_leaves_the_real_run_whole(tmp_path, recorded):
+    """Training begins again after each lack of memory: attempts without a step leave no run of their own."""
+
+    class Lacking(Trainer):
+        calls = 0
+
+        def training_step(self, model, inputs, *args, **kwargs):
+            self.calls += 1
+            if len(inputs["x"]) > 4 and self.calls > 3:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    spy, path = Spy(), tmp_path / "r.zarr"
+    made = trainer(tmp_path, spy, GradlogCallback(path, k=24, on_error="raise"), per_device_train_batch_size=8,
+                   auto_find_batch_size=True, gradient_accumulation_steps=1)  # fmt: skip
+    made.__class__ = Lacking
+    made.train()
+    assert sorted(p.name for p in tmp_path.glob("*.zarr")) == ["r-2.zarr", "r.zarr"]
+    assert recorded(path).steps == [0, 1, 2]
+    assert recorded(path).run.info["reason"] == "training began again"
+    run = recorded(tmp_path / "r-2.zarr")
+    assert run.steps == list(range(6))
+    run.expect([spy.seen[t] for t in run.steps])
