@@ -47,6 +47,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         self._path, self._options = absolute(path), {"mode": "new", **options}
         self._restored: list[dict[str, Any]] = []
+        self._ended: list[dict[str, Any]] = []
         self._losses: list[Any] = []
         self._steps = 0
         self.logs: list[Logger] = []
@@ -57,8 +58,8 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         return f"gradlog:{os.path.basename(self._path)}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Place in each run."""
-        return {"runs": [log.state_dict() for log in self.logs]}
+        """Place in each run; after training, where it ended."""
+        return {"runs": [log.state_dict() for log in self.logs] or self._ended}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the places until the optimizers are there."""
@@ -118,6 +119,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         self._close(ended_by(exception))
 
     def _close(self, reason: str = "") -> None:
+        self._ended = [log.state_dict() for log in self.logs] or self._ended
         for log in self.logs:
             log.close(reason)
         self.logs = []

@@ -172,7 +172,9 @@ def test_every_fit_is_a_run_of_its_own(tmp_path, recorded):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:Be aware that when using `ckpt_path`", "ignore:You.re resuming from a checkpoint that"
+    "ignore:Be aware that when using `ckpt_path`",
+    "ignore:You.re resuming from a checkpoint that",
+    "ignore:Using ModelCheckpoint with manual optimization",
 )
 def test_a_checkpoint_finds_its_run_among_the_numbered_ones(tmp_path, recorded):
     saver = lightning.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1, filename="{step}")
