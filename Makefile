@@ -3,15 +3,19 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 FW := .venv-frameworks/bin/python
+PIP := -m pip install -q --disable-pip-version-check
+# One worker for each core, at most eight; a worker that runs dry takes tests from another.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
-.PHONY: setup demo test check integrations bench bench-check docs figure paper wheel-check clean
+.PHONY: setup demo test test-fast check integrations bench bench-check docs figure paper wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
-test: .venv/.dev         ; $(PY) -m pytest
+test: .venv/.dev         ; $(PY) -m pytest $(PARALLEL)
+test-fast: .venv/.dev    ; $(PY) -m pytest $(PARALLEL) -m "not slow"
 check: lint wheel-check
-integrations: .venv-frameworks/.done ; $(FW) -m pytest tests/integrations
+integrations: .venv-frameworks/.done ; $(FW) -m pytest $(PARALLEL) tests/integrations tests/test_paper.py
 docs: .venv/.dev         ; $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 figure: .venv/.base      ; $(PY) examples/readme_figure.py
 paper: .venv/.paper
@@ -23,7 +27,7 @@ bench: .venv/.bench
 bench-check: .venv/.bench ; $(PY) benchmarks/report.py --quick --check
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
-clean:                   ; rm -rf .venv .venv-frameworks .wheel-check build docs/_build *.egg-info
+clean:                   ; rm -rf .venv .venv-* .wheel-check build docs/_build *.egg-info
 
 .PHONY: lint
 lint: .venv/.dev
@@ -33,11 +37,11 @@ lint: .venv/.dev
 	.venv/bin/lint-imports
 
 .venv/pyvenv.cfg:        ; $(PYTHON) -m venv .venv
-.venv/.base: pyproject.toml | .venv/pyvenv.cfg ; $(PY) -m pip install -q -e . && touch $@
-.venv/.dev: pyproject.toml | .venv/pyvenv.cfg  ; $(PY) -m pip install -q -e '.[test,dev,docs]' && touch .venv/.base $@
+.venv/.base: pyproject.toml | .venv/pyvenv.cfg ; .ci/quietly $(PY) $(PIP) -e . && touch $@
+.venv/.dev: pyproject.toml | .venv/pyvenv.cfg  ; .ci/quietly $(PY) $(PIP) -e '.[test,dev,docs]' && touch .venv/.base $@
 
 .venv-frameworks/pyvenv.cfg: ; $(PYTHON) -m venv .venv-frameworks
 .venv-frameworks/.done: pyproject.toml | .venv-frameworks/pyvenv.cfg
-	$(FW) -m pip install -q -e '.[test,transformers,lightning,optax,keras]' && touch $@
-.venv/.bench: .venv/.dev                       ; $(PY) -m pip install -q -e '.[test,fast,bench]' && touch $@
-.venv/.paper: .venv/.dev                       ; $(PY) -m pip install -q -e '.[test,transformers,examples]' && touch $@
+	.ci/quietly $(FW) $(PIP) -e '.[test,transformers,lightning,optax,keras]' && touch $@
+.venv/.bench: .venv/.dev                       ; .ci/quietly $(PY) $(PIP) -e '.[test,fast,bench]' && touch $@
+.venv/.paper: .venv/.dev                       ; .ci/quietly $(PY) $(PIP) -e '.[test,transformers,examples]' && touch $@
