@@ -6,11 +6,14 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradlog.analysis.reader import Block, Run
 from gradlog.analysis.summary import Float64
+
+if TYPE_CHECKING:
+    from gradlog.analysis.reader import Block, Run
 
 BATCH = ("batch_size", "batch")
 SCALARS = ("loss", "lr", *BATCH)

@@ -178,6 +178,7 @@ def test_the_training_loop_fails(tmp_path: Path, stop: type[BaseException]) -> N
     assert len(open_run(tmp_path / "r.zarr").steps) == 6
 
 
+@pytest.mark.slow
 def test_nothing_grows(tmp_path: Path) -> None:
     """Memory, threads and open files after 2,000 steps are those after 20,000, half of them without a gradient."""
 

@@ -20,7 +20,7 @@ from gradlog.run_script import ScriptRecorder
 
 # Now and then a rank aborts inside gloo while its process ends ("terminate called without an active exception"). That
 # is torch's own; any other failure counts at once.
-pytestmark = pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])
+pytestmark = [pytest.mark.slow, pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,7 +151,6 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow
 def test_torchrun(tmp_path, recorded):
     (tmp_path / "ranks.py").write_text(RANKS)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

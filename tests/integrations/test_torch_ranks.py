@@ -19,7 +19,7 @@ from gradlog.errors import UnsupportedError
 
 # Now and then a rank aborts inside gloo while its process ends ("terminate called without an active exception"). That
 # is torch's own; any other failure counts at once.
-pytestmark = pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])
+pytestmark = [pytest.mark.slow, pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])]
 
 STEPS = 3
 
@@ -106,7 +106,7 @@ def launch(ranks, folder, kind, **options):
     mp.spawn(work, args=(ranks, str(folder), kind, options), nprocs=ranks)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", pytest.param("columns", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "columns"])
 def test_two_ranks_equal_one(tmp_path, recorded, kind):
     launch(2, tmp_path, kind)
     reference(tmp_path / "one.zarr", 2)
@@ -118,7 +118,6 @@ def test_two_ranks_equal_one(tmp_path, recorded, kind):
     np.testing.assert_allclose(two.scalars["clip_coef"], one.scalars["clip_coef"], rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "kind", "options"), [
     (4, "hybrid", {}),
     (4, "tensor parallel", {}),
@@ -141,7 +140,6 @@ def test_a_rank_that_leaves_blocks_nobody(tmp_path, recorded):
     assert recorded(tmp_path / "leaves.zarr").steps == [0]
 
 
-@pytest.mark.slow
 def test_plain_parameters_beside_sharded_ones_count_once(tmp_path, recorded):
     launch(2, tmp_path, "mixed")
     model = build()
@@ -153,7 +151,6 @@ def test_plain_parameters_beside_sharded_ones_count_once(tmp_path, recorded):
     np.testing.assert_allclose(recorded(tmp_path / "mixed.zarr").norm2[0].sum(), expected, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_local_gradients_of_ranks_that_nobody_averages(tmp_path, recorded):
     launch(2, tmp_path, "local", stage="local")
     run = recorded(tmp_path / "local.zarr")
@@ -216,7 +213,7 @@ def local_work(rank, ranks, folder, scaled):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("scaled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scaled", [False, True])
 def test_local_gradients_under_ddp(tmp_path, recorded, scaled):
     """Each rank's rows are its share of the gradient, and add up to what DDP averages."""
     mp.spawn(local_work, args=(2, str(tmp_path), scaled), nprocs=2)
