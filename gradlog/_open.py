@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
+import operator
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -92,7 +94,8 @@ def open(
         Class and settings of the optimizer, such as ``{"class": "Adam", "settings": {"lr": 0.1}}``. The integrations
         fill it in themselves.
     notes : mapping, optional
-        Facts to keep with the run: batch size, data set, checkpoint. Tokens and passwords in it are masked, too.
+        Facts to keep with the run: batch size, data set, checkpoint. What JSON does not know is kept as the nearest
+        thing that it does: numpy numbers as numbers, paths and other objects as text. Tokens and passwords are masked.
 
     Returns
     -------
@@ -121,18 +124,17 @@ def open(
     _one_of("mode", mode, ("w-", "new", "a", "w"))
     _one_of("stage", stage, STAGES)
     _one_of("on_error", on_error, ("warn", "raise"))
-    if k != "exact" and not (isinstance(k, int) and not isinstance(k, bool) and 1 <= k <= 2**20):
-        raise ValueError(f"k must be an integer from 1 to 1,048,576 or 'exact', got {k!r}")
-    for name, value, least in (("every", every, 1), ("rank", rank, 0), ("chunk", chunk or 1, 1)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if k != "exact":
+        k = _whole("k", k, 1, 2**20, " or 'exact'")
+    seed, every, rank = _whole("seed", seed), _whole("every", every, 1), _whole("rank", rank, 0)
+    chunk = None if chunk is None else _whole("chunk", chunk, 1)
+    first_step = None if first_step is None else _whole("first_step", first_step, 0)
     if mode in ("w", "new") and rank > 0:
         raise ValueError(
             f'mode="{mode}" begins a new run: open it so on rank 0, and log.path of rank 0 with mode="a" on rank {rank}'
         )
     _one_of("codec", codec or "raw", CODECS)
-    if not isinstance(sketch_bits, int) or not 1 <= sketch_bits <= FULL_BITS:
-        raise ValueError(f"sketch_bits must be an integer from 1 to {FULL_BITS}, got {sketch_bits!r}")
+    sketch_bits = _whole("sketch_bits", sketch_bits, 1, FULL_BITS)
     if disabled():
         return Logger(None)
     _warn_of_namesake()
@@ -200,6 +202,20 @@ def disabled() -> bool:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _whole(name: str, value: Any, least: float = -math.inf, most: float = math.inf, other: str = "") -> int:
+    """Return a whole number that was given as one of any library, or as text, as settings often are."""
+    try:
+        number = int(value) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, bool) or not least <= number <= most:
+        bounds = (
+            f" from {least:,} to {most:,}" if most < math.inf else f" of at least {least}" if least > -math.inf else ""
+        )
+        raise ValueError(f"{name} must be an integer{bounds}{other}, got {value!r}")
+    return number
 
 
 _checked: list[bool] = []

@@ -24,6 +24,7 @@ from gradlog.halves import half_norms
 from gradlog.recording import PATIENCE, Fill, Recording, Row
 from gradlog.resume import Layout, Plan, describe_plan
 from gradlog.schema import RunHeader
+from gradlog.sparse import made_dense
 from gradlog.tree import describe, flatten
 
 log = logging.getLogger("gradlog")
@@ -395,4 +396,5 @@ def _row(recording: Recording, pairs: list[tuple[str, Any]], half: Any, scalars:
         return Row(mean, scalars)
     if recording.header.what != "gradient":
         raise GradientError(f"half: expected with what='gradient', this run records what={recording.header.what!r}")
-    return Row(mean, scalars | half_norms(recording.header, mean, recording.ordered(flatten(half))))
+    pair = (made_dense(arrays) for arrays in (mean, recording.ordered(flatten(half))))
+    return Row(mean, scalars | half_norms(recording.header, *pair))

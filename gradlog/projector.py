@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from gradlog.errors import GradientError
 from gradlog.schema import SketchSpec, TensorInfo
 from gradlog.sketch import Floats, FoldHash, from_spec, in_range, squared_norm
+from gradlog.sparse import Sparse
+
+Entries = NDArray[Any] | Sparse | None
+"""Gradient of one tensor."""
 
 _FEW = 4
 """A group of at most m/4 entries costs half as much entry by entry than by passes over 2m floats."""
@@ -23,12 +27,12 @@ _TOGETHER = 2**18
 class Projector(Protocol):
     """From the gradients of one step to its row of the run."""
 
-    def project(self, arrays: Sequence[NDArray[Any] | None], out: Floats, norm2: NDArray[np.float64]) -> int:
+    def project(self, arrays: Sequence[Entries], out: Floats, norm2: NDArray[np.float64]) -> int:
         """Sketch every group and square its norm.
 
         Parameters
         ----------
-        arrays : sequence of ndarray or None
+        arrays : sequence of ndarray, Sparse or None
             One gradient a tensor, in the order of ``tensors``; None (no gradient) counts as zeros. Arrays that are
             not C-contiguous are copied, complex ones are read as pairs of reals, all are rounded to float32.
         out : ndarray, float32 (G, k)
@@ -83,7 +87,7 @@ class _GroupProjector(abc.ABC):
         self._tensors = tuple(tensors)
         self._members = [[i for i, t in enumerate(tensors) if t.group == g] for g in range(groups)]
 
-    def project(self, arrays: Sequence[NDArray[Any] | None], out: Floats, norm2: NDArray[np.float64]) -> int:
+    def project(self, arrays: Sequence[Entries], out: Floats, norm2: NDArray[np.float64]) -> int:
         if len(arrays) != len(self._tensors):
             raise GradientError(f"expected {len(self._tensors)} gradients, got {len(arrays)}")
         shape = (len(self._members), self.spec.k)
@@ -94,7 +98,7 @@ class _GroupProjector(abc.ABC):
         return sum(a is None for a in arrays)
 
     @abc.abstractmethod
-    def _fill(self, arrays: Sequence[NDArray[Any] | None], out: Floats, norm2: NDArray[np.float64]) -> None:
+    def _fill(self, arrays: Sequence[Entries], out: Floats, norm2: NDArray[np.float64]) -> None:
         """Overwrite both."""
 
 
@@ -123,29 +127,33 @@ class _SketchProjector(_GroupProjector):
         self._entries = np.empty(sizes.sum(), np.float32)
         self._sums = np.empty((len(sizes), self.spec.k), np.float32)
 
-    def _fill(self, arrays: Sequence[NDArray[Any] | None], out: Floats, norm2: NDArray[np.float64]) -> None:
+    def _fill(self, arrays: Sequence[Entries], out: Floats, norm2: NDArray[np.float64]) -> None:
         for g in self._large:
             norm2[g] = self._group(self._members[g], arrays, out[g])
         if len(self._small):
             norm2[self._small] = self._fill_small(arrays, self._sums)
             out[self._small] = self._sums
 
-    def _group(self, members: list[int], arrays: Sequence[NDArray[Any] | None], out: Floats) -> float:
+    def _group(self, members: list[int], arrays: Sequence[Entries], out: Floats) -> float:
         w, total = self._w, 0.0
         w.fill(0)
         for i in members:
             a = arrays[i]
             if a is not None:
                 tensor = self._tensors[i]
-                total += self._sketch.fold_norm2(w, tensor.name, _coordinates(tensor, a))
+                if isinstance(a, Sparse):
+                    _require_shape(tensor, a)
+                    total += self._sketch.fold_entries(w, tensor.name, a.places, a.values)
+                else:
+                    total += self._sketch.fold_norm2(w, tensor.name, _coordinates(tensor, a))
         self._sketch.hash(w, out)
         return total
 
-    def _fill_small(self, arrays: Sequence[NDArray[Any] | None], out: Floats) -> NDArray[np.float64]:
+    def _fill_small(self, arrays: Sequence[Entries], out: Floats) -> NDArray[np.float64]:
         start, x = 0, self._entries
         for i in self._together:
             a, tensor = arrays[i], self._tensors[i]
-            x[start : (start := start + tensor.size)] = 0 if a is None else _coordinates(tensor, a)
+            _write(tensor, a, x[start : (start := start + tensor.size)])
         out.fill(0)
         self._scatter(x, out)
         squares = x.astype(np.float64)
@@ -154,26 +162,40 @@ class _SketchProjector(_GroupProjector):
 
 
 class _ExactProjector(_GroupProjector):
-    def _fill(self, arrays: Sequence[NDArray[Any] | None], out: Floats, norm2: NDArray[np.float64]) -> None:
+    def _fill(self, arrays: Sequence[Entries], out: Floats, norm2: NDArray[np.float64]) -> None:
         for g, members in enumerate(self._members):
             norm2[g] = self._group(members, arrays, out[g])
 
-    def _group(self, members: list[int], arrays: Sequence[NDArray[Any] | None], out: Floats) -> float:
+    def _group(self, members: list[int], arrays: Sequence[Entries], out: Floats) -> float:
         start, total = 0, 0.0
         for i in members:
             a, tensor = arrays[i], self._tensors[i]
             row = out[start : start + tensor.size]
-            row[:] = 0 if a is None else _coordinates(tensor, a)
+            _write(tensor, a, row)
             total += in_range(squared_norm(row), row)
             start += tensor.size
         out[start:] = 0
         return total
 
 
-def _coordinates(tensor: TensorInfo, a: NDArray[Any]) -> NDArray[Any]:
-    """Real entries of a gradient in C order, (tensor.size,)."""
+def _write(tensor: TensorInfo, a: Entries, out: Floats) -> None:
+    """Write the real entries of a gradient in C order, (tensor.size,)."""
+    if isinstance(a, Sparse):
+        _require_shape(tensor, a)
+        out[:] = 0
+        out[a.places] = a.values
+    else:
+        out[:] = 0 if a is None else _coordinates(tensor, a)
+
+
+def _require_shape(tensor: TensorInfo, a: NDArray[Any] | Sparse) -> None:
     if a.shape != tensor.shape:
         raise GradientError(f"{tensor.name}: expected a gradient of shape {tensor.shape}, got {a.shape}")
+
+
+def _coordinates(tensor: TensorInfo, a: NDArray[Any]) -> NDArray[Any]:
+    """Real entries of a gradient in C order, (tensor.size,)."""
+    _require_shape(tensor, a)
     flat = a.ravel()
     if flat.dtype.kind == "c":
         flat = flat.view(flat.real.dtype)

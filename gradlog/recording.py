@@ -19,12 +19,12 @@ from gradlog.buffer import Block
 from gradlog.errors import GradientError, SpecMismatchError, StepOrderError, StoreUnavailableError
 from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
-from gradlog.projector import projector
+from gradlog.projector import Entries, projector
 from gradlog.resume import Layout, Plan, open_segment, with_parent, writers
 from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
 from gradlog.steps import Steps
 from gradlog.store import Commit, SegmentWriter, read_segment, round_mantissa
-from gradlog.tree import as_numpy
+from gradlog.tree import as_entries
 
 log = logging.getLogger("gradlog")
 
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
     Attributes
     ----------
-    arrays : sequence of ndarray or None, or callable
+    arrays : sequence of ndarray, Sparse or None, or callable
         Gradients in the order of the run's tensors; or a :data:`Fill`, where they were sketched elsewhere.
     scalars : mapping
         Numbers, or one-element tensors that are read when the row is written.
@@ -60,7 +60,7 @@ class Row(NamedTuple):
         The sketch is still under way on a device: write the row when the next step comes, or at the end.
     """
 
-    arrays: Sequence[NDArray[Any] | None] | Fill
+    arrays: Sequence[Entries] | Fill
     scalars: Mapping[str, Any]
     flags: int = 0
     skipped: Any = False
@@ -127,13 +127,13 @@ class Recording:
         """Rows of this segment so far."""
         return self._block.index * self.header.chunk + self._block.rows
 
-    def ordered(self, pairs: Sequence[tuple[str, Any]]) -> list[NDArray[Any] | None]:
+    def ordered(self, pairs: Sequence[tuple[str, Any]]) -> list[Entries]:
         """Named gradients in the order of the run's tensors; those that are left out are None."""
-        arrays: list[NDArray[Any] | None] = [None] * len(self._index)
+        arrays: list[Entries] = [None] * len(self._index)
         for name, leaf in pairs:
             if name not in self._index:
                 raise GradientError(f"{name!r} is no parameter of this run, which has {list(self._index)[:4]} ...")
-            arrays[self._index[name]] = as_numpy(leaf, name)
+            arrays[self._index[name]] = as_entries(leaf, name)
         return arrays
 
     def append(self, source: Callable[[], Row], step: int | None, strict: bool = False) -> None:

@@ -132,6 +132,21 @@ class FoldHash:
         """Fold a full tensor (unchecked) and return the sum of its squared float32 entries, in float64."""
         return in_range(self._fold(w, name, x, 0), x)
 
+    def fold_entries(self, w: Floats, name: str, index: NDArray[np.int64], x: NDArray[Any]) -> float:
+        """Fold entries of a tensor (unchecked), at ascending places ``index``; return the sum of their squares.
+
+        The same additions as of the whole tensor, without the zeros: to the bit the same w.
+        """
+        if not index.size:
+            return 0.0
+        with np.errstate(all="ignore"):
+            row, entry = np.divmod(index, self.spec.m)
+            code = self.rows(name, int(row[-1]) + 1)[row]
+            signed = x.astype(np.float32, copy=False) * self._t[entry]
+            np.negative(signed, out=signed, where=(code & 1).astype(bool))
+            np.add.at(w, (code >> 1) + entry, signed)
+            return in_range(squared_norm(x), x)
+
     def hash(self, w: Floats, out: Floats) -> None:
         """Second stage: write the sketch, float32 (k,), of the folded vector ``w`` to ``out``."""
         m = self.spec.m

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
+from gradlog.sparse import Sparse, from_blocks
 
 
 def flatten(tree: Any) -> list[tuple[str, Any]]:
@@ -104,6 +105,17 @@ def as_numpy(leaf: Any, name: str = "gradient") -> NDArray[Any] | None:
     if a.dtype.name.startswith(("bfloat16", "float8")):
         return a.astype(np.float32)
     raise GradientError(f"{name}: expected numbers, got an array of dtype {a.dtype}")
+
+
+def as_entries(leaf: Any, name: str = "gradient") -> NDArray[Any] | Sparse | None:
+    """View a leaf as a numpy array, or as its entries where it is a sparse tensor; otherwise as :func:`as_numpy`."""
+    torch = sys.modules.get("torch")
+    few = torch is not None and isinstance(leaf, torch.Tensor) and leaf.layout is torch.sparse_coo
+    if not few or leaf.is_complex():
+        return as_numpy(leaf, name)
+    t = leaf.detach().coalesce()
+    values = _from_torch(t.values(), torch, name)
+    return from_blocks(tuple(t.shape), t.indices().cpu().numpy(), values)
 
 
 def _from_torch(tensor: Any, torch: Any, name: str) -> NDArray[Any]:

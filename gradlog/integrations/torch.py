@@ -115,17 +115,27 @@ def named_parameters(optimizer: Any, models: Mapping[str, Any]) -> list[tuple[st
         for i, p in enumerate(group["params"])
         if p.requires_grad
     }
-    found: dict[int, tuple[str, Any]] = {}
+    found: dict[int, tuple[str, str, Any]] = {}
     for prefix, model in models.items():
         for name, p in model.named_parameters():
             if id(p) in held:
-                found.setdefault(id(p), (f"{prefix}.{canonical(name)}" if prefix else canonical(name), p))
-    return [*found.values(), *(held[i] for i in held if i not in found)]
+                found.setdefault(id(p), (f"{prefix}." if prefix else "", name, p))
+    short = [prefix + canonical(name) for prefix, name, _ in found.values()]
+    if len(set(short)) < len(short):  # a wrapper's mark tells two of them apart
+        short = [prefix + name for prefix, name, _ in found.values()]
+    known = [(name, p) for name, (_, _, p) in zip(short, found.values(), strict=True)]
+    return [*known, *(held[i] for i in held if i not in found)]
 
 
 def _refuse(optimizer: Any, models: Mapping[str, Any]) -> None:
     modules = [m.__class__.__name__ for model in models.values() for m in model.modules()]
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(map(torch.nn.parameter.is_lazy, params)):
+        raise UnsupportedError("parameters of lazy modules have no shape yet: run one batch through the model first")
+    if any(p.device.type == "meta" for p in params):
+        raise UnsupportedError(
+            "parameters on the meta device have no values: attach after the model has them, to an optimizer made then"
+        )
     if any(hasattr(p, "ds_id") for p in params):
         raise UnsupportedError(
             "DeepSpeed ZeRO-3 partitions these parameters and leaves p.grad empty: nothing to record"

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.parts import Part
 from gradlog.integrations.torch_shards import Exchange, Shard, is_sharded
-from gradlog.integrations.torch_sketch import DeviceSketch, HostSketch, fetch, flat
+from gradlog.integrations.torch_sketch import DeviceSketch, Few, Flat, HostSketch, fetch, flat
 from gradlog.projector import projector
 from gradlog.recording import Fill
 from gradlog.schema import RunHeader
 from gradlog.sketch import from_spec
-from gradlog.tree import as_numpy
+from gradlog.tree import as_entries
 
 Pieces = list[tuple[torch.Tensor, torch.Tensor]]
 """Sketches (groups, k) and squared norms (groups,), one pair a device; their sum is the row."""
@@ -35,7 +35,7 @@ class HostMeasure:
 
     def lazy(self, tensors: Sequence[Any]) -> Fill:
         """Sketch when the row is written: at once."""
-        arrays = [as_numpy(t, n) for t, n in zip(tensors, self._names, strict=True)]
+        arrays = [as_entries(t, n) for t, n in zip(tensors, self._names, strict=True)]
         return lambda out, norm2: self._projector.project(arrays, out, norm2)
 
     def now(self, tensors: Sequence[Any]) -> Fill:
@@ -141,12 +141,14 @@ class _Exact:
     def __init__(self, parts: Sequence[Part], groups: int, k: int) -> None:
         self._parts, self._shape = parts, (groups, k)
 
-    def __call__(self, flats: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, flats: Sequence[Flat]) -> tuple[torch.Tensor, torch.Tensor]:
         out = np.zeros(self._shape)
         at = [0] * self._shape[0]
         for part, x in zip(self._parts, flats, strict=True):
             start = at[part.group]
             at[part.group] += part.size
+            if isinstance(x, Few):
+                x = x.dense(part.size)
             if x is not None:
                 out[part.group, start : start + part.size] = x.double().cpu().numpy()
         return torch.from_numpy(out), torch.from_numpy(np.square(out).sum(axis=1))

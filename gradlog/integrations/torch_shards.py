@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.parts import Part
-from gradlog.integrations.torch_sketch import fetch, flat
+from gradlog.integrations.torch_sketch import Flat, fetch, flat
 from gradlog.schema import RunHeader
 
 
@@ -89,7 +89,7 @@ class Shard:
         n = 2 if self._like.is_complex() else 1
         return Part(name, group, n * self._size, n * self._offset)
 
-    def flat(self, tensor: Any) -> torch.Tensor | None:
+    def flat(self, tensor: Any) -> Flat:
         """Coordinates of this rank's part of a gradient or parameter; None where another rank counts them."""
         if tensor is None:
             return None

@@ -82,6 +82,9 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
         gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", model=model.named_parameters())
     with pytest.raises(ValueError, match="what must be"):
         gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", what="momentum")
+    for layer, why in ((torch.nn.LazyLinear(2), "lazy modules"), (torch.nn.Linear(3, 2, device="meta"), "meta device")):
+        with pytest.raises(UnsupportedError, match=why):
+            gradlog.attach(torch.optim.SGD(layer.parameters()), tmp_path / "r.zarr", model=layer)
     for p in model.parameters():
         p.requires_grad_(False)
     with pytest.raises(UnsupportedError, match="no parameter that requires"):

@@ -243,3 +243,49 @@ def test_update_exact_and_every(tmp_path, recorded):
     np.testing.assert_allclose(
         run.sketch.reshape(3, -1)[:, :8].sum(1), np.stack(rows)[::2].sum(1), rtol=1e-5, atol=1e-8
     )
+
+
+@pytest.mark.parametrize("setting", ["device", "dtype"])
+def test_torchs_defaults_are_none_of_ours(tmp_path, recorded, any_path, setting):
+    """Whatever the script makes the default for new tensors, while steps are taken."""
+    model = mlp(device="cpu", dtype=torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    change, back = {
+        "device": (lambda: torch.set_default_device("meta"), lambda: torch.set_default_device("cpu")),
+        "dtype": (lambda: torch.set_default_dtype(torch.float64), lambda: torch.set_default_dtype(torch.float32)),
+    }[setting]
+    seen = []
+    change()
+    try:
+        with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+            for _ in range(2):
+                optimizer.zero_grad()
+                model(torch.randn(8, 20, device="cpu", dtype=torch.float32)).square().mean().backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+                seen.append(snapshot(model))
+                optimizer.step()
+    finally:
+        back()
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+class Twice(nn.Module):
+    """Two layers whose names differ by a prefix that wrappers use."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(20, 5)
+        self.module = nn.ModuleDict({"layer": nn.Linear(20, 5)})
+
+    def forward(self, x):
+        return self.layer(x) + self.module["layer"](x)
+
+
+def test_prefixes_that_tell_two_parameters_apart_are_kept(tmp_path, recorded):
+    model = Twice()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        loss_of(model).backward()
+        seen = [snapshot(model)]
+        optimizer.step()
+    recorded(tmp_path / "r.zarr").expect(seen)
