@@ -78,7 +78,7 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
         gradlog.attach(DeepSpeedLike(model.parameters(), lr=0.1), tmp_path / "r.zarr")
     with pytest.raises(UnsupportedError, match="no step hooks"):
         gradlog.attach(NoHooks(), tmp_path / "r.zarr")
-    with pytest.raises(TypeError, match=r"expected model to be a torch\.nn\.Module, got generator"):
+    with pytest.raises(TypeError, match=r"expected model to be a torch\.nn\.Module, or a dict of them, got generator"):
         gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", model=model.named_parameters())
     with pytest.raises(ValueError, match="what must be"):
         gradlog.attach(torch.optim.SGD(model.parameters()), tmp_path / "r.zarr", what="momentum")
@@ -99,4 +99,4 @@ def test_wrappers_are_looked_into():
 
 def test_names_without_a_model():
     optimizer = torch.optim.SGD(mlp().parameters())
-    assert [n for n, _ in integration.named_parameters(optimizer)] == [f"group0.{i}" for i in range(4)]
+    assert [n for n, _ in integration.named_parameters(optimizer, {})] == [f"group0.{i}" for i in range(4)]
