@@ -7,11 +7,13 @@ this is the exact permutation mean; far from the edges it tends to (1 - c)(1 + |
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.predictors import Fitted
-from gradlog.analysis.rank import Spectrum
+from gradlog.analysis.rank import ROUNDING, Spectrum
 from gradlog.analysis.summary import Float64
 
 RESOLUTION = 1e-4
@@ -90,4 +92,6 @@ def shuffled_gram(rows_gram: Float64, total: Float64, rows: int) -> Float64:
 
 def resolved(spectrum: Spectrum, energy: float) -> Spectrum | None:
     """Spectrum of shuffled rows of this energy; None where the rows are too nearly equal to tell it from rounding."""
-    return spectrum if spectrum.total > 2 * RESOLUTION * energy else None
+    rounding = 2 * ROUNDING * energy  # what the products of the rows themselves leave
+    known = spectrum.total > 2 * RESOLUTION * energy
+    return dataclasses.replace(spectrum, rounding=max(spectrum.rounding, rounding)) if known else None

@@ -16,6 +16,7 @@ from gradlog.analysis.gradient_noise import LAGS
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.reader import Run
 from gradlog.analysis.scopes import Range
+from gradlog.analysis.shuffled_rank import METHODS
 from gradlog.analysis.text import portable_names, writable
 
 P, E = ("predictor",), ("eps",)
@@ -49,7 +50,10 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "rank": (E, "1", "r*(eps) of the logged increments; its certified upper bound where it is not closed"),
     "rank_low": (E, "1", "certified lower bound of r*(eps) of the logged increments"),
     "rank_high": (E, "1", "certified upper bound of r*(eps) of the logged increments"),
-    "rank_null": (E, "1", "r*(eps) of the expected Gram of shuffled steps"),
+    "rank_null": (E, "1", "r*(eps) of the same rows in random order, mean"),
+    "rank_null_low": (E, "1", "lower end of the range of r*(eps) in 9 of 10 random orders"),
+    "rank_null_high": (E, "1", "upper end of the range of r*(eps) in 9 of 10 random orders"),
+    "rank_null_method": ((), "1", "how the random orders were drawn"),
     "rank_estimate": (E, "1", "r*(eps) of the gradients themselves, NaN where not identifiable"),
     "rank_estimate_low": (E, "1", "lower end of its range: spread over sub-sketches and usual error"),
     "rank_estimate_high": (E, "1", "upper end of its range: spread over sub-sketches and usual error"),
@@ -153,8 +157,16 @@ def _scope(scope: str, found: list[Values], sizes: dict[str, int], scale: float)
         stacked = _stacked(rows)
         data = stacked.reshape((*(sizes[d] for d in outer), *stacked.shape[1:]))
         label = f"{scope}_{name}" if scope else name
-        variables[label] = (outer + dims, data, {"units": units, "long_name": text + about})
+        variables[label] = (outer + dims, data, {"units": units, "long_name": text + about} | _flags(name))
     return variables
+
+
+def _flags(name: str) -> dict[str, Any]:
+    """Meanings of the values 0, 1, ... of a flag, as the CF conventions name them."""
+    if name != "rank_null_method":
+        return {}
+    words = " ".join(method.replace(" ", "_") for method in METHODS)
+    return {"flag_values": list(range(len(METHODS))), "flag_meanings": words}
 
 
 def _stacked(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:

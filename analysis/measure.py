@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis import baseline, bounds, gradient_noise, inversion, rank
+from gradlog.analysis import baseline, bounds, gradient_noise, inversion, rank, shuffled_rank
 from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.gradient_noise import HalfBatches
 from gradlog.analysis.intervals import by_group, jackknife, pool
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.rank import Spectrum
+from gradlog.analysis.shuffled_rank import ShuffledRank
 from gradlog.analysis.summary import Float64
 from gradlog.analysis.verdict import NEGLIGIBLE
 
@@ -125,19 +126,19 @@ def _freedom(evidence: Evidence, ask: Question) -> float:
     return inversion.participation(centred)[0]
 
 
-def ranks(spectrum: Spectrum | None, shuffled: Spectrum | None, eps: tuple[float, ...]) -> Values:
+def ranks(spectrum: Spectrum | None, shuffled: ShuffledRank | None, eps: tuple[float, ...]) -> Values:
     """Rank of the logged matrix with its certified interval, rank of shuffled steps, and the smooth measures."""
+    null = shuffled or shuffled_rank.unknown(len(eps))
+    found = {"rank_null": null.mean, "rank_null_low": null.low, "rank_null_high": null.high}
+    found["rank_null_method"] = np.array(float(shuffled_rank.METHODS.index(null.method)))
     if spectrum is None:
         nothing = np.full(len(eps), np.nan)
-        names = ("stable", "participation", "entropy")
-        return dict.fromkeys(("rank", "rank_low", "rank_high", "rank_null"), nothing) | {
-            f"{n}_rank": np.nan for n in names
-        }
+        smooth = dict.fromkeys(("stable_rank", "participation_rank", "entropy_rank"), np.nan)
+        return found | dict.fromkeys(("rank", "rank_low", "rank_high"), nothing) | smooth
     pairs = [rank.rank_interval(spectrum, e) for e in eps]
     low, high = (np.array(x) for x in zip(*pairs, strict=True))
-    nulls = [rank.rank_interval(shuffled, e)[1] for e in eps] if shuffled else [np.nan] * len(eps)
-    found = {"rank": high, "rank_low": low, "rank_high": high, "rank_null": np.array(nulls)}
-    return found | {f"{name}_rank": value for name, value in rank.measures(spectrum).items()}
+    smooth = {f"{name}_rank": value for name, value in rank.measures(spectrum).items()}
+    return found | {"rank": high, "rank_low": low, "rank_high": high} | smooth
 
 
 def estimates(gram: Float64 | None, limit: float, ask: Question, found: Values) -> Values:

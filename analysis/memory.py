@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradlog.analysis import shuffled_rank
 from gradlog.analysis.blocks import block_rows, buffer_rows
 from gradlog.analysis.ema import segments_at_once
 from gradlog.analysis.grams import parts
@@ -78,6 +79,8 @@ def predict(
         peak = max(peak, kept + working_set(recipe, source, panes, tasks))
         kept += summary_bytes(recipe)
     last = sum(afterwards(recipe) for recipe, _ in passes)
+    if any(recipe.scatter for recipe, _ in passes):
+        last += shuffled_rank.kept_bytes(source.n, len(source))
     return compiler + resident() + LIBRARIES + peak + last + BREAK * breaks + scores
 
 

@@ -91,7 +91,7 @@ def analyze(
         pass. Their spectra are then the randomized route's after one pass, with intervals as wide as that leaves them,
         and of their groups only the shares in the path length are measured.
     null_rank : bool
-        Also the rank that shuffled steps would show (a second Gram).
+        Also the rank that shuffled steps would show (a second Gram, and random orders drawn from it).
     components : int
         Also the leading right singular vectors and their scores over time (one more pass).
     passes : int
@@ -102,7 +102,7 @@ def analyze(
     eta, lowest_loss, diameter : float, optional
         Inputs of the bounds that override what was logged or assumed.
     seed : int
-        Of the randomized route.
+        Of the randomized route, and of the random orders.
     cache : bool, path or Cache, optional
         Keep the summaries of chunks in a folder (True: the user's cache folder), so that the analysis of a run that
         grew reads only what is new. Same numbers, bit by bit.
@@ -154,7 +154,7 @@ def analyze(
     whole = ranges["run"][0]
     panes, grams, kernels = _collect(run, passes_over, scheduler, progress, memo)
     halves = half_batches.table(run, [(r.start, r.stop) for r in _flat(ranges)])
-    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams}, halves)
+    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams}, halves, seed)
     found = scopes.refined(whole, passes, seed, scheduler, memo)
     spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)

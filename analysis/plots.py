@@ -116,8 +116,8 @@ def spectrum(ds: xarray.Dataset, ax: Axes | None = None, colour: str = SERIES_LI
 def tail(ds: xarray.Dataset, ax: Axes | None = None, colour: str = SERIES_LIGHT[0], label: str = "") -> Axes:
     """Energy outside the leading r directions, with the certified band, the shuffled rank and the estimate.
 
-    A bar spans the certified r*(eps), a ring stands where the same steps in random order would be, a cross where the
-    gradients themselves are estimated to be, with its range.
+    A bar spans the certified r*(eps); a ring stands at the mean of random orders of the same steps, with a dashed line
+    over 9 in 10 of them; a cross where the gradients themselves are estimated to be, with its range.
     """
     ax = _axes(ax)
     curve, unseen, eps = ds["tail_energy"].values, float(ds.attrs["svd_certificate"]), ds["eps"].values
@@ -129,6 +129,9 @@ def tail(ds: xarray.Dataset, ax: Axes | None = None, colour: str = SERIES_LIGHT[
     ax.plot(ds["rank_high"], eps, "o", color=colour, ms=4, label=f"{label} certified r*".strip())
     far = [ds["rank_high"].values, ds["rank_low"].values]
     if "rank_null" in ds:
+        if "rank_null_low" in ds:
+            ax.hlines(eps, ds["rank_null_low"], ds["rank_null_high"], color=colour, lw=0.8, ls="--")
+            far.append(ds["rank_null_high"].values)
         ax.plot(ds["rank_null"], eps, "o", mfc="white", mec=colour, ms=5, label=f"{label} shuffled".strip())
         far.append(ds["rank_null"].values)
     if "rank_estimate" in ds:

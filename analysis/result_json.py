@@ -109,6 +109,7 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
         "increment_energy": value("increment_energy"),
         "coherence": value("coherence"),
         "rank": {f"{e:g}": _rank(ds.sel(eps=e), prefix) for e in ds["eps"].values},
+        "rank_null_method": _flag(ds, prefix + "rank_null_method"),
         "rank_measures": {name: value(f"{name}_rank") for name in MEASURES},
         "noise": {n + end: value(n + end) for n in NOISE for end in ENDS},
         "lag_coherence": {
@@ -133,8 +134,17 @@ def _judge(scope: dict[str, Any]) -> int:
     return looked_at(said) + sum(map(_judge, inside))
 
 
+def _flag(ds: xarray.Dataset, name: str) -> str | None:
+    """Meaning of a flag; None in results of earlier versions."""
+    if name not in ds:
+        return None
+    meanings = str(ds[name].attrs["flag_meanings"]).split()
+    return meanings[int(ds[name])].replace("_", " ")
+
+
 def _rank(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
     fields = {"value": "rank", "low": "rank_low", "high": "rank_high", "null": "rank_null"}
+    fields |= {f"null{end}": f"rank_null{end}" for end in ("_low", "_high")}
     fields |= {f"estimate{end}": f"rank_estimate{end}" for end in ("", "_low", "_high")}
     found = {f: float(ds[prefix + name].values) if prefix + name in ds else None for f, name in fields.items()}
     return {f: int(x) if x is not None and x == int(x if math.isfinite(x) else 0) else x for f, x in found.items()}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from gradlog.analysis.rank import Spectrum, rank_interval
+from gradlog.analysis.rank import ROUNDING, Spectrum, rank_interval
 from gradlog.analysis.summary import Float32, Float64
 
 Apply = Callable[[Float32], Float64]
@@ -40,6 +40,8 @@ class Decomposition:
         ||H||_F^2.
     passes, block, seed : int
         Passes over the rows, columns of a block, seed of Omega.
+    size : int
+        How many singular values there can be.
     """
 
     components: Float64
@@ -48,11 +50,13 @@ class Decomposition:
     passes: int
     block: int
     seed: int
+    size: int
 
     @property
     def spectrum(self) -> Spectrum:
         """For rank_interval and the other rank measures."""
-        return Spectrum(self.explained_variance, self.total_variance, complete=False, size=len(self.components))
+        total = self.total_variance
+        return Spectrum(self.explained_variance, total, complete=False, size=self.size, rounding=ROUNDING * total)
 
     @property
     def singular_values(self) -> Float64:
@@ -124,7 +128,7 @@ def rsvd(
         raise ValueError(f"expected a non-empty matrix (T, n), got shape {H.shape}")
     apply, energy = operator(H)
     omega = test_matrix(int(H.shape[1]), block, seed)
-    return refine(apply, omega, apply(omega), energy(), passes, eps, seed)
+    return refine(apply, omega, apply(omega), energy(), passes, eps, seed, rows=int(H.shape[0]))
 
 
 def refine(
@@ -135,13 +139,16 @@ def refine(
     passes: int,
     eps: tuple[float, ...] = (),
     seed: int = 0,
+    *,
+    rows: int,
 ) -> Decomposition:
     """Continue from a first pass ``image = A omega`` until every r*(eps) is certain, or ``passes`` are spent."""
     X, Y = omega.astype(np.float64), image
+    size = min(rows, len(omega))
     used = 1
     while True:
         values, vectors = nystrom(np.linalg.qr(X), Y)
-        found = Decomposition(vectors, values, energy, used, omega.shape[1], seed)
+        found = Decomposition(vectors[:, :size], values[:size], energy, used, omega.shape[1], seed, size)
         if used >= passes or X.shape[1] >= X.shape[0] or _certain(found.spectrum, eps):
             return found
         block = np.linalg.qr(image)[0]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis import blocks, ledger, measure, rank, spectra, subspace
+from gradlog.analysis import blocks, ledger, measure, rank, shuffled_rank, spectra, subspace
 from gradlog.analysis.arrays import row_grams
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.half_batches import Table
@@ -19,6 +19,7 @@ from gradlog.analysis.predictors import Evidence
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run
 from gradlog.analysis.rsvd import Decomposition, nystrom, refine
+from gradlog.analysis.shuffled_rank import ShuffledRank
 from gradlog.analysis.spectra import Route, columns_of
 from gradlog.analysis.summary import Float32, Float64, Recipe, Totals, add, contributions
 
@@ -48,11 +49,15 @@ class Scopes:
         ledgers: list[Ledger],
         own: dict[Range, Totals],
         halves: Table | None = None,
+        seed: int = 0,
     ) -> None:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
         self.ledgers, self.own, self.halves = ledgers, own, halves
         self.at = {cut: i for i, cut in enumerate(cuts)}
         self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
+        few = recipe.scatter and run.length <= shuffled_rank.FEW
+        self.few = run.rows.read(0, run.length) if few else None
+        self.seed, self.rotations = seed, shuffled_rank.Rotations(seed)
         self._last: tuple[Range, Totals] | None = None
 
     def totals(self, r: Range) -> Totals:
@@ -68,10 +73,9 @@ class Scopes:
         totals = self.totals(r)
         ask, evidence = self.ask.within(group), Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
         spectrum = spectrum or self.spectrum(r, group)
-        shuffled = self.shuffled(r, group) if self.recipe.scatter else None
         halves = self.halves.blocks(r.start, r.stop, group) if self.halves else None
         found = measure.scope(evidence, self._energy(r, group), self._ages(r), ask, self._batch(r), halves)
-        found |= measure.ranks(spectrum, shuffled, ask.eps) | _curves(spectrum)
+        found |= measure.ranks(spectrum, self.shuffled(r, group), ask.eps) | _curves(spectrum)
         if full:
             found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), ask, found)
         return found
@@ -84,15 +88,34 @@ class Scopes:
     def spectrum(self, r: Range, group: int | None = None) -> Spectrum | None:
         """Spectrum of the increments."""
         if self.row_grams is not None and group is None:
-            index = self.row_grams.increment_rows
-            return spectra.of_rows(self.row_grams.increments, (index >= r.start) & (index < r.stop))
+            index, total = self.row_grams.increment_rows, float(self.totals(r)["increment"].sum())
+            keep = (index >= r.start) & (index < r.stop)
+            return spectra.of_rows(self.row_grams.increments, keep, total, self.run.rows.n)
         return spectra.spectrum(self.totals(r), self.recipe, group)
 
-    def shuffled(self, r: Range, group: int | None) -> Spectrum | None:
-        """Spectrum expected when the same rows come in random order."""
+    def shuffled(self, r: Range, group: int | None) -> ShuffledRank | None:
+        """Rank of the increments when the same rows come in random order; None where that was not asked for."""
+        if not self.recipe.scatter or not self.totals(r)["pairs"] > 0:
+            return None
+        chains, eps = self._stretches(r), self.ask.eps
+        lengths = np.diff(chains).ravel()
+        if self.few is not None:
+            rows = np.concatenate([np.arange(a, b) for a, b in chains])
+            return shuffled_rank.permuted(self.few[rows, columns_of(group, self.run.k)], lengths, eps, self.seed)
+        scatter = self._scatter(r, group)
+        return None if scatter is None else self.rotations.rank(scatter, lengths, eps)
+
+    def _scatter(self, r: Range, group: int | None) -> Spectrum | None:
+        """Spectrum of the rows about their mean."""
         if self.row_grams is not None and group is None:
-            return spectra.shuffled_of_rows(self.row_grams.rows[np.ix_(self._rows(r), self._rows(r))])
-        return spectra.shuffled(self.totals(r), self.recipe, group)
+            return spectra.scatter_of_rows(self.row_grams.rows[np.ix_(self._rows(r), self._rows(r))], self.run.rows.n)
+        return spectra.scatter(self.totals(r), self.recipe, group)
+
+    def _stretches(self, r: Range) -> NDArray[np.int64]:
+        """Rows that the range's increments join, (stretches, 2): its own, and those just before it."""
+        start, stop = self.run.chains.T
+        inside = (start < r.stop) & (stop > r.start)
+        return np.stack([np.maximum(start[inside], r.start - 1), np.minimum(stop[inside], r.stop)], axis=1)
 
     def refined(
         self, r: Range, passes: int, seed: int, scheduler: Any, memo: Memo | None = None
@@ -110,7 +133,8 @@ class Scopes:
 
         totals = self.totals(r)
         energy = float(totals["increment"].sum())
-        return refine(apply, self.recipe.test, totals["image"], energy, passes, self.ask.eps, seed)
+        rows = int(totals["pairs"])
+        return refine(apply, self.recipe.test, totals["image"], energy, passes, self.ask.eps, seed, rows=rows)
 
     def leading(self, r: Range, count: int) -> Float64 | None:
         """Leading right singular vectors, (n, <= count), where the pass allows them."""
@@ -189,7 +213,7 @@ class Scopes:
 def _curves(spectrum: Spectrum | None) -> Values:
     if spectrum is None:
         return {"singular_value": np.empty(0), "tail_energy": np.empty(0)}
-    return {"singular_value": np.sqrt(spectrum.energies), "tail_energy": rank.tail_curve(spectrum)}
+    return {"singular_value": np.sqrt(spectrum.visible), "tail_energy": rank.tail_curve(spectrum)}
 
 
 def _increment_rows(run: Run) -> NDArray[np.int64]:

@@ -82,13 +82,18 @@ def columns_of(group: int | None, k: int) -> slice:
 
 def spectrum(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | None:
     """Spectrum of the increments of a scope, None where the pass kept nothing for it."""
-    gram = gram_of(totals, recipe, group)
+    columns, gram = totals["increment"][columns_of(group, recipe.k)], gram_of(totals, recipe, group)
+    size = min(int(totals["pairs"]), len(columns))
     if gram is not None:
-        return rank.of_gram(gram)
+        return rank.of_products(gram, float(columns.sum()), size)
     if group is not None or recipe.test is None:
         return None
-    energies, _ = nystrom(recipe.basis, totals["image"])
-    return tightened(Spectrum(energies, float(totals["increment"].sum()), False, recipe.n), totals, recipe)
+    return tightened(randomized(nystrom(recipe.basis, totals["image"])[0], float(columns.sum()), size), totals, recipe)
+
+
+def randomized(energies: Float64, total: float, size: int) -> Spectrum:
+    """Incomplete spectrum from a Nystrom approximation, of at most ``size`` energies."""
+    return Spectrum(energies, total, complete=False, rounding=rank.ROUNDING * total).within(size)
 
 
 def tightened(found: Spectrum, totals: Totals, recipe: Recipe) -> Spectrum:
@@ -99,31 +104,34 @@ def tightened(found: Spectrum, totals: Totals, recipe: Recipe) -> Spectrum:
     return dataclasses.replace(found, leading=rank.pinched(blocks))
 
 
-def shuffled(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | None:
-    """Spectrum expected of the increments of the same rows in random order, up to a common factor.
+def scatter(totals: Totals, recipe: Recipe, group: int | None) -> Spectrum | None:
+    """Spectrum of the rows about their mean, up to a common factor.
 
     None where the pass kept nothing for it, where there are no increments, or where the rows are as good as equal.
     """
     columns = columns_of(group, recipe.k)
-    rows, total, energy = float(totals["rows"]), totals["total"][columns], float(totals["energy"][columns].sum())
+    rows, total, energy = int(totals["rows"]), totals["total"][columns], float(totals["energy"][columns].sum())
     if not totals["pairs"] > 0:
         return None
+    whole, size = 2 * (energy - float(np.square(total).sum()) / rows), min(rows - 1, len(total))
     gram = gram_of(totals, recipe, group, "_rows")
     if gram is not None:
-        return baseline.resolved(rank.of_gram(baseline.shuffled_gram(gram, total, int(rows))), energy)
-    if group is not None or "image_rows" not in totals or recipe.test is None:
+        found = rank.of_products(baseline.shuffled_gram(gram, total, rows), whole, size)
+    elif group is None and "image_rows" in totals and recipe.test is not None:
+        image = 2 * (totals["image_rows"] - np.multiply.outer(total, total @ recipe.test) / rows)
+        found = randomized(nystrom(recipe.basis, image)[0], whole, size)
+    else:
         return None
-    image = 2 * (totals["image_rows"] - np.multiply.outer(total, total @ recipe.test) / rows)
-    whole = 2 * (energy - float(np.square(total).sum()) / rows)
-    return baseline.resolved(Spectrum(nystrom(recipe.basis, image)[0], whole, complete=False), energy)
+    return baseline.resolved(found, energy)
 
 
-def of_rows(rows_gram: Float64, keep: NDArray[np.bool_] | None = None) -> Spectrum:
-    """Spectrum from a Gram of rows H H^T, restricted to the rows ``keep``."""
-    return rank.of_gram(rows_gram if keep is None else rows_gram[np.ix_(keep, keep)])
+def of_rows(rows_gram: Float64, keep: NDArray[np.bool_], total: float, columns: int) -> Spectrum:
+    """Spectrum from a Gram of rows H H^T with so many columns, restricted to the rows ``keep``."""
+    return rank.of_products(rows_gram[np.ix_(keep, keep)], total, min(int(keep.sum()), columns))
 
 
-def shuffled_of_rows(rows_gram: Float64) -> Spectrum | None:
-    """Likewise for shuffled rows, from G G^T: its doubly centred form has the centred scatter's eigenvalues."""
+def scatter_of_rows(rows_gram: Float64, columns: int) -> Spectrum | None:
+    """Spectrum of the rows about their mean, from G G^T: doubly centred it has the eigenvalues of the scatter."""
     centred = rows_gram - rows_gram.mean(0) - rows_gram.mean(1)[:, None] + rows_gram.mean()
-    return baseline.resolved(rank.of_gram(2 * centred), float(np.trace(rows_gram)))
+    energy, size = float(np.trace(rows_gram)), min(len(rows_gram) - 1, columns)
+    return baseline.resolved(rank.of_products(2 * centred, 2 * float(np.trace(centred)), size), energy)

@@ -185,7 +185,8 @@ with dask.config.set(scheduler="synchronous"):
         omega = rsvd.test_matrix(n, width, 0)
         more = lambda V: one_pass(Recipe(1, n, lags=0, gram="none", test=V, columns=False))["image"]
         first = one_pass(Recipe(1, n, lags=0, gram="none", test=omega))
-        spectrum = rsvd.refine(more, omega, first["image"], first["increment"].sum(), 3, eps).spectrum
+        rows = int(first["pairs"])
+        spectrum = rsvd.refine(more, omega, first["image"], first["increment"].sum(), 3, eps, rows=rows).spectrum
     else:
         H = run.increments()
         if way == "tsqr":

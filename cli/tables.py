@@ -99,12 +99,22 @@ def _label(name: str, kappa: Document) -> str:
 
 def _rank(result: Document) -> list[str]:
     rows = [[eps, *_rank_cells(r)] for eps, r in result["rank"].items()]
-    columns = ["eps", "logged", "certified", "shuffled", "gradients", "range"]
+    columns = ["eps", "logged", "certified", "shuffled", "9 in 10", "gradients", "range"]
     return [
         render.heading("rank of the increments: directions that leave at most eps of their energy"),
         *render.table(columns, rows),
+        *_drawn(result),
         *_spectrum(result),
     ]
+
+
+def _drawn(result: Document) -> list[str]:
+    """Say what the shuffled rank is, and how it was found."""
+    method = result.get("rank_null_method")
+    if method in (None, "none"):
+        return []
+    text = f"shuffled: mean over random orders of the same steps, with the range of 9 in 10; found by {method}."
+    return ["", *(f"  {line}" for line in render.wrap(text, render.WIDTH - 2))]
 
 
 def _spectrum(result: Document) -> list[str]:
@@ -127,6 +137,7 @@ def _rank_cells(rank: Document) -> list[str]:
         _count(rank["value"]),
         f"{_count(rank['low'])} .. {_count(rank['high'])}",
         _count(rank.get("null")),
+        f"{_count(rank.get('null_low'))} .. {_count(rank.get('null_high'))}",
         _count(rank["estimate"]) if known else "not identifiable",
         f"{_count(low)} .. {_count(high)}" if known else "",
     ]

@@ -103,6 +103,19 @@ def shuffled_gram(G: Rows, draws: int, seed: int = 0) -> Any:
     return total / draws
 
 
+def shuffled_ranks(G: Rows, lengths: Any, eps: Sequence[float], draws: int, seed: int = 0) -> Rows:
+    """r*(eps) of the increments within chains of these lengths, for random orders of the rows (draws, eps)."""
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(lengths)
+    chains = list(zip(ends - lengths, ends, strict=True))
+    found = []
+    for _ in range(draws):
+        energies = np.linalg.svd(increments(G[rng.permutation(len(G))], chains), compute_uv=False) ** 2
+        tails = energies.sum() - np.cumsum(energies)
+        found.append([1 + np.count_nonzero(tails > e * energies.sum()) for e in eps])
+    return np.array(found, float)
+
+
 def fold_hash_matrix(spec, name, size):
     """The dense S (k, size) of tensor ``name`` under fold-hash/1, one entry at a time from its definition."""
     k, m = spec.k, spec.m

@@ -141,7 +141,8 @@ def tail(studies: Sequence[Study]) -> list[str]:
 
 def _reach(study: Study) -> float:
     """Last r worth drawing."""
-    marks = np.concatenate([column(study, f"rank{e}").ravel() for e in ("_high", "_low", "_null", "_estimate_high")])
+    ends = ("_high", "_low", "_null", "_null_high", "_estimate_high")
+    marks = np.concatenate([column(study, f"rank{e}").ravel() for e in ends])
     marks = marks[np.isfinite(marks)]
     return max(8.0, 1.08 * float(marks.max(initial=1)))
 
@@ -175,8 +176,13 @@ def _rank_marks(panel: Panel, study: Study, eps: NDArray[np.float64]) -> None:
     known, least, most = (column(study, f"rank_estimate{e}") for e in ("", "_low", "_high"))
     panel.intervals(eps, low, np.where(np.isfinite(high), high, panel.x.high), "s0 thick", across=True)
     panel.intervals(eps, least, most, "s2", across=True)
+    lowest, highest = (column(study, f"rank_null_{e}") for e in ("low", "high"))
+    panel.intervals(eps, lowest, highest, "s1", across=True)
     rows = list(zip(eps, null, known, least, most, low, high, strict=False))
-    rings = [f"eps {e:g}: {numeral(n)} directions if the same steps came in random order" for e, n, *_ in rows]
+    rings = [
+        f"eps {e:g}: {numeral(n)} directions in random order ({interval(a, b)} in 9 of 10 orders)"
+        for e, n, a, b in zip(eps, null, lowest, highest, strict=True)
+    ]
     crosses = [f"eps {e:g}: {numeral(k)} directions of the gradients ({interval(a, b)})" for e, _, k, a, b, *_ in rows]
     dots = [f"eps {row[0]:g}: r* of the logged matrix is certified to lie in {interval(*row[5:])}" for row in rows]
     panel.dots(null, eps, "s1", rings, mark="ring")

@@ -52,7 +52,8 @@ def _row(study: Study, names: Sequence[str], eps: str) -> list[Cell]:
     for kappa in (kappas[p] for p in names):
         cells += [number_cell(kappa["value"], _ends(kappa["low"], kappa["high"])), gain_cell(kappa)]
     rank = study.document["rank"][eps]
-    shuffled = "" if rank.get("null") is None else f"shuffled {rank['null']:.0f}"
+    orders = rank.get("null_low"), rank.get("null_high")
+    shuffled = "" if None in orders else "shuffled {:.0f} to {:.0f}".format(*orders)
     return [*cells, rank_cell(rank, shuffled), count_cell(len(json.loads(study.result.attrs["warnings"])))]
 
 

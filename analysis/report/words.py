@@ -20,9 +20,9 @@ READINGS = {
     "spectrum": "The steeper the start, the fewer directions carry the change from step to step; both axes are "
     "logarithmic. The sketch flattens the far end.",
     "tail": "The curve crosses a dotted line at r*(eps), the directions that leave at most eps of the energy; compare "
-    "with the ring, where the same steps in random order would cross.",
-    "rank_over_time": "The lower a line below its dashed twin, the more the steps of that window share directions; a "
-    "window of W steps can show at most W − 1.",
+    "with the ring and its bar, the mean and the range of 9 in 10 random orders of the same steps.",
+    "rank_over_time": "Below its dashed twin, the changes of a window keep to fewer directions than in random order; "
+    "above it, neighbouring steps agree in what they share, and that cancels. W steps can show at most W.",
     "configurations": "Two configurations differ where their intervals are apart; the table has the interval of the "
     "difference itself, which is narrower where they share seeds.",
     "all_kappa": "A line is a run: hover over it for its name. Below 1 predicting beats zero; the table has each run's "
@@ -74,13 +74,18 @@ def _rank(study: Study) -> str:
     held = f"{percent(1 - float(eps), 0)} of the energy of the logged increments"
     span = _span(rank["low"], rank["high"])
     text = f"{held} lies in {span} directions, certified"
-    text += f" ({rank['null']:.0f} if the steps were shuffled)" if rank.get("null") is not None else ""
+    if rank.get("null_low") is not None:
+        text += f" ({_among(rank['null_low'], rank['null_high'])} in 9 of 10 random orders of the same steps)"
     if study.run.header.sketch.exact:
         return text + "; the gradients themselves were logged, so that is their rank."
     if rank.get("estimate") is None:
         return text + "; how many directions the gradients themselves need is not identifiable from this sketch."
     ends = f"{rank['estimate_low']:.0f} to {rank['estimate_high']:.0f}"
     return text + f"; of the gradients themselves an estimated {rank['estimate']:.0f} ({ends})."
+
+
+def _among(low: float, high: float) -> str:
+    return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
 
 
 def _span(low: float, high: float | None) -> str:

@@ -92,12 +92,13 @@ def rank_line(m: Measured) -> tuple[str, ...]:
 
 
 def rank_text(rank: dict[str, Any]) -> str:
-    """Certified rank of the logged rows, that of shuffled rows, and the estimate for the gradients themselves."""
+    """Certified rank of the logged rows, of 9 in 10 random orders, and the estimate for the gradients themselves."""
     certified = f"{rank['low']}" if rank["low"] == rank["high"] else f"{rank['low']} to {rank['high']}"
     estimate = "withheld"
     if rank["estimate"] is not None:
         estimate = f"{rank['estimate']:.0f} ({rank['estimate_low']:.0f} to {rank['estimate_high']:.0f})"
-    return f"{certified}, shuffled {rank['null']:.0f}, gradients {estimate}"
+    shuffled = f"{rank['null']:.0f} ({rank['null_low']:.0f} to {rank['null_high']:.0f})"
+    return f"{certified}, shuffled {shuffled}, gradients {estimate}"
 
 
 def text(titles: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
