@@ -64,7 +64,8 @@ def open(
         Record steps divisible by this only.
     mode : {"w-", "new", "a", "w"}
         If a run is there: refuse; record beside it, to the first of ``run-2.zarr``, ``run-3.zarr``, ... that is free;
-        continue it in a new segment; or replace it. Nothing but "w" ever touches what is stored.
+        continue it in a new segment; or replace it. Nothing but "w" ever touches what is stored. A run that another
+        process of this machine is recording is not continued; one that is replaced is lost to it, and both are told.
     stage : {"consumed", "preclip", "local"}
         Which gradient this is: what the optimizer was handed, before clipping, or one rank's own.
     what : str

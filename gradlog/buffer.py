@@ -29,8 +29,8 @@ class Block:
 
     def __init__(self, header: RunHeader) -> None:
         C, G, k = header.chunk, len(header.groups), header.sketch.k
-        self.sketch = np.full((C, G, k), np.nan, np.float32)
-        self.norm2 = np.full((C, G), np.nan)
+        self.sketch = np.empty((C, G, k), np.float32)  # memory that a short run never touches costs nothing
+        self.norm2 = np.empty((C, G))
         self.scalars = np.full((C, SCALAR_COLUMNS), np.nan)
         self.step = np.zeros(C, np.int64)
         self.flags = np.zeros(C, np.uint32)
@@ -64,8 +64,7 @@ class Block:
             self.scalars = np.pad(self.scalars, ((0, 0), (0, wide)), constant_values=np.nan)
 
     def pad(self) -> None:
-        """Set the rows past the end to the arrays' fill values, as the last chunk of a segment stores them."""
-        self.sketch[self.rows :] = np.nan
+        """Set the columns past the end to their fill values, as the last chunk of a segment stores them."""
         self.norm2[self.rows :] = np.nan
         self.scalars[self.rows :] = np.nan
         self.step[self.rows :] = 0

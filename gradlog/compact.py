@@ -8,20 +8,21 @@ them the segment, and only after that do the old files go. A kill at any moment 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from gradlog import provenance, shards
+from gradlog import shards, spool
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
+from gradlog.limits import parse_object
 from gradlog.paths import absolute
+from gradlog.recover import still_writes, turn
 from gradlog.schema import (
     JOURNAL_PATTERN,
     MANIFEST,
     MANIFESTS,
     META,
-    SNAPSHOTS,
     WAITING_PATTERN,
     RunHeader,
     SegmentHeader,
@@ -29,7 +30,7 @@ from gradlog.schema import (
     segment_arrays,
 )
 from gradlog.sink import LocalSink
-from gradlog.store import SegmentWriter, read_root, read_segment, segment_names
+from gradlog.store import SegmentWriter, manifests, read_root, read_segment, segment_names
 
 SHARD_BYTES = 256 * 2**20
 """Sketch bytes that go into one shard at most; a shard is built in memory."""
@@ -74,58 +75,101 @@ def compact(path: str | os.PathLike[str], shard_bytes: int = SHARD_BYTES) -> lis
         raise NotARunError(f"{path}: no {META} inside; expected the folder of a run such as 'run.zarr'")
     sink = LocalSink(path)
     header, _ = read_root(sink)
-    return [_segment(sink, Path(path) / name, header, name, shard_bytes) for _, _, name in segment_names(sink)]
+    sink.sweep()
+    return [_turn(sink, header, name, shard_bytes) for _, _, name in segment_names(sink)]
 
 
-def _segment(sink: LocalSink, folder: Path, header: RunHeader, name: str, shard_bytes: int) -> Compacted:
+def _turn(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) -> Compacted:
+    with turn(spool.folder(sink, header.uuid, name)) as ours:
+        if ours:
+            return _segment(sink, header, name, shard_bytes)
+    files = len(sink.keys(name))
+    return Compacted(name, files, files, "is being recovered or compacted by another process")
+
+
+def _segment(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) -> Compacted:
     segment = read_segment(sink, name)
-    before = _files(folder)
-    why = _unfinished(folder, segment)
+    files = sink.keys(name)
+    why = _unfinished(files, header, segment)
     if why:
-        return Compacted(name, before, before, why)
+        return Compacted(name, len(files), len(files), why)
+    read = manifests(sink, segment)
+    lines = [read(i) for i in range(segment.flushes)]
+    digests = _digests(lines, segment)
+    if not segment.shard:
+        segment = _shards(sink, header, segment, shard_bytes, lines, digests)
+    else:
+        why = "is compact already"
+    _sweep(sink, header, segment, lines, digests)
+    return Compacted(name, len(files), len(sink.keys(name)), why)
+
+
+def _shards(
+    sink: LocalSink,
+    header: RunHeader,
+    segment: SegmentHeader,
+    shard_bytes: int,
+    lines: list[bytes],
+    digests: dict[str, str],
+) -> SegmentHeader:
+    """Write the shards beside the chunks and let them take over; give the segment's new state."""
     chunk_bytes = header.chunk * header.n * 4
     per_shard = max(1, min(shard_bytes // chunk_bytes, -(-segment.rows // header.chunk)))
-    manifests = [sink.get(f"{name}/{MANIFEST.format(i)}") for i in range(segment.flushes)]
-    digests = _digests(manifests, segment)
-    arrays = segment_arrays(header, segment.rows, len(segment.scalars))
-    for array, meta in arrays.items():
+    for array, meta in segment_arrays(header, segment.rows, len(segment.scalars)).items():
         for key, chunks in _plan(array, meta, per_shard):
-            _shard(sink, name, key, chunks, digests)
-    sink.put(f"{name}/{MANIFESTS}", [b"\n".join(manifests)])
-    SegmentWriter(sink, header, segment).publish(dataclasses.replace(segment, shard=per_shard))
-    _sweep(folder)
-    return Compacted(name, before, _files(folder))
+            _shard(sink, segment.name, key, chunks, digests)
+    sink.put(f"{segment.name}/{MANIFESTS}", [b"\n".join(lines)])
+    writer = SegmentWriter(sink, header, segment)
+    writer.publish(dataclasses.replace(segment, shard=per_shard))
+    return writer.segment
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what the shards replaced; a compaction that was killed after its commit leaves this to the next."""
-    for old in [*folder.glob("*/c.*"), *folder.glob("manifest/*.json")]:
-        if old.parent.name not in SNAPSHOTS:
-            old.unlink()
+def _sweep(
+    sink: LocalSink, header: RunHeader, segment: SegmentHeader, lines: list[bytes], digests: dict[str, str]
+) -> None:
+    """Delete what the shards replaced, and what a compaction that was cut off left.
+
+    Only files whose bytes the shards hold, by the digests of the sealed manifests, and shards by name that the segment
+    does not have. A compaction that was killed after its commit leaves this to the next.
+    """
+    arrays = segment_arrays(header, segment.rows, len(segment.scalars))
+    plans = [_plan(array, meta, segment.shard) for array, meta in arrays.items()]
+    kept = {key for plan in plans for key, _ in plan}
+    replaced = {key: known for key, known in digests.items() if key.partition("/")[0] in arrays}
+    replaced |= {MANIFEST.format(i): digest(line) for i, line in enumerate(lines)}
+    for path in sink.keys(segment.name):
+        key = path.partition("/")[2]
+        array, _, place = key.partition("/c/")
+        other = array in arrays and re.fullmatch(r"\d+(/\d+)*", place) is not None and key not in kept
+        if other or (key in replaced and digest(sink.get(path)) == replaced[key]):
+            sink.discard(path)
+    sink.sweep(segment.name)
 
 
-def _unfinished(folder: Path, segment: SegmentHeader) -> str:
-    if segment.shard:
-        _sweep(folder)
-        return "is compact already"
+def _unfinished(files: list[str], header: RunHeader, segment: SegmentHeader) -> str:
     if segment.rows == 0:
         return "has no rows"
-    if segment.status == "recording" and provenance.may_be_alive(segment.process):
+    if segment.status == "recording" and still_writes(header, segment) is not False:
         return "may still be written to"
-    if any(JOURNAL_PATTERN.fullmatch(p.name) or WAITING_PATTERN.fullmatch(p.name) for p in folder.iterdir()):
+    names = [key.partition("/")[2] for key in files]
+    if not segment.shard and any(JOURNAL_PATTERN.fullmatch(n) or WAITING_PATTERN.fullmatch(n) for n in names):
         return 'has rows in its journal or sketches beside it: open it once with mode="a" on the host that recorded it'
     return ""
 
 
-def _digests(manifests: list[bytes], segment: SegmentHeader) -> dict[str, str]:
+def _digests(lines: list[bytes], segment: SegmentHeader) -> dict[str, str]:
     """Digest of every chunk by its key, from a chain that is checked on the way."""
     found: dict[str, str] = {}
     previous = segment.root
-    for i, data in enumerate(manifests):
-        manifest = json.loads(data)
-        if manifest["prev"] != previous:
+    for i, data in enumerate(lines):
+        try:
+            manifest = parse_object(data, f"{segment.name}: manifest {i}")
+            follows = manifest["prev"] == previous
+            found |= {key: entry["blake2b"] for key, entry in manifest["chunks"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CorruptRunError(f"{segment.name}: manifest {i} is not one of this format: {error!r}") from error
+        if not follows:
             raise CorruptRunError(f"{segment.name}: manifest {i} does not follow the one before; run: gradlog audit")
-        found |= {key: entry["blake2b"] for key, entry in manifest["chunks"].items()}
         previous = digest(data)
     if previous != segment.head:
         raise CorruptRunError(f"{segment.name}: the chain of manifests is broken; run: gradlog audit")
@@ -162,7 +206,3 @@ def _shard(sink: LocalSink, name: str, key: str, chunks: list[str], digests: dic
     sink.put(f"{name}/{key}", shards.pack(data, len(chunks)))
     if shards.unpack(sink.get(f"{name}/{key}"), len(chunks)) != data:
         raise OSError(f"{name}/{key} does not read back as written; nothing was changed")
-
-
-def _files(folder: Path) -> int:
-    return sum(len(files) for _, _, files in os.walk(folder))

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog import records
-from gradlog.schema import JOURNAL, PARTIAL_FILE, WAITING
+from gradlog.layout import temporary
+from gradlog.schema import JOURNAL, WAITING
+from gradlog.sink import new_file, write_new
 
 
 class _Mark(NamedTuple):
@@ -35,14 +37,13 @@ class JournalWriter:
     Parameters
     ----------
     folder : Path
-        The segment's directory, or a spool directory when the store is remote; named like the segment.
+        The segment's directory, or a spool directory when the store is remote; named like the segment, and there.
     uuid : str
         The run's.
     """
 
     def __init__(self, folder: Path, uuid: str) -> None:
         self._owner = records.owner(uuid, folder.name)
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file: FileIO | None = None
         self._chunk = -1
@@ -85,8 +86,8 @@ class JournalWriter:
     def keep(self, number: int, step: int, theta: NDArray[np.float32]) -> None:
         """Write the sketch of the parameters that is the segment's ``number``-th, in a file of its own."""
         path = self._folder / WAITING.format(number)
-        begun = path.with_name(f"{path.stem}.new{PARTIAL_FILE}")  # one of the same number counts until this is whole
-        begun.write_bytes(records.snapshot_file(number, self._owner, step, theta))
+        begun = path.with_name(temporary(path.name))  # one of the same number counts until this is whole
+        write_new(str(begun), [records.snapshot_file(number, self._owner, step, theta)])
         begun.replace(path)
 
     def remove(self, chunk: int) -> None:
@@ -110,7 +111,11 @@ class JournalWriter:
 
     def _open(self, chunk: int) -> None:
         self.close()
-        self._file, self._reach = FileIO(self.path(chunk), "w"), 0
+        self.remove(chunk)  # one that was begun and interrupted
+        try:
+            self._file, self._reach = FileIO(new_file(self.path(chunk)), "w"), 0
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self._folder} is gone: somebody deleted, moved or replaced the run") from None
         head = records.head(chunk, self._owner)
         self._write(head, 0)
         self._marks = (_Mark(0, len(head), 0),) * 2

@@ -14,26 +14,24 @@ import os
 import sys
 import threading
 import time
-import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from gradlog import masking
-from gradlog.errors import GradientError, GradlogWarning
+from gradlog.errors import GradientError
 from gradlog.halves import half_norms
 from gradlog.recording import PATIENCE, Fill, Recording, Row
 from gradlog.resume import Layout, Plan, describe_plan
 from gradlog.schema import RunHeader
 from gradlog.sparse import made_dense
 from gradlog.tree import describe, flatten
+from gradlog.unclosed import CLOSE_WAIT, close_at_exit, close_dropped, tell, weak_teller
 
 log = logging.getLogger("gradlog")
 
 PATIENT = 100
 """Calls of ``annotate`` without a step, before that is said while training goes on."""
-
-CLOSE_WAIT = 60.0
-"""Seconds that ``close`` waits for the disk before it leaves the rest to the journal."""
 
 
 def ended_by(error: BaseException) -> str:
@@ -51,9 +49,9 @@ def ended_by(error: BaseException) -> str:
 class Logger:
     """Writes one segment of a run. Made by :func:`gradlog.open` and :func:`gradlog.attach`.
 
-    Use it as a context manager, or call :meth:`close`; a process that ends without closes it at exit, and one that
-    is killed leaves its last rows in the journal. The object is bound to its process: in a forked child, and
-    after pickling or copying, it does nothing.
+    Use it as a context manager, or call :meth:`close`. One that is dropped without is closed when it is collected, or
+    at the exit of the process; a process that is killed leaves its last rows in the journal. The object is bound to its
+    process: in a forked child, and after pickling or copying, it does nothing.
 
     Attributes
     ----------
@@ -65,8 +63,7 @@ class Logger:
         self.reason = ""
         self._plan = plan
         self._raise = on_error == "raise"
-        self._ended = plan is None
-        self._closed = plan is None
+        self._ended = self._closed = plan is None
         self._recording: Recording | None = None
         self._detach: Callable[[], None] | None = None
         self._drain: Callable[[], None] | None = None
@@ -77,7 +74,7 @@ class Logger:
         self._pid = os.getpid()
         self._spent, self._opened = 0.0, time.perf_counter()
         if plan is not None:
-            atexit.register(self._at_exit)
+            self._exit_hook = close_at_exit(self)
             if plan.layout is not None:
                 try:
                     with self.guarded():
@@ -151,6 +148,8 @@ class Logger:
         if not self.active:
             return
         with self.guarded():
+            if self._ended:  # another thread closed it while this one waited
+                return
             pairs = flatten(grads)
             recording = self._recording or self._begin(describe(pairs))
             recording.append(lambda: _row(recording, pairs, half, scalars), step, self._raise)
@@ -227,8 +226,7 @@ class Logger:
                 assert self._plan is not None
                 self._plan = dataclasses.replace(self._plan, path=self.path, mode="a", first_step=recording.next)
                 layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
-                self._recording = Recording(self._plan, layout, self.warn, new)
-                self._recording.steps = recording.steps
+                self._record(layout, new).steps = recording.steps
                 names = ", ".join(name for name, _, _ in new[:3]) + (", ..." if len(new) > 3 else "")
                 self.warn(f"{len(new)} parameters joined ({names}): the run goes on in a new segment")
 
@@ -285,6 +283,8 @@ class Logger:
             self._keep()
         self._remark_on_what_is_missing()
         with self._lock:
+            if self._closed:  # by another thread, while this one waited
+                return
             self._end()
             if self._recording is not None and not self.reason:
                 try:
@@ -298,7 +298,7 @@ class Logger:
                 log.info("%d rows recorded; recorder: %.2f %% of wall time", self._recording.rows, share)
             # Last, so that a close which was interrupted can be called again, and is at exit.
             self._closed = True
-            atexit.unregister(self._at_exit)
+            atexit.unregister(self._exit_hook)
 
     def _remark_on_what_is_missing(self) -> None:
         """Nothing ends in silence that recorded less than its user will expect."""
@@ -317,7 +317,7 @@ class Logger:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close("" if error is None else ended_by(error))
 
-    def _at_exit(self) -> None:
+    def end_with_process(self) -> None:
         """Close; where an exception that nobody caught ends the process, say so. A shell goes on after one."""
         error = None if hasattr(sys, "ps1") or "ipykernel" in sys.modules else getattr(sys, "last_value", None)
         self.close("" if error is None else ended_by(error))
@@ -326,12 +326,19 @@ class Logger:
         return Logger, (None,)
 
     def _begin(self, layout: Layout) -> Recording:
+        recording = self._record(layout)
         assert self._plan is not None
-        self._recording = Recording(self._plan, layout, self.warn)
         if self.path != self._plan.path:
             self.warn(f"{self._plan.path} is there already, so this run is recorded beside it")
-        log.info("%s", describe_plan(self.path, self._recording.header))
-        return self._recording
+        log.info("%s", describe_plan(self.path, recording.header))
+        return recording
+
+    def _record(self, layout: Layout, new: Layout = ()) -> Recording:
+        """Open a segment, which is closed also where this object is dropped without ``close``."""
+        assert self._plan is not None
+        recording = self._recording = Recording(self._plan, layout, weak_teller(self, self._plan.path), new)
+        weakref.finalize(self, close_dropped, recording, self._exit_hook, self._remarks, self._pid).atexit = False
+        return recording
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -382,12 +389,7 @@ class Logger:
 
     def warn(self, message: str) -> None:
         """Tell the user something about this recording, as a warning and to the log if anybody listens to it."""
-        message = f"{self.path or 'gradlog'}: {message}"
-        if log.hasHandlers():  # else Python's handler of last resort would print it a second time
-            log.warning("%s", message)
-        # A user who turned warnings into errors must not lose the job to one of ours.
-        with contextlib.suppress(Warning):
-            warnings.warn(message, GradlogWarning, stacklevel=2)
+        tell(self.path or "gradlog", message)
 
 
 def _row(recording: Recording, pairs: list[tuple[str, Any]], half: Any, scalars: dict[str, float]) -> Row:

@@ -116,20 +116,25 @@ def process_identity() -> dict[str, Any]:
 
 def may_be_alive(process: Mapping[str, Any]) -> bool:
     """Whether the writer described by ``process_identity`` could still be writing. Unknown hosts: yes."""
+    return lives(process) is not False
+
+
+def lives(process: Mapping[str, Any]) -> bool | None:
+    """Whether the process described by ``process_identity`` is there; None where this host cannot tell."""
     if process.get("host_id") != _host_id():
-        return True
+        return None
     pid, started = process.get("pid"), process.get("started")
     if not isinstance(pid, int) or not 0 < pid < 2**31:
-        return True
+        return None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
-        return True
+    except (OSError, OverflowError):
+        return None
     if _stat(pid, 0) == "Z":  # killed, but its parent has not asked yet
         return False
-    return not started or _start_time(pid) == started
+    return _start_time(pid) == started if started else None
 
 
 def _versions() -> dict[str, str]:

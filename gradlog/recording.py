@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gradlog import spool
 from gradlog.buffer import Block
-from gradlog.errors import GradientError, SpecMismatchError, StepOrderError, StoreUnavailableError
+from gradlog.errors import GradientError, RunExistsError, SpecMismatchError, StepOrderError, StoreUnavailableError
 from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
 from gradlog.projector import Entries, projector
@@ -88,15 +88,14 @@ class Recording:
     """
 
     def __init__(self, plan: Plan, layout: Layout, notify: Callable[[str], None], new: Layout = ()) -> None:
-        opened = open_segment(plan, layout, new)
+        opened = open_segment(plan, layout, new, notify)
         self.header = opened.header
         self.next = opened.next_step
-        self._sink = opened.sink
-        self._parents = opened.parents
+        self._sink, self._parents = opened.sink, opened.parents
         self._writer = SegmentWriter(opened.sink, opened.header, opened.segment)
         self.path = opened.path
         folder = spool.folder(opened.sink, opened.header.uuid, opened.segment.name)
-        self._journal = JournalWriter(folder, self.header.uuid) if plan.journal else None
+        self._journal = JournalWriter(spool.make(opened.sink, folder), self.header.uuid) if plan.journal else None
         self._spool = spool.limit() if plan.journal and opened.sink.local is None else 0
         self._projector = projector(self.header.sketch, self.header.tensors, len(self.header.groups))
         self._index = {t.name: i for i, t in enumerate(self.header.tensors)}
@@ -113,14 +112,18 @@ class Recording:
         self._begun: tuple[int | None, Commit] | None = None
         self._odd: set[str] = set()
         self._flight: tuple[int, Row] | None = None
-        self._notify = notify
-        self._finished = False
+        self.notify = notify
+        self._finished, self._successor = False, ""
         writers[self.header.uuid, opened.segment.name] = self
 
     @property
     def writing(self) -> bool:
         """Whether anything more may be written to the segment."""
         return not self._finished or self._flusher.alive
+
+    def supersede(self, successor: str) -> None:
+        """End at the next row: another segment goes on from here."""
+        self._successor = successor
 
     @property
     def rows(self) -> int:
@@ -137,10 +140,12 @@ class Recording:
         return arrays
 
     def append(self, source: Callable[[], Row], step: int | None, strict: bool = False) -> None:
-        """Write one row. ``source`` is asked only when the step is one that is recorded.
+        """Write one row. ``source`` is asked only when the step is one that is recorded; after the end nothing is.
 
         A counter that goes back is counted on from where it was; ``strict`` refuses it.
         """
+        if self._finished:
+            return
         self._land()
         last = self._block.last
         least = 0 if last is None else last + 1
@@ -170,6 +175,8 @@ class Recording:
         block = self._room()
         if self._flusher.error is not None:
             raise self._flusher.error
+        if self._successor:
+            raise RunExistsError(f"another logger opened the same run and goes on from here, in {self._successor}")
         self._watch()
         if block is None:
             self._drop(number, "the spool is full" if self._spool else "the disk did not keep up")
@@ -197,6 +204,8 @@ class Recording:
 
     def annotate(self, scalars: Mapping[str, Any]) -> None:
         """Add scalars to the newest row, or keep those for the next step that come before theirs."""
+        if self._finished:
+            return
         scalars = self.steps.sort(scalars)
         block = self._block
         if self._flight is not None:
@@ -215,6 +224,8 @@ class Recording:
 
     def snapshot(self, fill: Fill) -> None:
         """Keep a sketch of the parameters as they are before the next step; the next flush stores it."""
+        if self._finished:
+            return
         self._land()
         groups = len(self.header.groups)
         theta = np.empty((groups, self.header.sketch.k), np.float32)
@@ -269,7 +280,11 @@ class Recording:
             self._journal.close()
         self._finished = True
         if not done:
-            raise self._waiting(wait)
+            if self._sink.local is not None:
+                raise TimeoutError(f"the disk took nothing for {wait:.0f} s; the last rows are in the journal")
+            why = self._flusher.refusal or f"the store took nothing for {wait:.0f} s"
+            left = self.rows - self._writer.segment.rows
+            raise StoreUnavailableError(f"{why}; {spool.fate(left, self._journal is not None, self.path)}")
         if self._flusher.error is not None:
             raise self._flusher.error
 
@@ -286,24 +301,12 @@ class Recording:
         except Exception as failure:
             self._flusher.error = error or failure
 
-    def _waiting(self, wait: float) -> OSError:
-        """Say what becomes of rows that could not be committed in time."""
-        rows = self.rows - self._writer.segment.rows
-        if self._sink.local is not None:
-            return TimeoutError(f"the disk took nothing for {wait:.0f} s; the last rows are in the journal")
-        why = self._flusher.refusal or f"the store took nothing for {wait:.0f} s"
-        if self._journal is None:
-            return StoreUnavailableError(f"{why}; without a journal the last {rows} rows are lost")
-        return StoreUnavailableError(
-            f"{why}; {rows} rows wait in the spool. When the store is back: {spool.command(self.path)}"
-        )
-
     def _watch(self) -> None:
         """Tell when the store begins to refuse, and when it takes rows again."""
         refusal = self._flusher.refusal
         if refusal is not None and self._refusal is None:
             kept = "rows wait in the spool until it is back" if self._spool else "rows will be dropped"
-            self._notify(f"{refusal}; training goes on, {kept}")
+            self.notify(f"{refusal}; training goes on, {kept}")
         elif refusal is None and self._refusal is not None:
             log.info("%s: the store is back", self.path)
         self._refusal = refusal
@@ -321,7 +324,7 @@ class Recording:
         except Exception as error:
             if name not in self._odd:
                 self._odd.add(name)
-                self._notify(f"{name} is not recorded where it is not one number: {error}")
+                self.notify(f"{name} is not recorded where it is not one number: {error}")
             return float("nan")
 
     def _room(self) -> Block | None:
@@ -361,7 +364,7 @@ class Recording:
         elif len(self._dropped) < GAPS:
             self._dropped.append((number, number, reason))
             if len(self._dropped) == 1 or why != reason:
-                self._notify(f"step {number} and maybe more are not recorded: {reason}")
+                self.notify(f"step {number} and maybe more are not recorded: {reason}")
         else:
             self._dropped[-1] = (first, number, "some of these steps: " + reason)
 
@@ -374,6 +377,7 @@ class Recording:
         """Commit a chunk that was handed over, or snapshots alone; called again, it goes on with what it began."""
         first = self._writer.segment.snapshots
         if self._begun is None or self._begun[0] != chunk:
+            self._successor = self._successor or self._writer.successor()
             block = None if chunk is None else self._filled(chunk)
             self._taken = len(self._snapshots)  # before they are read: no lock, which Ctrl-C could leave locked
             waiting = [kept for kept in self._snapshots[first : self._taken] if kept is not None]

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
-import os
 import uuid
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from gradlog import groups as grouping
-from gradlog import provenance, sketch, spool
-from gradlog.errors import CorruptRunError, NewerFormatError, RunExistsError, SpecMismatchError
+from gradlog import provenance, sketch
+from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
+from gradlog.layout import is_own
 from gradlog.paths import of_run
-from gradlog.schema import (
-    JOURNAL_PATTERN,
-    MANIFEST,
-    META,
-    PARTIAL_FILE,
-    RunHeader,
-    SegmentHeader,
-    SketchSpec,
-    TensorInfo,
-    chunk_rows,
-    digest,
-)
-from gradlog.sink import Sink, clear, open_sink
+from gradlog.recover import Recovered, recover, settle, still_writes, writers
+from gradlog.schema import META, PARTIAL_FILE, RunHeader, SegmentHeader, SketchSpec, TensorInfo, chunk_rows, digest
+from gradlog.sink import Sink, open_sink
 from gradlog.store import SegmentWriter, create_root, now, read_root, read_segment, segment_names
 
+__all__ = [
+    "Layout",
+    "Opened",
+    "Plan",
+    "Recovered",
+    "describe_plan",
+    "open_segment",
+    "recover",
+    "require_same",
+    "with_parent",
+    "writers",
+]
+
 log = logging.getLogger("gradlog")
+
+_TRIES = 5
+"""How often other processes may come in between, before this one gives up."""
 
 Layout = Sequence[tuple[str, tuple[int, ...], str]]
 """(name, shape, dtype) of every parameter tensor, in order."""
@@ -80,7 +83,7 @@ class Opened:
     parents: list[tuple[str, int, int]]
 
 
-def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
+def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[str], None] = log.warning) -> Opened:
     """Create or join the run at ``plan.path`` and claim a segment of it.
 
     The header that is returned has every tensor that rows of the segment include: those of the run, those of
@@ -89,20 +92,25 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     Raises
     ------
     RunExistsError
-        Mode "w-" and a run is there.
+        Mode "w-" and a run is there, or mode "a" and another process of this machine is recording it.
     SpecMismatchError
         Mode "a" and the run there was recorded with another sketch, layout, stage or interval.
     """
     if plan.mode == "new":
-        return _open_beside(plan, layout)
+        return _open_beside(plan, layout, tell)
     sink = open_sink(plan.path, plan.durable)
     _require_free(sink, plan.path)
-    number = 0
-    if plan.mode == "w":
-        # A writer of the old run that still lives shall find its folder gone, and not share one with the new run.
-        number = 1 + max((n for n, _, _ in segment_names(sink)), default=-1)
-        clear(sink)
-    there = segment_names(sink)
+    least = _replace(sink, plan.path, tell) if plan.mode == "w" else 0
+    for _ in range(_TRIES):
+        opened = _claim(sink, plan, layout, new, least)
+        if opened is not None:
+            return opened
+    raise RunExistsError(f"{plan.path}: other processes open and replace this run all the time; choose another path")
+
+
+def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> Opened | None:
+    """Claim a segment; None where another process was quicker, and what it did must be looked at first."""
+    there = [found for found in segment_names(sink) if found[0] >= least]
     mine = [name for _, rank, name in there if rank == plan.rank]
     if plan.mode == "w-" and mine:
         raise _exists(plan.path)
@@ -110,33 +118,71 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     wanted = _header(plan, [t for t in layout if t[0] not in earlier])
     header, root = create_root(sink, wanted)
     if header.uuid != wanted.uuid:
+        if plan.mode == "w":
+            raise _raced(plan.path)
         require_same(header, wanted, plan.path)
-    joined = _joined(header, layout, earlier, new)
-    parents = [_settle(sink, header, name) for name in mine]
+    _require_rest(sink, plan.path, header, mine)
+    segment = SegmentHeader(
+        number=_number(there, plan.rank, least),
+        rank=plan.rank,
+        parent=mine[-1] if mine else None,
+        root=digest(root),
+        head=digest(root),
+        joined=_joined(header, layout, earlier, new),
+        opened=now(),
+        process={**provenance.process_identity(), "resumed": plan.provenance(notes=False) if mine else None},
+    )
+    writer = SegmentWriter(sink, header, segment)
+    if not _claimed(sink, writer, mine, least):
+        if plan.mode == "a":
+            return None
+        raise _exists(plan.path) if plan.mode == "w-" else _raced(plan.path)
+    try:
+        return _opened(sink, plan, header, segment, mine, least)
+    except BaseException:
+        writer.withdraw()
+        raise
+
+
+def _claimed(sink: Sink, writer: SegmentWriter, mine: Sequence[str], least: int) -> bool:
+    """Create a segment, and take it back where another process opened the run, or replaced it, at the same moment."""
+    try:
+        if not writer.create():
+            return False
+    except (SpecMismatchError, FileNotFoundError):
+        return False
+    rank, number = writer.segment.rank, writer.segment.number
+    if any(r == rank and least <= n < number and name not in mine for n, r, name in segment_names(sink)):
+        writer.withdraw()
+        return False
+    return True
+
+
+def _opened(
+    sink: Sink, plan: Plan, header: RunHeader, segment: SegmentHeader, mine: Sequence[str], least: int
+) -> Opened:
+    """Settle the earlier segments of this rank, and tell those that this very process still writes."""
+    sink.sweep(segment.name)
+    for number, _, name in segment_names(sink) if plan.mode == "w" else []:
+        if number < least:  # what a live writer put elsewhere, into the run that was replaced, since that was deleted
+            for key in sink.keys(name):
+                sink.discard(key)
+    parents = [settle(sink, header, name) for name in mine]
+    for name in mine:
+        writer = writers.get((header.uuid, name))
+        if writer is not None and writer.writing:
+            writer.supersede(segment.name)
     ends = [p for p in parents if p[2] >= p[1]]
     last = ends[-1][2] if ends else -1
     next_step = plan.first_step if plan.first_step is not None else last + 1
-    number = max([number, *(n + 1 for n, rank, _ in there if rank == plan.rank)])
-    if plan.rank:  # one launch, one number: that of rank 0 where it has opened already
-        number = max([number, *(n for n, rank, _ in there if rank == 0)])
-    while True:
-        segment = SegmentHeader(
-            number=number,
-            rank=plan.rank,
-            parent=mine[-1] if mine else None,
-            root=digest(root),
-            head=digest(root),
-            joined=joined,
-            opened=now(),
-            process={**provenance.process_identity(), "resumed": plan.provenance(notes=False) if mine else None},
-        )
-        if SegmentWriter(sink, header, segment).create():
-            _sweep(sink, segment.name)
-            header = dataclasses.replace(header, tensors=header.tensors + joined)
-            return Opened(plan.path, sink, header, segment, next_step, ends)
-        if plan.mode == "w-":  # another process was faster
-            raise _exists(plan.path)
-        number += 1
+    whole = dataclasses.replace(header, tensors=header.tensors + segment.joined)
+    return Opened(plan.path, sink, whole, segment, next_step, ends)
+
+
+def _number(there: Sequence[tuple[int, int, str]], rank: int, least: int) -> int:
+    """Choose the next number: one launch has one, that of rank 0 where it has opened already."""
+    numbers = [least, *(n + 1 for n, r, _ in there if r == rank)]
+    return max([*numbers, *(n for n, r, _ in there if r == 0)] if rank else numbers)
 
 
 def _exists(path: str) -> RunExistsError:
@@ -146,28 +192,57 @@ def _exists(path: str) -> RunExistsError:
     )
 
 
-def _open_beside(plan: Plan, layout: Layout) -> Opened:
+def _open_beside(plan: Plan, layout: Layout, tell: Callable[[str], None]) -> Opened:
     """Create the run under the first number whose claim succeeds: of two processes each gets one of its own."""
     n = 1
     while True:
         path = of_run(plan.path, n)
         try:
-            return open_segment(dataclasses.replace(plan, path=path, mode="w-"), layout)
+            return open_segment(dataclasses.replace(plan, path=path, mode="w-"), layout, tell=tell)
         except (RunExistsError, SpecMismatchError, CorruptRunError, NewerFormatError) as error:
             log.debug("%s is taken: %s", path, error)
         n += 1
 
 
-class Writing(Protocol):
-    """Who writes a segment."""
+def _require_rest(sink: Sink, path: str, header: RunHeader, mine: Sequence[str]) -> None:
+    """Refuse a run that another process of this machine is recording."""
+    for name in mine:
+        segment = read_segment(sink, name)
+        here = segment.process.items() >= provenance.process_identity().items()
+        if segment.status == "recording" and not here and still_writes(header, segment):
+            raise RunExistsError(
+                f"{path} is being recorded by process {segment.process.get('pid')} of this machine ({name}): "
+                "wait until it has ended, or choose another path"
+            )
 
-    @property
-    def writing(self) -> bool:
-        """Whether it may go on; what it lacks otherwise is for whoever continues or recovers the run."""
+
+def _raced(path: str) -> RunExistsError:
+    return RunExistsError(f"{path}: another process opened or replaced the run at the same moment; choose another path")
 
 
-writers: weakref.WeakValueDictionary[tuple[str, str], Writing] = weakref.WeakValueDictionary()
-"""Who writes in this very process, by the run's uuid and the segment's name."""
+def _replace(sink: Sink, path: str, tell: Callable[[str], None]) -> int:
+    """Delete the run that is there, and give the least number for segments of the new one.
+
+    It is none that the old run had: a writer of that which still lives finds its folder gone, and does not share one
+    with the new run. Files in the segments that are not the recorder's forbid it.
+    """
+    there = segment_names(sink)
+    for _, _, name in there:
+        odd = [key for key in sink.keys(name) if not is_own(key)]
+        if odd:
+            raise RunExistsError(
+                f"{path} holds {odd[0]}, which is no file of a run: move it away, or choose another path"
+            )
+    with contextlib.suppress(CorruptRunError, NotARunError):
+        header, _ = read_root(sink)
+        for _, _, name in there:
+            segment = read_segment(sink, name)
+            live = still_writes(header, segment) if segment.status == "recording" else False
+            if live is not False:
+                who = f"process {segment.process.get('pid')} is" if live else "a process of another machine may be"
+                tell(f"the run that is replaced was not closed: {who} still recording {name}, whose rows are deleted")
+    sink.clear()
+    return 1 + max((number for number, _, _ in there), default=-1)
 
 
 def with_parent(segment: SegmentHeader, parents: list[tuple[str, int, int]], first: int) -> SegmentHeader:
@@ -245,151 +320,22 @@ def _joined(
     return tuple(joined)
 
 
-def _require_free(sink: Any, path: str) -> None:
-    """Refuse a folder that holds something other than a run: it is neither written into nor replaced."""
-    local = getattr(sink, "local", None)
-    if local is None or not local.exists():
-        return
-    foreign = local.is_dir() and any(not p.name.endswith(PARTIAL_FILE) for p in local.iterdir())
-    if not local.is_dir() or (foreign and not (local / META).exists()):
-        raise RunExistsError(f"{path} exists and is no gradlog run; choose another path")
-    if (local / META).exists():
-        read_root(sink)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recovered:
-    """What became of one segment. ``rows`` were committed; ``live``: its writer may live, so it was left alone."""
-
-    segment: str
-    status: str
-    rows: int
-    live: bool
-
-
-def recover(path: str | os.PathLike[str], force: bool = False) -> list[Recovered]:
-    """Commit the rows that writers left in their journals: killed ones, or those whose store did not answer.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The run's store, as it was given to :func:`gradlog.open`. If that is a URL, call this on the machine that
-        recorded, whose spool folder has the rows.
-    force : bool
-        Do so for segments too whose writer may still live, as that of another machine, or from before a restart.
-
-    Returns
-    -------
-    list of Recovered
-        One entry a segment, in order.
-
-    Raises
-    ------
-    NotARunError, CorruptRunError
-        There is no run, or its metadata cannot be read.
-    StoreUnavailableError
-        The store does not answer, still.
-
-    Examples
-    --------
-    >>> recover("s3://bucket/run.zarr")          # doctest: +SKIP
-    [Recovered(segment='seg-000000-r0000', status='recovered', rows=4096, live=False)]
-    """
-    sink = open_sink(path)
-    header, _ = read_root(sink)
-    found = []
-    for _, _, name in segment_names(sink):
-        before = read_segment(sink, name)
-        _settle(sink, header, name, force)
-        after = read_segment(sink, name)
-        found.append(Recovered(name, after.status, after.rows - before.rows, after.status == "recording"))
-    return found
-
-
-def _settle(sink: Sink, header: RunHeader, name: str, force: bool = False) -> tuple[str, int, int]:
-    """Close an earlier segment whose writer is dead, journal and all; give its name and first and last step."""
-    segment = read_segment(sink, name)
-    first, last = _steps(sink, segment)
-    folder = spool.folder(sink, header.uuid, name)
-    journals = _journals(folder)
-    tail = []
-    for index, path in journals.items():
-        journal = spool.read(path, header)
-        if len(journal) and journal.chunk == index:
-            tail.append(index)
-            first = min(first, int(journal.step[0])) if last >= first else int(journal.step[0])
-            last = max(last, int(journal.step[-1]))
-    snapshots = spool.snapshots(folder, header, segment.snapshots)
-    unfinished = segment.status == "recording" or (segment.status == "failed" and (tail or snapshots))
-    if unfinished and (force or not _lives(header, segment)):
-        writer = SegmentWriter(sink, header, segment)
-        for index in tail:
-            if index * header.chunk == writer.segment.rows:
-                journal = spool.read(journals[index], header)
-                writer.commit(spool.block(header, index, journal, writer.segment.scalars), segment.dropped)
-        writer.commit(None, segment.dropped, snapshots)
-        writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
-        _sweep(sink, name)
-        for index, path in journals.items():
-            journal = spool.read(path, header)
-            replayed = index * header.chunk + len(journal) <= writer.segment.rows
-            _retire(path, keep=journal.damaged or not replayed)
-        if sink.local is None:
-            _tidy(folder)
-    return name, first, last
-
-
-def _lives(header: RunHeader, segment: SegmentHeader) -> bool:
-    """Whether a segment's writer may go on writing it; one of this very process may have let go of it."""
-    if segment.process.items() >= provenance.process_identity().items():
-        writer = writers.get((header.uuid, segment.name))
-        return writer is not None and writer.writing
-    return provenance.may_be_alive(segment.process)
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what is left of sketches of the parameters, and spool folders that are empty then."""
-    for leftover in folder.glob(f".theta-*{PARTIAL_FILE}"):
-        leftover.unlink()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
-
-
-def _retire(path: Path, keep: bool) -> None:
-    """Delete a journal whose rows are committed; keep any other under another name, for whoever wants to look."""
-    if keep:
-        path.rename(path.with_name(path.name.replace("journal", "torn")))
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sweep(sink: Sink, name: str) -> None:
-    """Delete the temporary files that a killed writer left in a segment."""
-    for leftover in [] if sink.local is None else (sink.local / name).rglob(f"*{PARTIAL_FILE}"):
-        leftover.unlink(missing_ok=True)
-
-
-def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
-    """First and last committed step, from the manifests; (0, -1) for none."""
+def _require_free(sink: Sink, path: str) -> None:
+    """Refuse a place that holds something other than a run: it is neither written into nor replaced."""
+    taken = RunExistsError(f"{path} exists and is no gradlog run; choose another path")
+    if sink.local is not None and sink.local.exists() and not sink.local.is_dir():
+        raise taken
     try:
-        first = _first(sink, segment, range(segment.flushes))
-        last = _first(sink, segment, reversed(range(segment.flushes)))
-        return (int(first[0]), int(last[1])) if first else (0, -1)
-    except (ValueError, KeyError, TypeError, IndexError, FileNotFoundError) as error:
-        raise CorruptRunError(f"{segment.name}: manifest cannot be read: {error!r}") from error
+        read_root(sink)
+    except NotARunError:
+        odd = [name for name in sink.names() if not name.endswith(PARTIAL_FILE)]
+        if odd and META not in odd and not _is_run(sink):  # asked again: another process may be opening it
+            raise taken from None
 
 
-def _first(sink: Sink, segment: SegmentHeader, flushes: Iterable[int]) -> list[int]:
-    """First and last step of the first of these flushes that has rows."""
-    for i in flushes:
-        steps: list[int] = json.loads(sink.get(f"{segment.name}/{MANIFEST.format(i)}"))["steps"]
-        if steps:
-            return steps
-    return []
-
-
-def _journals(folder: Path) -> dict[int, Path]:
-    """Journals of a segment by the chunk that their names tell, oldest first."""
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    return {int(m[1]): folder / m[0] for m in map(JOURNAL_PATTERN.fullmatch, names) if m}
+def _is_run(sink: Sink) -> bool:
+    try:
+        read_root(sink)
+    except NotARunError:
+        return False
+    return True

@@ -41,6 +41,23 @@ def folder(sink: Sink, uuid: str, segment: str) -> Path:
     return Path(absolute(os.environ.get("GRADLOG_SPOOL", default))) / uuid / segment
 
 
+def make(sink: Sink, folder: Path) -> Path:
+    """Make a segment's spool folder, which nobody else may look into or have made before; beside chunks it is there.
+
+    Raises
+    ------
+    PermissionError
+        The spool is another user's.
+    """
+    if sink.local is None:
+        top = folder.parent.parent
+        top.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if top.stat().st_uid not in (os.getuid(), 0):
+            raise PermissionError(f"the spool folder {top} is another user's; let GRADLOG_SPOOL name one of your own")
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def limit() -> int:
     """Bytes of waiting rows that a segment may have.
 
@@ -66,6 +83,17 @@ def command(path: str) -> str:
     return f"{f'GRADLOG_SPOOL={shlex.quote(spool)} ' if spool else ''}gradlog recover {shlex.quote(path)}"
 
 
+def fate(rows: int, kept: bool, path: str) -> str:
+    """Say what becomes of the rows that a store elsewhere did not take until the end.
+
+    >>> fate(3, False, "s3://bucket/run.zarr")
+    'without a journal the last 3 rows are lost'
+    """
+    if not kept:
+        return f"without a journal the last {rows} rows are lost"
+    return f"{rows} rows wait in the spool. When the store is back: {command(path)}"
+
+
 def read(path: Path, header: RunHeader) -> Journal:
     """Journal in a file of a segment's folder. Damage does not raise."""
     owner = records.owner(header.uuid, path.parent.name)
@@ -76,7 +104,7 @@ def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, ND
     """Sketches of the parameters in a segment's folder from number ``first`` on: those that no flush has taken."""
     found: list[tuple[int, NDArray[np.float32]]] = []
     owner = records.owner(header.uuid, folder.name)
-    while (path := folder / WAITING.format(first + len(found))).is_file():
+    while (path := folder / WAITING.format(first + len(found))).exists():
         number = first + len(found)
         kept = records.read_snapshot(
             limits.read_plain(folder, path.name), number, owner, len(header.groups), header.sketch.k

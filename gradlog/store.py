@@ -14,7 +14,8 @@ import datetime
 import itertools
 import json
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -27,6 +28,7 @@ from gradlog.errors import CorruptRunError, NotARunError, SpecMismatchError
 from gradlog.schema import (
     FULL_BITS,
     MANIFEST,
+    MANIFESTS,
     META,
     NO_CHECK,
     PARTIAL_FILE,
@@ -101,13 +103,35 @@ def read_segment(sink: Sink, name: str) -> SegmentHeader:
 
 def segment_names(sink: Sink) -> list[tuple[int, int, str]]:
     """List (number, rank, name) of each segment, in order."""
-    found = [(SEGMENT_PATTERN.fullmatch(name), name) for name in sink.folders()]
+    found = [(SEGMENT_PATTERN.fullmatch(name), name) for name in sink.names()]
     return sorted((int(m[1]), int(m[2]), name) for m, name in found if m and not _unclaimed(sink, name))
 
 
 def _unclaimed(sink: Sink, name: str) -> bool:
     """Whether a kill came between the making of a segment's folder and its metadata."""
-    return sink.local is not None and all(p.name.endswith(PARTIAL_FILE) for p in (sink.local / name).iterdir())
+    if sink.local is None or os.path.lexists(sink.local / name / META):
+        return False
+    return all(key.endswith(PARTIAL_FILE) for key in sink.keys(name))
+
+
+def manifests(sink: Sink, segment: SegmentHeader) -> Callable[[int], bytes]:
+    """Reader of a segment's manifests by number: files of their own, or the lines of one file after compaction.
+
+    Raises
+    ------
+    CorruptRunError
+        One is missing.
+    """
+
+    def read(key: str) -> bytes:
+        try:
+            return sink.get(f"{segment.name}/{key}")
+        except FileNotFoundError as error:
+            raise CorruptRunError(f"{segment.name}/{key} is missing; run: gradlog audit") from error
+
+    if not segment.shard:
+        return lambda i: read(MANIFEST.format(i))
+    return limits.split_lines(read(MANIFESTS), segment.flushes, f"{segment.name}/{MANIFESTS}").__getitem__
 
 
 class Commit(NamedTuple):
@@ -144,15 +168,28 @@ class SegmentWriter:
         self.segment = segment
 
     def create(self) -> bool:
-        """Claim the segment's name; False if another writer has it."""
-        return self._sink.create(f"{self.segment.name}/{META}", [self._metadata()])
+        """Claim the segment's name; False if another writer has it.
+
+        Raises
+        ------
+        SpecMismatchError
+            Somebody put another run in this one's place meanwhile; the claim is taken back.
+        """
+        if not self._sink.create(f"{self.segment.name}/{META}", [self._metadata()]):
+            return False
+        try:
+            self._require_root()
+        except (SpecMismatchError, FileNotFoundError):
+            self.withdraw()
+            raise
+        return True
 
     def commit(self, block: Block | None, dropped: Gaps = (), snapshots: Snapshots = ()) -> None:
         """Make the rows of ``block`` and the snapshots readable, as :meth:`prepare` and :meth:`perform` do in turn."""
         if snapshots or (block is not None and block.rows):
             self.perform(self.prepare(block, dropped, snapshots))
 
-    def prepare(self, block: Block | None, dropped: Gaps = (), snapshots: Snapshots = ()) -> Commit:
+    def prepare(self, block: Block | None, dropped: Gaps = (), snapshots: Snapshots = (), time: str = "") -> Commit:
         """Work out everything that makes rows and snapshots readable, down to the manifest; write nothing.
 
         The rows are encoded where they lie: ``block`` must stay as it is until the commit is performed.
@@ -207,9 +244,22 @@ class SegmentWriter:
             Somebody put another run in this one's place.
         """
         self._require_root()
-        for key, data in commit.objects:
-            self._sink.put(f"{commit.after.name}/{key}", data)
-        self.publish(commit.after)
+        try:
+            for key, data in commit.objects:
+                self._sink.put(f"{commit.after.name}/{key}", data)
+            self.publish(commit.after)
+        except FileNotFoundError:  # replaced just now: say so
+            self._require_root()
+            raise
+
+    def successor(self) -> str:
+        """Name of a later segment of the same rank: another process took the run over. Empty while there is none."""
+        for name in self._sink.names():
+            match = SEGMENT_PATTERN.fullmatch(name)
+            later = match is not None and int(match[2]) == self.segment.rank and int(match[1]) > self.segment.number
+            if later and not _unclaimed(self._sink, name):
+                return name
+        return ""
 
     def finish(self, status: str, reason: str = "", dropped: Gaps = ()) -> None:
         """Record that this segment gets no more rows, and why. Raises as :meth:`perform` does."""
@@ -222,14 +272,34 @@ class SegmentWriter:
         try:
             for name, meta in self._arrays().items():
                 self._sink.put(f"{segment.name}/{name}/{META}", [_json(meta)])
+            if self._sink.local is None:  # elsewhere a folder that was replaced takes objects as before
+                self._require_root()
             self._sink.put(f"{segment.name}/{META}", [self._metadata()])
         except BaseException:
             self.segment = previous
             raise
 
     def _require_root(self) -> None:
-        if digest(self._sink.get(META)) != self.segment.root:
-            raise SpecMismatchError(f"the run of {self.segment.name} was replaced by another one while it was recorded")
+        """Refuse to write into a run that is not the one of the claim; elsewhere, take back what is there of it."""
+        try:
+            if digest(self._sink.get(META)) == self.segment.root:
+                return
+        except FileNotFoundError:
+            raise FileNotFoundError(f"the run of {self.segment.name} is gone: somebody deleted or moved it") from None
+        if self._sink.local is None:
+            self.withdraw()
+        raise SpecMismatchError(f"the run of {self.segment.name} was replaced by another one while it was recorded")
+
+    def withdraw(self) -> None:
+        """Delete this writer's own segment from a run that is another's, unless the name is that run's by now."""
+        name = self.segment.name
+        try:
+            if read_segment(self._sink, name).root != self.segment.root:
+                return
+        except CorruptRunError:  # no claim: what is there was put after the old run had been cleared away
+            pass
+        for key in self._sink.keys(name):
+            self._sink.discard(key)
 
     def _arrays(self) -> dict[str, dict[str, Any]]:
         s = self.segment
@@ -241,7 +311,11 @@ class SegmentWriter:
         return seal(_json(group_metadata(unchecked.to_attrs(), self._arrays())))
 
     def _sketch(self, block: Block) -> Buffers:
-        return _raw(block.sketch) if self._header.codec == "raw" else _shuffled(block.sketch)
+        """Encode sketches, zeros past the end: most of the bytes of a short run, which take no room as a hole."""
+        if self._header.codec == "raw":
+            return _raw(block.sketch[: block.rows], np.zeros(block.sketch[block.rows :].nbytes, np.uint8))
+        block.sketch[block.rows :] = 0.0
+        return _shuffled(block.sketch)
 
     def _encode(self, block: Block, scalars: int) -> list[tuple[str, Buffers]]:
         i = block.index
@@ -267,9 +341,9 @@ def round_mantissa(x: NDArray[np.float32], bits: int) -> None:
         u &= np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
 
 
-def _raw(array: NDArray[Any]) -> Buffers:
+def _raw(array: NDArray[Any], *rest: NDArray[Any]) -> Buffers:
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-    return _checked(little)
+    return _checked(little, *rest)
 
 
 def _shuffled(array: NDArray[Any]) -> Buffers:
@@ -286,9 +360,12 @@ def _packed(array: NDArray[Any]) -> Buffers:
     return _checked(bytes(Zstd(level=1).encode(little)))
 
 
-def _checked(data: Any) -> Buffers:
+def _checked(*pieces: Any) -> Buffers:
     """Append the CRC-32C that zarr's codec of that name expects: four little-endian bytes after the data."""
-    return [data, int(google_crc32c.value(data)).to_bytes(4, "little")]
+    crc = 0
+    for piece in pieces:
+        crc = google_crc32c.extend(crc, piece)
+    return [*pieces, int(crc).to_bytes(4, "little")]
 
 
 def _json(document: Any) -> bytes:

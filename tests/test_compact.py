@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 import gradlog
 from gradlog import shards
+from gradlog.analysis import open_run
 from gradlog.analysis.audit import Folder, verify
 from gradlog.compact import compact
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
+from gradlog.recover import recover
 from gradlog.sink import LocalSink
 
 SEGMENT = "seg-000000-r0000"
@@ -155,3 +157,39 @@ def test_only_local_runs(tmp_path: Path) -> None:
         compact("memory://run.zarr")
     with pytest.raises(NotARunError):
         compact(tmp_path)
+
+
+@pytest.mark.parametrize("verb", ["resume", "recover", "rewind"])
+def test_a_compacted_run_goes_on(tmp_path: Path, verb: str) -> None:
+    """As it would have without compaction: same next step, same parent, same rows."""
+    for path in (tmp_path / "plain.zarr", tmp_path / "compact.zarr"):
+        record(path, 40)
+        with gradlog.open(path, k=16, chunk=16, mode="a", on_error="raise") as log:
+            log.step({"a": np.ones(200), "b": np.ones(30)})
+            state = log.state_dict()
+        if path.stem == "compact":
+            assert [c.skipped for c in compact(path)] == ["", ""]
+        if verb == "recover":
+            assert [(r.status, r.rows, r.live) for r in recover(path)] == [("closed", 0, False)] * 2
+        like = {"a": np.zeros(200), "b": np.zeros(30)}
+        with gradlog.open(path, like=like, k=16, chunk=16, mode="a", on_error="raise") as log:
+            if verb == "rewind":
+                log.load_state_dict(state | {"step": 30})
+            log.step({"a": np.full(200, 2.0), "b": np.ones(30)})
+    plain, other = (open_run(tmp_path / f"{name}.zarr") for name in ("plain", "compact"))
+    assert plain.steps.tolist() == other.steps.tolist() == list(range(31 if verb == "rewind" else 42))
+    assert np.array_equal(plain.sketch.compute(), other.sketch.compute())
+    assert [s.header.parent_step for s in plain.segments] == [s.header.parent_step for s in other.segments]
+    assert verify(Folder(tmp_path / "compact.zarr")) == []
+
+
+def test_a_compaction_that_was_cut_off_leaves_nothing_after_the_next(tmp_path: Path) -> None:
+    """Shards of another size, and files that were not whole."""
+    path = tmp_path / "run.zarr"
+    record(path)
+    (path / SEGMENT / "sketch/c/5/0").mkdir(parents=True)
+    (path / SEGMENT / "sketch/c/5/0/0").write_bytes(b"of a compaction with smaller shards")
+    (path / SEGMENT / "sketch/c/5/0/0.12-ab.partial").write_bytes(b"half")
+    compact(path)
+    assert verify(Folder(path)) == []
+    assert not list(path.rglob("*.partial"))

@@ -13,7 +13,7 @@ import pytest
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.audit import Folder, verify
-from gradlog.errors import RunExistsError, SpecMismatchError
+from gradlog.errors import GradlogWarning, RunExistsError, SpecMismatchError
 from tests.small_run import environment, gradient, start
 
 
@@ -41,16 +41,20 @@ def test_wrong_arguments_raise_at_once(tmp_path: Path, bad: dict[str, object]) -
         gradlog.open(tmp_path / "r.zarr", **bad)
 
 
-def test_two_loggers_on_one_path_do_not_mix(tmp_path: Path) -> None:
+def test_a_second_logger_of_the_same_process_takes_over_and_the_first_is_told(tmp_path: Path) -> None:
     path = tmp_path / "r.zarr"
-    one, two = start(path, mode="a"), start(path, mode="a")
+    one = start(path, mode="a", on_error="warn")
     for t in range(20):
         one.step(gradient(t))
-    for t in range(20, 30):
-        two.step(gradient(t), step=t)
+    two = start(path, mode="a")
+    two.step(gradient(20))
+    with pytest.warns(GradlogWarning, match="goes on from here, in seg-000001-r0000"):
+        one.step(gradient(20))
+    two.step(gradient(21))
     one.close()
     two.close()
-    assert open_run(path).steps.tolist() == list(range(30))
+    assert open_run(path).steps.tolist() == list(range(22))
+    assert [s.header.status for s in open_run(path, "all").segments] == ["failed", "closed"]
     assert verify(Folder(path)) == []
 
 

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import fsspec
@@ -24,7 +25,15 @@ from gradlog.analysis import analyze, open_run
 from gradlog.analysis.audit import check, examine, open_files
 from gradlog.cli.app import run as command
 from gradlog.compact import compact
-from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
+from gradlog.errors import (
+    CorruptRunError,
+    GradlogError,
+    GradlogWarning,
+    MissingDependencyError,
+    NotARunError,
+    RunExistsError,
+)
+from gradlog.sink import open_sink
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -244,6 +253,64 @@ class TestS3:
         assert loss.tolist() == list(map(float, range(12)))
         np.testing.assert_allclose(open_run(url).group_norm2[:, 0], 30 * np.arange(1.0, 13) ** 2, rtol=1e-6)
         assert check(url).problems == []
+
+    @pytest.mark.slow
+    def test_of_two_processes_one_records_and_the_other_is_told(self, url: str) -> None:
+        script = (
+            "import gradlog, numpy as np, sys\n"
+            "url, mode, value = sys.argv[1:]\n"
+            "try: log = gradlog.open(url, like={'w': np.zeros(9)}, k='exact', chunk=4, mode=mode, on_error='raise')\n"
+            "finally: print('tried', flush=True)\n"
+            "sys.stdin.readline()\n"
+            "for t in range(6): log.step({'w': np.full(9, float(value))})\n"
+            "log.close()\n"
+        )
+        for mode in ("w-", "a"):
+            words = [sys.executable, "-c", script, f"{url}-{mode}", mode]
+            rivals = [
+                subprocess.Popen([*words, value], env=environment(), stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+                for value in ("1", "2")
+            ]
+            for rival in rivals:
+                assert rival.stdout.readline() == "tried\n"
+            said = [rival.communicate()[1] for rival in rivals]
+            codes = [rival.returncode for rival in rivals]
+            assert sorted(codes) == [0, 1], said
+            assert "RunExistsError" in said[codes.index(1)]
+            found = open_run(f"{url}-{mode}", "all").sketch.compute()[:, 0, 0].tolist()
+            assert found == [1.0 + codes.index(0)] * 6
+            assert check(f"{url}-{mode}").problems == []
+
+    def test_only_one_of_two_creates(self, url: str) -> None:
+        one, two = open_sink(url), open_sink(url)
+        assert one.create("zarr.json", [b"one"])
+        assert not two.create("zarr.json", [b"two"])
+        assert two.get("zarr.json") == b"one"
+
+    def test_a_live_run_that_is_replaced_tells_both_and_mixes_nothing(self, url: str) -> None:
+        old = start(url, on_error="warn")
+        for t in range(10):
+            old.step(gradient(t), loss=0.0)
+        with pytest.warns(GradlogWarning, match="may be|is still recording"), start(url, mode="w") as new:
+            with pytest.warns(GradlogWarning, match=r"replaced|gone"):
+                for t in range(10, 40):
+                    old.step(gradient(t), loss=0.0)
+                old.close()
+            new.step(gradient(0), loss=1.0)
+        assert rows(url)[0] == [0]
+        assert check(url).problems == []
+
+    def test_objects_that_are_no_run_are_not_replaced(self, url: str) -> None:
+        fs = fsspec.filesystem("s3")
+        prefix = url.rpartition("/")[0]
+        fs.pipe_file(f"{prefix}/model.pt", b"weights")
+        for mode in ("w-", "a", "w"):
+            with pytest.raises(RunExistsError, match="no gradlog run"):
+                record(prefix, mode=mode)
+        record(url)
+        fs.pipe_file(f"{url}/model.pt", b"weights")
+        record(url, mode="w")
+        assert fs.cat_file(f"{url}/model.pt") == fs.cat_file(f"{prefix}/model.pt") == b"weights"
 
     def test_damage_is_noticed(self, url: str) -> None:
         record(url)
