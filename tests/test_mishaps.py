@@ -222,5 +222,5 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_only_rank_0_replaces_a_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="rank 0 first"):
+    with pytest.raises(ValueError, match="rank 0"):
         start(tmp_path / "r.zarr", mode="w", rank=1)
