@@ -142,12 +142,14 @@ class LocalSink:
 
     def clear(self) -> None:
         """Move the run aside, inside its own folder, then delete it: a live writer finds its folder gone at once."""
+        parts = [name for name in self.names() if is_part_of_run(name)]
+        if not parts and not os.path.lexists(self._path / META):
+            return
         aside = self._path / temporary("replacing")
         aside.mkdir()
-        for name in [*filter(is_part_of_run, self.names()), META]:
-            if name != aside.name:
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(self._path / name, aside / name)
+        for name in [*parts, META]:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self._path / name, aside / name)
         whole = self._path / temporary("replaced")
         os.rename(aside, whole)
         _remove(whole)

@@ -172,6 +172,14 @@ def test_a_run_is_replaced_whose_writer_lives(tmp_path: Path) -> None:
         os.close(tell)
 
 
+def test_replacing_nothing_is_creating(tmp_path: Path) -> None:
+    (tmp_path / "empty.zarr").mkdir()
+    for name in ("new.zarr", "empty.zarr", "deep/er/new.zarr"):
+        record(tmp_path / name, 1.0, 5, mode="w")
+        assert values(tmp_path / name) == [1.0] * 5
+        assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["seg-000000-r0000", "zarr.json"]
+
+
 def test_a_run_is_replaced_through_a_link(tmp_path: Path) -> None:
     record(tmp_path / "run-12.zarr", 1.0, 5)
     (tmp_path / "latest.zarr").symlink_to("run-12.zarr")
