@@ -132,7 +132,7 @@ def open(
     first_step = None if first_step is None else _whole("first_step", first_step, 0)
     if mode in ("w", "new") and rank > 0:
         raise ValueError(
-            f'mode="{mode}" begins a new run: open it so on rank 0, and log.path of rank 0 with mode="a" on rank {rank}'
+            f'mode="{mode}" begins a new run: open it so on rank 0 first, and its log.path with mode="a" on rank {rank}'
         )
     _one_of("codec", codec or "raw", CODECS)
     sketch_bits = _whole("sketch_bits", sketch_bits, 1, FULL_BITS)

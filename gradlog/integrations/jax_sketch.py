@@ -74,6 +74,10 @@ class JaxSketch:
         norms = [sum((_square(x) for i in own if (x := flats[i]) is not None), jnp.zeros(())) for own in members]
         return Sketched(jnp.stack(rows), jnp.stack(norms), jnp.int32(sum(x is None for x in flats)))
 
+    def nothing(self) -> Sketched:
+        """Row of a step in which no parameter had a gradient."""
+        return Sketched(jnp.zeros((self._groups, self._k)), jnp.zeros(self._groups), jnp.int32(len(self._tensors)))
+
     def _flat(self, i: int, x: Any) -> Any:
         if x is None:
             return None

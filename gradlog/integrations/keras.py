@@ -6,7 +6,9 @@ is the optimizer's update step, and that is what is wrapped here: one row an upd
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 from gradlog.errors import UnsupportedError
@@ -32,17 +34,18 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
     Parameters
     ----------
     model : keras.Model
-        Built and compiled; call this before ``fit``.
+        Built and compiled; call this before ``fit``. When it is compiled anew, the run goes on with the new optimizer;
+        variables that were unfrozen or added join it.
     path : str or path-like
         The run's store.
     **options
-        As for :func:`gradlog.open`. A model and optimizer restored from a Keras checkpoint continue their run
-        with ``mode="a"``: rows are numbered by ``optimizer.iterations``.
+        As for :func:`gradlog.open`, with ``mode="new"`` as the default. A model and optimizer restored from a Keras
+        checkpoint continue their run with ``mode="a"``: rows are numbered by ``optimizer.iterations``.
 
     Returns
     -------
     Logger
-        ``close()`` puts the optimizer back as it was.
+        ``close()`` puts model and optimizer back as they were.
 
     Raises
     ------
@@ -59,40 +62,113 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
 
     if disabled():
         return Logger(None)
-    backend = keras.backend.backend()
-    if backend not in ("torch", "jax"):
-        raise UnsupportedError(f"Keras on {backend}: only its torch and JAX backends can be recorded")
-    optimizer = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if optimizer is None or not hasattr(optimizer, STEP):
-        raise UnsupportedError(f"{type(model).__name__} has no Keras 3 optimizer: call compile() first")
+    if keras.backend.backend() not in ("torch", "jax"):
+        raise UnsupportedError(f"Keras on {keras.backend.backend()}: only its torch and JAX backends can be recorded")
+    optimizer = _optimizer(model)
     if not model.built:
         raise UnsupportedError("the model has no variables yet: build it, or call it once, before watch()")
     stage, what = options.pop("stage", "consumed"), options.pop("what", "gradient")
     if (stage, what) != ("consumed", "gradient"):
         raise UnsupportedError(f"stage={stage!r}, what={what!r}: in Keras only the consumed gradient can be recorded")
-    variables = list(model.trainable_variables)
-    logger = open_run(path, like=[(name_of(v, model), _like(v)) for v in variables], **options)
-    if logger.header is None:
-        return logger
-    original, outer = getattr(optimizer, STEP), optimizer.__dict__.get(STEP)
-    see = (_Torch if backend == "torch" else _Jax)(logger, logger.header, optimizer, variables)
-
-    def step(grads: Any, trainable_variables: Any, learning_rate: Any) -> Any:
-        see(grads, trainable_variables, learning_rate)
-        return original(grads, trainable_variables, learning_rate)
-
-    def restore() -> None:
-        if optimizer.__dict__.get(STEP) is step:  # else another recording wraps this one, which only calls through now
-            optimizer.__dict__.pop(STEP)
-            if outer is not None:
-                optimizer.__dict__[STEP] = outer
-        model.train_function = None
-
-    optimizer.__dict__[STEP] = step  # not setattr: Keras tracks what is assigned
-    model.train_function = None  # a function that is compiled already would go on without the wrapper
-    logger.on_close(restore, drain=see.drain)
+    like = [(name_of(v, model), _like(v)) for v in model.trainable_variables]
+    logger = open_run(path, like=like, **{"mode": "new", "optimizer": settings(optimizer), **options})
+    if logger.header is not None:
+        _Watch(model, logger)
     return logger
+
+
+def _optimizer(model: Any) -> Any:
+    """Return the optimizer that a compiled model updates its variables with."""
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if optimizer is None or not hasattr(optimizer, STEP):
+        raise UnsupportedError(f"{type(model).__name__} has no Keras 3 optimizer: call compile() first")
+    return optimizer
+
+
+def settings(optimizer: Any) -> dict[str, Any]:
+    """Class and hyperparameters of an optimizer."""
+    kind = type(optimizer)
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "settings": optimizer.get_config()}
+
+
+class _Watch:
+    """A wrapper around the update step of a model's optimizer, which goes to the next one when it is compiled anew."""
+
+    def __init__(self, model: Any, logger: Logger) -> None:
+        self._model, self._logger = model, logger
+        self._variables: dict[str, Any] = {}
+        self._seen: _Seen | None = None
+        self._off: Callable[[], None] = _nothing
+        self._wrap()
+        self._off_compile = _replace(model, "compile", self._compiling)
+        logger.on_close(self._remove, drain=self._drain)
+
+    def _compiling(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if self._logger.active:
+            with self._logger.guarded():
+                self._drain()
+                self._off()
+                self._wrap()
+        return result
+
+    def _wrap(self) -> None:
+        """Wrap the optimizer that the model has now; variables that it trains and the run does not have join it."""
+        optimizer, model, logger = _optimizer(self._model), self._model, self._logger
+        trained = {name_of(v, model): v for v in model.trainable_variables}
+        header = logger.header
+        assert header is not None
+        known = {t.name for t in header.tensors}
+        new = [(name, _like(v)) for name, v in trained.items() if name not in known]
+        if new:
+            logger.join(new)
+            header = logger.header or header
+        self._variables.update(trained)
+        ordered = [self._variables[t.name] for t in header.tensors]
+        kind = _Torch if keras.backend.backend() == "torch" else _Jax
+        first = None if self._seen is None or self._seen.last is None else self._seen.last + 1
+        seen = self._seen = kind(logger, header, optimizer, ordered, first)
+
+        def step(original: Any, grads: Any, trainable_variables: Any, learning_rate: Any) -> Any:
+            if self._seen is seen:
+                seen(grads, trainable_variables, learning_rate)
+            return original(grads, trainable_variables, learning_rate)
+
+        self._off = _replace(optimizer, STEP, step)
+        model.train_function = None  # a function that is compiled already would go on without the wrapper
+
+    def _drain(self) -> None:
+        if self._seen is not None:
+            self._seen.drain()
+
+    def _remove(self) -> None:
+        self._off()
+        self._off_compile()
+        self._seen = None
+        self._model.train_function = None
+
+
+def _replace(owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
+    """Wrap a method of one object; what is returned takes the wrapper off.
+
+    In the object's dictionary, since Keras tracks what is assigned. Where another wrapper is around this one, it stays.
+    """
+    original, outer = getattr(owner, name), owner.__dict__.get(name)
+    wrapped = functools.partial(wrapper, original)
+    owner.__dict__[name] = wrapped
+
+    def off() -> None:
+        if owner.__dict__.get(name) is wrapped:
+            owner.__dict__.pop(name)
+            if outer is not None:
+                owner.__dict__[name] = outer
+
+    return off
+
+
+def _nothing() -> None:
+    """Take nothing off."""
 
 
 def name_of(variable: Any, model: Any) -> str:
@@ -106,10 +182,20 @@ def _like(variable: Any) -> Any:
 
 
 class _Seen:
-    def __init__(self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any]) -> None:
+    """Updates of one optimizer. ``first``: number of the next one, where an earlier optimizer made those before it."""
+
+    def __init__(
+        self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any], first: int | None
+    ) -> None:
         self._logger, self._optimizer, self._variables = logger, optimizer, variables
         self._accumulate = optimizer.gradient_accumulation_steps or 1
         self._index = {id(v): i for i, v in enumerate(variables)}
+        self._base = 0 if first is None else first - int(optimizer.iterations)
+        self.last = None if first is None else first - 1
+
+    def _record(self, number: int, row: Callable[[], Row]) -> None:
+        self.last = self._base + number
+        self._logger.record(row, self.last)
 
     def _ordered(self, grads: Any, variables: Any) -> list[Any]:
         """Gradients in the run's order; None where Keras left a variable out."""
@@ -125,8 +211,10 @@ class _Seen:
 class _Torch(_Seen):
     """Eager: the update step runs for real updates only."""
 
-    def __init__(self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any]) -> None:
-        super().__init__(logger, header, optimizer, variables)
+    def __init__(
+        self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any], first: int | None
+    ) -> None:
+        super().__init__(logger, header, optimizer, variables, first)
         from gradlog.integrations.torch_measure import measure_for
 
         self._measure = measure_for(header, [v.value for v in variables])
@@ -140,14 +228,16 @@ class _Torch(_Seen):
         with self._logger.guarded():
             number = int(self._optimizer._iterations) // self._accumulate
         if number is not None:
-            self._logger.record(row, number)
+            self._record(number, row)
 
 
 class _Jax(_Seen):
     """Traced: the update step is computed at every micro-step, and its outcome dropped in all but the last."""
 
-    def __init__(self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any]) -> None:
-        super().__init__(logger, header, optimizer, variables)
+    def __init__(
+        self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any], first: int | None
+    ) -> None:
+        super().__init__(logger, header, optimizer, variables, first)
         from gradlog.integrations.jax_sketch import JaxSketch, filled
 
         self._sketch, self._fill = JaxSketch(header), filled
@@ -166,7 +256,7 @@ class _Jax(_Seen):
             number, micro = divmod(int(iteration), self._accumulate)
             ready = micro == self._accumulate - 1
         if ready:
-            self._logger.record(lambda: Row(self._fill(sketched), {"lr": float(rate)}), number)
+            self._record(number, lambda: Row(self._fill(sketched), {"lr": float(rate)}))
 
     def drain(self) -> None:
         """Wait for callbacks that are under way."""

@@ -8,6 +8,7 @@ state continues the run at its own step.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,11 +33,22 @@ from gradlog.recording import Row
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Leaves of any pytree with dotted names: dicts by key, sequences by index, classes by field.
 
+    A variable of flax.nnx is a box with one field ``value``, which counts as the variable itself: gradients come with
+    the box or without it.
+
     >>> [name for name, _ in named_leaves({"dense": {"kernel": 1.0, "bias": 2.0}})]
     ['dense.bias', 'dense.kernel']
     """
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator=".") or "w", leaf) for path, leaf in paths]
+    nnx = sys.modules.get("flax.nnx")
+    boxed = None if nnx is None else lambda node: isinstance(node, nnx.Variable)
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=boxed)
+    named = []
+    for path, leaf in paths:
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "w"
+        inside = jax.tree_util.tree_leaves_with_path(leaf)
+        whole = len(inside) == 1
+        named += [(name if whole else f"{name}.{i}", value) for i, (_, value) in enumerate(inside)]
+    return named
 
 
 def open_run(path: str | os.PathLike[str], params: Any, **options: Any) -> Logger:
@@ -112,9 +124,10 @@ def log_gradients(log: Logger, *, accumulate: int = 1) -> optax.GradientTransfor
         return LogState(jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: LogState, params: Any = None, *, value: Any = None, **extra: Any) -> Any:
-        if sketch is not None:
-            loss = jnp.nan if value is None else value
-            io_callback(host, None, state.count, sketch(updates), loss, ordered=True)
+        if sketch is not None and log.active:
+            with log.guarded():  # tracing: what goes wrong here leaves the step as it is
+                loss = jnp.nan if value is None else value
+                io_callback(host, None, state.count, sketch(updates), loss, ordered=True)
         return updates, LogState(state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -147,12 +160,8 @@ class _Host:
 def sketcher(log: Logger) -> Callable[[Any], Sketched] | None:
     """Return the pure function from a pytree of gradients to its row; None when recording is off.
 
-    Use it inside jit, scan or shard_map, carry the row out, and hand it to :func:`record`.
-
-    Raises
-    ------
-    GradientError
-        By the function, while tracing: a leaf that the run does not know, or one of another shape.
+    Use it inside jit, scan or shard_map, carry the row out, and hand it to :func:`record`. Where the gradients do not
+    fit the run, recording ends, as everywhere: with a warning, or with ``on_error="raise"`` by an error while tracing.
     """
     if log.header is None:
         return None
@@ -160,13 +169,17 @@ def sketcher(log: Logger) -> Callable[[Any], Sketched] | None:
     names = [t.name for t in log.header.tensors]
 
     def function(grads: Any) -> Sketched:
-        leaves = dict(named_leaves(grads))
-        unknown = leaves.keys() - set(names)
-        if unknown:
-            raise GradientError(
-                f"{sorted(unknown)[0]!r} is no parameter of this run; expected {', '.join(names[:4])}, ..."
-            )
-        return sketch([leaves.get(name) for name in names])
+        row = sketch.nothing()
+        if log.active:
+            with log.guarded():
+                leaves = dict(named_leaves(grads))
+                if unknown := leaves.keys() - set(names):
+                    raise GradientError(
+                        f"{sorted(unknown)[0]!r} is no parameter of this run; expected {', '.join(names[:4])}, ...: "
+                        "open_run() takes the pytree that is handed to update()"
+                    )
+                row = sketch([leaves.get(name) for name in names])
+        return row
 
     return function
 

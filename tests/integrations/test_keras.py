@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gradlog.schema import PARTIAL
+
 if importlib.util.find_spec("keras") is None:
     pytest.skip("needs keras", allow_module_level=True)
 
@@ -99,6 +101,30 @@ save()
 """
 
 
+RECOMPILED = """
+model = build()
+model.layers[0].trainable = False
+model.compile(keras.optimizers.SGD(1.0), "mse")
+x, y = np.random.randn(32, 6).astype("float32"), np.random.randn(32, 2).astype("float32")
+log = watch(model, folder + "/r.zarr", k=16, on_error="raise")
+compile_of_its_class = model.compile.func
+fit = lambda: model.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0, callbacks=[Spy()])
+fit()
+model.layers[0].trainable = True  # as Keras' guide to transfer learning does
+model.compile(keras.optimizers.SGD(0.5), "mse")
+fit()
+model.layers[0].trainable = False
+model.compile(keras.optimizers.SGD(1.0), "mse")
+fit()
+log.close()
+assert "compile" not in vars(model) and "_backend_update_step" not in vars(model.optimizer)
+model.compile("sgd", "mse")
+save()
+with watch(model, folder + "/r.zarr", k=16, on_error="raise"):  # the cell, run again
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0)
+"""
+
+
 def run(folder, script, backend, *options):
     """Run a script under Keras; give what it saw change."""
     if importlib.util.find_spec(backend) is None:
@@ -144,6 +170,23 @@ def test_one_of_two_recordings_ends_alone(tmp_path, recorded, backend):
     assert len(rows) == 8
     recorded(tmp_path / "r.zarr").expect(rows, rtol=1e-4)
     recorded(tmp_path / "first.zarr").expect(rows[:4], rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_model_that_is_compiled_anew_is_recorded_on(tmp_path, recorded, backend):
+    """A new optimizer counts from 0, the run does not; variables that were unfrozen join, frozen ones are absent."""
+    rows = run(tmp_path, RECOMPILED, backend)
+    found = recorded(tmp_path / "r.zarr")
+    assert found.steps == list(range(12))
+    assert [bool(flag & PARTIAL) for flag in found.flags[8:]] == [True] * 4
+    np.testing.assert_array_equal(found.scalars["lr"], [1.0] * 4 + [0.5] * 4 + [1.0] * 4)
+    for i, row in enumerate(rows):
+        expected = sum(np.square(change.astype(float)).sum() for change in row.values()) / found.scalars["lr"][i] ** 2
+        np.testing.assert_allclose(found.norm2[i].sum(), expected, rtol=1e-3)
+    assert {t.name for t in found.header.tensors} == {"head.kernel", "head.bias"}
+    assert found.run.info["joined"][0]["step"] == 4
+    assert found.run.info["provenance"]["optimizer"]["class"].endswith("SGD")
+    assert recorded(tmp_path / "r-2.zarr").steps == [0, 1, 2, 3]
 
 
 def test_what_cannot_be_recorded_is_refused(tmp_path):

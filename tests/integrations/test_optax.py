@@ -180,10 +180,56 @@ def test_sketch_of_many_rows_equals_numpy(tmp_path):
 
 
 def test_wrong_tree_is_told_at_trace_time(tmp_path):
-    log = open_run(tmp_path / "r.zarr", init(), k=8)
+    log = open_run(tmp_path / "r.zarr", init(), k=8, on_error="raise")
     with pytest.raises(Exception, match="is no parameter of this run"):
         jax.jit(sketcher(log))({"other": jnp.ones(3)})
     log.close()
+
+
+@pytest.mark.filterwarnings("ignore::gradlog.errors.GradlogWarning")
+@pytest.mark.parametrize("wrong", [{"other": jnp.ones(3)}, {"w": jnp.ones(4)}], ids=["name", "shape"])
+def test_gradients_that_do_not_fit_leave_the_step_as_it_is(tmp_path, wrong):
+    """Nothing of ours raises into a compiled step: neither while it is traced nor while it runs."""
+    logs = [open_run(tmp_path / f"{i}.zarr", {"w": jnp.ones(3)}, k=8) for i in range(2)]
+    tx, sketch = optax.chain(log_gradients(logs[0]), optax.sgd(0.5)), sketcher(logs[1])
+    updates, _ = jax.jit(tx.update)(wrong, tx.init(wrong))
+    for name, value in wrong.items():
+        np.testing.assert_array_equal(updates[name], -0.5 * value)
+    record(logs[1], jax.jit(sketch)(wrong))
+    for log in logs:
+        assert "GradientError" in log.reason
+        log.close()
+
+
+def test_flax_nnx(tmp_path, recorded):
+    """Names of the state, of the model's own parameters and of the gradients are the same."""
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Net(nnx.Module):
+        def __init__(self):
+            self.body = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
+            self.head = nnx.Linear(6, 1, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            return self.head(jnp.tanh(self.body(x)))
+
+    model = Net()
+    log = open_run(tmp_path / "r.zarr", nnx.state(model, nnx.Param), k=16, on_error="raise")
+    optimizer = nnx.Optimizer(model, optax.chain(log_gradients(log), optax.sgd(0.1)), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, x):
+        _, grads = nnx.value_and_grad(lambda m: (m(x) ** 2).mean())(model)
+        optimizer.update(model, grads)
+        return grads
+
+    seen = [named(step(model, optimizer, jnp.full((2, 4), 1.0 + t))) for t in range(3)]
+    jax.effects_barrier()
+    log.close()
+    run = recorded(tmp_path / "r.zarr")
+    assert sorted(seen[0]) == ["body.bias", "body.kernel", "head.bias", "head.kernel"]
+    assert run.run.info["groups"] == ["body", "head"]
+    run.expect(seen)
 
 
 def test_masked_leaves_flag_the_row(tmp_path, recorded):
