@@ -66,6 +66,9 @@ class ScriptRecorder:
         self._seen: list[weakref.ref[Any]] = []
         self._recorded: list[tuple[weakref.ref[Any], Logger]] = []
         self._pid = os.getpid()
+        from gradlog.integrations.torch_watch import every_step
+
+        every_step.stay(True)  # this hook attaches and closes, in the middle of a step
         self._handle = register_optimizer_step_pre_hook(self._first_step)
 
     def _first_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -113,7 +116,10 @@ class ScriptRecorder:
 
     def close(self, reason: str = "") -> None:
         """Take the hook off and end the runs; ``reason`` as of :meth:`gradlog.Logger.close`."""
+        from gradlog.integrations.torch_watch import every_step
+
         self._handle.remove()
+        every_step.stay(False)
         for _, logger in self.runs:
             logger.close(reason)
         self._seen, self._recorded = [], []

@@ -157,6 +157,7 @@ class _Global:
 
     def __init__(self) -> None:
         self._handle: Any = None
+        self._stays = 0
 
     def put(self) -> None:
         """Register it, unless it is."""
@@ -164,15 +165,24 @@ class _Global:
             self._handle = register_optimizer_step_pre_hook(_anyone)
 
     def take_off(self) -> None:
-        """Remove it."""
-        if self._handle is not None:
+        """Remove it, unless it shall stay."""
+        if self._handle is not None and not self._stays:
             self._handle.remove()
             self._handle = None
 
+    def stay(self, stays: bool) -> None:
+        """Keep it, or let it go again: torch does not bear that hooks come or go while it walks through them."""
+        self._stays += 1 if stays else -1
+        self.put()
+        if not _watchers:
+            self.take_off()
+
+
+every_step = _Global()
 
 _places = (
     _Place(clip_grad, "_clip_grads_with_norm_", _clip),
     _Place(torch.nn.utils, "clip_grads_with_norm_", _clip),
     _Place(torch.amp.GradScaler, "step", _step),
-    _Global(),
+    every_step,
 )
