@@ -31,21 +31,6 @@ def coherence(energy: Float64, total: Float64, rows: int) -> Float64:
     return np.where(pairs > 0, (S - E) / np.where(pairs > 0, pairs, 1.0), 0.0)
 
 
-def kappa_null(fitted: Fitted, c: Float64 | float, ages: NDArray[np.int64]) -> Float64:
-    """Return the expected kappa of shuffled rows, NaN where 1 - c is too small to be told from rounding.
-
-    Parameters
-    ----------
-    fitted : Fitted
-    c : float or array
-    ages : int64 (chains, 2)
-        Past rows available, as a range [first, stop) for the counted rows of each chain.
-    """
-    a1, a11, a2 = fitted.mean_weights(ages)
-    null = 1 - 2 * c * a1 + c * a11 + (1 - c) * a2
-    return np.asarray(np.where(null > RESOLUTION * (1 + a2), null, np.nan))
-
-
 def chance(fitted: Fitted, freedom: float, rows: float) -> float:
     """Gain, up or down, that about 19 of 20 random orders of the same rows stay below; before division by kappa_null.
 

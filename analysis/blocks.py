@@ -84,7 +84,8 @@ def summarise_block(
                 if stop is not None and stop.is_set():
                     return whole
                 X = source.read(low, high, rows[: high - low])
-                whole.absorb(summarise(X, recipe, whole, work), work.grams)
+                number = source.epoch_numbers(low, high, recipe.epoch) if recipe.epoch else None
+                whole.absorb(summarise(X, recipe, whole, work, number), work.grams)
         work.grams.finish(whole.sums)
     if not all(np.isfinite(x).all() for x in (whole.sums["energy"], whole.r)):
         raise CorruptRunError(f"rows {fragments[0][0]}..{fragments[-1][1]}: NaN or inf in rows not flagged as such")

@@ -36,6 +36,11 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "gain_high": (P, "1", "upper end of the sketch 95 % interval of the gain"),
     "gain_chance": (P, "1", "gain up or down that about 19 of 20 random orders of the same rows stay below"),
     "gain_floor": (P, "1", "gain up or down that is too small to matter: of a correlation of 2 % with the prediction"),
+    "gain_epochs": (
+        P,
+        "1",
+        "gain that epochs of 4 steps would show with frozen parameters; NaN where epochs are known",
+    ),
     "path_length": (P, G2, "kappa times energy"),
     "path_share": (P, "1", "path length over that of all"),
     "path_share_low": (P, "1", "lower end of the sketch 95 % interval of the share"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gradlog.analysis import fast
 from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.ema import Ema
+from gradlog.analysis.epoch_sums import EpochSums
 from gradlog.analysis.grams import Grams
 from gradlog.analysis.summary import Float32, Float64, Recipe, Summary
 
@@ -45,7 +46,13 @@ class Workspace:
         return self._increments[: rows + 1]
 
 
-def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, work: Workspace | None = None) -> Summary:
+def summarise(
+    X: Float32,
+    recipe: Recipe,
+    within: Summary | None = None,
+    work: Workspace | None = None,
+    epochs: NDArray[np.int64] | None = None,
+) -> Summary:
     """Summary of rows that follow each other without a gap.
 
     Parameters
@@ -56,6 +63,8 @@ def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, work: W
         The one that will absorb this one: they share the large sums.
     work : Workspace, optional
         Adds up the large sums of several calls; whoever passes it settles its Grams in the end.
+    epochs : int64 (rows,), optional
+        Number of each row's epoch.
 
     Returns
     -------
@@ -88,6 +97,8 @@ def summarise(X: Float32, recipe: Recipe, within: Summary | None = None, work: W
         grams.settle(summary.sums)
     _count(summary, len(X))
     ema.finish(summary)
+    if epochs is not None:
+        summary.epochs = EpochSums.of(X, epochs)
     if recipe.columns:
         summary.path = Carriers.of(path[1:], 1)
     return summary

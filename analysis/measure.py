@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gradlog.analysis import baseline, bounds, gradient_noise, inversion, rank, shuffled_rank
+from gradlog.analysis import baseline, bounds, gradient_noise, inversion, order_baseline, rank, shuffled_rank
 from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.gradient_noise import HalfBatches
 from gradlog.analysis.intervals import by_group, jackknife, pool
+from gradlog.analysis.order_baseline import Order, coherences
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.shuffled_rank import ShuffledRank
@@ -23,7 +23,18 @@ Values = dict[str, Any]
 LEAST = 2.0**-40
 """Least root mean square of (scaled) rows that float32 products sum up to all digits, their increments included."""
 
-KAPPA = ("kappa", "kappa_low", "kappa_high", "kappa_null", "gain", "gain_low", "gain_high", "gain_chance", "gain_floor")
+KAPPA = (
+    "kappa",
+    "kappa_low",
+    "kappa_high",
+    "kappa_null",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "gain_chance",
+    "gain_floor",
+    "gain_epochs",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Question:
 
     ``k`` coordinates a group, ``exact`` whether the sketch has no error at all, ``norms`` whether the logged norms have
     none; ``scale``, a power of two, is what the rows were multiplied by; ``exact_groups`` says which groups the sketch
-    shows without error (see ``collisions``).
+    shows without error (see ``collisions``); ``drawn_anew`` says that there are no epochs of minibatches.
     """
 
     predictors: list[Predictor]
@@ -42,6 +53,7 @@ class Question:
     norms: bool = True
     scale: float = 1.0
     exact_groups: tuple[bool, ...] = ()
+    drawn_anew: bool = False
 
     def within(self, group: int | None) -> Question:
         """Ask the same of one group, or of all."""
@@ -55,14 +67,14 @@ class Question:
         return pool(per_column, self.k, self.exact_groups)
 
 
-def kappas(evidence: Evidence, energy: float, ages: NDArray[np.int64], ask: Question) -> Values:
+def kappas(evidence: Evidence, energy: float, order: Order, ask: Question) -> Values:
     """Kappa and path length with intervals, shuffled baseline and gain, each (predictor,).
 
     The path length is kappa times the energy: with exact norms it has kappa's interval, else one of its own.
     """
     fitted = [p.fit(evidence) for p in ask.predictors]
     freedom = _freedom(evidence, ask)
-    columns = [_kappa(f, evidence, ages, ask, freedom) for f in fitted]
+    columns = [_kappa(f, evidence, order, ask, freedom) for f in fitted]
     found = {name: np.array([c[name] for c in columns]) for name in columns[0]}
     known = np.isfinite(found["kappa"])  # not where every gradient is zero
     for end in ("", "_low", "_high"):
@@ -81,31 +93,33 @@ def _summed(per_column: Float64, ask: Question) -> tuple[float, float, float]:
     return value, float(np.maximum(low, 0.0)), high
 
 
-def _kappa(
-    fitted: Fitted, evidence: Evidence, ages: NDArray[np.int64], ask: Question, freedom: float
-) -> dict[str, float]:
+def _kappa(fitted: Fitted, evidence: Evidence, order: Order, ask: Question, freedom: float) -> dict[str, float]:
     rows = int(evidence.totals["rows"])
     energy, total = evidence.of("energy"), evidence.of("total")
-    path, power, square = (ask.pool(x) for x in (fitted.path, energy, np.square(total)))
+    epochs, pairs = evidence.epochs() if order.rows else (np.square(total), float(rows) ** 2)
+    path, power, square, together = (ask.pool(x) for x in (fitted.path, energy, np.square(total), epochs))
     material = [] if fitted.material is None else [ask.pool(fitted.material)]
 
-    def gain(path: Float64, power: Float64, square: Float64, *material: Float64) -> Float64:
-        c = (square - power) / (power * max(rows - 1, 1))
+    def null_of(power: Float64, square: Float64, together: Float64, used: Fitted) -> Float64:
+        return order_baseline.kappa_null(used, *coherences(power, square, together, rows, pairs), order)
+
+    def gain(path: Float64, power: Float64, square: Float64, together: Float64, *material: Float64) -> Float64:
         used = fitted
         for sums in material:  # weights fitted to the rows vary with the sketch, and the baseline with them
             used = dataclasses.replace(fitted, **fitted.refit(sums))
-        return 1 - path / power / baseline.kappa_null(used, c, ages)
+        return 1 - path / power / null_of(power, square, together, used)
 
     if not energy.sum() > rows * LEAST**2:  # nothing to predict, or too little to be summed
         return dict.fromkeys(KAPPA, float("nan"))
     value, low, high = jackknife(np.divide, path, power, exact=ask.exact)
-    gains = jackknife(gain, path, power, square, *material, exact=ask.exact)
+    gains = jackknife(gain, path, power, square, together, *material, exact=ask.exact)
     c = float(baseline.coherence(energy, total, rows))
-    null = float(baseline.kappa_null(fitted, c, ages))
+    null = float(null_of(power.sum(), square.sum(), together.sum(), fitted))
     chance = baseline.chance(fitted, freedom, rows) * (1 - c) / null
-    floor = NEGLIGIBLE * baseline.movable(fitted, ages) * (1 - c) / null
+    floor = NEGLIGIBLE * baseline.movable(fitted, order.ages) * (1 - c) / null
     low = float(np.maximum(low, 0.0))  # no path length is negative
-    return dict(zip(KAPPA, (value, low, high, null, *gains, chance, floor), strict=True))
+    epoch = float("nan") if order.rows or ask.drawn_anew else order_baseline.epoch_gain(fitted, c, null, order)
+    return dict(zip(KAPPA, (value, low, high, null, *gains, chance, floor, epoch), strict=True))
 
 
 def _freedom(evidence: Evidence, ask: Question) -> float:
@@ -160,7 +174,7 @@ def estimates(gram: Float64 | None, limit: float, ask: Question, found: Values) 
 def scope(
     evidence: Evidence,
     energy: float,
-    ages: NDArray[np.int64],
+    order: Order,
     ask: Question,
     batch: float,
     halves: HalfBatches | None = None,
@@ -171,8 +185,8 @@ def scope(
     ----------
     energy : float
         Sum of the squared norms of the counted rows, over the scope's groups; exact where ``ask.norms``.
-    ages : int64 (chains, 2)
-        Past rows available, as a range [first, stop) for the counted rows of each chain.
+    order : Order
+        History and epochs of the counted rows.
     batch : float
         Mean batch size of the counted rows, NaN where it is not logged.
     halves : HalfBatches, optional
@@ -190,13 +204,15 @@ def scope(
         ),
     }
     found["increment_energy"] /= ask.scale**2
-    return found | kappas(evidence, energy, ages, ask) | signal_and_noise(evidence, ask, batch, halves)
+    return found | kappas(evidence, energy, order, ask) | signal_and_noise(evidence, ask, batch, halves, order.rows)
 
 
-def signal_and_noise(evidence: Evidence, ask: Question, batch: float, halves: HalfBatches | None) -> Values:
+def signal_and_noise(
+    evidence: Evidence, ask: Question, batch: float, halves: HalfBatches | None, epoch: int = 0
+) -> Values:
     """Lag coherence; signal and noise from half batches where they are known, else from lags where these tell."""
     found: Values = gradient_noise.lag_coherence(evidence, ask.k, ask.exact, ask.exact_groups)
-    why = gradient_noise.withheld(found)
+    why = gradient_noise.withheld(found, epoch)
     if halves is not None:
         return found | gradient_noise.from_half_batches(halves, batch) | {"signal_withheld": ""}
     if why:

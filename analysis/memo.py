@@ -20,6 +20,7 @@ from gradlog.analysis.blocks import FAN, Pane, block_rows
 from gradlog.analysis.cache import Cache, key
 from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.digests import chunk_digests
+from gradlog.analysis.epoch_sums import EpochSums
 from gradlog.analysis.rows import RowSource
 from gradlog.analysis.summary import Recipe, Summary
 from gradlog.schema import digest
@@ -104,7 +105,7 @@ class Memo:
     ) -> list[Summary]:
         """Summaries of panes; ``compute`` makes what is not known of them yet."""
         what = [*self._layout, buffer, recipe_key(recipe)]
-        plans = [self._plan(source, pane, what) for pane in panes]
+        plans = [self._plan(source, pane, what, recipe) for pane in panes]
         found = [self._recall(plan, recipe) for plan in plans]
         left = [plan for plan, summary in zip(plans, found, strict=True) if summary is None]
         fresh = [summary for batch in _batches(left) for summary in self._make(batch, compute)]
@@ -129,8 +130,8 @@ class Memo:
             plan.whole = plan.group = None
         return fresh
 
-    def _plan(self, source: RowSource, pane: Blocks, what: list[Any]) -> Plan:
-        contents = [self._block(source, block, what) for block in pane]
+    def _plan(self, source: RowSource, pane: Blocks, what: list[Any], recipe: Recipe) -> Plan:
+        contents = [self._block(source, block, what, recipe) for block in pane]
         full = bool(pane[-1]) and pane[-1][-1][1] % block_rows(source) == 0
         lasting = contents if full else contents[:-1]
         known = list(itertools.takewhile(lambda content: content is not None, lasting))
@@ -164,7 +165,7 @@ class Memo:
         if name and 4 * summary.recipe.n * _rows(blocks) >= WORTH * summary.nbytes:
             self.cache.put(name, pack(summary))
 
-    def _block(self, source: RowSource, block: list[Fragment], what: list[Any]) -> list[Any] | None:
+    def _block(self, source: RowSource, block: list[Fragment], what: list[Any], recipe: Recipe) -> list[Any] | None:
         """Content of a block; None where some rows are not in chunks, or no manifest vouches for them."""
         content = []
         for start, stop, fresh in block:
@@ -173,6 +174,8 @@ class Memo:
                 return None
             # where a buffer ends decides in which order float32 sums are made
             content.append([fresh, start % what[len(self._layout)], pieces])
+            if recipe.epoch:  # which rows share one
+                content[-1].extend(source.epoch_numbers(start, start + 1, (1, 0)).tolist())
         return content
 
     def _content(self, source: RowSource, start: int, stop: int) -> list[Any] | None:
@@ -224,7 +227,7 @@ def pack(summary: Summary) -> dict[str, NDArray[Any]]:
             continue
         if isinstance(value, dict):
             arrays |= {f"{name}.{entry}": np.asarray(array) for entry, array in value.items()}
-        elif isinstance(value, Carriers):
+        elif isinstance(value, Carriers | EpochSums):
             arrays |= {f"{name}.{entry}": np.asarray(part) for entry, part in value._asdict().items()}
         elif isinstance(value, frozenset):
             arrays[name] = np.array(sorted(value), "U")
@@ -246,9 +249,9 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
             continue
         if isinstance(value, dict):
             setattr(summary, name, {entry: arrays[f"{name}.{entry}"] for entry in value})
-        elif isinstance(value, Carriers):
-            parts: dict[str, Any] = {entry: arrays[f"{name}.{entry}"] for entry in value._fields}
-            setattr(summary, name, Carriers(**parts | {"cleared": int(parts["cleared"])}))
+        elif isinstance(value, Carriers | EpochSums):
+            parts: list[Any] = [arrays[f"{name}.{entry}"] for entry in value._fields]
+            setattr(summary, name, type(value)(*(x if x.ndim else x.item() for x in parts)))
         elif isinstance(value, frozenset):
             setattr(summary, name, frozenset(arrays[name].tolist()))
         elif isinstance(value, np.ndarray):

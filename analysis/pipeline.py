@@ -15,6 +15,7 @@ from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.cluster import Progress
 from gradlog.analysis.collisions import exact_groups
 from gradlog.analysis.dataset import result_dataset
+from gradlog.analysis.epochs import Epochs, epochs_of
 from gradlog.analysis.ledger import ledgers
 from gradlog.analysis.measure import Question, Values, bound_sides, shares
 from gradlog.analysis.memo import Memo
@@ -58,6 +59,7 @@ def analyze(
     eta: float | None = None,
     lowest_loss: float | None = None,
     diameter: float | None = None,
+    steps_per_epoch: int | None = None,
     seed: int = 0,
     cache: Cache | bool | str | os.PathLike[str] | None = None,
 ) -> xarray.Dataset:
@@ -101,6 +103,9 @@ def analyze(
         is installed. The attribute ``kernel`` of the result says what ran.
     eta, lowest_loss, diameter : float, optional
         Inputs of the bounds that override what was logged or assumed.
+    steps_per_epoch : int, optional
+        Steps after which the training data begin anew, 0 where every batch is drawn anew. Default: the run's note of
+        that name, or what its logged scalar ``epoch`` tells. Random order is then random within each epoch.
     seed : int
         Of the randomized route, and of the random orders.
     cache : bool, path or Cache, optional
@@ -134,12 +139,13 @@ def analyze(
     """
     if not isinstance(run, Run):
         run = open_run(run)
-    ask = _question(run, parse(predictors), eps)
+    epochs = epochs_of(run, steps_per_epoch)
+    ask = dataclasses.replace(_question(run, parse(predictors), eps), drawn_anew=not epochs.drawn)
     ranges = _ranges(run, burn_in, window, stride, prefixes)
     route = spectra.choose(svd, run.length, run.groups, run.k)
     cuts = sorted({0, run.length, *(edge for r in _flat(ranges) for edge in (r.start, r.stop))})
     light = light and len(cuts) > 2 + (burn_in > 0)
-    recipe = _recipe(run, ask, route, by_group, null_rank, seed, kernel, light)
+    recipe = _recipe(run, ask, route, by_group, null_rank, seed, kernel, light, epochs)
     passes_over = _passes(recipe, cuts, ranges["run"][0], light)
     tasks = blocks.workers(scheduler)
     breaks = len(run.numbers.starts) + len(run.chains)
@@ -189,6 +195,9 @@ def analyze(
         "exact_groups": [name for name, own in zip(run.header.groups, ask.exact_groups, strict=True) if own],
         "signal_source": "" if main["signal_withheld"] else halves.source if halves else "lags",
         "signal_withheld": main["signal_withheld"],
+        "steps_per_epoch": epochs.steps,
+        "epoch_source": epochs.source,
+        "epoch_unknown": epochs.why,
         "bound_inputs": dataclasses.asdict(inputs),
         "warnings": [*remarks.of_run(run, ask, counted), *remarks.of_rank(run, main, ask, spectrum)],
     }
@@ -230,7 +239,15 @@ def _flat(ranges: dict[str, list[Range]]) -> list[Range]:
 
 
 def _recipe(
-    run: Run, ask: Question, route: Route, by_group: bool, null_rank: bool, seed: int, kernel: str, light: bool
+    run: Run,
+    ask: Question,
+    route: Route,
+    by_group: bool,
+    null_rank: bool,
+    seed: int,
+    kernel: str,
+    light: bool,
+    epochs: Epochs,
 ) -> Recipe:
     needed = needs(ask.predictors, gradient_noise.LAGS)
     if kernel not in ("auto", "numpy", "numba"):
@@ -249,6 +266,7 @@ def _recipe(
         pooled=run.groups > 1 and not ask.exact and run.k <= spectra.GROUP_WIDTH,
         scatter=null_rank,
         test=test_matrix(run.rows.n, spectra.BLOCK, seed) if randomized else None,
+        epoch=epochs.recipe,
         kernel=kernel,
     )
 

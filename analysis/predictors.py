@@ -57,6 +57,11 @@ class Evidence:
         path: Float64 = self.of("p0")[self.betas.index(beta)]
         return path
 
+    def epochs(self) -> tuple[Float64, float]:
+        """Sum over epochs of the squared sum of their rows, per column, and of their squared number of rows."""
+        squares, pairs = self.totals["epochs"].closed()
+        return squares[self.columns], pairs
+
     def moments(self, lags: int) -> Float64:
         """Return the sums over rows of g_{t-i} g_{t-j}, (lags + 1, lags + 1, columns)."""
         return moments(self.totals, lags, self.columns)

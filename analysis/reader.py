@@ -181,6 +181,7 @@ class Run:
         for segment in used.values():
             segment.require_chunks("sketch")
         source.adopt(list(used.values()))
+        source.numbers = self.numbers
         return source
 
     @cached_property

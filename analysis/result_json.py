@@ -18,7 +18,8 @@ RUN_FIELDS = (
     "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
 )  # fmt: skip
 WITHHELD = (
-    ".estimate", ".participation_estimate", "noise.", "_noise_free", ".gain_chance", ".gain_floor", "lag_coherence",
+    ".estimate", ".participation_estimate", "noise.", "_noise_free", ".gain_chance", ".gain_floor", ".gain_epochs",
+    "lag_coherence",
 )  # fmt: skip
 """What rows and sketch often do not tell: a rank behind the sketch, signal and noise, sides of a bound with them."""
 UNDEFINED = "undefined values written as null"
@@ -57,6 +58,11 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
         "seed": int(ds.attrs["svd_seed"]),
         "bytes_read": int(ds.attrs["bytes_read"]),
         "predicted_memory": int(ds.attrs["predicted_memory"]),
+    }
+    result["epochs"] = {
+        "steps": int(ds.attrs["steps_per_epoch"]) or None,
+        "source": ds.attrs["epoch_source"] or None,
+        "unknown": ds.attrs["epoch_unknown"],
     }
     result["kernel"] = ds.attrs["kernel"]
     result["exact_groups"] = json.loads(ds.attrs.get("exact_groups", "[]"))
@@ -97,7 +103,7 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
     kappa = {}
     for p in predictors:
         ends = {"value": "kappa", "low": "kappa_low", "high": "kappa_high", "null": "kappa_null", "gain": "gain"}
-        ends |= {field: field for field in ("gain_low", "gain_high", "gain_chance", "gain_floor")}
+        ends |= {field: field for field in ("gain_low", "gain_high", "gain_chance", "gain_floor", "gain_epochs")}
         kappa[p] = {field: value(name, predictor=p) for field, name in ends.items()}
         if p == "best-ema":
             kappa[p]["beta"] = value("beta", predictor=p)

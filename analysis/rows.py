@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import segments as zarr_segments
+from gradlog.analysis.ramps import Ramps
 from gradlog.analysis.segments import Segment
 from gradlog.analysis.stores import Location, open_store
 
@@ -52,12 +53,15 @@ class RowSource:
         Columns of a row; coordinates a group.
     chunk : int
         Rows of a stored chunk, the natural unit of reading.
+    numbers : Ramps or None
+        Step of each row, where the rows are a run's.
     """
 
     def __init__(self, location: Location, spans: tuple[Span, ...], shape: tuple[int, int], chunk: int) -> None:
         self.location, self.spans, self.chunk = location, spans, chunk
         self.groups, self.k = shape
         self.tails: dict[str, Any] = {}
+        self.numbers: Ramps | None = None
         self._open: dict[str, Segment] = {}
 
     @property
@@ -85,6 +89,11 @@ class RowSource:
         for listener in tuple(_listeners):
             listener(len(out), out.nbytes)
         return out
+
+    def epoch_numbers(self, start: int, stop: int, epoch: tuple[int, int]) -> NDArray[np.int64]:
+        """Tell the number of the epoch of view rows [start, stop), for epochs of so many steps from such a step on."""
+        assert self.numbers is not None
+        return (self.numbers.values(start, stop) - epoch[1]) // epoch[0]
 
     def rank_norms(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Sum of the squared norms of each rank's own row, (rows, groups), and the number of ranks, (rows,)."""

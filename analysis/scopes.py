@@ -15,6 +15,7 @@ from gradlog.analysis.half_batches import Table
 from gradlog.analysis.ledger import BATCH, Ledger
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.memo import Memo
+from gradlog.analysis.order_baseline import Order
 from gradlog.analysis.predictors import Evidence
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run
@@ -74,7 +75,7 @@ class Scopes:
         ask, evidence = self.ask.within(group), Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
         spectrum = spectrum or self.spectrum(r, group)
         halves = self.halves.blocks(r.start, r.stop, group) if self.halves else None
-        found = measure.scope(evidence, self._energy(r, group), self._ages(r), ask, self._batch(r), halves)
+        found = measure.scope(evidence, self._energy(r, group), self._order(r), ask, self._batch(r), halves)
         found |= measure.ranks(spectrum, self.shuffled(r, group), ask.eps) | _curves(spectrum)
         if full:
             found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), ask, found)
@@ -170,12 +171,16 @@ class Scopes:
         """Add up the norms and scalars of the range's finite rows."""
         return ledger.add(self.ledgers[self.at[r.start] : self.at[r.stop]])
 
-    def _ages(self, r: Range) -> NDArray[np.int64]:
-        """Past rows available at the range's rows, as a range for each chain."""
+    def _order(self, r: Range) -> Order:
+        """Past rows available at the range's rows, as a range for each chain, and where its epochs begin."""
         start, stop = self.run.chains.T
         inside = (start < r.stop) & (stop > r.start)
         start, stop = start[inside], stop[inside]
-        return np.stack([np.maximum(start, r.start) - start, np.minimum(stop, r.stop) - start], axis=1)
+        ages = np.stack([np.maximum(start, r.start) - start, np.minimum(stop, r.stop) - start], axis=1)
+        if self.recipe.epoch is None:
+            return Order(ages, np.zeros_like(start))
+        (steps, first), every = self.recipe.epoch, self.run.header.every
+        return Order(ages, (self.run.numbers.at(start) - first) % steps // every, steps // every)
 
     def _rows(self, r: Range) -> NDArray[np.int64]:
         return np.arange(r.start, r.stop)[self.run.finite[r.start : r.stop]]

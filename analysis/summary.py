@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import carriers
+from gradlog.analysis.epoch_sums import EpochSums
 
 if TYPE_CHECKING:
     from gradlog.analysis.grams import Grams
@@ -57,6 +58,8 @@ class Recipe:
         Test matrix Omega: collect (H^T H) Omega, for spectra too wide for a Gram.
     columns : bool
         Whether to collect the per-column sums; a further pass for the spectrum alone does not need them.
+    epoch : (int, int), or None
+        Steps of an epoch, and the number of a step at which one begins: collect sums by epoch.
     kernel : {"numpy", "numba"}
         What shall add up the columns; where numba is missing, numpy does, and ``Summary.kernels`` says so.
     """
@@ -70,6 +73,7 @@ class Recipe:
     scatter: bool = False
     test: Float32 | None = None
     columns: bool = True
+    epoch: tuple[int, int] | None = None
     kernel: str = "numpy"
 
     @property
@@ -80,7 +84,7 @@ class Recipe:
     def split(self) -> tuple[Recipe, Recipe]:
         """Return two that collect the same between them: one without Grams, small, and one with Grams alone."""
         light = dataclasses.replace(self, gram="none", pooled=False)
-        return light, dataclasses.replace(self, betas=(), lags=0, test=None, columns=False)
+        return light, dataclasses.replace(self, betas=(), lags=0, test=None, columns=False, epoch=None)
 
     @property
     def history(self) -> int:
@@ -150,6 +154,8 @@ class Summary:
     path : Carriers
         Squared errors of the predictor ``last`` by row, over all columns: the increment's squared norm, or the row's
         own after a gap; without the first row while what stands before it is not known.
+    epochs : EpochSums
+        Sums by epoch, where the recipe asks for them.
     kernels : frozenset of str
         What added up the columns.
     """
@@ -164,6 +170,7 @@ class Summary:
         self.v, self.r = np.zeros((B, n)), np.zeros((B, n))
         self.c, self.d = np.zeros((B, 1)), np.zeros((B, 1))
         self.path = carriers.NONE
+        self.epochs = EpochSums.none(n if recipe.epoch else 0)
         self.kernels: frozenset[str] = frozenset()
 
     @classmethod
@@ -182,6 +189,7 @@ class Summary:
     def nbytes(self) -> int:
         """Memory held."""
         arrays: list[NDArray[Any]] = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
+        arrays += [self.epochs.squares, self.epochs.sums]
         return sum(a.nbytes for a in arrays) + sum(np.asarray(a).nbytes for a in self.path)
 
     def state(self) -> Summary:
@@ -218,6 +226,7 @@ class Summary:
         else:
             squares.append(self._start(right))
         self.path = self.path.merge(right.path, before, np.array(squares, np.float32))
+        self.epochs = self.epochs.merge(right.epochs)
         self.kernels |= right.kernels
         self._ends(right)
         return self
@@ -330,8 +339,8 @@ Totals = dict[str, Any]
 def contributions(panes: list[Summary]) -> list[Totals]:
     """Return what the rows of each pane add to every sum, given all history before them; starts after a gap.
 
-    The entries of each pane are those of ``Recipe.zeros``, which add over panes, and ``path`` (``Carriers``), whose
-    rows follow on: any window is a sum of its panes. The Grams are whole, and ``edge`` is what ``moments`` needs.
+    The entries of each pane are those of ``Recipe.zeros``, which add over panes, and ``path`` and ``epochs``,
+    whose rows follow on: any window is a sum of its panes. The Grams are whole, and ``edge`` is what ``moments`` needs.
     The list is empty afterwards: totals take the place of summaries.
     """
     found = []
@@ -349,7 +358,7 @@ def contributions(panes: list[Summary]) -> list[Totals]:
         for name in totals:
             if name.startswith(TRIANGLES):
                 totals[name] = _mirrored(totals[name])
-        totals["path"] = state.path
+        totals["path"], totals["epochs"] = state.path, state.epochs
         found.append(totals)
         state = state.state()
     return found
@@ -359,10 +368,11 @@ def add(parts: list[Totals]) -> Totals:
     """Totals of several panes together."""
     if len(parts) == 1:
         return parts[0]
-    names = [name for name in parts[0] if name != "path"]
+    names = [name for name in parts[0] if name not in ("path", "epochs")]
     joined = {name: sum((p[name] for p in parts[1:]), start=parts[0][name].copy()) for name in names}
     rows = itertools.accumulate((int(p["rows"]) for p in parts), initial=0)
     joined["path"] = carriers.NONE
+    joined["epochs"] = reduce(EpochSums.merge, (p["epochs"] for p in parts))
     for part, before in zip(parts, rows, strict=False):
         joined["path"] = joined["path"].merge(part["path"], before)
     return joined

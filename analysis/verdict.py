@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 HELPS, HURTS, NONE, SMALL, UNKNOWN = "helps", "hurts", "no difference", "too small to matter", "-"
+EPOCH = "epoch unknown"
 
 NEGLIGIBLE = 0.02
 """Correlation between gradient and prediction, beyond that of shuffled steps, that is too small to matter."""
@@ -25,11 +26,13 @@ def verdict(kappa: Mapping[str, Any]) -> str:
 
     Returns
     -------
-    {"helps", "hurts", "no difference", "too small to matter", "-"}
+    {"helps", "hurts", "no difference", "too small to matter", "epoch unknown", "-"}
         The predictor does better or worse than on the same gradients in random order; is not told apart from that,
         within the interval of the gain or within what random orders differ by; is told apart, by less than the floor;
-        no baseline or no interval to judge by. The floor is the gain that a correlation of ``NEGLIGIBLE`` between
-        gradients and predictions would give: relative to what the predictor can move.
+        is told apart, by no more than minibatches drawn without replacement show without other order (``gain_epochs``)
+        while nothing says how long an epoch is; no baseline or no interval to judge by. The floor is the gain that a
+        correlation of ``NEGLIGIBLE`` between gradients and predictions would give: relative to what the predictor can
+        move.
 
     Examples
     --------
@@ -39,6 +42,8 @@ def verdict(kappa: Mapping[str, Any]) -> str:
     'no difference'
     >>> verdict({"gain": 0.01, "gain_low": 0.009, "gain_high": 0.011, "gain_floor": 0.02})
     'too small to matter'
+    >>> verdict({"gain": -0.1, "gain_low": -0.12, "gain_high": -0.08, "gain_epochs": -0.25})
+    'epoch unknown'
     """
     gain, low, high = (kappa.get(f"gain{end}") for end in ("", "_low", "_high"))
     if gain is None or low is None or high is None:
@@ -48,6 +53,9 @@ def verdict(kappa: Mapping[str, Any]) -> str:
     floor = kappa.get("gain_floor")
     if abs(gain) < (NEGLIGIBLE if floor is None else floor):
         return SMALL
+    epochs = kappa.get("gain_epochs")
+    if epochs and 0 < gain / epochs <= 1:
+        return EPOCH
     return HELPS if gain > 0 else HURTS
 
 
@@ -56,6 +64,7 @@ SENTENCES = {
     HURTS: "temporal order hurts this predictor",
     NONE: "temporal order makes no difference to this predictor",
     SMALL: "what temporal order does to this predictor is too small to matter",
+    EPOCH: "epochs of few steps, if the data come in such, would do the same to this predictor",
     UNKNOWN: "no baseline or interval to judge by",
 }
 
@@ -75,7 +84,7 @@ def looked_at(words: Iterable[str]) -> int:
     >>> looked_at(["helps", "-", "no difference"])
     2
     """
-    return sum(word in (HELPS, HURTS, NONE, SMALL) for word in words)
+    return sum(word in (HELPS, HURTS, NONE, SMALL, EPOCH) for word in words)
 
 
 def caution(count: int) -> str:

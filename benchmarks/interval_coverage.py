@@ -28,6 +28,7 @@ from scipy import stats  # noqa: E402
 from gradlog.analysis.intervals import LEVEL, quantile  # noqa: E402
 from gradlog.analysis.kernel import summarise  # noqa: E402
 from gradlog.analysis.measure import Question, kappas  # noqa: E402
+from gradlog.analysis.order_baseline import Order  # noqa: E402
 from gradlog.analysis.predictors import Evidence, needs, parse  # noqa: E402
 from gradlog.analysis.summary import Recipe, Summary, add, contributions  # noqa: E402
 
@@ -49,7 +50,7 @@ def measure(X: Float32, exact: bool) -> Found:
     scopes["window"] = window, (cuts[1], cuts[2]), slice(None)
     ask = Question(asked, (), k, exact)
     return {
-        name: kappas(Evidence(totals, recipe.betas, columns), 1.0, np.array([ages]), ask)
+        name: kappas(Evidence(totals, recipe.betas, columns), 1.0, Order(np.array([ages]), np.array([0])), ask)
         for name, (totals, ages, columns) in scopes.items()
     }
 

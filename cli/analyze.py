@@ -35,6 +35,7 @@ from gradlog.cli.archive import archive
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Also every window of N steps.")
 @click.option("--stride", type=click.IntRange(1), metavar="N", help="Steps from one window to the next. Default: N.")
 @click.option("--prefixes", type=click.IntRange(0), default=0, metavar="N", help="Also N growing prefixes of the run.")
+@options.steps_per_epoch
 @click.option("--light", is_flag=True, help="Windows and prefixes in less memory: their ranks within wider limits.")
 @click.option(
     "--kernel",
@@ -60,6 +61,7 @@ def analyze(
     window: int | None,
     stride: int | None,
     prefixes: int,
+    steps_per_epoch: int | None,
     light: bool,
     kernel: str,
     memory: str | None,
@@ -92,6 +94,8 @@ def analyze(
     asked: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
     chosen = {"predictors": predictors, "eps": eps, "window": window, "stride": stride, "prefixes": prefixes}
     chosen["light"] = light
+    if steps_per_epoch is not None:
+        asked["steps_per_epoch"] = steps_per_epoch
     asked |= {"kernel": kernel, **{name: value for name, value in chosen.items() if value}}
     options.check(predictors, memory, eps)
     if stride and not window:

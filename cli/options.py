@@ -23,6 +23,11 @@ burn_in = click.option(
     "--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out of every sum."
 )
 
+steps_per_epoch = click.option(
+    "--steps-per-epoch", type=click.IntRange(0), metavar="N",
+    help="Steps until the data begin anew, 0 if every batch is drawn anew. Default: as the run tells.",
+)  # fmt: skip
+
 force = click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from gradlog.analysis.result_json import UNDEFINED
-from gradlog.analysis.verdict import caution, looked_at
+from gradlog.analysis.verdict import EPOCH, caution, looked_at
 from gradlog.analysis.verdict import verdict as verdict
 from gradlog.cli import render
 
 Document = dict[str, Any]
+
+UNKNOWN_EPOCHS = """\
+epoch unknown: epochs of few steps, drawn without replacement, would show the same; say how many with --steps-per-epoch,
+0 if every batch is drawn anew."""
 
 READING = """\
 shuffled: what the same gradients would show in random order; gain = 1 - kappa / shuffled. helps, hurts: what the
@@ -68,8 +72,12 @@ def _kappa(result: Document) -> list[str]:
 
 
 def _reading(result: Document) -> str:
-    count = looked_at(verdict(k) for name, k in result["kappa"].items() if name != "zero")
-    return f"{READING} {caution(count)}" if count > 1 else READING
+    words = [verdict(k) for name, k in result["kappa"].items() if name != "zero"]
+    count, steps = looked_at(words), result["epochs"]["steps"]
+    parts = [READING, f"Random order keeps to epochs of {steps:,} steps." if steps else ""]
+    parts.append(caution(count) if count > 1 else "")
+    parts.append(UNKNOWN_EPOCHS if EPOCH in words else "")
+    return " ".join(filter(None, parts))
 
 
 def _kappa_cells(name: str, k: Document) -> list[str]:

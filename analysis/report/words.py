@@ -7,7 +7,7 @@ from typing import Any
 from gradlog.analysis.report.figures import interval
 from gradlog.analysis.report.study import SHARED, Study
 from gradlog.analysis.text import numeral, percent
-from gradlog.analysis.verdict import HELPS, HURTS, NONE, SMALL, verdict
+from gradlog.analysis.verdict import EPOCH, HELPS, HURTS, NONE, SMALL, verdict
 
 READINGS = {
     "kappas": "A dot left of 1 predicts better than zero; a dot left of its ring predicts better than it would on the "
@@ -42,7 +42,7 @@ def findings(study: Study) -> list[str]:
 
 
 def _order(study: Study) -> str:
-    found: dict[str, list[str]] = {HELPS: [], NONE: [], SMALL: [], HURTS: []}
+    found: dict[str, list[str]] = {HELPS: [], NONE: [], SMALL: [], HURTS: [], EPOCH: []}
     for name, kappa in study.document["kappa"].items():
         if name != "zero" and verdict(kappa) in found:
             found[verdict(kappa)].append(name)
@@ -54,6 +54,7 @@ def _order(study: Study) -> str:
         ),
         (found[SMALL], "What it does to {} is too small to matter."),
         (found[HURTS], "It hurts {}: shuffled steps would be predicted better."),
+        (found[EPOCH], "What it does to {} epochs of few steps would do too, and their length is not known."),
     ]
     return " ".join(text.format(_listed(names)) for names, text in said if names)
 

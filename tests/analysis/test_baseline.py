@@ -7,10 +7,16 @@ import pytest
 import stores
 
 from gradlog.analysis import analyze
-from gradlog.analysis.baseline import coherence, kappa_null, shuffled_gram
+from gradlog.analysis.baseline import coherence, shuffled_gram
+from gradlog.analysis.order_baseline import Order, kappa_null
 from gradlog.analysis.predictors import parse
 from tests import reference
 from tests.analysis.known import evidence
+
+
+def whole(first, stop):
+    """One chain, of which the rows of these ages count."""
+    return Order(np.array([[first, stop]]), np.array([0]))
 
 
 def test_baseline_is_the_permutation_mean():
@@ -21,10 +27,10 @@ def test_baseline_is_the_permutation_mean():
     c = float(coherence(e.of("energy"), e.of("total"), 23))
     for p in predictors:
         shuffled = reference.shuffled_kappa(G, lambda R, p=p: reference.errors(R, p.name), 4000)
-        assert float(kappa_null(p.fit(e), c, np.array([[0, 23]]))) == pytest.approx(shuffled, rel=0.01)
+        assert float(kappa_null(p.fit(e), c, c, whole(0, 23))) == pytest.approx(shuffled, rel=0.01)
     far = {"last": 2 * (1 - c), "trend": 6 * (1 - c), "ema(0.9)": (1 - c) * 2 / 1.9}
     for p in predictors[:3]:
-        steady = float(kappa_null(p.fit(e), c, np.array([[10**6, 10**6 + 9]])))
+        steady = float(kappa_null(p.fit(e), c, c, whole(10**6, 10**6 + 9)))
         assert steady == pytest.approx(far[p.name])
 
 

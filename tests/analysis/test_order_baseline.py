@@ -1,0 +1,203 @@
+"""The baseline of random order within epochs, against drawing such orders; and how a run tells its epochs."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import stores
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradlog.analysis import analyze, open_run, to_json
+from gradlog.analysis.baseline import coherence
+from gradlog.analysis.epoch_sums import EpochSums
+from gradlog.analysis.epochs import epochs_of
+from gradlog.analysis.order_baseline import Order, coherences, kappa_null
+from gradlog.analysis.predictors import Linear, parse
+from gradlog.analysis.verdict import verdict
+from tests import reference
+from tests.analysis.known import evidence
+
+NAMES = ("last", "ema(0.9)", "ema(0.5)", "trend")
+
+
+def without_replacement(epochs, m, seed=0, d=16):
+    """Gradients of frozen parameters: in each epoch the batches' noises add up to zero."""
+    noise = np.random.default_rng(seed).standard_normal((epochs, m, d))
+    return (0.2 + noise - noise.mean(axis=1, keepdims=True)).reshape(-1, d)
+
+
+def drawn(G, m, error, draws=1500, seed=0):
+    """Mean kappa over orders that are random within epochs, and from epoch to epoch."""
+    rng = np.random.default_rng(seed)
+    parts = G.reshape(-1, m, G.shape[1])
+    total = 0.0
+    for _ in range(draws):
+        order = rng.permuted(np.tile(np.arange(m), (len(parts), 1)), axis=1)
+        mixed = np.take_along_axis(parts, order[..., None], axis=1)[rng.permutation(len(parts))]
+        total += np.square(error(mixed.reshape(G.shape))).sum() / np.square(G).sum()
+    return total / draws
+
+
+def both(G, m):
+    """c_in and c_out of epochs of m rows."""
+    sums = G.reshape(-1, m, G.shape[1]).sum(1)
+    power, square, epochs = np.square(G).sum(), np.square(G.sum(0)).sum(), np.square(sums).sum()
+    return coherences(power, square, epochs, len(G), len(sums) * m**2)
+
+
+@pytest.mark.parametrize("m", [3, 6])
+def test_baseline_is_the_mean_over_orders_within_epochs(m):
+    rng = np.random.default_rng(1)
+    G = without_replacement(24 // m, m, d=5) + np.repeat(rng.standard_normal((24 // m, 5)), m, axis=0)
+    order = Order(np.array([[0, 24]]), np.array([0]), m)
+    for p in [*parse(",".join(NAMES)), Linear("linear", (0.6, -0.3, 0.5, 0.1))]:
+        error = lambda R, p=p: reference.errors(R, p.name, getattr(p, "weights", ()))  # noqa: E731
+        expected = drawn(G, m, error)
+        assert float(kappa_null(p.fit(evidence(G, [p])), *both(G, m), order)) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["last", "ema(0.9)", "trend", "linear"])
+@pytest.mark.parametrize(("first", "stop", "phase"), [(0, 40, 0), (0, 40, 2), (7, 33, 3), (30, 40, 4), (0, 3, 1)])
+def test_sums_of_weights_are_those_of_every_row(name, first, stop, phase):
+    """Any part of a chain, whose first row stands anywhere in its epoch, against a loop over rows."""
+    m, weights = 5, (0.6, -0.3, 0.5, 0.1, 0.2, -0.4, 0.3)
+    p = Linear("linear", weights) if name == "linear" else parse(name)[0]
+    fitted = p.fit(evidence(np.random.default_rng(0).standard_normal((50, 3)), [p]))
+    same = lambda i, j: (i + phase) // m == (j + phase) // m  # noqa: E731
+    expected = []
+    for t in range(first, stop):
+        past = np.eye(stop + 1)[: t + 1]
+        w = -reference.errors(past, name, weights)[t][:t]  # weight on each earlier row
+        own = sum(-2 * w[i] for i in range(t) if same(i, t))
+        pairs = sum(w[i] * w[j] for i in range(t) for j in range(t) if i != j and same(i, j))
+        expected.append(own + pairs)
+    order = Order(np.array([[first, stop]]), np.array([phase]), m)
+    change = kappa_null(fitted, 0.1, 0.0, order) - kappa_null(fitted, 0.0, 0.0, order)
+    assert float(change) == pytest.approx(0.1 * np.mean(expected), abs=1e-9)
+
+
+def test_frozen_parameters_in_epochs_show_no_order_once_epochs_are_known(tmp_path):
+    """Gain of ``last`` is -1 / m without epochs, and the verdict is withheld; with them there is no difference."""
+    for m in (5, 10):
+        X = without_replacement(400 // m, m, seed=m, d=64)[:, None]
+        path = str(stores.write_run(tmp_path / f"{m}.zarr", X))
+        unknown, known = (to_json(analyze(path, NAMES, steps_per_epoch=s)) for s in (None, m))
+        assert unknown["kappa"]["last"]["gain"] == pytest.approx(-1 / m, abs=0.02)
+        assert {verdict(unknown["kappa"][n]) for n in ("last", "trend")} == {"epoch unknown"}
+        assert abs(known["kappa"]["last"]["gain"]) < 0.02
+        assert {verdict(known["kappa"][n]) for n in NAMES} <= {"no difference", "too small to matter"}
+        assert known["epochs"] == {"steps": m, "source": "steps_per_epoch", "unknown": ""}
+
+
+def test_batches_drawn_anew_are_judged_without_epochs(tmp_path):
+    X = without_replacement(40, 10, d=64)[:, None]
+    path = str(stores.write_run(tmp_path / "r.zarr", X))
+    found = to_json(analyze(path, ["last"], steps_per_epoch=0))
+    assert verdict(found["kappa"]["last"]) == "hurts"
+    assert found["kappa"]["last"]["gain_epochs"] is None
+
+
+def test_a_bounce_is_no_matter_of_epochs(tmp_path):
+    X = np.where(np.arange(200) % 2, 1.0, -1.0)[:, None, None] + np.random.default_rng(0).standard_normal((200, 1, 32))
+    found = to_json(analyze(str(stores.write_run(tmp_path / "r.zarr", X)), ["last"]))
+    assert verdict(found["kappa"]["last"]) == "hurts"
+
+
+def test_one_epoch_is_the_old_baseline(tmp_path):
+    X = without_replacement(1, 60, d=32)[:, None]
+    path = str(stores.write_run(tmp_path / "r.zarr", X))
+    a, b = (analyze(path, NAMES, steps_per_epoch=s) for s in (0, 1000))
+    np.testing.assert_allclose(a.kappa_null, b.kappa_null, rtol=1e-7)  # sums of columns are float32 over 32 rows
+
+
+def sums_of(X, number):
+    """Sum of squared sums by epoch, and of squared counts."""
+    found = [X[number == e] for e in np.unique(number)]
+    return sum(np.square(x.sum(0)) for x in found), sum(len(x) ** 2 for x in found)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 20), st.lists(st.integers(0, 40), max_size=6))
+def test_epoch_sums_are_the_same_however_rows_are_cut(rows, m, first, cuts):
+    X = np.random.default_rng(rows).standard_normal((rows, 3)).astype(np.float32)
+    number = (np.arange(rows) + first) // m
+    edges = sorted({0, rows, *(min(c, rows) for c in cuts)})
+    whole = EpochSums.none(3)
+    for a, b in itertools.pairwise(edges):
+        whole = whole.merge(EpochSums.of(X[a:b], number[a:b]))
+    for found in (whole, EpochSums.none(3).merge(whole), whole.merge(EpochSums.none(3))):
+        squares, pairs = found.closed()
+        expected, count = sums_of(X.astype(np.float64), number)
+        np.testing.assert_allclose(squares, expected, rtol=1e-12, atol=1e-12)
+        assert pairs == count
+
+
+def test_windows_prefixes_cache_and_schedulers_agree_on_epochs(tmp_path):
+    """Epochs that windows and gaps cut apart; the whole run's numbers do not depend on them."""
+    X = without_replacement(30, 7, d=8).reshape(-1, 2, 4)
+    steps = np.delete(np.arange(len(X) + 3), [50, 51, 100])
+    path = str(stores.write_run(tmp_path / "r.zarr", X, steps=steps, chunk=8))
+    ask = {"predictors": NAMES, "steps_per_epoch": 7}
+    plain = analyze(path, **ask)
+    cut = analyze(path, window=33, prefixes=4, cache=tmp_path / "cache", scheduler="synchronous", **ask)
+    again = analyze(path, window=33, prefixes=4, cache=tmp_path / "cache", **ask)
+    for name in ("kappa_null", "gain", "gain_low"):
+        np.testing.assert_allclose(cut[name], plain[name], rtol=1e-6, atol=1e-7)  # cuts move sums of float32
+        np.testing.assert_array_equal(again[name], cut[name])
+        np.testing.assert_array_equal(again[f"window_{name}"], cut[f"window_{name}"])
+    G = X.reshape(len(X), -1).astype(np.float32).astype(np.float64)
+    expected, pairs = sums_of(G, steps // 7)
+    c_in, c_out = coherences(np.square(G).sum(), np.square(G.sum(0)).sum(), expected.sum(), len(G), float(pairs))
+    chains = open_run(path).chains
+    order = Order(np.stack([0 * chains[:, 0], chains[:, 1] - chains[:, 0]], 1), steps[chains[:, 0]] % 7, 7)
+    for p in parse("last,trend"):
+        assert float(plain.kappa_null.sel(predictor=p.name)) == pytest.approx(
+            float(kappa_null(p.fit(evidence(G, [p])), c_in, c_out, order)), rel=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("epoch", "steps", "start"),
+    [
+        (np.arange(30) // 6, 6, 6),
+        ((np.arange(30) + 2) // 6, 6, 4),
+        (np.arange(30) / 6, 6, 6),  # what is done before the step
+        ((np.arange(30) + 1) / 6, 6, 6),  # after it
+        (np.zeros(30), 30, 0),
+    ],
+)
+def test_the_logged_epoch_tells_how_many_steps_it_has(tmp_path, epoch, steps, start):
+    path = stores.write_run(tmp_path / "r.zarr", np.ones((30, 1, 8)), scalars={"epoch": epoch})
+    found = epochs_of(open_run(path))
+    assert (found.steps, found.start % steps) == (steps, start % steps)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "why"),
+    [(np.sqrt(np.arange(30)) // 1, "the logged epochs differ in length"), (np.full(30, np.nan), "no epoch was logged")],
+)
+def test_epochs_that_a_log_does_not_tell_are_not_guessed(tmp_path, epoch, why):
+    path = stores.write_run(tmp_path / "r.zarr", np.ones((30, 1, 8)), scalars={"epoch": epoch})
+    assert epochs_of(open_run(path)).why == why
+
+
+def test_steps_per_epoch_may_be_given_or_noted_and_must_be_a_number_of_rows(tmp_path):
+    path = stores.write_run(tmp_path / "r.zarr", np.ones((10, 1, 8)), every=4)
+    run = open_run(path)
+    assert epochs_of(run, 8).steps == 8
+    assert "no multiple" in epochs_of(run, 9).why
+    assert epochs_of(run).why == "no epoch was logged"
+    run.header.provenance.update(notes={"steps_per_epoch": 12})
+    run = open_run(path)
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        epochs_of(run, -1)
+
+
+def test_coherence_within_and_between_make_up_the_whole():
+    G = without_replacement(6, 4)
+    c_in, c_out = both(G, 4)
+    pairs, inside = 24 * 23, 6 * 4 * 3
+    c = float(coherence(np.square(G).sum(0), G.sum(0), 24))
+    assert (inside * c_in + (pairs - inside) * c_out) / pairs == pytest.approx(c)
