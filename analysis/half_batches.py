@@ -4,6 +4,10 @@ A logged half is a column of ``half_norm2:G`` scalars, one for each group: the e
 difference of both halves' gradients. With ``stage="local"`` each rank's row is the gradient of its own part of the
 batch, and the view's row is their sum s of W ranks: W / (W - 1) (sum ||g_i||^2 - ||s||^2 / W) takes the place of that
 squared norm, from the sketches.
+
+In epochs of m batches drawn without replacement the halves have no sample in common: <g_a, g_b> is in the mean the
+squared gradient of the distribution that the data are a sample of. For that of the data, and for the noise of
+a batch about it, 1 - 1 / m of the squared norm counts, exactly.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ class Table:
         return self.rows[:, None], self.energy[:, columns], self.noise[:, columns]
 
 
-def table(run: Run, ranges: Iterable[tuple[int, int]]) -> Table | None:
+def table(run: Run, ranges: Iterable[tuple[int, int]], steps_per_epoch: int = 0) -> Table | None:
     """Add up for these ranges of view rows; None where no row has two gradients at one theta."""
     if run.halves:
         source, rows, sketched, parts = "half batches", _logged(run), 0 if run.norms_exact else run.k, 1
@@ -69,6 +73,7 @@ def table(run: Run, ranges: Iterable[tuple[int, int]]) -> Table | None:
         np.add.at(count, at, 1)
         np.add.at(energy, at, square[good][inside])
         np.add.at(noise, at, half[good][inside])
+    noise *= 1 - 1 / steps_per_epoch if steps_per_epoch else 1.0
     return Table(source, edges, count, energy, noise, sketched, parts)
 
 

@@ -159,7 +159,7 @@ def analyze(
     memo = Memo(folder, run) if folder and ask.scale == 1 else None
     whole = ranges["run"][0]
     panes, grams, kernels = _collect(run, passes_over, scheduler, progress, memo)
-    halves = half_batches.table(run, [(r.start, r.stop) for r in _flat(ranges)])
+    halves = half_batches.table(run, [(r.start, r.stop) for r in _flat(ranges)], epochs.steps)
     scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams}, halves, seed)
     found = scopes.refined(whole, passes, seed, scheduler, memo)
     spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)

@@ -127,7 +127,10 @@ RECIPES = {
     "cnn_digits_sgd": Recipe(
         here(
             cnn_digits_sgd,
-            {"task": "10 digits", "data": "sklearn load_digits 8 x 8", "optimizer": "SGD, momentum 0.9"},
+            {
+                "task": "10 digits", "data": "sklearn load_digits 8 x 8", "optimizer": "SGD, momentum 0.9",
+                "steps_per_epoch": 28,
+            },
             k=256,
             chunk=64,
         ),
@@ -136,7 +139,7 @@ RECIPES = {
     "mlp_wine_exact": Recipe(
         here(
             mlp_wine_exact,
-            {"task": "3 cultivars", "data": "sklearn load_wine 13 features", "optimizer": "SGD"},
+            {"task": "3 cultivars", "data": "sklearn load_wine 13 features", "optimizer": "SGD", "steps_per_epoch": 5},
             k="exact",
             chunk=128,
         ),

@@ -41,6 +41,10 @@ class Rows:
         rows = self._order(epoch)[place * size : (place + 1) * size]
         return self.x[rows], self.y[rows]
 
+    def steps_per_epoch(self, size: int) -> int:
+        """Batches until the data begin anew."""
+        return len(self.x) // size
+
 
 class Drawn:
     """Fresh examples for every step: ``make(rng, size)`` gives (x, y)."""
@@ -53,6 +57,10 @@ class Drawn:
         """Examples of one step."""
         x, y = self._make(np.random.default_rng([self.seed, step]), size)
         return torch.from_numpy(x), torch.from_numpy(y)
+
+    def steps_per_epoch(self, size: int) -> int:
+        """None: every batch is drawn anew."""
+        return 0
 
 
 class Text:
@@ -68,6 +76,10 @@ class Text:
         rng = np.random.default_rng([self.seed, step])
         starts = rng.integers(0, len(self.tokens) - self.length, size)
         return torch.stack([self.tokens[s : s + self.length] for s in starts])
+
+    def steps_per_epoch(self, size: int) -> int:
+        """None: every batch is drawn anew."""
+        return 0
 
 
 def images(source: str, seed: int, size: int | None = None) -> Rows:

@@ -118,7 +118,7 @@ def recording(o: argparse.Namespace, data: Any, options: dict[str, Any]) -> dict
         if complete(o.out):
             raise SystemExit(f"{o.out} is complete; remove it to train again")
     notes = settings | {"steps": o.steps, "threads": torch.get_num_threads()}
-    notes |= {"data_name": data.name, "digest": data.digest}
+    notes |= {"data_name": data.name, "digest": data.digest, "steps_per_epoch": data.steps_per_epoch(o.batch)}
     return {"mode": "a" if begun else "w", "on_error": "raise", "hostname": False, "notes": notes} | options
 
 

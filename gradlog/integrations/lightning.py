@@ -108,7 +108,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
                 loss = loss * trainer.accumulate_grad_batches
             self._losses = []
             for log in self.logs:
-                log.annotate(loss=loss)
+                log.annotate(loss=loss, epoch=trainer.current_epoch)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Close the runs."""

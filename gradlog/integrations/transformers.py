@@ -68,6 +68,11 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
             own = args.logging_strategy == "steps" and args.logging_steps == 1
             self.log.annotate(**{"loss" if own else "mean_loss": float(logs["loss"])})
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take how far the epochs have come, from which the analysis knows which steps share one."""
+        if self.log is not None and state.epoch is not None:
+            self.log.annotate(epoch=float(state.epoch))
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the run."""
         self._close()

@@ -190,3 +190,19 @@ def test_evidence_without_neighbours_has_no_lag_coherence():
     totals = {"rows": 3.0, "lag_pairs": np.zeros(4), "energy": np.ones(8), "lag": np.zeros((4, 8))}
     found = gradient_noise.lag_coherence(Evidence(totals, ()), 8, exact=True)
     assert np.isnan(found["lag_coherence"]).all()
+
+
+def test_in_epochs_the_signal_is_that_of_the_data(tmp_path):
+    """Batches without replacement from 40 samples: disjoint halves lean away from each other, by what m tells."""
+    rng = np.random.default_rng(7)
+    samples = 0.2 + rng.standard_normal((40, D))
+    batches = np.concatenate([rng.permutation(40).reshape(5, 8) for _ in range(200)])
+    a, b = samples[batches[:, :4]].mean(1), samples[batches[:, 4:]].mean(1)
+    scalars = {HALF_NORM2.format(0): np.square((a - b) / 2).sum(1)}
+    path = write(tmp_path, (a + b) / 2, **scalars)
+    truth = np.square(samples.mean(0)).sum()
+    spread = np.square(samples - samples.mean(0)).sum() / 40
+    known, unknown = (analyze(path, ["last"], steps_per_epoch=m) for m in (5, None))
+    assert float(known.signal) == pytest.approx(truth, rel=0.02)
+    assert float(known.noise) == pytest.approx(spread / 8 * (40 - 8) / 39, rel=0.02)
+    assert float(unknown.signal) == pytest.approx(truth - spread / 39, rel=0.05)
