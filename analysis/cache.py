@@ -100,8 +100,11 @@ class Cache:
 
     def put(self, key: str, arrays: Arrays) -> None:
         """Keep arrays; a folder that cannot be written or is full costs nothing but the saving."""
+        plain: dict[str, Any] = dict(arrays)
+        if any(np.asarray(array).dtype.hasobject for array in plain.values()):  # numpy 2.0 cannot be told so
+            raise ValueError("expected plain arrays, got one of objects: those would be pickled")
         body = io.BytesIO()
-        np.savez(body, allow_pickle=False, **arrays)
+        np.savez(body, **plain)
         data = body.getbuffer()
         if len(data) > self.limit // 4:
             return

@@ -41,7 +41,7 @@ def test_distributed_processes_agree_with_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     here = analyze(str(path))
     with (
-        LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1") as cluster,
+        LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1") as cluster,
         Client(cluster) as client,
     ):
         seen = []
@@ -143,7 +143,7 @@ def test_an_interrupted_analysis_leaves_nothing_on_a_cluster(tmp_path, monkeypat
             signal.raise_signal(signal.SIGINT)
 
     with (
-        LocalCluster(1, threads_per_worker=2, processes=True, dashboard_address=None, host="127.0.0.1") as cluster,
+        LocalCluster(1, threads_per_worker=2, processes=True, dashboard_address=":0", host="127.0.0.1") as cluster,
         Client(cluster) as client,
     ):
         left = lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))  # noqa: E731
