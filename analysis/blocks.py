@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.analysis import sections
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cluster import Progress, connected
 from gradlog.analysis.kernel import Workspace, summarise
@@ -73,23 +74,36 @@ def summarise_block(
 ) -> Summary:
     """Read a block's rows and summarise them; the body of a task. Ends early once ``stop`` is set."""
     whole, work = Summary(recipe), Workspace(recipe)
-    size = buffer_rows(source)
+    size, section = buffer_rows(source), recipe.section or len(source)
     rows = np.empty((min(size, max((b - a for a, b, _ in fragments), default=0)), source.n), np.float32)
     with single_threaded():
         for first, last, fresh in fragments:
             if fresh:
-                whole.absorb(Summary.gap(recipe))
-            edges = [first, *range((first // size + 1) * size, last, size), last]
-            for low, high in itertools.pairwise(edges):
+                whole.absorb(sections.gap(recipe, first))
+            part = None
+            for low, high in itertools.pairwise(_edges(first, last, size)):
                 if stop is not None and stop.is_set():
                     return whole
                 X = source.read(low, high, rows[: high - low])
                 number = source.epoch_numbers(low, high, recipe.epoch) if recipe.epoch else None
-                whole.absorb(summarise(X, recipe, whole, work, number), work.grams)
+                for start, end in itertools.pairwise(_edges(low, high, section)):
+                    here = slice(start - low, end - low)
+                    piece = summarise(X[here], recipe, whole, work, None if number is None else number[here])
+                    part = piece if part is None else part.absorb(piece, work.grams)
+                    if end % section == 0 or end == last:
+                        part.sections = sections.of(part, end - 1)
+                        whole.absorb(part, work.grams)
+                        part = None
+        work.settle(whole.sums)
         work.grams.finish(whole.sums)
     if not all(np.isfinite(x).all() for x in (whole.sums["energy"], whole.r)):
         raise CorruptRunError(f"rows {fragments[0][0]}..{fragments[-1][1]}: NaN or inf in rows not flagged as such")
     return whole
+
+
+def _edges(first: int, last: int, size: int) -> list[int]:
+    """Both ends of a range of rows, and the multiples of ``size`` between them."""
+    return [first, *range((first // size + 1) * size, last, size), last]
 
 
 def compute(

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradlog.analysis.arrays import sketch_array
+from gradlog.analysis.fluctuation import REASONS
 from gradlog.analysis.gradient_noise import LAGS
 from gradlog.analysis.measure import Question, Values
 from gradlog.analysis.reader import Run
@@ -21,6 +22,8 @@ from gradlog.analysis.text import portable_names, writable
 
 P, E = ("predictor",), ("eps",)
 G2 = "gradient^2"
+
+REASON_CODES = ", ".join(f"{code} {reason or 'it is not'}" for code, reason in REASONS.items())
 
 VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "rows": ((), "1", "finite rows counted"),
@@ -41,10 +44,22 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
         "1",
         "gain that epochs of 4 steps would show with frozen parameters; NaN where epochs are known",
     ),
+    "kappa_run": (P, "1", "half-width of the 95 % fluctuation of kappa within the run; NaN where withheld"),
+    "kappa_run_withheld": (P, "1", f"why it is withheld: {REASON_CODES}"),
+    "kappa_total": (P, "1", "half-width of both errors of kappa together, the sketch's and the fluctuation"),
+    "gain_run": (P, "1", "half-width of the 95 % fluctuation of the gain within the run, its baseline taken as known"),
+    "gain_total": (P, "1", "half-width of both errors of the gain together"),
+    "kappa_difference": (("predictor", "other"), "1", "kappa less that of another predictor"),
+    "kappa_difference_low": (("predictor", "other"), "1", "lower end of its sketch 95 % interval"),
+    "kappa_difference_high": (("predictor", "other"), "1", "upper end of its sketch 95 % interval"),
+    "kappa_difference_run": (("predictor", "other"), "1", "half-width of its 95 % fluctuation within the run"),
+    "kappa_difference_total": (("predictor", "other"), "1", "half-width of both errors of the difference together"),
     "path_length": (P, G2, "kappa times energy"),
     "path_share": (P, "1", "path length over that of all"),
     "path_share_low": (P, "1", "lower end of the sketch 95 % interval of the share"),
     "path_share_high": (P, "1", "upper end of the sketch 95 % interval of the share"),
+    "path_share_run": (P, "1", "half-width of the 95 % fluctuation of the share within the run"),
+    "path_share_total": (P, "1", "half-width of both errors of the share together"),
     "step_path_share": (
         ("path_step",),
         "1",
@@ -71,6 +86,10 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "lag_coherence": (("lag",), "1", "mean product of rows so many apart over the mean squared norm"),
     "lag_coherence_low": (("lag",), "1", "lower end of its 95 % interval, for the sketch's error"),
     "lag_coherence_high": (("lag",), "1", "upper end of its 95 % interval, for the sketch's error"),
+    "lag_coherence_run": (("lag",), "1", "half-width of its 95 % fluctuation within the run"),
+    "lag_coherence_total": (("lag",), "1", "half-width of both errors together"),
+    "signal_share_run": ((), "1", "half-width of the 95 % fluctuation of a signal share from lags within the run"),
+    "signal_share_total": ((), "1", "half-width of both errors of a signal share from lags together"),
     "signal": ((), G2, "mean squared norm of the gradient free of minibatch noise; see the attribute signal_source"),
     "signal_share": ((), "1", "signal over the mean squared norm"),
     "noise": ((), G2, "trace of the minibatch noise covariance"),
@@ -133,6 +152,7 @@ def result_dataset(
     sizes = {"group": len(groups), "window": len(ranges["window"]), "prefix": len(ranges["prefix"])}
     coords: dict[str, Any] = {"predictor": _text([p.name for p in ask.predictors]), "eps": list(ask.eps)}
     coords["group"] = _text(groups)
+    coords["other"] = coords["predictor"]
     coords["lag"] = np.arange(1, LAGS + 1)
     variables: dict[str, Any] = {}
     for scope, found in values.items():

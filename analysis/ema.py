@@ -12,10 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gradlog.analysis.summary import Float32, Float64, Recipe, Summary
-
-S = 16
-"""Increments of a segment."""
+from gradlog.analysis.summary import PAIRS, Float32, Float64, Recipe, S, Summary
 
 SUM, VALUES = 32, 2**20
 """Most segments of a float32 sum, and most values that their linear parts may hold."""
@@ -27,24 +24,24 @@ NEGLIGIBLE = 1e-14
 class Ema:
     """Errors of all betas over one block of rows, its first error taken as 0 (the open end rho).
 
-    ``u`` sums beta^{t+1} r_t, which is beta v.
+    ``u`` sums beta^{t+1} r_t, which is beta v. ``shared`` (pairs, n) adds up products of segments.
     """
 
-    def __init__(self, recipe: Recipe, rows: int) -> None:
+    def __init__(self, recipe: Recipe, rows: int, shared: Float64) -> None:
         self.rows, self.n = rows, recipe.n
         self.betas = np.asarray(recipe.betas, np.float64)
         shape = (len(self.betas), self.n)
         self.r = np.zeros(shape, np.float32)
         self.p0, self.u = np.zeros(shape), np.zeros(shape)
         self._segment = _weights(tuple(self.betas))
-        self._products = np.zeros((0, self.n))
+        self._shared, self._products = shared, np.zeros((0, self.n))
 
     def advance(self, h: Float32, start: int) -> None:
         """Take the increments of rows start, start + 1, ... of the block."""
         if not len(self.betas):
             return
         if not len(self._products):
-            self._products = np.zeros((S * (S + 1) // 2, self.n))
+            self._products = np.zeros((PAIRS, self.n))
         whole = len(h) // S * S
         cube = h[:whole].reshape(-1, S, self.n)
         step = segments_at_once(len(self.betas), self.n)
@@ -56,11 +53,13 @@ class Ema:
             self.u += self.betas[:, None] ** (t + 1) * self.r
 
     def finish(self, summary: Summary) -> None:
-        """Leave the open ends in the summary."""
+        """Leave the open ends in the summary; what belongs to the products, ``settle`` adds."""
         b = self.betas[:, None]
         summary.sums["p0"] += self.p0
         if len(self._products):
-            summary.sums["p0"] += self._segment.square @ self._products
+            self._shared += self._products
+            if "segments" in summary.sums:
+                summary.sums["segments"] += summary.recipe.fold(self._products, by_group=True)
         summary.v = np.divide(self.u, b, out=np.zeros_like(self.u), where=b > 0)
         summary.r = self.r.astype(np.float64)
         summary.c = (1 - b ** (2 * self.rows)) / (1 - b * b)
@@ -82,6 +81,11 @@ class Ema:
         if decay.max() > NEGLIGIBLE:
             decay = decay.astype(np.float32)
             self.u += np.einsum("sb,sbn->bn", decay, v) + w.c * np.einsum("sb,sbn->bn", decay, before)
+
+
+def settle(products: Float64, betas: tuple[float, ...]) -> Float64:
+    """Squared errors (B, ...) that products of segments (pairs, ...) stand for."""
+    return np.asarray(_weights(betas).square @ products)
 
 
 def segments_at_once(betas: int, n: int) -> int:

@@ -16,6 +16,9 @@ from gradlog.analysis.summary import GRAMS, Float32, Float64, Recipe
 ROWS = 4096
 """Rows of a float32 sum; BLAS adds it up by some hundreds of them."""
 
+FEW, TOGETHER = 128, 256
+"""Rows that wait for others, for each product goes through the whole memory of the sums; and rows that do not."""
+
 Sums = dict[str, Float32]
 
 
@@ -26,6 +29,7 @@ class Grams:
         shapes = {name: shape for name, shape in recipe.shapes().items() if name in GRAMS}
         self._recipe, self._rows, self._settled = recipe, 0, False
         self._pairs = np.empty((0, recipe.n), np.float32)
+        self._waiting: list[tuple[Float32, Float32]] = []
         self._parts: list[Sums] = [
             {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} for _ in range(parts(recipe))
         ]
@@ -34,6 +38,24 @@ class Grams:
         """Add rows X (m, n) and their increments h (m, n), zeros where a row has none; settle once it is time."""
         if not self._parts[0]:
             return
+        if len(X) < FEW:
+            self._waiting.append((X.copy(), h.copy()))
+            if len(X) % 2 or sum(len(rows) for rows, _ in self._waiting) >= TOGETHER:
+                self._take()
+        else:
+            self._take()
+            self._add(X, h)
+        if self._rows >= ROWS:
+            self.settle(sums)
+
+    def _take(self) -> None:
+        """Add what waits: all but the last of even length, so that pairs of rows stay pairs."""
+        if self._waiting:
+            X, h = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+            self._waiting.clear()
+            self._add(X, h)
+
+    def _add(self, X: Float32, h: Float32) -> None:
         if self._recipe.scatter:
             odd, even, pairs = self._parts
             self._multiply(h[1::2], odd)
@@ -42,8 +64,6 @@ class Grams:
         else:
             self._multiply(h, self._parts[0])
         self._rows += len(X)
-        if self._rows >= ROWS:
-            self.settle(sums)
 
     def add_increment(self, h: Float64) -> None:
         """Add one increment (n,) whose rows were, or will be, added by other calls."""
@@ -52,6 +72,7 @@ class Grams:
 
     def settle(self, sums: dict[str, Float64]) -> None:
         """Add what there is to a summary's sums, and begin again."""
+        self._take()
         for name, values in self._joined().items():
             sums[name] += values
         for part in self._parts:
@@ -61,6 +82,7 @@ class Grams:
 
     def finish(self, sums: dict[str, Any]) -> None:
         """Settle, or leave the sums of a short block in float32, half the size; nothing can be added any more."""
+        self._take()
         if self._settled:
             self.settle(sums)
         else:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from gradlog.analysis import fast
 from gradlog.analysis.carriers import Carriers
-from gradlog.analysis.ema import Ema
+from gradlog.analysis.ema import Ema, settle
 from gradlog.analysis.epoch_sums import EpochSums
 from gradlog.analysis.grams import Grams
-from gradlog.analysis.summary import Float32, Float64, Recipe, Summary
+from gradlog.analysis.summary import PAIRS, Float32, Float64, Recipe, Summary
 
 SEGMENT = 32
 """Rows of a float32 sum."""
@@ -35,8 +35,15 @@ class Workspace:
     """Memory that the blocks of a task use one after another, for new pages cost as much as what is done in them."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.grams = Grams(recipe)
+        self.grams, self._betas = Grams(recipe), recipe.betas
+        self.products = np.zeros((PAIRS if recipe.betas else 0, recipe.n))
         self._increments = np.empty((0, recipe.n), np.float32)
+
+    def settle(self, sums: dict[str, Float64]) -> None:
+        """Add what the products of segments stand for to a summary's sums."""
+        if self._betas:
+            sums["p0"] += settle(self.products, self._betas)
+            self.products[:] = 0
 
     def increments(self, rows: int) -> Float32:
         """Return room for those of a tile and for one before it, (rows + 1, n); the first two are zeros."""
@@ -62,7 +69,7 @@ def summarise(
     within : Summary, optional
         The one that will absorb this one: they share the large sums.
     work : Workspace, optional
-        Adds up the large sums of several calls; whoever passes it settles its Grams in the end.
+        Adds up the large sums of several calls; whoever passes it settles it and its Grams in the end.
     epochs : int64 (rows,), optional
         Number of each row's epoch.
 
@@ -77,11 +84,11 @@ def summarise(
     q = recipe.history
     summary.head, summary.tail = X[:q].copy(), X[-q:].copy()
     path = np.zeros(len(X), np.float32)
-    ema = Ema(recipe, len(X))
+    own = work or Workspace(recipe)
+    ema = Ema(recipe, len(X), own.products)
     compiled = recipe.kernel == "numba" and fast.available()
     add = fast.add_tile if compiled else add_tile
     summary.kernels = frozenset(["numba" if compiled else "numpy"] if recipe.columns else [])
-    own = work or Workspace(recipe)
     grams, rows = own.grams, tile_rows(recipe.n)
     H = own.increments(min(rows, len(X)))
     for start in range(0, len(X), rows):
@@ -99,6 +106,8 @@ def summarise(
     ema.finish(summary)
     if epochs is not None:
         summary.epochs = EpochSums.of(X, epochs)
+    if work is None:
+        own.settle(summary.sums)
     if recipe.columns:
         summary.path = Carriers.of(path[1:], 1)
     return summary

@@ -22,6 +22,7 @@ from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.digests import chunk_digests
 from gradlog.analysis.epoch_sums import EpochSums
 from gradlog.analysis.rows import RowSource
+from gradlog.analysis.sections import thin
 from gradlog.analysis.summary import Recipe, Summary
 from gradlog.schema import digest
 
@@ -231,6 +232,10 @@ def pack(summary: Summary) -> dict[str, NDArray[Any]]:
             arrays |= {f"{name}.{entry}": np.asarray(part) for entry, part in value._asdict().items()}
         elif isinstance(value, frozenset):
             arrays[name] = np.array(sorted(value), "U")
+        elif name == "sections":
+            arrays[name] = np.array([number for number, _ in value], np.int64)
+            for i, (_, section) in enumerate(value):
+                arrays |= {f"{name}.{i}.{entry}": array for entry, array in pack(section).items()}
         else:
             arrays[name] = np.asarray(value)
     if any(a.dtype.hasobject for a in arrays.values()):
@@ -241,8 +246,10 @@ def pack(summary: Summary) -> dict[str, NDArray[Any]]:
 def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
     """Summary of these arrays; None if they are not what the recipe asks for."""
     summary = Summary(recipe)
+    inside = {name: array for name, array in arrays.items() if name.startswith("sections.")}
     expected = pack(summary)
-    if arrays.keys() != expected.keys() or not all(_fits(arrays[name], expected[name]) for name in expected):
+    own = arrays.keys() - inside.keys()
+    if own != expected.keys() or not all(_fits(arrays[name], expected[name]) for name in expected):
         return None
     for name, value in vars(summary).items():
         if name == "recipe":
@@ -254,6 +261,11 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
             setattr(summary, name, type(value)(*(x if x.ndim else x.item() for x in parts)))
         elif isinstance(value, frozenset):
             setattr(summary, name, frozenset(arrays[name].tolist()))
+        elif name == "sections":
+            found = [unpack(_below(inside, f"{name}.{i}."), thin(recipe)) for i in range(len(arrays[name]))]
+            if None in found:
+                return None
+            summary.sections = tuple(zip(arrays[name].tolist(), filter(None, found), strict=True))
         elif isinstance(value, np.ndarray):
             setattr(summary, name, arrays[name])
         else:
@@ -269,3 +281,7 @@ def _fits(found: NDArray[Any], expected: NDArray[Any]) -> bool:
         and found.ndim == expected.ndim
         and all(f == e or e == 0 for f, e in zip(found.shape, expected.shape, strict=True))
     )
+
+
+def _below(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

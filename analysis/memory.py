@@ -13,6 +13,7 @@ from gradlog.analysis.ema import segments_at_once
 from gradlog.analysis.grams import parts
 from gradlog.analysis.kernel import tile_rows
 from gradlog.analysis.rows import RowSource
+from gradlog.analysis.sections import MOST, thin
 from gradlog.analysis.summary import GRAMS, Recipe
 from gradlog.errors import MemoryLimitError
 from gradlog.sizes import parse_size
@@ -33,6 +34,13 @@ def summary_bytes(recipe: Recipe) -> int:
     return sums + 8 * recipe.n * (2 * len(recipe.betas) + recipe.history)
 
 
+def sections_bytes(recipe: Recipe) -> int:
+    """Size of all sections of a run: their open ends by column, and what merging and adding up takes."""
+    small = thin(recipe)
+    one = 8 * recipe.n * (2 * len(small.betas) + small.history)
+    return (MOST + 4) * one if recipe.section else 0
+
+
 def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> int:
     """Bytes of a pass: per task a buffer, a tile, products and two summaries of half size; per pane a whole one."""
     rows, B = min(buffer_rows(source), len(source)), len(recipe.betas)
@@ -43,7 +51,7 @@ def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> in
     one = summary_bytes(recipe)
     blocks = -(-len(source) // block_rows(source)) + panes
     folded = panes + 1 + min(blocks, 2) + min(blocks, tasks) / 2  # two of the fold, and what waits for its turn
-    return int(tasks * (buffer + chunk + tile + grams + one) + folded * one)
+    return int(tasks * (buffer + chunk + tile + grams + one) + folded * one) + sections_bytes(recipe)
 
 
 def afterwards(recipe: Recipe) -> int:

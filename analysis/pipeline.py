@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gradlog.analysis import blocks, bounds, fast, gradient_noise, half_batches, magnitude, remarks, spectra, subspace
+from gradlog.analysis import (
+    blocks,
+    bounds,
+    fast,
+    gradient_noise,
+    half_batches,
+    magnitude,
+    remarks,
+    sections,
+    spectra,
+    subspace,
+    uncertainty,
+)
 from gradlog.analysis.blas import single_threaded
 from gradlog.analysis.cache import Cache, resolve
 from gradlog.analysis.cluster import Progress
@@ -20,7 +32,7 @@ from gradlog.analysis.ledger import ledgers
 from gradlog.analysis.measure import Question, Values, bound_sides, shares
 from gradlog.analysis.memo import Memo
 from gradlog.analysis.memory import check, predict
-from gradlog.analysis.predictors import DEFAULT, Predictor, needs, parse
+from gradlog.analysis.predictors import DEFAULT, Evidence, Predictor, needs, parse
 from gradlog.analysis.reader import Run, open_run
 from gradlog.analysis.rsvd import test_matrix
 from gradlog.analysis.scopes import Range, Scopes
@@ -110,7 +122,8 @@ def analyze(
         Of the randomized route, and of the random orders.
     cache : bool, path or Cache, optional
         Keep the summaries of chunks in a folder (True: the user's cache folder), so that the analysis of a run that
-        grew reads only what is new. Same numbers, bit by bit.
+        grew reads only what is new; all of it once in a doubling, when ``sections`` get longer. Same numbers, bit by
+        bit.
 
     Returns
     -------
@@ -158,9 +171,9 @@ def analyze(
     run, ask = magnitude.in_range(run, ask, books)
     memo = Memo(folder, run) if folder and ask.scale == 1 else None
     whole = ranges["run"][0]
-    panes, grams, kernels = _collect(run, passes_over, scheduler, progress, memo)
+    panes, grams, kernels, stretches = _collect(run, passes_over, scheduler, progress, memo)
     halves = half_batches.table(run, [(r.start, r.stop) for r in _flat(ranges)], epochs.steps)
-    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams}, halves, seed)
+    scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams}, halves, seed, stretches)
     found = scopes.refined(whole, passes, seed, scheduler, memo)
     spectrum = spectra.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
@@ -182,6 +195,8 @@ def analyze(
         values[f"{kind}_group"] = [v for r in ranges[kind] for v in scopes.groups(r, light)] if by_group else []
     shares(values["window"], main["path_length"])
     main |= _overlaps(scopes, ranges["window"])
+    of_all = Evidence(scopes.totals(whole), recipe.betas)
+    uncertainty.add_to(main, values["group"], scopes.blocks(whole), of_all, ask)
     attrs: dict[str, Any] = {
         "svd_method": route.method,
         "svd_reason": route.reason,
@@ -268,6 +283,7 @@ def _recipe(
         test=test_matrix(run.rows.n, spectra.BLOCK, seed) if randomized else None,
         epoch=epochs.recipe,
         kernel=kernel,
+        section=sections.length(run.length),
     )
 
 
@@ -281,17 +297,18 @@ def _passes(recipe: Recipe, cuts: list[int], whole: Range, light: bool) -> list[
 
 def _collect(
     run: Run, passes_over: list[tuple[Recipe, list[int]]], scheduler: Any, progress: Progress | None, memo: Memo | None
-) -> tuple[list[Totals], Totals, list[str]]:
-    """Totals of the panes, Grams of the whole run if they have none, and what added up the columns."""
+) -> tuple[list[Totals], Totals, list[str], list[sections.Section]]:
+    """Totals of the panes, Grams of the whole run if they have none, what added up the columns, and the sections."""
     grams: Totals = {}
     kernels = frozenset[str]()
     for recipe, cuts in passes_over:
         summaries = blocks.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo)
         kernels = kernels.union(*(s.kernels for s in summaries))
+        stretches = sections.totals(summaries)
         panes = contributions(summaries)
         if not recipe.columns:
             grams = {name: x for name, x in panes[-1].items() if name.startswith(TRIANGLES)}
-    return panes, grams, sorted(kernels)
+    return panes, grams, sorted(kernels), stretches
 
 
 def _overlaps(scopes: Scopes, windows: list[Range]) -> Values:

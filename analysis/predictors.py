@@ -22,9 +22,17 @@ DEFAULT = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema"
 NODES, LONGEST = 28, 1024.0
 """EMAs measured for best-ema, and the longest averaging length 1 / (1 - beta) that it considers."""
 
-_KNOTS = np.cos(np.pi * np.arange(NODES) / (NODES - 1))
-BETA_NODES = tuple((1 - LONGEST ** ((_KNOTS - 1) / 2)).tolist())
+
+def _knots(nodes: int) -> Float64:
+    """Chebyshev points from 1 to -1."""
+    return np.asarray(np.cos(np.pi * np.arange(nodes) / (nodes - 1)))
+
+
+BETA_NODES = tuple((1 - LONGEST ** ((_knots(NODES) - 1) / 2)).tolist())
 """Their betas: Chebyshev points in log(1 - beta), from 0 to 1 - 1 / LONGEST."""
+
+COARSE_NODES = BETA_NODES[::3]
+"""Ten of them, Chebyshev points too: for sums of which a hundredth matters little."""
 
 _GRID = np.linspace(1, -1, 351)
 """Points between them, where the least path length is looked for."""
@@ -223,7 +231,7 @@ class BestEMA:
     As a function of y = log(1 - beta) the path length is sum_w S(w) |1 - e^{iw}|^2 / |1 - beta e^{iw}|^2, analytic in
     the strip |Im y| < pi / 2 whatever the gradients. So the polynomial through 28 Chebyshev points is within
     2e-5 of the energy of it, and far nearer for noise (Trefethen 2013, theorem 8.2); beta* is the
-    vertex of a parabola through the lowest of 351 points.
+    vertex of a parabola through the lowest of 351 points. Evidence without all of them has ``COARSE_NODES``.
     """
 
     name: ClassVar[str] = "best-ema"
@@ -232,10 +240,11 @@ class BestEMA:
 
     def fit(self, evidence: Evidence) -> Fitted:
         """See Predictor."""
-        paths = np.stack([evidence.ema(b) for b in BETA_NODES])
+        nodes = BETA_NODES if set(BETA_NODES) <= set(evidence.betas) else COARSE_NODES
+        paths = np.stack([evidence.ema(b) for b in nodes])
         total = paths.sum(axis=-1)
         beta = float(_best_beta(total)["beta"])
-        there = _weights_at(np.array([1 + 2 * np.log1p(-beta) / np.log(LONGEST)]))[0]
+        there = _weights_at(np.array([1 + 2 * np.log1p(-beta) / np.log(LONGEST)]), len(nodes))[0]
         return Fitted(np.maximum(there @ paths, 0.0), np.empty(0), beta, material=paths, refit=_best_beta)
 
 
@@ -292,15 +301,15 @@ class AR:
 
 
 @cache
-def _on_grid() -> Float64:
-    return _weights_at(_GRID)
+def _on_grid(nodes: int) -> Float64:
+    return _weights_at(_GRID, nodes)
 
 
-def _weights_at(x: Float64) -> Float64:
-    """Barycentric weights (points, NODES) that give path lengths at x = 1 + 2 log(1 - beta) / log(LONGEST)."""
-    scale = np.where(np.arange(NODES) % 2, -1.0, 1.0)
+def _weights_at(x: Float64, nodes: int) -> Float64:
+    """Barycentric weights (points, nodes) that give path lengths at x = 1 + 2 log(1 - beta) / log(LONGEST)."""
+    scale = np.where(np.arange(nodes) % 2, -1.0, 1.0)
     scale[[0, -1]] /= 2
-    away = x[:, None] - _KNOTS
+    away = x[:, None] - _knots(nodes)
     hit = np.asarray(np.abs(away) < 1e-12)
     weights = scale / np.where(hit, 1.0, away)
     weights = np.where(hit.any(axis=1, keepdims=True), hit, weights)
@@ -308,8 +317,8 @@ def _weights_at(x: Float64) -> Float64:
 
 
 def _best_beta(paths: Float64) -> dict[str, Any]:
-    """Beta of least path length from those at the nodes, (NODES, [replicates]): a parabola through the lowest three."""
-    curve = _on_grid() @ paths
+    """Beta of least path length from those at the nodes, (nodes, [replicates]): a parabola through the lowest three."""
+    curve = _on_grid(len(paths)) @ paths
     i = np.clip(np.argmin(curve, axis=0), 1, len(_GRID) - 2)[None]
     left, middle, right = (np.take_along_axis(curve, i + j, axis=0)[0] for j in (-1, 0, 1))
     bend = left - 2 * middle + right

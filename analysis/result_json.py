@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from gradlog.analysis.bounds import about
+from gradlog.analysis.fluctuation import REASONS
 from gradlog.analysis.verdict import looked_at, verdict
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ RUN_FIELDS = (
 )  # fmt: skip
 WITHHELD = (
     ".estimate", ".participation_estimate", "noise.", "_noise_free", ".gain_chance", ".gain_floor", ".gain_epochs",
-    "lag_coherence",
+    "lag_coherence", "_half",
 )  # fmt: skip
 """What rows and sketch often do not tell: a rank behind the sketch, signal and noise, sides of a bound with them."""
 UNDEFINED = "undefined values written as null"
@@ -27,6 +28,7 @@ NO_BOUNDS = "no bounds: they need the logged loss and learning rate"
 MEASURES = ("stable", "participation", "entropy")
 ENDS = ("", "_low", "_high")
 FIELDS = ("value", "low", "high")
+ERRORS = ("run", "total")
 NOISE = ("signal", "signal_share", "noise", "noise_scale")
 
 
@@ -67,6 +69,7 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
     result["kernel"] = ds.attrs["kernel"]
     result["exact_groups"] = json.loads(ds.attrs.get("exact_groups", "[]"))
     result["path_shares"] = _shares(ds)
+    result["differences"] = _differences(ds)
     result["burn_in"] = int(ds.attrs["burn_in"])
     result["bounds"] = _bounds(ds)
     result["windows"] = _ranges(ds, "window")
@@ -100,13 +103,17 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
         return float(ds[prefix + name].sel(at).values)
 
     predictors = [str(p) for p in ds["predictor"].values]
-    kappa = {}
+    kappa: dict[str, dict[str, Any]] = {}
     for p in predictors:
         ends = {"value": "kappa", "low": "kappa_low", "high": "kappa_high", "null": "kappa_null", "gain": "gain"}
         ends |= {field: field for field in ("gain_low", "gain_high", "gain_chance", "gain_floor", "gain_epochs")}
         kappa[p] = {field: value(name, predictor=p) for field, name in ends.items()}
         if p == "best-ema":
             kappa[p]["beta"] = value("beta", predictor=p)
+        if prefix + "kappa_run" in ds:
+            kappa[p] |= {f"{n}_half": value(f"kappa_{n}", predictor=p) for n in ERRORS}
+            kappa[p] |= {f"gain_{n}_half": value(f"gain_{n}", predictor=p) for n in ERRORS}
+            kappa[p]["run_withheld"] = REASONS[int(value("kappa_run_withheld", predictor=p))] or None
     found: dict[str, Any] = {
         "rows": int(value("rows")),
         **{f"energy{end}": value(f"energy{end}") for end in ENDS},
@@ -123,6 +130,11 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
             for a in ds["lag"].values
         },
     }
+    if prefix + "lag_coherence_run" in ds:
+        for a in ds["lag"].values:
+            found["lag_coherence"][str(a)] |= {f"{n}_half": value(f"lag_coherence_{n}", lag=a) for n in ERRORS}
+    if prefix + "signal_share_run" in ds:
+        found["noise"] |= {f"signal_share_{n}_half": value(f"signal_share_{n}") for n in ERRORS}
     if prefix + "participation_estimate" in ds:
         found["rank_measures"] |= {
             f"participation_estimate{end}": value(f"participation_estimate{end}") for end in ENDS
@@ -185,7 +197,28 @@ def _shares(ds: xarray.Dataset) -> dict[str, Any]:
         predictors = [str(p) for p in ds["predictor"].values]
         for name, row in zip(ds["group"].values, ds["group_path_share"].values, strict=True):
             found["by_group"][str(name)] = dict(zip(predictors, row.tolist(), strict=True))
+    if "group_path_share_run" in ds:
+        found["by_group_errors"] = {
+            str(g): {
+                p: {f"{n}_half": float(here[f"group_path_share_{n}"].sel(predictor=p)) for n in ERRORS}
+                | {end: float(here[f"group_path_share_{end}"].sel(predictor=p)) for end in ("low", "high")}
+                for p in predictors
+            }
+            for g in ds["group"].values
+            for here in [ds.sel(group=g)]
+        }
     return found
+
+
+def _differences(ds: xarray.Dataset) -> dict[str, Any]:
+    """Kappa of each predictor less that of each later one, with both errors."""
+    names = [str(p) for p in ds["predictor"].values]
+    fields = dict(zip(FIELDS, ("", "_low", "_high"), strict=True)) | {f"{n}_half": f"_{n}" for n in ERRORS}
+    values = {field: ds[f"kappa_difference{end}"].values for field, end in fields.items()}
+    return {
+        p: {q: {field: float(x[i, j]) for field, x in values.items()} for j, q in enumerate(names) if j > i}
+        for i, p in enumerate(names[:-1])
+    }
 
 
 def _bounds(ds: xarray.Dataset) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from gradlog.analysis import blocks, ledger, measure, rank, shuffled_rank, spectra, subspace
 from gradlog.analysis.arrays import row_grams
 from gradlog.analysis.blas import single_threaded
+from gradlog.analysis.fluctuation import Blocks
 from gradlog.analysis.half_batches import Table
 from gradlog.analysis.ledger import BATCH, Ledger
 from gradlog.analysis.measure import Question, Values
@@ -20,6 +22,7 @@ from gradlog.analysis.predictors import Evidence
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run
 from gradlog.analysis.rsvd import Decomposition, nystrom, refine
+from gradlog.analysis.sections import FEWEST_ROWS, Section, thin
 from gradlog.analysis.shuffled_rank import ShuffledRank
 from gradlog.analysis.spectra import Route, columns_of
 from gradlog.analysis.summary import Float32, Float64, Recipe, Totals, add, contributions
@@ -51,9 +54,10 @@ class Scopes:
         own: dict[Range, Totals],
         halves: Table | None = None,
         seed: int = 0,
+        sections: Sequence[Section] = (),
     ) -> None:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
-        self.ledgers, self.own, self.halves = ledgers, own, halves
+        self.ledgers, self.own, self.halves, self.sections = ledgers, own, halves, sections
         self.at = {cut: i for i, cut in enumerate(cuts)}
         self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
         few = recipe.scatter and run.length <= shuffled_rank.FEW
@@ -80,6 +84,16 @@ class Scopes:
         if full:
             found |= measure.estimates(self._one_sketch(totals, group), self._limit(found, group), ask, found)
         return found
+
+    def blocks(self, r: Range) -> Blocks | None:
+        """Return sums of equal stretches of the range's steps; None where it is too short for them."""
+        parts: dict[int, list[Totals]] = {}
+        for pane, number, sums in self.sections:
+            if self.at[r.start] <= pane < self.at[r.stop] and sums["rows"] > 0:
+                parts.setdefault(number, []).append(sums)
+        if sum(float(p["rows"]) for own in parts.values() for p in own) < FEWEST_ROWS:
+            return None
+        return Blocks.of([add(own) for own in parts.values()], thin(self.recipe).betas, self.recipe.section)
 
     def groups(self, r: Range, light: bool) -> list[Values]:
         """Measures of each group in a window or prefix, or but their shares in its path length."""

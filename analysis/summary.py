@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis import carriers
+from gradlog.analysis.edges import edge, mirrored
 from gradlog.analysis.epoch_sums import EpochSums
 
 if TYPE_CHECKING:
@@ -32,8 +33,13 @@ GRAMS = (*TRIANGLES, "image")
 LARGE = (*GRAMS, "edge")
 """First words of the names of large sums; while they are added up, of Grams the upper triangle alone counts."""
 
+S = 16
+PAIRS = S * (S + 1) // 2
+"""Increments of a segment, over which ``ema`` runs all at once, and the products of two of them."""
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Sections = tuple[tuple[int, "Summary"], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,10 @@ class Recipe:
         Steps of an epoch, and the number of a step at which one begins: collect sums by epoch.
     kernel : {"numpy", "numba"}
         What shall add up the columns; where numba is missing, numpy does, and ``Summary.kernels`` says so.
+    section : int
+        Also the sums of every so many rows of the view, by group (see ``sections``); 0 for none.
+    by_group : bool
+        Keep the small sums by group instead of by column.
     """
 
     groups: int
@@ -75,6 +85,8 @@ class Recipe:
     columns: bool = True
     epoch: tuple[int, int] | None = None
     kernel: str = "numpy"
+    section: int = 0
+    by_group: bool = False
 
     @property
     def n(self) -> int:
@@ -84,7 +96,13 @@ class Recipe:
     def split(self) -> tuple[Recipe, Recipe]:
         """Return two that collect the same between them: one without Grams, small, and one with Grams alone."""
         light = dataclasses.replace(self, gram="none", pooled=False)
-        return light, dataclasses.replace(self, betas=(), lags=0, test=None, columns=False, epoch=None)
+        return light, dataclasses.replace(self, betas=(), lags=0, test=None, columns=False, epoch=None, section=0)
+
+    def fold(self, per_column: Float64, by_group: bool = False) -> Float64:
+        """Return sums as the recipe keeps them: (..., n), or (..., groups)."""
+        if not (by_group or self.by_group):
+            return per_column
+        return np.asarray(per_column.reshape(*per_column.shape[:-1], self.groups, self.k).sum(axis=-1))
 
     @property
     def history(self) -> int:
@@ -112,7 +130,7 @@ class Recipe:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the sums."""
-        n, p, k = self.n, self.lags, self.k
+        n, p, k = self.groups if self.by_group else self.n, self.lags, self.k
         shapes: dict[str, tuple[int, ...]] = {
             "rows": (),  # finite rows
             "pairs": (),  # increments
@@ -126,6 +144,8 @@ class Recipe:
             "edge": (p, p, n),  # what the ends of chains take off the lag products, see moments
             "p0": (len(self.betas), n),  # EMA errors whose history is known
         }
+        if self.section and self.betas:
+            shapes["segments"] = (PAIRS, self.groups)  # products of segments, see ``ema``
         gram = {"full": (n, n), "groups": (self.groups, k, k)}.get(self.gram)
         if gram is not None:
             shapes["gram"] = gram
@@ -158,6 +178,8 @@ class Summary:
         Sums by epoch, where the recipe asks for them.
     kernels : frozenset of str
         What added up the columns.
+    sections : tuple of (int, Summary)
+        Number and small sums by group of every section of rows, as far as they lie in this stretch.
     """
 
     def __init__(self, recipe: Recipe, within: Summary | None = None) -> None:
@@ -172,6 +194,7 @@ class Summary:
         self.path = carriers.NONE
         self.epochs = EpochSums.none(n if recipe.epoch else 0)
         self.kernels: frozenset[str] = frozenset()
+        self.sections: tuple[tuple[int, Summary], ...] = ()
 
     @classmethod
     def gap(cls, recipe: Recipe) -> Summary:
@@ -190,7 +213,8 @@ class Summary:
         """Memory held."""
         arrays: list[NDArray[Any]] = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
         arrays += [self.epochs.squares, self.epochs.sums]
-        return sum(a.nbytes for a in arrays) + sum(np.asarray(a).nbytes for a in self.path)
+        own = sum(a.nbytes for a in arrays) + sum(np.asarray(a).nbytes for a in self.path)
+        return own + sum(section.nbytes for _, section in self.sections)
 
     def state(self) -> Summary:
         """Return the history this stretch leaves behind, with sums of zero."""
@@ -213,6 +237,7 @@ class Summary:
             self.sums = own
             return self
         before = int(self.sums["rows"])
+        self.sections = joined(self.sections, right.sections)
         for name, value in right.sums.items():
             if value is not self.sums[name]:
                 self.sums[name] = self.sums[name].astype(np.float64, copy=False)
@@ -225,7 +250,8 @@ class Summary:
             squares.append(self._join(right, grams))
         else:
             squares.append(self._start(right))
-        self.path = self.path.merge(right.path, before, np.array(squares, np.float32))
+        if not self.recipe.by_group:
+            self.path = self.path.merge(right.path, before, np.array(squares, np.float32))
         self.epochs = self.epochs.merge(right.epochs)
         self.kernels |= right.kernels
         self._ends(right)
@@ -245,13 +271,13 @@ class Summary:
         rows = np.concatenate([self.tail.astype(np.float64), near])
         h = near[0] - rows[a - 1]
         s["pairs"] += 1
-        s["last"] += h * h
-        s["increment"] += h * h
+        s["last"] += recipe.fold(h * h)
+        s["increment"] += recipe.fold(h * h)
         for t in (a, a + 1):
             if t < len(rows) and t >= 2:
-                s["trend"] += np.square(rows[t] - 2 * rows[t - 1] + rows[t - 2])
+                s["trend"] += recipe.fold(np.square(rows[t] - 2 * rows[t - 1] + rows[t - 2]))
         if a == 1 and self.cut:  # the chain's second row
-            s["trend"] += h * h
+            s["trend"] += recipe.fold(h * h)
         if grams:
             grams.add_increment(h)
         else:
@@ -259,10 +285,11 @@ class Summary:
         for lag in range(1, recipe.lags + 1):
             first, last = max(a, lag), min(a + lag, len(rows))
             if first < last:
-                s["lag"][lag - 1] += np.einsum("tn,tn->n", rows[first:last], rows[first - lag : last - lag])
+                products = np.einsum("tn,tn->n", rows[first:last], rows[first - lag : last - lag])
+                s["lag"][lag - 1] += recipe.fold(products)
                 s["lag_pairs"][lag - 1] += last - first
         e, delta = h + recipe.beta * self.r, recipe.beta * self.d
-        s["p0"] += 2 * right.v * e + right.c * e * e
+        s["p0"] += recipe.fold(2 * right.v * e + right.c * e * e)
         if not self.cut:
             self.v = self.v + delta * (right.v + right.c * e)
             self.c = self.c + delta * delta * right.c
@@ -273,12 +300,12 @@ class Summary:
 
     def _start(self, right: Summary) -> float:
         """Add the first rows of a chain, whose history is zero; return the squared norm of the first."""
-        s, g = self.sums, right.head.astype(np.float64)
-        s["last"] += g[0] ** 2
-        s["trend"] += g[0] ** 2
+        s, g, fold = self.sums, right.head.astype(np.float64), self.recipe.fold
+        s["last"] += fold(g[0] ** 2)
+        s["trend"] += fold(g[0] ** 2)
         if len(g) > 1:
-            s["trend"] += np.square(g[1] - g[0])
-        s["p0"] += 2 * right.v * g[0] + right.c * g[0] ** 2
+            s["trend"] += fold(np.square(g[1] - g[0]))
+        s["p0"] += fold(2 * right.v * g[0] + right.c * g[0] ** 2)
         self.r, self.d = right.r + right.d * g[0], np.zeros_like(self.d)
         if right.cut and len(right.head) < self.recipe.history:
             self._end(right.head, known=True)
@@ -287,7 +314,7 @@ class Summary:
     def _end(self, tail: Float32, known: bool = False) -> None:
         """Note the edge of a chain that ends with these rows, once they are known to be all that matter."""
         if len(tail) and (known or self.cut or len(tail) == self.recipe.history):
-            self.sums["edge"] += edge(tail, self.recipe.lags)
+            self.sums["edge"] += self.recipe.fold(edge(tail, self.recipe.lags))
 
     def _ends(self, right: Summary) -> None:
         q = self.recipe.history
@@ -317,20 +344,11 @@ def merge(left: Summary, right: Summary) -> Summary:
     return left.copy().absorb(right)
 
 
-def edge(tail: NDArray[Any], lags: int) -> Float64:
-    """Return sums of g_{s-i} g_{s-j} over the rows s past a chain's end, i, j = 1..lags, as (lags, lags, n).
-
-    With M_ij = sum over the chain's rows t of g_{t-i} g_{t-j} and R_a = sum g_t g_{t-a}, zero history:
-    M_ij = R_|i-j| - edge_ij, where edge_ij sums the last min(i, j) products of lag |i-j|.
-    """
-    rows = tail.astype(np.float64)
-    out = np.zeros((lags, lags, rows.shape[1]))
-    for lag in range(lags):
-        products = rows[lag:] * rows[: max(len(rows) - lag, 0)]
-        for i in range(1, lags - lag + 1):
-            last = products[max(len(products) - i, 0) :].sum(axis=0)
-            out[i - 1, i + lag - 1] = out[i + lag - 1, i - 1] = last
-    return out
+def joined(left: Sections, right: Sections) -> Sections:
+    """Sections of one stretch and the next: what both hold of the same one is merged; all stay as they are."""
+    if left and right and left[-1][0] == right[0][0]:
+        return (*left[:-1], (left[-1][0], merge(left[-1][1], right[0][1])), *right[1:])
+    return left + right
 
 
 Totals = dict[str, Any]
@@ -354,10 +372,10 @@ def contributions(panes: list[Summary]) -> list[Totals]:
         state.sums = sums | {"rows": np.zeros(())}  # the state's own are zero: add what joins it to the pane's
         state = state.absorb(pane)
         totals: Totals = dict(state.sums)
-        totals["edge"] += edge(state.tail, lags) - edge(before, lags)
+        totals["edge"] += pane.recipe.fold(edge(state.tail, lags) - edge(before, lags))
         for name in totals:
             if name.startswith(TRIANGLES):
-                totals[name] = _mirrored(totals[name])
+                totals[name] = mirrored(totals[name])
         totals["path"], totals["epochs"] = state.path, state.epochs
         found.append(totals)
         state = state.state()
@@ -388,9 +406,3 @@ def moments(totals: Totals, lags: int, columns: slice) -> Float64:
     M: Float64 = R[np.abs(i[:, None] - i)]
     M[1:, 1:] -= totals["edge"][:lags, :lags, columns]
     return M
-
-
-def _mirrored(upper: Float64) -> Float64:
-    """Whole Grams from their upper triangles."""
-    whole: Float64 = np.triu(upper) + np.swapaxes(np.triu(upper, 1), -1, -2)
-    return whole

@@ -26,6 +26,7 @@ def report(path: str, result: Document) -> list[str]:
         _run(path, result),
         _kappa(result),
         [f"  {line}" for line in render.wrap(_reading(result), render.WIDTH - 2)],
+        _errors(result),
         _rank(result),
         _measures(result),
         _noise(result),
@@ -69,6 +70,29 @@ def _kappa(result: Document) -> list[str]:
     rows = [_kappa_cells(name, k) for name, k in result["kappa"].items()]
     columns = ["predictor", "kappa", "sketch 95 %", "shuffled", "gain", "order"]
     return [render.heading("predictability"), *render.table(columns, rows, (0, 5))]
+
+
+def _errors(result: Document) -> list[str]:
+    """Both errors of each kappa, half-widths at 95 %, and their sum."""
+    kappas = {n: k for n, k in result["kappa"].items() if n != "zero" and "run_half" in k and k["value"] is not None}
+    if not kappas:
+        return []
+    title, reasons = render.heading("how well kappa is known, 95 %"), [k["run_withheld"] for k in kappas.values()]
+    if len(set(reasons)) == 1 and reasons[0]:
+        return [title, *render.note(f"fluctuation within the run withheld: {reasons[0]}")]
+    rows = [
+        [_label(n, k), _half(k["high"], k["value"]), _half(k["run_half"]), _half(k["total_half"])]
+        for n, k in kappas.items()
+    ]
+    lines = ["within the run: from blocks of its own steps; another seed may differ by more"]
+    for reason in filter(None, dict.fromkeys(reasons)):
+        names = ", ".join(n for n, k in kappas.items() if k["run_withheld"] == reason)
+        lines += render.wrap(f"withheld for {render.printable(names)}: {reason}", render.WIDTH - 2)
+    return [title, *render.table(["predictor", "sketch", "within the run", "both"], rows), *(f"  {x}" for x in lines)]
+
+
+def _half(end: float | None, value: float = 0.0) -> str:
+    return "-" if end is None else f"± {render.number(end - value, 3)}"
 
 
 def _reading(result: Document) -> str:

@@ -37,12 +37,23 @@ class Table:
 def kappa_table(studies: Sequence[Study]) -> Table:
     """Kappa with interval, baseline, gain, and the verdict in words."""
     rows = [[*_who(s, studies), *_kappa(n, k)] for s in studies for n, k in s.document["kappa"].items() if n != "zero"]
-    columns = [*_run_column(studies), "predictor", "kappa", "sketch 95 %", "shuffled", "gain", "in words"]
+    columns = [
+        *_run_column(studies),
+        "predictor",
+        "kappa",
+        "sketch 95 %",
+        "within the run",
+        "both",
+        "shuffled",
+        "gain",
+        "in words",
+    ]
     words = [verdict(k) for s in studies for n, k in s.document["kappa"].items() if n != "zero"]
     note = (
         "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
-        "shuffled: what the same gradients would show in random order. gain = 1 − kappa / shuffled. The intervals "
-        "cover the sketch's error only, not another seed or a longer run; ar and best-ema are fitted in hindsight. "
+        "shuffled: what the same gradients would show in random order. gain = 1 − kappa / shuffled. sketch 95 %: the "
+        "sketch's error; within the run: how far kappa fluctuates, from blocks of the run's own steps; both: the two "
+        "together. Another seed or a longer run may differ by more; ar and best-ema are fitted in hindsight. "
         "Order hurts a predictor that would do better on shuffled steps, and makes no difference where the gain's "
         "interval holds 0 or one random order in twenty would show as much; too small to matter is what a correlation "
         f"of {NEGLIGIBLE:.0%} between gradients and predictions would give. {caution(looked_at(words))}"
@@ -157,6 +168,8 @@ def _kappa(name: str, kappa: dict[str, Any]) -> list[Cell]:
         Cell(shown, name, "name"),
         number_cell(kappa["value"]),
         _interval(kappa["low"], kappa["high"]),
+        half_cell(kappa.get("run_half"), kappa.get("run_withheld") or ""),
+        half_cell(kappa.get("total_half")),
         number_cell(kappa["null"]),
         gain_cell(kappa),
         Cell(
@@ -239,6 +252,11 @@ def _inputs(study: Study) -> str:
 def number_cell(value: float | None, more: str = "") -> Cell:
     """Show a number, and what belongs under it."""
     return Cell("–" if value is None else numeral(value), _key(value), more=more)
+
+
+def half_cell(half: float | None, withheld: str = "") -> Cell:
+    """Show a half-width, or why there is none."""
+    return Cell("–" if half is None else f"± {numeral(half, 3)}", _key(half), more=withheld)
 
 
 def count_cell(value: float) -> Cell:

@@ -165,7 +165,7 @@ def test_noise_makes_no_difference_to_any_predictor(call, tmp_path):
             log.step({"w": rng.standard_normal(300)})
     shown = call("analyze", tmp_path / "noise.zarr", "--predictor", "last", "--predictor", "ema(0.9)")
     rows = [line.split() for line in shown.out.splitlines() if line.split()[:1] in (["last"], ["ema(0.9)"])]
-    assert [" ".join(row[-2:]) for row in rows] == ["no difference"] * 2
+    assert [" ".join(row[-2:]) for row in rows[:2]] == ["no difference"] * 2
     assert "2 verdicts: without any order, about 1 in 20" in " ".join(shown.out.split())
     assert "no bounds" in shown.out
 

@@ -172,7 +172,7 @@ def test_the_kappa_table_holds_the_numbers_of_the_analysis(pages):
         assert float(cells[at + 1]) == pytest.approx(value, rel=1e-3)
         low, high = map(float, cells[at + 2].split(" to "))
         assert low <= float(cells[at + 1]) <= high
-        assert float(cells[at + 3]) == pytest.approx(float(result["kappa_null"].sel(predictor=p)), rel=1e-3)
+        assert float(cells[at + 5]) == pytest.approx(float(result["kappa_null"].sel(predictor=p)), rel=1e-3)
 
 
 def test_every_side_of_a_bound_stands_over_its_interval():

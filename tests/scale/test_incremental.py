@@ -45,7 +45,7 @@ def test_a_known_run_is_not_read_and_gives_the_same_bits(tmp_path, record, small
 
 def test_a_run_that_grew_costs_only_its_new_chunks(tmp_path, record, small_blocks, rows_read):
     path = tmp_path / "r.zarr"
-    for old, new in ((0, 330), (330, 352), (352, 900)):
+    for old, new in ((0, 330), (330, 352), (352, 640)):
         record(path, old, new)
         rows_read.clear()
         grown = analyze(str(path), cache=True)
@@ -53,6 +53,16 @@ def test_a_run_that_grew_costs_only_its_new_chunks(tmp_path, record, small_block
         assert set(rows_read) == set(range(old // 16 * 16, new))
         assert len(rows_read) == new - old // 16 * 16
         same(grown, analyze(str(path)))
+
+
+def test_once_in_a_doubling_a_grown_run_is_read_anew_for_its_longer_sections(tmp_path, record, small_blocks, rows_read):
+    path = record(tmp_path / "r.zarr", 0, 640)
+    analyze(str(path), cache=True)
+    record(path, 640, 660)
+    rows_read.clear()
+    grown = analyze(str(path), cache=True)
+    assert set(rows_read) == set(range(660))
+    same(grown, analyze(str(path)))
 
 
 def test_panes_are_made_some_at_a_time(tmp_path, record, small_blocks, monkeypatch):
