@@ -110,12 +110,13 @@ def check(path: str | os.PathLike[str]) -> Findings:
     findings = examine(open_files(path))
     if findings.problems:
         return findings
+    from gradlog.analysis import rivals
     from gradlog.analysis.reader import open_run
     from gradlog.analysis.relogged import describe
 
     try:
         run = open_run(path)
-        findings.notes += describe(run.relogged)
+        findings.notes += describe(run.relogged) + rivals.describe(run.relogged["writers"])
         if run.fewer_ranks:
             findings.notes.append(f"{run.fewer_ranks} rows come from fewer ranks than others")
     except StoreUnavailableError:

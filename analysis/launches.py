@@ -37,14 +37,15 @@ def launches(segments: Sequence[Segment]) -> list[list[Segment]]:
 def _together(leader: Segment, before: list[Segment], other: Segment) -> bool:
     if other.header.number == leader.header.number:
         return True
-    opened, mine, earlier = _time(leader), _time(other), [_time(s) for s in before]
+    opened, mine, earlier = opening_time(leader), opening_time(other), [opening_time(s) for s in before]
     if opened is None or mine is None or not earlier or earlier[0] is None:
         return False
     nearer = abs(mine - opened) < abs(mine - earlier[0])
     return nearer and (not len(leader) or not len(other) or leader.numbers[0] == other.numbers[0])
 
 
-def _time(segment: Segment) -> datetime.datetime | None:
+def opening_time(segment: Segment) -> datetime.datetime | None:
+    """When the segment was opened; None where that cannot be read."""
     try:
         time = datetime.datetime.fromisoformat(segment.header.opened)
     except ValueError:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gradlog.analysis import rivals
 from gradlog.analysis.segments import Segment
 
 ROWS = 2**16
@@ -31,11 +32,13 @@ def compare(segments: Sequence[Segment]) -> dict[str, Any]:
         ``steps``: how many were logged again. ``identical``: how many of them with the same squared norms, to the bit.
         ``first_different``: the first other step, None if there is none. ``largest_difference``: the largest relative
         difference of a group's squared norm: 0 where all are identical, 1 where only one of the two is finite.
+        ``writers``: pairs of segments that two writers recorded at the same time, whose rows are not compared.
     """
     count = different = 0
     first, largest = None, 0.0
+    together = rivals.rivals(segments)
     for rank in sorted({s.header.rank for s in segments}):
-        for steps, old, new in _pairs([s for s in segments if s.header.rank == rank and len(s)]):
+        for steps, old, new in _pairs([s for s in segments if s.header.rank == rank and len(s)], together):
             apart = _difference(old, new)
             others = steps[apart > 0]
             count, different = count + len(steps), different + len(others)
@@ -46,6 +49,7 @@ def compare(segments: Sequence[Segment]) -> dict[str, Any]:
         "identical": count - different,
         "first_different": first,
         "largest_difference": largest,
+        "writers": [list(pair) for pair in together],
     }
 
 
@@ -62,10 +66,15 @@ def describe(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _pairs(segments: list[Segment]) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield (steps, norms of these rows, newest norms) of the rows that a later segment of the same rank has again."""
+def _pairs(segments: list[Segment], apart: list[tuple[str, str]]) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield (steps, norms of these rows, newest norms) of the rows that a later segment of the same rank has again.
+
+    Not for pairs of segments that stand ``apart``: two jobs.
+    """
     for i, old in enumerate(segments[:-1]):
-        later = segments[:i:-1]
+        later = [new for new in segments[:i:-1] if (old.header.name, new.header.name) not in apart]
+        if not later:
+            continue
         again = old.numbers.below(min(s.numbers[0] for s in later))
         for low in range(again, len(old), ROWS):
             high = min(low + ROWS, len(old))

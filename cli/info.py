@@ -146,6 +146,8 @@ def _remarks(run: dict[str, Any]) -> Iterator[str]:
             f"{render.count(again['steps'], 'step')} logged again after a rewind, {again['identical']:,} of them with "
             "identical norms" + ("" if again["first_different"] is None else f", not step {again['first_different']:,}")
         )
+    for old, new in again["writers"]:
+        yield f"two writers at one time: {old} and {new} hold rows of two jobs, not of a rewind"
     for key, text in (
         ("skipped", "steps that the optimizer skipped"),
         ("partial", "steps in which some tensors had no gradient"),

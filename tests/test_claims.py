@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from gradlog.analysis import open_run
 from gradlog.analysis.audit import check
 from gradlog.errors import GradlogWarning, RunExistsError
 from gradlog.sink import LocalSink
+from tests.small_run import environment
 
 LIKE = {"w": np.zeros(12)}
 
@@ -137,6 +141,33 @@ def test_a_process_that_records_is_not_joined_by_another(tmp_path: Path) -> None
         log.step({"w": np.ones(12)})
     assert Child(lambda: record(path, 2.0, 3, mode="a")).answer == "None"
     assert values(path) == [1, 1, 2, 2, 2]
+
+
+def test_a_job_of_another_machine_is_taken_over_from_and_told(tmp_path: Path) -> None:
+    """Whether it lives nobody can tell, as after a requeue: the new job records, the old one ends at its next flush."""
+    path = tmp_path / "r.zarr"
+    script = (
+        "import socket, sys; socket.gethostname = lambda: 'elsewhere'\n"
+        "import gradlog, numpy as np\n"
+        "log = gradlog.open(sys.argv[1], like={'w': np.zeros(12)}, k='exact', chunk=4)\n"
+        "for _ in range(6): log.step({'w': np.ones(12)})\n"
+        "print('begun', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "for _ in range(10**6):\n"
+        "    log.step({'w': np.ones(12)})\n"
+        "    if log.reason: break\n"
+        "print(log.reason)\n"
+    )
+    words = [sys.executable, "-W", "ignore", "-c", script, str(path)]
+    with subprocess.Popen(words, stdin=PIPE, stdout=PIPE, text=True, env=environment()) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        record(path, 2.0, 3, mode="a")
+        assert "goes on from here, in seg-000001-r0000" in other.communicate("go\n")[0]
+    run = open_run(path)
+    assert run.steps.tolist() == list(range(9))
+    assert run.sketch.compute()[:, 0, 0].tolist() == [1.0] * 6 + [2.0] * 3
+    assert check(path).problems == []
 
 
 def test_ranks_of_one_launch_are_no_rivals(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from gradlog.analysis import rivals
 from gradlog.analysis.audit import check as check_bytes
 from gradlog.analysis.audit import examine
 from gradlog.analysis.audits import completeness, digest, heads, limits
@@ -175,7 +176,9 @@ def _content(report: Report, witness: Witness) -> Iterator[Line]:
     header, evidence = witness.header, witness.evidence
     report.run("steps", completeness.steps(header, evidence))
     report.run("lineage", completeness.lineage(header, evidence))
-    report.run("repeats", (Line("PASS", "repeats", note) for note in describe(witness.run.relogged)))
+    again = witness.run.relogged
+    report.run("repeats", (Line("PASS", "repeats", note) for note in describe(again)))
+    report.run("writers", (Line("WARN", "writers", note) for note in rivals.describe(again["writers"])))
     report.run("time", completeness.times(evidence))
     report.run("parameters", completeness.parameters(header, evidence))
     report.run("nonfinite", completeness.nonfinite(evidence))
