@@ -11,16 +11,15 @@ import contextlib
 import dataclasses
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from gradlog import masking
 from gradlog.errors import GradientError
 from gradlog.halves import half_norms
+from gradlog.provenance import ended_by, uncaught
 from gradlog.recording import PATIENCE, Fill, Recording, Row
 from gradlog.resume import Layout, Plan, describe_plan
 from gradlog.schema import RunHeader
@@ -32,18 +31,6 @@ log = logging.getLogger("gradlog")
 
 PATIENT = 100
 """Calls of ``annotate`` without a step, before that is said while training goes on."""
-
-
-def ended_by(error: BaseException) -> str:
-    """Say that this ended the training, as a reason for ``Logger.close``; empty for an exit that reports success.
-
-    >>> ended_by(ValueError("no data")), ended_by(SystemExit(0)), ended_by(SystemExit(2))
-    ('training ended by ValueError: no data', '', 'training ended by SystemExit: 2')
-    """
-    if isinstance(error, SystemExit) and error.code in (None, 0):
-        return ""
-    said = masking.text(" ".join(str(error)[:300].split()))
-    return f"training ended by {type(error).__name__}" + (f": {said}" if said else "")
 
 
 class Logger:
@@ -70,6 +57,7 @@ class Logger:
         self._keep: Callable[[], None] | None = None
         self._missing: Callable[[], str] | None = None
         self._remarks: list[str] = []
+        self._late = False
         self._lock, self._depth = threading.RLock(), 0
         self._pid = os.getpid()
         self._spent, self._opened = 0.0, time.perf_counter()
@@ -146,6 +134,7 @@ class Logger:
         ...         log.step({"w": np.ones(100)}, loss=1.0 / (t + 1))
         """
         if not self.active:
+            self._too_late("step")
             return
         with self.guarded():
             if self._ended:  # another thread closed it while this one waited
@@ -176,6 +165,8 @@ class Logger:
         ...         log.annotate(loss=1.0 / (t + 1))
         ...         log.step({"w": np.ones(100)})
         """
+        if self._closed:
+            self._too_late("annotate")
         if self.active and self._recording:
             with self.guarded():
                 self._recording.annotate(scalars)
@@ -300,6 +291,13 @@ class Logger:
             self._closed = True
             atexit.unregister(self._exit_hook)
 
+    def _too_late(self, call: str) -> None:
+        """Say once that a closed logger records nothing: a cell of a notebook was run again, without the one above."""
+        if self._closed and self._plan is not None and not self._late and os.getpid() == self._pid:
+            self._late = True
+            again = 'open or attach again, with mode="a" to go on in this run or mode="new" to record beside it'
+            self.warn(f"{call}() after close() records nothing: {again}")
+
     def _remark_on_what_is_missing(self) -> None:
         """Nothing ends in silence that recorded less than its user will expect."""
         if not self.active:
@@ -318,8 +316,8 @@ class Logger:
         self.close("" if error is None else ended_by(error))
 
     def end_with_process(self) -> None:
-        """Close; where an exception that nobody caught ends the process, say so. A shell goes on after one."""
-        error = None if hasattr(sys, "ps1") or "ipykernel" in sys.modules else getattr(sys, "last_value", None)
+        """Close; where an exception that nobody caught ends the process, say so."""
+        error = uncaught()
         self.close("" if error is None else ended_by(error))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -108,6 +108,23 @@ def fingerprint(data: Any) -> float:
     return float(int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "big"))
 
 
+def ended_by(error: BaseException) -> str:
+    """Say that this ended the training, as a reason for ``Logger.close``; empty for an exit that reports success.
+
+    >>> ended_by(ValueError("no data")), ended_by(SystemExit(0)), ended_by(SystemExit(2))
+    ('training ended by ValueError: no data', '', 'training ended by SystemExit: 2')
+    """
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        return ""
+    said = masking.text(" ".join(str(error)[:300].split()))
+    return f"training ended by {type(error).__name__}" + (f": {said}" if said else "")
+
+
+def uncaught() -> BaseException | None:
+    """Return the exception that ends this process, as the interpreter notes it; none in a shell, which goes on."""
+    return None if hasattr(sys, "ps1") or "ipykernel" in sys.modules else getattr(sys, "last_value", None)
+
+
 def process_identity() -> dict[str, Any]:
     """Who writes: enough for a later process on the same host to tell whether this one still lives."""
     pid = os.getpid()

@@ -23,8 +23,9 @@ from typing import Any
 
 from gradlog import earlier
 from gradlog.errors import GradlogError, MissingDependencyError, RunExistsError, UnusableInputError
-from gradlog.logger import Logger, ended_by
+from gradlog.logger import Logger
 from gradlog.paths import SUFFIX, absolute, of_optimizer
+from gradlog.provenance import ended_by
 from gradlog.sink import open_sink
 from gradlog.store import read_root
 

@@ -82,6 +82,18 @@ def test_a_numbered_run_says_where_it_is(tmp_path):
         start(tmp_path / "r.zarr", mode="new").close()
 
 
+def test_a_closed_logger_that_is_used_again_says_so_once(tmp_path):
+    log = start(tmp_path / "r.zarr")
+    log.step(gradient(0))
+    log.close()
+    with pytest.warns(GradlogWarning, match=r'step\(\) after close\(\) records nothing.*mode="new"') as told:
+        for t in range(3):
+            log.step(gradient(t))
+            log.annotate(loss=1.0)
+    assert len(told) == 1
+    assert open_run(tmp_path / "r.zarr").length == 1
+
+
 def test_what_is_no_run_keeps_its_name(tmp_path):
     (tmp_path / "r.zarr").mkdir()
     (tmp_path / "r.zarr" / "zarr.json").write_text("{}")

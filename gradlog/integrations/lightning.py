@@ -16,8 +16,9 @@ try:
 except ImportError as error:
     raise missing("lightning", error) from error
 
-from gradlog.logger import Logger, ended_by
+from gradlog.logger import Logger
 from gradlog.paths import absolute, of_optimizer
+from gradlog.provenance import ended_by
 
 
 class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framework is not installed
