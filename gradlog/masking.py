@@ -22,7 +22,7 @@ _PLURALS = ("keys", "secrets", "passwords", "credentials")
 _FLAG = re.compile(r"--?(?P<name>[A-Za-z_][\w.-]{0,99})")
 _WHOLE = re.compile(r"(?P<before>(?:--?|\++)?(?P<name>[A-Za-z_][\w.-]{0,99})=).*", re.DOTALL)
 _NAMED = re.compile(r"(?<![\w.])(?P<name>[A-Za-z_][\w.-]{0,99})[\"']?\s{0,9}[=:]\s{0,9}")
-_VALUE = re.compile(r"(?!//)(?:\"[^\"]{0,999}\"|'[^']{0,999}'|[^\s,;&}]+)")
+_VALUE = re.compile(r"(?!//|\*{3})(?:\"[^\"]{0,999}\"|'[^']{0,999}'|[^\s,;&}]+)")
 _FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"(?:hf|rpa|r8|gsk|nvapi|npm|pypi|dckr_pat|ghp|gho|ghu|ghs|ghr|github_pat|glpat|xox[abeprs]|xapp|SG|sk|pk|rk|whsec"
