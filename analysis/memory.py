@@ -88,7 +88,7 @@ def predict(
         kept += summary_bytes(recipe)
     last = sum(afterwards(recipe) for recipe, _ in passes)
     if any(recipe.scatter for recipe, _ in passes):
-        last += shuffled_rank.kept_bytes(source.n, len(source))
+        last += shuffled_rank.kept_bytes(len(source), source.n)
     return compiler + resident() + LIBRARIES + peak + last + BREAK * breaks + scores
 
 

@@ -46,7 +46,8 @@ def of_rank(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) ->
     said = []
     for e, low, high, estimate in zip(ask.eps, main["rank_low"], main["rank_high"], main["rank_estimate"], strict=True):
         if low != high:
-            said.append(f"rank({e:g}) is only known to lie in [{low:g}, {high:g}]; allow more passes")
+            remedy = "eps is within the rounding of float32" if spectrum.complete else "allow more passes"
+            said.append(f"rank({e:g}) is only known to lie in [{low:g}, {high:g}]; {remedy}")
         if not ask.exact and rank.saturated(high, run.rows.n):
             said.append(
                 f"rank({e:g}) = {high:g} is near the sketch's ceiling {run.rows.n}: it is a lower bound, not a rank"

@@ -60,7 +60,7 @@ class Scopes:
         self.ledgers, self.own, self.halves, self.sections = ledgers, own, halves, sections
         self.at = {cut: i for i, cut in enumerate(cuts)}
         self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
-        few = recipe.scatter and run.length <= shuffled_rank.FEW
+        few = recipe.scatter and shuffled_rank.few(run.length, run.rows.n)
         self.few = run.rows.read(0, run.length) if few else None
         self.seed, self.rotations = seed, shuffled_rank.Rotations(seed)
         self._last: tuple[Range, Totals] | None = None
@@ -118,7 +118,11 @@ class Scopes:
             rows = np.concatenate([np.arange(a, b) for a, b in chains])
             return shuffled_rank.permuted(self.few[rows, columns_of(group, self.run.k)], lengths, eps, self.seed)
         scatter = self._scatter(r, group)
-        return None if scatter is None else self.rotations.rank(scatter, lengths, eps)
+        if scatter is None:
+            return None
+        columns = self.run.rows.n if group is None else self.run.k
+        whole = shuffled_rank.stretched(scatter, min(int(lengths.sum()) - 1, columns))  # the row before is not in it
+        return self.rotations.rank(whole, lengths, eps)
 
     def _scatter(self, r: Range, group: int | None) -> Spectrum | None:
         """Spectrum of the rows about their mean."""

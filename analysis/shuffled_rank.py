@@ -27,11 +27,12 @@ from scipy.special import stdtrit
 from gradlog.analysis.rank import ROUNDING, Spectrum
 from gradlog.analysis.summary import Float64
 
-MANY = 50
-"""Rows per direction from which on all orders show the rank of the expected Gram, to a fraction of a direction."""
+MANY = 1000
+"""Rows per direction from which on all orders show the rank of the expected Gram, to one direction of 256. At 50 rows
+per direction it would be 2 of 256 too high for independent noise, 5 for equal directions."""
 
-FEW = 512
-"""Rows of a run up to which they themselves are permuted."""
+FEW, FEW_BYTES = 512, 192 * 2**20
+"""Rows of a run up to which they themselves are permuted, and their size in float64."""
 
 MOST = 512
 """Directions that are drawn. More are drawn as fewer rows at the same number of rows per direction, each direction the
@@ -129,7 +130,8 @@ class Rotations:
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
-        self._kept: dict[tuple[bytes, int], tuple[np.random.Generator, list[Float64]]] = {}
+        self._kept: dict[tuple[bytes, int, int], tuple[np.random.Generator, list[Float64]]] = {}
+        self._last: tuple[bytes, Float64] = b"", np.empty(0)
 
     def rank(self, scatter: Spectrum, lengths: NDArray[np.int64], eps: tuple[float, ...]) -> ShuffledRank:
         """Distribution of the rank, from the spectrum of the rows about their mean.
@@ -145,7 +147,7 @@ class Rotations:
 
         Examples
         --------
-        >>> Rotations().rank(Spectrum(np.ones(3), 3.0, size=3), np.array([200]), (0.5,)).method
+        >>> Rotations().rank(Spectrum(np.ones(3), 3.0, size=3), np.array([9000]), (0.5,)).method
         'closed form'
         """
         ends = [self._drawn(tau, scatter.size, lengths, eps) for tau in _completed(scatter)]
@@ -164,36 +166,50 @@ class Rotations:
         tau = tau[: 1 + int(np.count_nonzero(left > max(NEGLIGIBLE * min(eps), ROUNDING) * total))]
         if int(lengths.sum()) > MANY * len(tau):
             return _spread(_ranks(tau, total, eps)[None], size, "closed form")
-        mu = differences(lengths)
+        shape, mu = self._differences(lengths)
         if len(tau) <= MOST:
-            return _spread(self._ranks(mu, tau, min(size, MOST), total, eps), size, "rotations")
+            return _spread(self._ranks(shape, mu, tau, min(size, MOST), total, eps), size, "rotations")
         step = -(-len(tau) // MOST)
         means = np.append(tau, np.zeros(-len(tau) % step)).reshape(-1, step).mean(axis=1)
         count = -(-len(mu) // step)
         fewer = np.quantile(mu, (np.arange(count) + 0.5) / count)
-        ranks = self._ranks(fewer, means, len(means), total, eps, step)
+        ranks = self._ranks(shape, fewer, means, len(means), total, eps, step)
         if (coarse := ranks.mean(axis=0) < MOST / 8).any():  # a mean of several says little of a small rank
-            leading = self._ranks(mu, tau[:MOST], MOST, total, eps)
+            leading = self._ranks(shape, mu, tau[:MOST], MOST, total, eps)
             return _spread(ranks, size, "reduced rotations").where(~coarse, _spread(leading, size, ""))
         return _spread(ranks, size, "reduced rotations")
 
+    def _differences(self, lengths: NDArray[np.int64]) -> tuple[bytes, Float64]:
+        """Return what names the shape, and its mu; scopes of one shape follow each other."""
+        shape = lengths.tobytes()
+        if self._last[0] != shape:
+            self._last = shape, differences(lengths)
+        return self._last
+
     def _ranks(
-        self, mu: Float64, tau: Float64, width: int, total: float, eps: tuple[float, ...], step: int = 1
+        self,
+        shape: bytes,
+        mu: Float64,
+        tau: Float64,
+        width: int,
+        total: float,
+        eps: tuple[float, ...],
+        step: int = 1,
     ) -> Float64:
         """r*(eps) of every draw, (draws, eps); each tau stands for ``step``, those of the total left out for none."""
         root, m = np.sqrt(tau), len(tau)
         missing = (total - step * float(tau.sum())) * float(mu.mean())
 
         def draw(i: int) -> Float64:
-            turned = self._turned(mu, width, i)[:m, :m] * (root[:, None] * root)
+            turned = self._turned(shape, mu, width, i)[:m, :m] * (root[:, None] * root)
             energies = np.linalg.eigvalsh(turned)[::-1].clip(0)
             return _ranks(energies, step * float(energies.sum()) + missing, eps, step)
 
         return _repeated(draw, width)
 
-    def _turned(self, mu: Float64, m: int, i: int) -> Float64:
+    def _turned(self, shape: bytes, mu: Float64, m: int, i: int) -> Float64:
         """Return the i-th V^T diag(mu) V, (m, m), of this shape; any leading columns of V are a draw of so many."""
-        key = mu.tobytes(), m
+        key = shape, len(mu), m
         if key not in self._kept:
             if len(self._kept) >= KEPT:
                 self._kept.pop(next(iter(self._kept)))
@@ -238,6 +254,15 @@ def rotated(mu: Float64, m: int, rng: np.random.Generator) -> Float64:
     return np.asarray(mu.mean() * np.eye(m) + np.sqrt(mu.var() * m / N) * Z)
 
 
+def stretched(scatter: Spectrum, size: int) -> Spectrum:
+    """Spectrum of the same shape with ``size`` directions, as that of a few more rows would be."""
+    if not scatter.complete or size <= scatter.size or scatter.size < 2:
+        return scatter
+    at = np.linspace(0, scatter.size - 1, size)
+    energies = np.interp(at, np.arange(scatter.size), scatter.energies)
+    return dataclasses.replace(scatter, energies=energies, total=float(energies.sum()), size=size)
+
+
 def _completed(scatter: Spectrum) -> list[Float64]:
     """All energies; where some are missing, the fewest that can hold the rest, and the most."""
     seen, free = scatter.energies, scatter.size - len(scatter.energies)
@@ -254,12 +279,17 @@ def draws(size: int) -> tuple[int, int]:
     return int(np.clip(2 * MOST // max(size, 1), 4, 24)), 8 if size > MOST // 2 else 24
 
 
-def kept_bytes(columns: int, rows: int) -> int:
+def few(rows: int, columns: int) -> bool:
+    """Whether the rows of a run are few enough to be permuted."""
+    return rows <= FEW and 8 * rows * columns <= FEW_BYTES
+
+
+def kept_bytes(rows: int, columns: int) -> int:
     """Memory that it takes: a run that is permuted, or the rotations that are kept."""
     m = min(columns, rows, MOST)
-    if rows <= FEW:
+    if few(rows, columns):
         return 4 * rows * (columns + 3 * max(columns, rows)) + 8 * 8 * rows * rows
-    return 8 * (KEPT * draws(m)[1] + 8) * m * m
+    return 8 * (KEPT * draws(m)[1] + 8) * m * m + 8 * 5 * min(rows, MANY * m)
 
 
 def _repeated(draw: Callable[[int], Float64], size: int) -> Float64:

@@ -97,7 +97,9 @@ def rank_text(rank: dict[str, Any]) -> str:
     estimate = "withheld"
     if rank["estimate"] is not None:
         estimate = f"{rank['estimate']:.0f} ({rank['estimate_low']:.0f} to {rank['estimate_high']:.0f})"
-    shuffled = f"{rank['null']:.0f} ({rank['null_low']:.0f} to {rank['null_high']:.0f})"
+    mean, low, high = rank["null"], rank["null_low"], rank["null_high"]
+    orders = "not known" if low is None else f"{low:.0f} to {high:.0f}"
+    shuffled = orders if mean is None else f"{mean:.0f} ({orders})"
     return f"{certified}, shuffled {shuffled}, gradients {estimate}"
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.rank import Spectrum
-from gradlog.analysis.shuffled_rank import Rotations, permuted, rotated
+from gradlog.analysis.shuffled_rank import Rotations, few, permuted, rotated
 from tests import reference
 
 EPS = (0.1, 0.05, 0.01)
@@ -80,11 +80,24 @@ def test_increments_do_not_cross_from_one_chain_to_the_next():
     assert (whole > truth + 2).all()
 
 
+def test_fifty_rows_per_direction_are_too_few_for_the_closed_form():
+    G = independent(2400, 48)
+    found = Rotations().rank(scatter(G), np.array([2400]), EPS)
+    truth = reference.shuffled_ranks(G, np.array([2400]), EPS, draws=4).mean(axis=0)
+    np.testing.assert_allclose(found.mean, truth, atol=0.6)
+
+
+def test_runs_too_large_to_be_held_are_not_permuted():
+    assert few(512, 4096)
+    assert not few(513, 4)
+    assert not few(512, 10**6)
+
+
 def test_many_rows_take_the_closed_form_and_it_holds():
-    G = independent(1300, 24, 0.3)
-    found = Rotations().rank(scatter(G), np.array([1300]), EPS)
+    G = independent(6_500, 6, 0.3)
+    found = Rotations().rank(scatter(G), np.array([6_500]), EPS)
     assert found.method == "closed form"
-    truth = reference.shuffled_ranks(G, np.array([1300]), EPS, draws=10).mean(axis=0)
+    truth = reference.shuffled_ranks(G, np.array([6_500]), EPS, draws=3).mean(axis=0)
     np.testing.assert_allclose(found.mean, truth, atol=0.6)
 
 
@@ -128,10 +141,10 @@ def test_rotations_keep_trace_and_bounds(N, m, seed):
 
 def test_the_same_seed_gives_the_same_numbers_whatever_was_drawn_before():
     G = CASES["twice as many"]
-    lengths, few = np.array([len(G)]), Rotations(3)
-    few.rank(scatter(G[:, :20]), lengths, EPS)
-    few.rank(scatter(G[:100]), np.array([100]), EPS)
-    again, alone = few.rank(scatter(G), lengths, EPS), Rotations(3).rank(scatter(G), lengths, EPS)
+    lengths, used = np.array([len(G)]), Rotations(3)
+    used.rank(scatter(G[:, :20]), lengths, EPS)
+    used.rank(scatter(G[:100]), np.array([100]), EPS)
+    again, alone = used.rank(scatter(G), lengths, EPS), Rotations(3).rank(scatter(G), lengths, EPS)
     other = Rotations(4).rank(scatter(G), lengths, EPS)
     np.testing.assert_array_equal(again.mean, alone.mean)
     assert (other.mean != alone.mean).any()
@@ -184,6 +197,16 @@ def test_every_route_shows_it(tmp_path, route):
         truth = reference.shuffled_ranks(rows, np.array([len(rows)]), EPS, draws=20).mean(axis=0)
         np.testing.assert_allclose(here[f"{label}rank_null"], truth, atol=0.7)
     assert to_json(ds)["rank_null_method"] == "rotations"
+
+
+def test_a_window_has_one_increment_more_than_its_rows_differ_in(tmp_path):
+    """Of 60 rows and the one before them, fewer than columns: 60 increments in 60 directions, not 59."""
+    G = independent(600, 96, 0.2, seed=4)
+    ds = analyze(str(stores.write_run(tmp_path / "r.zarr", G[:, None])), "last", window=60)
+    truth = [
+        reference.shuffled_ranks(G[a - 1 : a + 60], np.array([61]), EPS, draws=40).mean(0) for a in range(60, 600, 60)
+    ]
+    np.testing.assert_allclose(ds.window_rank_null[1:].mean("window"), np.mean(truth, axis=0), atol=0.4)
 
 
 def test_independent_noise_lies_within_its_random_orders(tmp_path):
