@@ -36,7 +36,7 @@ FEW, FEW_BYTES = 512, 192 * 2**20
 
 MOST = 512
 """Directions that are drawn. More are drawn as fewer rows at the same number of rows per direction, each direction the
-mean of several: up to 1,024 directions that errs by 1.2 at most (``tests/analysis/test_shuffled_rank.py``)."""
+mean of several: of 1,024 directions that errs by one or two (``docs/low-rank-or-noise.md``)."""
 
 EQUAL = 1e-12
 """Share of the energy that their mean must leave of rows: less is the rounding of float64."""
