@@ -51,7 +51,7 @@ KEPT = 2
 """Shapes whose rotations are kept."""
 
 AGREE = 0.05
-"""Relative distance of the two ends of a bracket within which their middle counts as the mean."""
+"""Relative distance within which the likely and the upper end of a bracket have a mean."""
 
 METHODS = ("none", "closed form", "permutations", "rotations", "reduced rotations", "bracket")
 
@@ -140,7 +140,7 @@ class Rotations:
         ----------
         scatter : Spectrum
             Of at most ``scatter.size`` directions. Where some are missing, the rank is drawn for the fewest and for the
-            most directions that can hold what is left: a bracket.
+            most directions that can hold the energy: a bracket.
         lengths : int64 (chains,)
             Rows of each chain.
         eps : tuple of float
@@ -151,13 +151,10 @@ class Rotations:
         'closed form'
         """
         ends = [self._drawn(tau, scatter.size, lengths, eps) for tau in _completed(scatter)]
-        few, most = ends[0], ends[-1]
+        few, likely, most = ends[0], ends[len(ends) // 2], ends[-1]
         known = np.array(eps) * scatter.total > scatter.rounding
-        if len(ends) == 1:
-            mean, method = few.mean, few.method
-        else:
-            near = most.mean - few.mean <= np.maximum(0.5, AGREE * most.mean)
-            mean, method = np.where(near, (few.mean + most.mean) / 2, np.nan), "bracket"
+        near = most.mean - likely.mean <= np.maximum(1.0, AGREE * most.mean)
+        mean, method = np.where(near, (likely.mean + most.mean) / 2, np.nan), few.method if likely is few else "bracket"
         return ShuffledRank(mean, few.low, most.high, method).where(known, unknown(len(eps)))
 
     def _drawn(self, tau: Float64, size: int, lengths: NDArray[np.int64], eps: tuple[float, ...]) -> ShuffledRank:
@@ -264,14 +261,18 @@ def stretched(scatter: Spectrum, size: int) -> Spectrum:
 
 
 def _completed(scatter: Spectrum) -> list[Float64]:
-    """All energies; where some are missing, the fewest that can hold the rest, and the most."""
+    """All energies; where some are missing, three ways to hold the rest.
+
+    What is listed are lower bounds. The rest may belong to the first direction, which gives the fewest; or to all that
+    are listed, in proportion; or to the others alone, evenly, which gives the most.
+    """
     seen, free = scatter.energies, scatter.size - len(scatter.energies)
     rest = scatter.total - float(seen.sum())
-    if scatter.complete or free <= 0 or rest <= scatter.rounding:
+    if scatter.complete or rest <= scatter.rounding:
         return [seen]
-    least = float(seen[-1])
-    few = int(np.clip(np.ceil(rest / least), 1, free)) if least > 0 else free
-    return [np.sort(np.append(seen, np.full(count, rest / count)))[::-1] for count in (few, free)]
+    first = np.append(seen[0] + rest, seen[1:])
+    shared = seen * (scatter.total / float(seen.sum()))
+    return [first, shared, np.append(seen, np.full(free, rest / free)) if free > 0 else shared]
 
 
 def draws(size: int) -> tuple[int, int]:
