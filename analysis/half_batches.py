@@ -7,7 +7,7 @@ squared norm, from the sketches.
 
 In epochs of m batches drawn without replacement the halves have no sample in common: <g_a, g_b> is in the mean the
 squared gradient of the distribution that the data are a sample of. For that of the data, and for the noise of
-a batch about it, 1 - 1 / m of the squared norm counts, exactly.
+a batch about it, 1 - 1 / m of the squared norm counts: exactly, while the parameters hardly move in an epoch.
 """
 
 from __future__ import annotations

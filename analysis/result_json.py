@@ -98,6 +98,11 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
     return plain
 
 
+def if_long(document: dict[str, Any]) -> str:
+    """Say under what condition a signal from lags holds: short epochs, which nothing tells of, would lower it."""
+    return ", if epochs are long" if document["noise"]["source"] == "lags" and document["epochs"]["unknown"] else ""
+
+
 def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
     def value(name: str, **at: Any) -> float:
         return float(ds[prefix + name].sel(at).values)

@@ -20,6 +20,7 @@ from gradlog.cli import console, options, output, watch
 @options.predictors("zero, last, ema(B), trend, ar(P) or best-ema", default="the usual seven but best-ema")
 @options.eps
 @options.burn_in
+@options.steps_per_epoch
 @options.view
 @options.grouping
 @options.computing
@@ -27,7 +28,7 @@ from gradlog.cli import console, options, output, watch
 @console.verbosity
 def report(
     runs: tuple[str, ...], target: Path, force: bool, title: str, predictors: tuple[str, ...], eps: tuple[float, ...],
-    burn_in: int, view: Any, group_by: tuple[str, ...], replicate: str,
+    burn_in: int, view: Any, steps_per_epoch: int | None, group_by: tuple[str, ...], replicate: str,
     memory: str | None, scheduler: str | None, no_cache: bool, every: float | None,
     quiet: bool,
 ) -> None:  # fmt: skip
@@ -49,6 +50,7 @@ def report(
     options.check(predictors, memory, eps)
     asked: dict[str, Any] = {"burn_in": burn_in, "memory": memory, "scheduler": scheduler}
     asked |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
+    asked["steps_per_epoch"] = steps_per_epoch
     asked |= {"title": title, "cache": None if no_cache else Cache(), "group_by": group_by, "replicate": replicate}
 
     def page(opened: Any, live: bool = False) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradlog.analysis.result_json import UNDEFINED
+from gradlog.analysis.result_json import UNDEFINED, if_long
 from gradlog.analysis.verdict import EPOCH, caution, looked_at
 from gradlog.analysis.verdict import verdict as verdict
 from gradlog.cli import render
@@ -257,7 +257,7 @@ def _noise(result: Document) -> list[str]:
             least, most = noise["noise_scale_low"], noise["noise_scale_high"]
             spread = f"{render.number(least, 3)} or more" if most is None else render.interval(least, most, 3)
             lines[-1] += f"; noise scale, the critical batch size: {render.number(scale, 3)} ({spread}) samples"
-        lines[-1] += f"; from {noise['source']}"
+        lines[-1] += f"; from {noise['source']}{if_long(result)}"
     lags = [f"{_signed(lag['value'])} at {a}" for a, lag in result["lag_coherence"].items()]
     lines.append(f"lag coherence {', '.join(lags)}")
     return [render.heading("signal"), *(f"  {line}" for text in lines for line in render.wrap(text, render.WIDTH - 2))]

@@ -39,7 +39,8 @@ def html_report(
     group_by, replicate
         As of ``compare``: notes that name a configuration, and the one that tells its runs apart.
     **options
-        ``predictors``, ``eps``, ``burn_in``, ``memory``, ``scheduler``, ``cache``, ``progress`` as of ``analyze``.
+        ``predictors``, ``eps``, ``burn_in``, ``memory``, ``scheduler``, ``cache``, ``steps_per_epoch``, ``progress`` as
+        of ``analyze``.
 
     Returns
     -------

@@ -115,6 +115,7 @@ def study(
     scheduler: Any = None,
     cache: Cache | None = None,
     growing: bool = False,
+    steps_per_epoch: int | None = None,
     progress: Progress | None = None,
 ) -> Study:
     """Measure a run for a report; the arguments are those of ``analyze``.
@@ -128,6 +129,7 @@ def study(
         "memory": memory,
         "scheduler": scheduler,
         "cache": cache,
+        "steps_per_epoch": steps_per_epoch,
     }
     asked = parse(predictors)
     names = [p.name for p in asked]

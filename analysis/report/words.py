@@ -6,6 +6,7 @@ from typing import Any
 
 from gradlog.analysis.report.figures import interval
 from gradlog.analysis.report.study import SHARED, Study
+from gradlog.analysis.result_json import if_long
 from gradlog.analysis.text import numeral, percent
 from gradlog.analysis.verdict import EPOCH, HELPS, HURTS, NONE, SMALL, verdict
 
@@ -56,7 +57,9 @@ def _order(study: Study) -> str:
         (found[HURTS], "It hurts {}: shuffled steps would be predicted better."),
         (found[EPOCH], "What it does to {} epochs of few steps would do too, and their length is not known."),
     ]
-    return " ".join(text.format(_listed(names)) for names, text in said if names)
+    told = [text.format(_listed(names)) for names, text in said if names]
+    steps = study.document["epochs"]["steps"]
+    return " ".join([*told, f"Random order keeps to epochs of {steps:,} steps."] if told and steps else told)
 
 
 def _best(study: Study) -> str:
@@ -103,7 +106,8 @@ def _signal(study: Study) -> str:
     if share is None:
         return ""
     shown = f"{numeral(share, 3)} ({interval(noise['signal_share_low'], noise['signal_share_high'])})"
-    return f"From {noise['source']}: a share of {shown} of the mean squared norm is signal, the rest minibatch noise."
+    said = f"a share of {shown} of the mean squared norm is signal, the rest minibatch noise"
+    return f"From {noise['source']}{if_long(study.document)}: {said}."
 
 
 def _listed(names: list[str]) -> str:

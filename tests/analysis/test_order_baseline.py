@@ -201,3 +201,18 @@ def test_coherence_within_and_between_make_up_the_whole():
     pairs, inside = 24 * 23, 6 * 4 * 3
     c = float(coherence(np.square(G).sum(0), G.sum(0), 24))
     assert (inside * c_in + (pairs - inside) * c_out) / pairs == pytest.approx(c)
+
+
+def test_the_report_and_the_terminal_say_what_random_order_keeps_to(tmp_path):
+    from gradlog.analysis.report.study import study
+    from gradlog.analysis.report.words import findings
+    from gradlog.cli.tables import report
+
+    X = without_replacement(60, 5, d=64)[:, None]
+    path = str(stores.write_run(tmp_path / "r.zarr", X))
+    run = open_run(path)
+    known = findings(study(run, "r", predictors=["last"], steps_per_epoch=5))
+    assert "Random order keeps to epochs of 5 steps." in known[0]
+    assert "epochs of few steps would do too" in findings(study(run, "r", predictors=["last"]))[0]
+    shown = " ".join(" ".join(report(path, to_json(analyze(path, ["last"])))).split())
+    assert "say how many with --steps-per-epoch" in shown
