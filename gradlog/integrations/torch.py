@@ -20,6 +20,7 @@ from gradlog.integrations.torch_capture import Capture
 from gradlog.integrations.torch_ddp import LocalCapture, averaging
 from gradlog.integrations.torch_measure import measure_for
 from gradlog.integrations.torch_optimizer import settings
+from gradlog.integrations.torch_ranks import writes
 from gradlog.integrations.torch_shards import is_sharded, require_agreement
 from gradlog.integrations.torch_steps import stepping
 from gradlog.integrations.torch_update import UpdateCapture
@@ -35,7 +36,8 @@ Opened = tuple[Logger, RunHeader | None]
 def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **options: Any) -> Logger:
     """Record every ``optimizer.step()``. See :func:`gradlog.attach`.
 
-    Under ``torch.distributed`` rank 0 writes; with DTensor parameters (FSDP2) every rank must call this, and
+    Under ``torch.distributed`` rank 0 writes, and other ranks too where they hold whole parameters and have a path of
+    their own; with DTensor parameters (FSDP2) every rank must call this, and
     :meth:`~gradlog.Logger.close` ends the recording of all. With ``stage="local"`` every rank must call it, and writes
     its own rows: under DDP the gradient before the average, taken by its communication hook.
 
@@ -90,9 +92,8 @@ def _for_job(path: Any, named: Named, options: dict[str, Any], stage: str, what:
         if what == "gradient" and (models := averaging(params)):
             capture = functools.partial(LocalCapture, models=models)
         return *_open_each(path, named, options), capture
-    if dist.get_rank() > 0:
-        return Logger(None), None, capture
-    return *_open(path, named, options), capture
+    first = dist.get_rank() == 0 if averaging(params) else writes(path, named)  # DDP has compared parameters itself
+    return *(_open(path, named, options) if first else (Logger(None), None)), capture
 
 
 def _models(model: Any) -> dict[str, torch.nn.Module]:

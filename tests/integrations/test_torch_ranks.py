@@ -267,3 +267,37 @@ def refused_work(rank, ranks, folder):
 
 def test_what_ranks_cannot_record_is_refused(tmp_path):
     mp.spawn(refused_work, args=(2, str(tmp_path)), nprocs=2)
+
+
+def plain_work(rank, ranks, folder):
+    """Ranks that hold whole parameters, which nobody averages."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+    )
+    try:
+        model = build()
+        stage = nn.ModuleDict({str(rank): model[2 * rank]})  # a pipeline's
+        optimizer = torch.optim.SGD(stage.parameters(), lr=1e-2)
+        with pytest.raises(UnsupportedError, match="rank 1 holds other parameters than rank 0, as in a pipeline"):
+            gradlog.attach(optimizer, f"{folder}/shared.zarr", model=stage)
+        own = gradlog.attach(optimizer, f"{folder}/stage-{rank}.zarr", model=stage, k=48, on_error="raise")
+        assert own.active
+        model(batches(ranks)[0][0]).square().mean().backward()
+        optimizer.step()
+        own.close()
+        same = gradlog.attach(torch.optim.SGD(model.parameters()), f"{folder}/same.zarr", model=model, k=48)
+        assert same.active == (rank == 0)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_ranks_with_other_parameters_or_other_paths(tmp_path, recorded):
+    """Under one path they are refused; with paths of their own, each records its part."""
+    mp.spawn(plain_work, args=(2, str(tmp_path)), nprocs=2)
+    model = build()
+    model(batches(2)[0][0]).square().mean().backward()
+    for rank in range(2):
+        stage = nn.ModuleDict({str(rank): model[2 * rank]})
+        recorded(tmp_path / f"stage-{rank}.zarr").expect([{n: p.grad.numpy() for n, p in stage.named_parameters()}])
+    assert not (tmp_path / "shared.zarr").exists()
