@@ -8,6 +8,7 @@ own. Processes that the script starts are its own too, and not recorded.
 from __future__ import annotations
 
 import builtins
+import gc
 import io
 import os
 import runpy
@@ -67,19 +68,45 @@ class ScriptRecorder:
         self._seen: list[weakref.ref[Any]] = []
         self._recorded: list[tuple[weakref.ref[Any], Logger]] = []
         self._pid = os.getpid()
+        self._compiled: dict[int, weakref.ref[Any]] = {}
+        from gradlog.integrations import torch_compiled
         from gradlog.integrations.torch_watch import every_step
 
         every_step.stay(True)  # this hook attaches and closes, in the middle of a step
-        self._handle = register_optimizer_step_pre_hook(self._first_step)
 
-    def _first_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._torch, self._key = torch_compiled, torch_compiled.listen(self)
+        self._handle = register_optimizer_step_pre_hook(self._before_step)
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        first = [p for group in optimizer.param_groups for p in group["params"]][:1]
+        if self._torch.compiling() and self._torch.plain(first):
+            self._torch.tell(self._key, "step", first)
+        else:
+            self._first_step(optimizer)
+
+    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+        """Find the optimizer whose step is compiled, by its first parameter; it is recorded from the next step on."""
+        from torch.optim import Optimizer
+
+        place = params[0].data_ptr()
+        if place in self._compiled and self._compiled[place]() is not None:
+            return
+        for one in gc.get_objects():
+            if issubclass(type(one), Optimizer) and getattr(one, "param_groups", None):
+                first = next((p for group in one.param_groups for p in group["params"]), None)
+                if first is not None and first.data_ptr() == place:
+                    self._compiled[place] = weakref.ref(one)
+                    self._first_step(one)
+
+    def _first_step(self, optimizer: Any) -> None:
         if os.getpid() != self._pid or any(known() is optimizer for known in self._seen):
             return
         self._close_abandoned()
         self.stepped = True
         self._seen.append(weakref.ref(optimizer))
         try:
-            logger = self._attached(optimizer, of_optimizer(self._path, len(self._seen)))
+            place = of_optimizer(self._path, len(self._seen)) if first_rank() else ""  # the others write to rank 0's
+            logger = self._attached(optimizer, place)
         except Exception as error:  # whatever it is, the script goes on
             print(f"gradlog: {type(optimizer).__name__} is not recorded: {error}", file=sys.stderr)
             return

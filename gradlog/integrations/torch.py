@@ -173,7 +173,7 @@ def _open_each(path: Any, named: Named, options: dict[str, Any]) -> Opened:
     follow = {**options, "mode": "a" if mode in ("w", "new") else mode, "rank": dist.get_rank()}
     return _first(
         lambda: _open(path, named, options),
-        lambda header, place: _open(place if mode == "new" and place else path, named, follow),
+        lambda header, place: _open(place if place and (mode == "new" or not path) else path, named, follow),
     )
 
 

@@ -33,6 +33,11 @@ def listen(listener: Listener) -> int:
     return key
 
 
+def compiling() -> bool:
+    """Whether this very code is being traced; the compiler takes the answer for a constant."""
+    return bool(torch.compiler.is_compiling())
+
+
 def plain(tensors: Sequence[Any]) -> bool:
     """Whether all are ordinary tensors: a subclass, such as DTensor, may not know our operator."""
     return all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)

@@ -27,6 +27,8 @@ _calls = itertools.count()
 def writes(path: Any, named: list[tuple[str, Any]]) -> bool:
     """Whether this rank writes a run: the first of those that share a path does, for all of them.
 
+    Ranks without a path, "", share that of rank 0.
+
     Raises
     ------
     UnsupportedError
@@ -43,6 +45,7 @@ def writes(path: Any, named: list[tuple[str, Any]]) -> bool:
             stacklevel=2,
         )
         return me == 0
+    notes = [[place or notes[0][0], shapes] for place, shapes in notes]
     mine = notes[me]
     together = [rank for rank, note in enumerate(notes) if note[0] == mine[0]]
     if odd := [rank for rank in together if notes[rank] != notes[together[0]]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import gradlog
+from gradlog.run_script import ScriptRecorder
 from tests.integrations.test_torch_steps import InPlace
 from tests.integrations.torch_loops import loss_of, mlp, snapshot
 
@@ -104,3 +105,21 @@ def test_a_compiled_step_of_another_optimizer(tmp_path, recorded):
         seen = [snapshot(model)]
         optimizer.step()
     recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_a_script_whose_steps_are_one_graph(tmp_path, recorded):
+    """``gradlog run`` learns of the optimizer from its first step, and records from the second one on."""
+    model = mlp()
+    optimizer = Descent(model.parameters())
+    step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend="eager")
+    recorder = ScriptRecorder(tmp_path / "r.zarr", k=32)
+    seen = []
+    try:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            seen.append(snapshot(model))
+            step()
+    finally:
+        recorder.close()
+    recorded(tmp_path / "r.zarr").expect(seen[1:])
