@@ -29,23 +29,23 @@ def same(one, other):
     [{}, {"window": 100, "prefixes": 3}, {"window": 40, "light": True}, {"svd": "nystrom"}, {"burn_in": 21}],
 )
 def test_a_known_run_is_not_read_and_gives_the_same_bits(tmp_path, record, small_blocks, rows_read, options):
-    path = record(tmp_path / "r.zarr", 0, 500)
+    path = record(tmp_path / "r.zarr", 0, 600)  # of shorter runs the random orders read the rows again
     plain = analyze(str(path), **options)
     rows_read.clear()
     first = analyze(str(path), cache=True, **options)
-    assert set(rows_read) == set(range(500))
+    assert set(rows_read) == set(range(600))
     rows_read.clear()
     second = analyze(str(path), cache=True, **options)
     assert rows_read == []
     same(first, plain)
     same(second, plain)
     assert first.attrs["cached_rows"] == 0
-    assert second.attrs["cached_rows"] >= 500
+    assert second.attrs["cached_rows"] >= 600
 
 
 def test_a_run_that_grew_costs_only_its_new_chunks(tmp_path, record, small_blocks, rows_read):
     path = tmp_path / "r.zarr"
-    for old, new in ((0, 330), (330, 352), (352, 640)):
+    for old, new in ((0, 522), (522, 544), (544, 640)):
         record(path, old, new)
         rows_read.clear()
         grown = analyze(str(path), cache=True)
@@ -87,21 +87,21 @@ def test_a_live_run_grows_within_its_segment(tmp_path, small_blocks, rows_read):
     path = tmp_path / "r.zarr"
     like = next(gradients(0, 1))
     with gradlog.open(path, like=like, k=16, chunk=16, groups="tensors", on_error="raise") as log:
-        for t, grads in enumerate(gradients(0, 400)):
+        for t, grads in enumerate(gradients(0, 620)):
             log.step(grads)
-            if t in (150, 333):
+            if t in (530, 600):
                 rows_read.clear()
                 here = analyze(str(path), cache=True)
                 assert int(here.rows) == t + 1
-                assert set(rows_read) <= set(range(0 if t == 150 else 128, t + 1))
+                assert set(rows_read) <= set(range(0 if t == 530 else 512, t + 1))
                 same(here, analyze(str(path)))
     rows_read.clear()
     same(analyze(str(path), cache=True), analyze(str(path), scheduler="synchronous"))
-    assert len(rows_read) - 400 <= 400 - 320 + 16
+    assert len(rows_read) - 620 <= 620 - 576 + 16
 
 
 def test_compaction_copies_and_moves_keep_what_is_known(tmp_path, record, small_blocks, rows_read):
-    path = record(tmp_path / "r.zarr", 0, 320)
+    path = record(tmp_path / "r.zarr", 0, 640)
     analyze(str(path), cache=True)
     moved = shutil.copytree(path, tmp_path / "elsewhere.zarr")
     from gradlog.compact import compact
