@@ -23,6 +23,9 @@ from gradlog.analysis.reader import Run
 from gradlog.analysis.summary import Float64
 from gradlog.schema import HALF_NORM2
 
+SHORT = 100
+"""Steps of an epoch up to which what is left of it is told from all data."""
+
 Rows = tuple[int, NDArray[np.bool_], Float64, Float64]
 """First view row, which rows count, and of each row and group ||g||^2 and the squared norm of half the difference."""
 
@@ -75,6 +78,16 @@ def table(run: Run, ranges: Iterable[tuple[int, int]], steps_per_epoch: int = 0)
         np.add.at(noise, at, half[good][inside])
     noise *= 1 - 1 / steps_per_epoch if steps_per_epoch else 1.0
     return Table(source, edges, count, energy, noise, sketched, parts)
+
+
+def caution(found: Table | None, steps_per_epoch: int) -> list[str]:
+    """Say that steps in epochs react to the samples they have used, so that those left pull harder."""
+    if found is None or not 1 < steps_per_epoch <= SHORT:
+        return []
+    return [
+        f"signal: in epochs of {steps_per_epoch} steps it includes the pull of what is left of an epoch, "
+        "which at large learning rates is more than the gradient of all data"
+    ]
 
 
 def _edges(start: int, stop: int) -> NDArray[np.int64]:

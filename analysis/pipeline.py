@@ -214,7 +214,11 @@ def analyze(
         "epoch_source": epochs.source,
         "epoch_unknown": epochs.why,
         "bound_inputs": dataclasses.asdict(inputs),
-        "warnings": [*remarks.of_run(run, ask, counted), *remarks.of_rank(run, main, ask, spectrum)],
+        "warnings": [
+            *remarks.of_run(run, ask, counted),
+            *half_batches.caution(halves, epochs.steps),
+            *remarks.of_rank(run, main, ask, spectrum),
+        ],
     }
     passes_made = int(attrs["svd_passes"]) + len(passes_over) - 1 + bool(components)
     attrs["bytes_read"] = 4 * run.rows.n * run.length * passes_made

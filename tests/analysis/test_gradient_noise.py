@@ -206,3 +206,5 @@ def test_in_epochs_the_signal_is_that_of_the_data(tmp_path):
     assert float(known.signal) == pytest.approx(truth, rel=0.02)
     assert float(known.noise) == pytest.approx(spread / 8 * (40 - 8) / 39, rel=0.02)
     assert float(unknown.signal) == pytest.approx(truth - spread / 39, rel=0.05)
+    said = [any("what is left of an epoch" in w for w in to_json(ds)["warnings"]) for ds in (known, unknown)]
+    assert said == [True, False]
