@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,13 +92,6 @@ def inputs(
     return Inputs(
         eta, seen.first, lowest_loss, regret, 1.0 if diameter is None else diameter, sources, seen.count, optimizer
     )
-
-
-def optimizer(provenance: Mapping[str, Any]) -> str:
-    """Name of the optimizer as the notes of a run give it, at most 80 letters; "" where they do not."""
-    notes = provenance.get("notes")
-    name = notes.get("optimizer") if isinstance(notes, Mapping) else None
-    return name[:80] if isinstance(name, str) else ""
 
 
 def about(optimizer: str) -> str:

@@ -38,6 +38,7 @@ from gradlog.analysis.rsvd import test_matrix
 from gradlog.analysis.scopes import Range, Scopes
 from gradlog.analysis.spectra import Method, Route
 from gradlog.analysis.summary import TRIANGLES, Recipe, Totals, contributions
+from gradlog.analysis.text import optimizer_name
 from gradlog.errors import TooFewStepsError
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def analyze(
     loss, lr, optimizer = (
         counted.scalars.get("loss"),
         counted.scalars.get("lr"),
-        bounds.optimizer(run.header.provenance),
+        optimizer_name(run.header.provenance),
     )
     inputs = bounds.inputs(loss, lr, eta, lowest_loss, diameter, optimizer)
     main |= bound_sides(inputs, main)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ from gradlog.analysis.relogged import compare
 from gradlog.analysis.rows import RowSource, Span
 from gradlog.analysis.segments import Segment
 from gradlog.analysis.stores import Location, open_store
+from gradlog.analysis.text import optimizer_name
 from gradlog.errors import TooFewStepsError
 from gradlog.schema import HALF_PATTERN, NONFINITE, PARTIAL, SCALAR_COLUMNS, SKIPPED, RunHeader
 
@@ -252,9 +253,13 @@ class Run:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was noted of the run at its start: optimizer, seed and the like."""
-        found: dict[str, Any] = self.info["provenance"].get("notes", {})
-        return found
+        """What was noted of the run at its start; and the optimizer's name and settings where no note says them."""
+        origin = self.info["provenance"]
+        told, notes = origin.get("optimizer"), origin.get("notes")
+        settings = told.get("settings") if isinstance(told, Mapping) else None
+        name = optimizer_name(origin)
+        parts = (settings, {"optimizer": name} if name else {}, notes)
+        return {str(k): v for part in parts if isinstance(part, Mapping) for k, v in part.items()}
 
     @cached_property
     def info(self) -> dict[str, Any]:

@@ -193,15 +193,17 @@ def _grouped(rows: Sequence[Measured], by: Sequence[str]) -> dict[str, list[Meas
 
 
 def _inferred(rows: Sequence[Measured], replicate: str) -> dict[str, list[Measured]]:
-    """Gather runs that agree in all notes but ``replicate``, and have that one."""
+    """Gather runs that agree in all notes but ``replicate``, and have that one; the first that differ name them."""
     noted = [row for row in rows if replicate in row.notes]
     names = list(dict.fromkeys(name for row in noted for name in row.notes if name != replicate))
     differing = [name for name in names if len({str(row.notes.get(name)) for row in noted}) > 1]
 
-    def label(row: Measured) -> str:
-        return ", ".join(f"{name}={row.notes[name]}" for name in differing if name in row.notes) or "all runs"
+    def values(row: Measured, of: Sequence[str]) -> str:
+        return ", ".join(f"{name}={row.notes[name]}" for name in of if name in row.notes)
 
-    return _by_label(noted, label)
+    counts = [len({values(row, differing[:n]) for row in noted}) for n in range(len(differing) + 1)]
+    enough = differing[: counts.index(counts[-1])]
+    return _by_label(noted, lambda row: values(row, enough) or "all runs")
 
 
 def _by_label(rows: Sequence[Measured], label: Callable[[Measured], str]) -> dict[str, list[Measured]]:

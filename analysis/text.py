@@ -103,6 +103,23 @@ def portable_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[st
     return found
 
 
+def optimizer_name(provenance: Mapping[str, Any]) -> str:
+    """Name of the optimizer as it was noted, or else that of its class; at most 80 letters, empty where unknown.
+
+    >>> optimizer_name({"optimizer": {"class": "torch.optim.sgd.SGD", "settings": {"momentum": 0.9}}})
+    'SGD with momentum'
+    """
+    notes, told = provenance.get("notes"), provenance.get("optimizer")
+    noted = notes.get("optimizer") if isinstance(notes, Mapping) else None
+    if isinstance(noted, str) and noted:
+        return noted[:80]
+    if not isinstance(told, Mapping):
+        return ""
+    settings = told.get("settings")
+    moving = isinstance(settings, Mapping) and bool(settings.get("momentum"))
+    return f"{str(told.get('class', '')).rpartition('.')[2][:60]}{' with momentum' if moving else ''}"
+
+
 def optimizer_in_words(provenance: Mapping[str, Any]) -> str:
     """Class and settings of the optimizer as they were recorded; empty where they were not.
 

@@ -92,6 +92,17 @@ def test_configurations_are_inferred_where_all_but_the_seed_agrees():
     assert replicates([measured("a", 1.0), measured("b", 2.0)], ["last"]) is None
 
 
+def test_the_first_notes_that_tell_configurations_apart_name_them():
+    rows = sweep({"adamw": [1.0, 1.1], "sgd": [2.0, 2.2]})
+    for row in rows:
+        row.notes["betas" if row.notes["optimizer"] == "adamw" else "momentum"] = 0.9
+    assert [c.label for c in replicates(rows, ["last"]).configurations] == ["optimizer=adamw", "optimizer=sgd"]
+    rows[0].notes["lr"] = rows[1].notes["lr"] = 0.1
+    rows.append(measured("other", 1.0, optimizer="adamw", betas=0.9, lr=0.2, seed=0))
+    labels = [c.label for c in replicates(rows, ["last"]).configurations]
+    assert labels == ["optimizer=adamw, betas=0.9, lr=0.1", "optimizer=sgd", "optimizer=adamw, betas=0.9, lr=0.2"]
+
+
 def test_one_map_for_all_widens_the_interval_and_is_said():
     own = [measured(f"r{s}", 1 + s / 10, half=0.2, sketch_seed=s, seed=s) for s in range(4)]
     shared = [measured(f"r{s}", 1 + s / 10, half=0.2, sketch_seed=7, seed=s) for s in range(4)]
