@@ -9,7 +9,7 @@ PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
-.PHONY: setup demo test test-fast check integrations bench bench-check docs figure paper wheel-check clean
+.PHONY: setup demo test test-fast check integrations bench bench-check calibrate docs figure paper wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest $(PARALLEL)
@@ -24,6 +24,7 @@ paper: .venv/.paper
 bench: .venv/.bench
 	$(PY) benchmarks/report.py --quick --write
 	$(PY) benchmarks/report.py --write
+calibrate: .venv/.dev     ; $(PY) benchmarks/calibrate.py --write
 bench-check: .venv/.bench ; $(PY) benchmarks/report.py --quick --check
 setup: .venv/.dev
 wheel-check: .venv/.dev  ; .ci/wheel-check $(PY)
