@@ -9,20 +9,22 @@ whole chain; a head kept elsewhere (in a checkpoint) can. ``docs/format.md`` lis
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from gradlog import records
+from gradlog import limits, records
+from gradlog.analysis import leftovers
 from gradlog.analysis.files import Chunks, Files, Folder, Shards, open_files
 from gradlog.analysis.tails import following
-from gradlog.errors import GradlogError, StoreUnavailableError
+from gradlog.errors import CorruptRunError, GradlogError, StoreUnavailableError
+from gradlog.fields import shown
 from gradlog.schema import (
     JOURNAL,
     JOURNAL_PATTERN,
     MANIFEST,
+    MANIFESTS,
     META,
     PARTIAL_FILE,
     SEGMENT_PATTERN,
@@ -133,16 +135,17 @@ def _run(files: Files, notes: list[str]) -> Iterator[str]:
         return
     try:
         header = RunHeader.from_attrs(_attributes(root), META)
-    except (GradlogError, ValueError, TypeError, KeyError, RecursionError) as error:
-        yield f"{META}: {error}"
+    except GradlogError as error:
+        yield str(error)
         return
     keys = files.keys()
     folders = sorted({key.split("/")[0] for key in keys if "/" in key})
     segments = [name for name in folders if SEGMENT_PATTERN.fullmatch(name)]
     if not segments:
         yield "no segment: the run is empty"
+    notes += leftovers.remarks(keys)
     for name in [*(key for key in keys if "/" not in key), *folders]:
-        if name not in segments and name != META and not name.endswith(PARTIAL_FILE):
+        if name not in segments and name != META and not leftovers.is_harmless(name):
             yield f"{name}: no part of a run"
     for name in segments:
         problems, found = _settled(files, header, digest(root), name, segments)
@@ -190,8 +193,9 @@ def _segment(
         return
     try:
         segment = SegmentHeader.from_attrs(_attributes(data), META)
-        arrays = json.loads(data)["consolidated_metadata"]["metadata"]
-    except (GradlogError, ValueError, TypeError, KeyError) as error:
+        segment.require_bounds(header, META)
+        arrays = limits.parse_object(data, META)["consolidated_metadata"]["metadata"]
+    except (GradlogError, TypeError, KeyError) as error:
         yield f"{META}: {error}"
         return
     if segment.name != name:
@@ -208,7 +212,8 @@ def _segment(
         return
     listed = {META, *(f"{array}/{META}" for array in arrays)}
     coming = _uncommitted(files, segment)
-    yield from _arrays(files, header, segment, arrays, coming)
+    compacting = MANIFESTS in inside and not segment.shard
+    yield from _arrays(files, header, segment, arrays, coming, compacting)
     if segment.shard:
         source = Shards(files, segment)
         yield from _chain(source, segment, set())
@@ -216,7 +221,10 @@ def _segment(
     else:
         yield from _chain(files, segment, listed)
     yield from _tail(header, segment, journals, notes)
-    yield from _unlisted(header, segment, coming, inside - listed, notes)
+    rest = inside - listed
+    if compaction := leftovers.of_compaction(segment, rest):
+        notes.append(f"{len(compaction):,} files of a compaction that was cut off; gradlog compact RUN finishes it")
+    yield from _unlisted(header, segment, coming, rest - compaction, notes)
 
 
 def _uncommitted(files: Files, segment: SegmentHeader) -> dict[str, Any]:
@@ -228,9 +236,14 @@ def _uncommitted(files: Files, segment: SegmentHeader) -> dict[str, Any]:
 
 
 def _arrays(
-    files: Files, header: RunHeader, segment: SegmentHeader, committed: dict[str, Any], coming: dict[str, Any]
+    files: Files,
+    header: RunHeader,
+    segment: SegmentHeader,
+    committed: dict[str, Any],
+    coming: dict[str, Any],
+    compacting: bool,
 ) -> Iterator[str]:
-    """Each array's own metadata: as committed or, where a flush was cut off, as its manifest has it."""
+    """Each array's own metadata: as committed or, where a flush or compaction was cut off, as these have it."""
     allowed = [committed]
     if coming:
         names, chunks = coming.get("scalars"), coming.get("chunks")
@@ -240,7 +253,10 @@ def _arrays(
     unwritten = segment.flushes == 0 and segment.status == "recording"
     for array in committed:
         data = files.get(f"{segment.name}/{array}/{META}")
-        if _json(data) not in [arrays.get(array) for arrays in allowed] and not (data is None and unwritten):
+        found = _json(data)
+        if compacting and leftovers.is_resharded(header, segment, array, found):
+            continue
+        if found not in [arrays.get(array) for arrays in allowed] and not (data is None and unwritten):
             yield f"{array}/{META}: missing or not what the headers imply"
 
 
@@ -274,10 +290,10 @@ def _chunks(files: Chunks, name: str, chunks: Any, listed: set[str]) -> Iterator
         yield "manifest: lists no chunks"
         return
     for key, entry in chunks.items():
-        listed.add(key)
-        if not re.fullmatch(r"[a-z0-9_]+/c(\.\d+)+", key) or not isinstance(entry, dict):
-            yield f"{key!r}: not a chunk of this format"
+        if not re.fullmatch(r"[a-z0-9_]+/c(\.\d{1,12})+", key) or not isinstance(entry, dict) or key in listed:
+            yield f"{shown(key)}: not a chunk of this format, or listed twice"
             continue
+        listed.add(key)
         data = files.get(f"{name}/{key}")
         if data is None:
             yield f"{key}: missing"
@@ -317,7 +333,7 @@ def _unlisted(
     manifest, journal = MANIFEST.format(segment.flushes), JOURNAL.format(segment.rows // header.chunk)
     start, stop = _interval(coming.get("rows"))
     for key in sorted(keys):
-        if key.endswith(PARTIAL_FILE) or (JOURNAL_PATTERN.fullmatch(key) and segment.status in UNSETTLED):
+        if leftovers.is_harmless(key) or (JOURNAL_PATTERN.fullmatch(key) and segment.status in UNSETTLED):
             continue
         if key.startswith(TORN):
             notes.append(f"{key}: rows that could not be taken over into the run")
@@ -351,11 +367,11 @@ def _interval(rows: Any) -> tuple[int, int]:
 
 def _json(data: bytes | memoryview | None) -> Any:
     try:
-        return None if data is None else json.loads(bytes(data))
-    except (ValueError, RecursionError):
+        return None if data is None else limits.parse_json(data, "")
+    except CorruptRunError:
         return None
 
 
 def _attributes(data: bytes) -> dict[str, Any]:
-    document = json.loads(data)
-    return dict(document["attributes"])
+    attributes = limits.parse_object(data, META).get("attributes")
+    return attributes if isinstance(attributes, dict) else {}

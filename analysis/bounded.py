@@ -36,12 +36,17 @@ class Bounded:
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._frames: Mapping[str, tuple[str, int]] = {}
+        self._largest = limits.FILE
         self._shard: dict[str, int] = {}
 
     def expect(self, run: RunHeader, segment: SegmentHeader) -> None:
         """Hold the chunks of a segment to what its headers imply."""
-        self._frames = run.frames()
+        self._frames, self._largest = run.frames(), run.largest_file
         self._shard[segment.name] = segment.shard
+
+    def most(self, key: str) -> int:
+        """Bytes that are read of an object."""
+        return max(limits.most(key), self._largest) if "/c" in key else limits.most(key)
 
     def check(self, key: str, data: bytes, byte_range: ByteRequest | None) -> bytes:
         """Return the bytes of an object, or of a part of it.
@@ -89,7 +94,7 @@ class BoundedFolder(Bounded, LocalStore):
 
     def _bytes(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
         try:
-            descriptor = limits.open_plain(self.root, key)
+            descriptor = limits.open_plain(self.root, key, self.most(key))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -124,6 +129,7 @@ class BoundedZip(Bounded, ZipStore):
                 member = self._zf.getinfo(key)
             except KeyError:
                 return None
+            limits.require_size(key, member.file_size, self.most(key))
             start, stop = span(byte_range, member.file_size)
             with self._zf.open(member) as file:
                 file.seek(start)
@@ -165,7 +171,7 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(file)
         weakref.finalize(archive, file.close)
-        file.most = limits.FILE
+        file.most = limits.ROW
         _require_sound(archive)
     except BaseException:
         file.close()
@@ -184,5 +190,4 @@ def _require_sound(archive: zipfile.ZipFile) -> None:
     for member in members:
         if member.compress_type not in _PACKED or member.flag_bits & 1:
             raise CorruptRunError(f"{shown(member.filename)} is encrypted, or neither stored nor deflated")
-        limits.require_size(shown(member.filename), member.file_size, limits.most(member.filename))
         archive.open(member).close()  # checks its name, so that damage to the directory hides no file of the run

@@ -42,7 +42,7 @@ def read(array: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
     for i, chunk in enumerate(chunks):
         part = out[i * size : (i + 1) * size]
         try:
-            data = limits.read_plain(folder, f"c.{chunk}{across}")
+            data = limits.read_plain(folder, f"c.{chunk}{across}", part.nbytes + part.nbytes // 64 + 4096)
         except FileNotFoundError:
             return np.asarray(array[start:stop])
         if int(google_crc32c.value(data[:-4])).to_bytes(4, "little") != data[-4:]:
@@ -98,7 +98,7 @@ def read_raw(array: Any, start: int, stop: int, out: NDArray[Any]) -> bool:
 def _read_file(folder: str, name: str, out: NDArray[Any], chunk: int) -> None:
     """Read a file of raw values and their CRC-32C."""
     check = bytearray(5)
-    with os.fdopen(limits.open_plain(folder, name), "rb", buffering=0) as file:
+    with os.fdopen(limits.open_plain(folder, name, out.nbytes + 2**20), "rb", buffering=0) as file:
         flat = out.reshape(-1).view(np.uint8)
         done = 0
         while done < len(flat) and (count := file.readinto(flat[done:].data)):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import Protocol
 
-from gradlog import shards
-from gradlog.schema import MANIFESTS, SNAPSHOTS, SegmentHeader
+from gradlog import fields, limits, shards
+from gradlog.errors import CorruptRunError, GradlogError
+from gradlog.schema import MANIFESTS, META, SNAPSHOTS, RunHeader, SegmentHeader
 
 
 class Files(Protocol):
@@ -32,21 +34,27 @@ class Folder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
 
-    def get(self, key: str) -> bytes | None:
-        """Read a file."""
+    @cached_property
+    def _largest(self) -> int:
+        """Bytes that a chunk may have, by the run's header."""
         try:
-            with open(os.path.join(self._path, key), "rb") as file:
-                return file.read()
+            attributes = limits.parse_object(limits.read_plain(self._path, META), META).get("attributes")
+            return RunHeader.from_attrs(fields.mapping(attributes, "attributes")).largest_file
+        except (GradlogError, OSError, ValueError):
+            return limits.FILE
+
+    def get(self, key: str) -> bytes | None:
+        """Read a plain file; None if there is none, empty if it is no plain file or too large."""
+        try:
+            return limits.read_plain(self._path, key, self._largest if "/c" in key else None)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
+        except CorruptRunError:
+            return b""
 
     def keys(self) -> list[str]:
         """Walk the folder."""
-        found = []
-        for folder, _, names in os.walk(self._path):
-            prefix = os.path.relpath(folder, self._path)
-            found += [name if prefix == "." else f"{prefix}/{name}" for name in names]
-        return sorted(found)
+        return sorted(key for key, _ in limits.walk(self._path)) if os.path.isdir(self._path) else []
 
 
 def open_files(path: str | os.PathLike[str]) -> Files:
@@ -78,7 +86,10 @@ class Shards:
         # The newest shard of each array: manifests go through all arrays, one chunk at a time.
         self._open: dict[str, tuple[str, list[memoryview | None]]] = {}
         lines = files.get(f"{segment.name}/{MANIFESTS}")
-        self._manifests = [] if lines is None else lines.split(b"\n")
+        try:
+            self._manifests = [] if lines is None else limits.split_lines(lines, segment.flushes, MANIFESTS)
+        except CorruptRunError:
+            self._manifests = []
         self.listed = {MANIFESTS}
 
     def get(self, key: str) -> bytes | memoryview | None:

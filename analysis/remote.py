@@ -47,7 +47,7 @@ class RemoteStore(Bounded, FsspecStore):
 
     async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
         """Content of an object or of a part of it, or None."""
-        most = limits.most(key)
+        most = self.most(key)
         prototype = prototype or default_buffer_prototype()
         with self._answering():
             found = await super().get(key, prototype, byte_range or RangeByteRequest(0, most + 1))

@@ -25,8 +25,8 @@ VALUES = 2**21
 LISTING = 64 * 2**20
 """Bytes of the manifests of a compacted segment, which are parsed one by one. A million steps need 4 MB."""
 
-FILE = 2**30
-"""Bytes of any other file: a chunk, a shard, a journal."""
+FILE = 320 * 2**20
+"""Bytes of any other file: a chunk, a shard, a journal. One whose single row is wider may be larger."""
 
 FILES, DEEPEST = 2_000_000, 8
 """Files of a run, and folders in each other."""

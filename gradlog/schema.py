@@ -238,7 +238,12 @@ class RunHeader:
     def frames(self) -> dict[str, tuple[str, int]]:
         """Codec of each array's chunks, and the bytes that they decode to."""
         arrays = segment_arrays(self, 1, 1) | snapshot_arrays(self, 1)
-        return {name: (meta["codecs"][1]["name"], _decoded(meta)) for name, meta in arrays.items()}
+        return {name: (meta["codecs"][1]["name"], decoded_bytes(meta)) for name, meta in arrays.items()}
+
+    @property
+    def largest_file(self) -> int:
+        """Bytes that any file of the run but its metadata may have."""
+        return max(limits.FILE, *(size + size // 64 + 4096 for _, size in self.frames().values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -441,7 +446,8 @@ def snapshot_arrays(header: RunHeader, snapshots: int) -> dict[str, dict[str, An
     }
 
 
-def _decoded(meta: Mapping[str, Any]) -> int:
+def decoded_bytes(meta: Mapping[str, Any]) -> int:
+    """Bytes that a chunk of an array with this metadata decodes to."""
     shape: list[int] = meta["chunk_grid"]["configuration"]["chunk_shape"]
     return math.prod(shape) * int(meta["data_type"][-2:]) // 8
 

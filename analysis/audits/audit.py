@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -168,7 +169,12 @@ def _integrity(
     if not found:
         _ = witness.evidence  # raises where a live writer has added rows meanwhile
     yield from problems("integrity", [label + text for text in found], label + SOUND)
-    yield from (Line("PASS", "integrity", label + note) for note in findings.notes)
+    yield from (Line("PASS", "integrity", label + _addressed(note, folder)) for note in findings.notes)
+
+
+def _addressed(note: str, folder: Path) -> str:
+    """Put the run's path into the command that a remark gives."""
+    return note.replace(" RUN", f" {shlex.quote(os.fspath(folder))}")
 
 
 def _content(report: Report, witness: Witness) -> Iterator[Line]:

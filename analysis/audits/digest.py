@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from gradlog import limits
 from gradlog.analysis.audits.files import require_folder, sizes
 from gradlog.analysis.audits.report import Line, problems
 from gradlog.errors import CorruptRunError
@@ -73,7 +74,7 @@ def compare(folder: Path, manifest: bytes) -> Iterator[Line]:
 
 
 def _sha256(folder: Path, name: str) -> str:
-    with open(os.path.join(folder, name), "rb") as file:
+    with os.fdopen(limits.open_plain(folder, os.path.normpath(name), limits.ROW), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

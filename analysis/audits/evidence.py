@@ -152,8 +152,9 @@ class _Table:
     def __init__(self, header: RunHeader, segment: SegmentHeader) -> None:
         rows, groups, self._chunk, self._shard = segment.rows, len(header.groups), header.chunk, segment.shard
         self._metadata = segment_arrays(header, rows, len(segment.scalars))
-        self.sketch, self.group_norm2 = np.full((rows, groups), np.nan), np.full((rows, groups), np.nan)
-        self.scalars = np.full((rows, -(-len(segment.scalars) // SCALAR_COLUMNS) * SCALAR_COLUMNS), np.nan)
+        # Zeros take no memory until chunks that are really there are written into them.
+        self.sketch, self.group_norm2 = np.zeros((rows, groups)), np.zeros((rows, groups))
+        self.scalars = np.zeros((rows, -(-len(segment.scalars) // SCALAR_COLUMNS) * SCALAR_COLUMNS))
         self.step, self.flags = np.zeros(rows, np.int64), np.zeros(rows, np.uint32)
         self.noted = 0
 

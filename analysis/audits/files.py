@@ -6,15 +6,11 @@ A link may point anywhere, a pipe blocks its reader, a device never ends: only p
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 
+from gradlog import limits
 from gradlog.errors import NotARunError, UnsupportedError
 from gradlog.schema import META
-
-MOST_FILES = 2_000_000
-DEEPEST = 8
 
 
 def require_folder(path: str | os.PathLike[str]) -> Path:
@@ -48,25 +44,11 @@ def sizes(folder: Path) -> tuple[dict[str, int], list[str]]:
     """
     found: dict[str, int] = {}
     problems: list[str] = []
-    for key, status in _walk(folder, problems):
+    for key, status in limits.walk(folder):
+        if odd := limits.kind(status):
+            problems.append(f"{key}: {odd}")
+            continue
         found[key] = status.st_size
-        if len(found) > MOST_FILES:
-            return found, [*problems, f"more than {MOST_FILES:,} files"]
+        if len(found) > limits.FILES:
+            return found, [*problems, f"more than {limits.FILES:,} files"]
     return dict(sorted(found.items())), problems
-
-
-def _walk(folder: Path, problems: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-    pending = [("", 0)]
-    while pending:
-        prefix, depth = pending.pop()
-        with os.scandir(os.path.join(folder, prefix)) as entries:
-            for entry in entries:
-                key = prefix + entry.name
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode) and depth < DEEPEST:
-                    pending.append((key + "/", depth + 1))
-                elif stat.S_ISREG(status.st_mode):
-                    yield key, status
-                else:
-                    kind = "a folder too deep" if stat.S_ISDIR(status.st_mode) else "a link, pipe or device"
-                    problems.append(f"{key}: {kind}, where a run has plain files only; it was not opened")

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradlog import limits
 from gradlog.analysis.audits.report import Line
 from gradlog.schema import MANIFEST, MANIFESTS, RunHeader, SegmentHeader, digest
 
 
 def chain(folder: Path, segment: SegmentHeader) -> dict[str, int]:
     """Rows committed at each head of a segment's chain, the root included."""
-    heads = {segment.root: 0}
+    heads, inside = {segment.root: 0}, f"{segment.name}/"
     if segment.shard:
-        manifests = (folder / segment.name / MANIFESTS).read_bytes().split(b"\n")
+        manifests = limits.split_lines(limits.read_plain(folder, inside + MANIFESTS), segment.flushes, inside)
     else:
-        manifests = [(folder / segment.name / MANIFEST.format(i)).read_bytes() for i in range(segment.flushes)]
+        manifests = [limits.read_plain(folder, inside + MANIFEST.format(i)) for i in range(segment.flushes)]
     for data in manifests:
-        heads[digest(data)] = int(json.loads(data)["rows"][1])
+        heads[digest(data)] = int(limits.parse_object(data, inside)["rows"][1])
     return heads
 
 

@@ -1,53 +1,40 @@
-"""Bounds on what a store may make its reader spend, and the exact set of chunks that its rows need.
+"""What a run declares and holds, against the bounds, and the exact set of chunks that its rows need.
 
 Everything here is read from sizes, from small metadata files and from the first bytes of chunks. Only a run that
-passes is decoded, and then each of its bytes is read a fixed number of times.
+passes is decoded, and then each of its bytes is read a fixed number of times. The bounds stand in ``gradlog.limits``.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gradlog.errors import GradlogError
+from gradlog import fields, limits
+from gradlog.errors import CorruptRunError
 from gradlog.schema import (
     JOURNAL_PATTERN,
     MANIFEST,
     MANIFESTS,
     META,
+    PARTIAL_FILE,
     SCALAR_COLUMNS,
     SEGMENT_PATTERN,
     RunHeader,
     SegmentHeader,
+    decoded_bytes,
     segment_arrays,
     snapshot_arrays,
 )
 
-METADATA = 64 * 2**20
-"""Bytes of a JSON file. A model of 100,000 tensors needs 15 MB."""
-
-CHUNK = 2 * 2**30
-"""Bytes of a decoded chunk. The recorder makes them of 4 MiB, and of 64 MiB for very wide rows."""
-
-FOLDED = 2**26
-"""Length of the folded vector of the sketch."""
-
-COLUMNS = 2**16
-"""Scalar names of a segment."""
-
-FILE = 4 * 2**30
-"""Bytes of any file: the integrity check holds one at a time."""
-
-TABLE = 16 * 2**30
-"""Bytes of what is kept of all rows of a segment."""
-
 _ROWS = {"sketch", "group_norm2", "scalars", "step", "flags"}
 """The arrays over steps. Others may stand beside them."""
+
+_PLACE = re.compile(r"([a-z0-9_]+)/c([./])\d{1,12}(?:[./]\d{1,12})*")
+"""A chunk of an array, or a shard."""
 
 
 def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
@@ -60,21 +47,14 @@ def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
     files : dict of str to int
         Size of every file by key.
     """
-    large = [key for key, size in files.items() if size > (METADATA if _is_text(key) else FILE)]
-    if large:
-        yield from (f"{key}: {files[key]:,} bytes are more than is read of one file" for key in large)
-        return
     try:
-        header = RunHeader.from_attrs(_attributes(folder / META), META)
-    except GradlogError as error:
+        header = read_header(folder)
+    except (CorruptRunError, OSError) as error:
         yield str(error)
         return
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        yield f"{META}: not the metadata of a run ({error!r})"
-        return
-    declared = list(_header(header))
-    yield from declared
-    if declared:
+    large = [key for key, size in files.items() if size > max(limits.most(key), _is_data(key) * header.largest_file)]
+    if large:
+        yield from (f"{key}: {files[key]:,} bytes are more than is read of one file" for key in large)
         return
     for name in sorted({key.partition("/")[0] for key in files}):
         if SEGMENT_PATTERN.fullmatch(name) and f"{name}/{META}" in files:
@@ -82,50 +62,40 @@ def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
             yield from (f"{name}/{text}" for text in _segment(folder / name, inside, header))
 
 
+def read_header(folder: Path) -> RunHeader:
+    """Header of the run in a local folder; CorruptRunError for a damaged one or one that is out of bounds."""
+    return RunHeader.from_attrs(_attributes(folder, META), META)
+
+
 def headers(folder: Path) -> tuple[RunHeader, list[SegmentHeader]]:
     """Headers of a run that is within the bounds, and of its committed segments in order."""
-    header = RunHeader.from_attrs(_attributes(folder / META), META)
     names = sorted(p.name for p in folder.iterdir() if SEGMENT_PATTERN.fullmatch(p.name) and (p / META).is_file())
-    return header, [SegmentHeader.from_attrs(_attributes(folder / name / META), name) for name in names]
-
-
-def _header(header: RunHeader) -> Iterator[str]:
-    chunk = header.chunk * header.n * 4
-    if chunk > CHUNK:
-        yield f"{META}: a chunk of {header.chunk:,} rows x {header.n:,} numbers would take {chunk:,} bytes of memory"
-    if header.sketch.m > FOLDED:
-        yield f"{META}: the sketch folds to {header.sketch.m:,} numbers, at most {FOLDED:,} are taken"
-    if header.dimension > 2**60 or (not header.sketch.exact and header.dimension > 2**27 * header.sketch.m):
-        yield f"{META}: {header.dimension:,} coordinates are more than any model has"
+    segments = [SegmentHeader.from_attrs(_attributes(folder, f"{name}/{META}"), name) for name in names]
+    return read_header(folder), segments
 
 
 def _segment(folder: Path, files: dict[str, int], header: RunHeader) -> Iterator[str]:
     try:
-        segment = SegmentHeader.from_attrs(_attributes(folder / META), META)
-    except (GradlogError, ValueError, TypeError, KeyError, RecursionError) as error:
-        yield f"{META}: {error}"
+        segment = SegmentHeader.from_attrs(_attributes(folder, META), META)
+        segment.require_bounds(header, META)
+        lines = _manifests(folder, files, segment)
+    except (CorruptRunError, OSError) as error:
+        yield str(error)
         return
-    row = header.n * 4 + len(header.groups) * 8 + 64 + 8 * COLUMNS
+    row = header.n * 4 + len(header.groups) * 8 + 64 + 8 * limits.COLUMNS
     for key, size in files.items():
-        if JOURNAL_PATTERN.fullmatch(key) and size > header.chunk * row + METADATA:
+        if JOURNAL_PATTERN.fullmatch(key) and size > header.chunk * row + limits.METADATA:
             yield f"{key}: {size:,} bytes are more than the rows of a chunk can need"
-    if len(segment.scalars) > COLUMNS:
-        yield f"{META}: {len(segment.scalars):,} scalars, at most {COLUMNS:,} are read"
-        return
-    kept = 8 * segment.rows * (4 + 2 * len(header.groups) + len(segment.scalars))
-    if kept > TABLE:
-        yield f"{META}: {segment.rows:,} rows of {len(header.groups):,} groups would take {kept:,} bytes of memory"
-        return
-    lines = _manifests(folder, files, segment)
     if len(lines) < segment.flushes:
         yield f"{META}: {segment.flushes:,} flushes are declared, {len(lines):,} manifests are there"
         return
     broken = list(_flushes(lines[: segment.flushes], header.chunk, segment.rows))
     yield from broken
     if not broken:
-        yield from _single(folder, files, segment, snapshot_arrays(header, segment.snapshots))
         arrays = segment_arrays(header, segment.rows, len(segment.scalars))
-        yield from (_sharded if segment.shard else _single)(folder, files, segment, arrays)
+        single = snapshot_arrays(header, segment.snapshots) | ({} if segment.shard else arrays)
+        yield from _single(folder, files, single)
+        yield from _sharded(folder, files, segment, arrays) if segment.shard else ()
 
 
 def _flushes(manifests: list[bytes], chunk: int, rows: int) -> Iterator[str]:
@@ -134,16 +104,18 @@ def _flushes(manifests: list[bytes], chunk: int, rows: int) -> Iterator[str]:
     reached = 0
     for i, data in enumerate(manifests):
         try:
-            manifest = json.loads(data)
-            listed, columns = set(manifest["chunks"]), -(-len(manifest["scalars"]) // SCALAR_COLUMNS)
-            start, stop = map(int, manifest["rows"])
-        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-            yield f"manifest {i}: it is not one of this format"
+            manifest = limits.parse_object(data, f"manifest {i}")
+            listed = set(fields.mapping(manifest["chunks"], "chunks"))
+            names = fields.sequence(manifest["scalars"], "scalars", limits.COLUMNS)
+            start, stop = (fields.step(row, "a row") for row in fields.sequence(manifest["rows"], "rows", 2))
+        except (ValueError, KeyError) as error:
+            yield f"manifest {i}: it is not one of this format ({error})"
             return
+        columns = -(-len(names) // SCALAR_COLUMNS)
         if start != reached or not 0 <= stop - start <= chunk or (stop > start and start % chunk):
             yield f"manifest {i}: rows {start:,} to {stop:,} are no chunk of {chunk:,} after row {reached:,}"
             return
-        needed = _needed(start // chunk, min(columns, COLUMNS)) if stop > start else set()
+        needed = _needed(start // chunk, columns) if stop > start else set()
         odd = sorted({key for key in listed if key.partition("/")[0] in _ROWS} ^ needed) + sorted(listed & seen)
         if odd:
             yield f"manifest {i}: it must list exactly the chunks of its rows; {odd[0]} is missing or too much"
@@ -160,86 +132,61 @@ def _needed(index: int, columns: int) -> set[str]:
 
 def _manifests(folder: Path, files: dict[str, int], segment: SegmentHeader) -> list[bytes]:
     if segment.shard:
-        return (folder / MANIFESTS).read_bytes().split(b"\n") if MANIFESTS in files else []
+        data = limits.read_plain(folder, MANIFESTS) if MANIFESTS in files else None
+        return [] if data is None else limits.split_lines(data, segment.flushes, MANIFESTS)
     found: list[bytes] = []
     while (key := MANIFEST.format(len(found))) in files and len(found) < segment.flushes:
-        found.append((folder / key).read_bytes())
+        found.append(limits.read_plain(folder, key))
     return found
 
 
-def _single(folder: Path, files: dict[str, int], segment: SegmentHeader, arrays: dict[str, Any]) -> Iterator[str]:
+def _single(folder: Path, files: dict[str, int], arrays: dict[str, Any]) -> Iterator[str]:
     for key, size in files.items():
-        array, _, place = key.partition("/c.")
-        if array in arrays and place:
-            with open(folder / key, "rb") as file:
-                text = _decodes(arrays[array], file.read(18), size)
-            if text:
-                yield f"{key}: {text}"
+        match = _PLACE.fullmatch(key)
+        if match and match[2] == "." and match[1] in arrays:
+            fault = _decodes(arrays[match[1]], _part(folder, key, 0, 18), size)
+            if fault:
+                yield f"{key}: {fault}"
 
 
 def _sharded(folder: Path, files: dict[str, int], segment: SegmentHeader, arrays: dict[str, Any]) -> Iterator[str]:
     """Check the chunks inside the shards: none is a bomb, and none is stored once to be read many times."""
     index = 16 * segment.shard + 4
     for key, size in files.items():
-        array, _, place = key.partition("/c/")
-        if array not in arrays or not place:
+        match = _PLACE.fullmatch(key)
+        if match is None or match[2] == "." or match[1] not in arrays:
             continue
         if size < index:
             yield f"{key}: too short for the index of {segment.shard:,} chunks"
             continue
-        with open(folder / key, "rb") as file:
-            file.seek(size - index)
-            entries = [e for e in struct.iter_unpack("<QQ", file.read(index - 4)) if e != (2**64 - 1, 2**64 - 1)]
-            if sum(length for _, length in entries) > size or any(o + n > size - index for o, n in entries):
-                yield f"{key}: its chunks overlap or lie outside the file"
-                continue
-            for offset, length in entries:
-                file.seek(offset)
-                text = _decodes(arrays[array], file.read(min(18, length)), length)
-                if text:
-                    yield f"{key}: {text}"
-                    break
+        table = struct.iter_unpack("<QQ", _part(folder, key, size - index, index - 4))
+        entries = [entry for entry in table if entry != (2**64 - 1, 2**64 - 1)]
+        if sum(length for _, length in entries) > size or any(o + n > size - index for o, n in entries):
+            yield f"{key}: its chunks overlap or lie outside the file"
+            continue
+        found = (_decodes(arrays[match[1]], _part(folder, key, o, min(18, n)), n) for o, n in entries)
+        yield from (f"{key}: {fault}" for fault in [next(filter(None, found), "")] if fault)
+
+
+def _part(folder: Path, key: str, start: int, size: int) -> bytes:
+    descriptor = limits.open_plain(folder, key, limits.ROW)
+    try:
+        return os.pread(descriptor, size, start)
+    finally:
+        os.close(descriptor)
 
 
 def _decodes(array: dict[str, Any], start: bytes, size: int) -> str:
     """Say why a chunk will not decode to exactly the bytes that its array's metadata implies."""
-    shape = array["chunk_grid"]["configuration"]["chunk_shape"]
-    expected = int(np.prod(shape, dtype=object)) * np.dtype(array["data_type"]).itemsize
-    codec = array["codecs"][1]["name"]
-    declared = {"crc32c": size - 4, "zstd": zstd_size(start), "blosc": _blosc_size(start)}[codec]
-    if declared != expected:
-        return f"a chunk decodes to {'an unknown number of' if declared is None else declared} bytes, not {expected:,}"
-    if size > expected + expected // 64 + 4096:
-        return f"{size:,} stored bytes for a chunk of {expected:,}"
-    return ""
+    return limits.frame_fault(array["codecs"][1]["name"], decoded_bytes(array), start, size)
 
 
-def zstd_size(start: bytes) -> int | None:
-    """Content size that a zstd frame declares (RFC 8878, 3.1.1.1); None where it declares none.
-
-    Parameters
-    ----------
-    start : bytes
-        The first 18 bytes of the frame, or all.
-    """
-    if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    descriptor = start[4]
-    single, code = descriptor >> 5 & 1, descriptor >> 6
-    width = (1 if single else 0, 2, 4, 8)[code]
-    at = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
-    if width == 0 or len(start) < at + width:
-        return None
-    return int.from_bytes(start[at : at + width], "little") + (256 if width == 2 else 0)
+def _attributes(folder: Path, key: str) -> dict[str, Any]:
+    attributes = limits.parse_object(limits.read_plain(folder, key), key).get("attributes")
+    if not isinstance(attributes, dict):
+        raise CorruptRunError(f"{key}: not the metadata of a run: it carries no attributes")
+    return attributes
 
 
-def _blosc_size(start: bytes) -> int | None:
-    return int.from_bytes(start[4:8], "little") if len(start) >= 16 else None
-
-
-def _attributes(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_bytes())["attributes"])
-
-
-def _is_text(key: str) -> bool:
-    return key.endswith((".json", ".jsonl"))
+def _is_data(key: str) -> bool:
+    return "/c" in key and not key.endswith(PARTIAL_FILE)

@@ -99,7 +99,8 @@ class _Law:
         s = header.sketch
         self.random = not s.exact
         self.k = s.k
-        self.rounding = 1e-4 + 2.0 ** (2 - header.sketch_bits)
+        half = 2.0 ** -(header.sketch_bits + 1)  # of a unit in the last place, the most that a value was moved by
+        self.rounding = 1e-4 + 2 * half + half**2
         self.low, self.high, self.ceiling = 1 - self.rounding, 1 + self.rounding, 1 + self.rounding
         if self.random:
             freedom = s.k / (1 + (3 * s.k + 6) / s.m)
