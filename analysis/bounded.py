@@ -13,6 +13,7 @@ import re
 import threading
 import weakref
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from zarr.storage import LocalStore, ZipStore
 from gradlog import limits, shards
 from gradlog.errors import CorruptRunError
 from gradlog.fields import shown
-from gradlog.schema import RunHeader, SegmentHeader
+from gradlog.schema import PARTIAL_FILE, RunHeader, SegmentHeader
 
 _CHUNK = re.compile(r"(?:.*/)?([^/]+)/([a-z0-9_]+)/c([./]).+")
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -87,6 +88,24 @@ def span(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
 class BoundedFolder(Bounded, LocalStore):
     """A folder; no link in it is followed."""
 
+    def require_plain(self, folder: str) -> None:
+        """Refuse a segment with anything in it that no verb should open, whether this one would or not.
+
+        Raises
+        ------
+        CorruptRunError
+            A link, pipe, device, or a file that is too large for what it is.
+        """
+        for name, status in limits.walk(limits.plain_folder(self.root, folder.split("/"))):
+            key = f"{folder}/{name}"
+            if odd := limits.kind(status):
+                raise CorruptRunError(f"{self.root / key}: {odd}")
+            match = _CHUNK.fullmatch(key)
+            codec, size = self._frames.get(match[2], ("", 0)) if match and match[3] == "." else ("", 0)
+            if codec == "crc32c" and status.st_size != size + 4 and not name.endswith(PARTIAL_FILE):
+                raise CorruptRunError(f"{self.root / key}: {status.st_size:,} bytes, the headers imply {size + 4:,}")
+            limits.require_size(str(self.root / key), status.st_size, self.most(key))
+
     async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
         """Content of a file or of a part of it; None if there is none."""
         data = await asyncio.to_thread(self._bytes, key, byte_range)
@@ -131,9 +150,12 @@ class BoundedZip(Bounded, ZipStore):
                 return None
             limits.require_size(key, member.file_size, self.most(key))
             start, stop = span(byte_range, member.file_size)
-            with self._zf.open(member) as file:
-                file.seek(start)
-                data = file.read(stop - start)  # of which it never unpacks more
+            try:
+                with self._zf.open(member) as file:
+                    file.seek(start)
+                    data = file.read(stop - start)  # of which it never unpacks more
+            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+                raise CorruptRunError(f"{key}: cannot be read from the archive ({error})") from error
         data = self.check(key, data, byte_range)
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 

@@ -31,12 +31,14 @@ class Chunks(Protocol):
 class Folder:
     """The files of a local run. Links are not followed: a run handed over by somebody may point anywhere."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str], header: RunHeader | None = None) -> None:
+        self._path, self._header = os.fspath(path), header
 
     @cached_property
     def _largest(self) -> int:
         """Bytes that a chunk may have, by the run's header."""
+        if self._header is not None:
+            return self._header.largest_file
         try:
             attributes = limits.parse_object(limits.read_plain(self._path, META), META).get("attributes")
             return RunHeader.from_attrs(fields.mapping(attributes, "attributes")).largest_file

@@ -21,7 +21,7 @@ from zarr.storage import StorePath
 
 from gradlog import fields, limits, records, schema
 from gradlog.analysis import columns
-from gradlog.analysis.bounded import Bounded
+from gradlog.analysis.bounded import Bounded, BoundedFolder
 from gradlog.analysis.ramps import Ramps
 from gradlog.analysis.stores import get, list_all, list_names, unbroken
 from gradlog.analysis.tails import following
@@ -350,6 +350,8 @@ def _read_record(
             )
     if isinstance(store, Bounded):
         store.expect(run, header)
+    if isinstance(store, BoundedFolder):
+        store.require_plain(path)
     arrays = {}
     for name, meta in implied.items():
         arrays[name] = zarr.Array(zarr.AsyncArray(cast(Any, meta), StorePath(store, f"{path}/{name}")))

@@ -82,7 +82,7 @@ def shown(value: Any) -> str:
     >>> shown([1, 2]), shown("x" * 100)[:8]
     ('[1, 2]', "'xxxxxxx")
     """
-    if isinstance(value, list | tuple | Mapping) and len(value) > 8:
+    if isinstance(value, list | tuple | Mapping) and len(repr(value)) > 80:
         return f"a {type(value).__name__} of {len(value):,} values"
     if type(value) is int and abs(value) > 10**18:
         return f"a number of {value.bit_length():,} bits"

@@ -12,6 +12,7 @@ from typing import Any
 from gradlog import groups as grouping
 from gradlog import provenance, sketch
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
+from gradlog.fields import shown
 from gradlog.layout import is_own
 from gradlog.paths import of_run
 from gradlog.recover import Recovered, recover, settle, still_writes, writers
@@ -256,7 +257,7 @@ def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:
     for field in ("sketch", "stage", "what", "every", "chunk", "codec", "sketch_bits", "groups"):
         old, new = getattr(header, field), getattr(wanted, field)
         if old != new:
-            raise SpecMismatchError(f"{path} was recorded with {field}={old}, this process wants {new}")
+            raise SpecMismatchError(f"{path} was recorded with {field}={shown(old)}, this process wants {shown(new)}")
     for i, (old, new) in enumerate(zip(header.tensors, wanted.tensors, strict=False)):
         if old != new:
             raise SpecMismatchError(f"{path}: parameter {i} was {old}, this process has {new}")

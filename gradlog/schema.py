@@ -347,7 +347,9 @@ def _tensors(values: Any, what: str) -> tuple[TensorInfo, ...]:
     found = []
     for value in fields.sequence(values, what):
         shape = fields.sequence(value["shape"], "the shape of a tensor", 64)
-        sizes = tuple(whole_number(size, 0, 2**60, "the size of a tensor") for size in shape)
+        sizes = tuple(shape)
+        if not all(type(size) is int and 0 <= size <= 2**60 for size in sizes):
+            raise ValueError(f"the sizes of a tensor must be whole numbers from 0 to 2^60, got {shown(shape)}")
         group = whole_number(value["group"], 0, 2**20, "the group of a tensor")
         found.append(TensorInfo(text(value["name"], "name"), sizes, text(value["dtype"], "dtype"), group))
     return tuple(found)

@@ -94,9 +94,9 @@ class Witness:
     """
 
     def __init__(self, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        self._files: Files = Folder(folder)
         self._folder, self._progress = folder, progress
         self.header, self.segments = headers(folder)
+        self._files: Files = Folder(folder, self.header)
         self.problems: list[str] = []
         self._tables = {s.name: _Table(self.header, s) for s in self.segments}
         self._total, self._seen = sum(s.rows for s in self.segments), set[str]()
