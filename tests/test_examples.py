@@ -40,6 +40,6 @@ def test_an_example_runs_from_the_root_of_the_checkout(
 
 
 def test_every_example_is_run() -> None:
-    """Here, cell by cell in report/test_notebook.py, or in test_paper.py."""
+    """Here, cell by cell in report/test_notebook.py, with fewer seeds in cli/test_site.py, or in test_paper.py."""
     names = {p.name for p in (ROOT / "examples").iterdir() if p.suffix in (".py", ".ipynb")} - {"__init__.py"}
-    assert names == {"quickstart.py", "readme_figure.py", "replay_wine.py", "notebook.ipynb"}
+    assert names == {"quickstart.py", "readme_figure.py", "replay_wine.py", "notebook.ipynb", "seeds.py"}

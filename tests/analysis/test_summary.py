@@ -173,7 +173,10 @@ def test_compiled_loops_take_wide_rows_in_strips():
 
 @pytest.mark.parametrize("kind", ["noise", "walk", "tone", "slow tone", "alternating", "constant", "mixture"])
 def test_best_ema_is_exact_between_its_nodes(kind):
-    """The path length at beta* is that of the definition, and no other beta has a shorter one."""
+    """The path length at beta* is that of the definition, and no other beta has a shorter one.
+
+    To 5e-5 of the energy: sums of 32 rows in float32 round by 2e-5, on each processor otherwise.
+    """
     t, rng = np.arange(1500), np.random.default_rng(3)
     signals = {
         "noise": rng.standard_normal(1500),
@@ -189,9 +192,9 @@ def test_best_ema_is_exact_between_its_nodes(kind):
     fitted = BestEMA().fit(Evidence(closed(element(X, [(0, 1500)], recipe)), recipe.betas))
     energy = np.square(X, dtype=np.float64).sum()
     kappa = lambda beta: reference.path_length(X.astype(float), [(0, 1500)], f"ema({beta!r})").sum() / energy  # noqa: E731
-    assert fitted.path.sum() / energy == pytest.approx(kappa(float(fitted.beta)), abs=2e-5)
+    assert fitted.path.sum() / energy == pytest.approx(kappa(float(fitted.beta)), abs=5e-5)
     others = [kappa(float(b)) for b in 1 - np.geomspace(1, 1 / 1024, 25)]
-    assert fitted.path.sum() / energy <= min(others) + 2e-5
+    assert fitted.path.sum() / energy <= min(others) + 5e-5
 
 
 def test_a_predictable_run_does_not_lose_its_small_errors():
