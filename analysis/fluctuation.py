@@ -16,7 +16,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
 
 from gradlog.analysis.intervals import LEVEL
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
@@ -95,6 +94,8 @@ def half_width(numerator: Float64, denominator: Float64) -> Float64:
         rest = numerator - (numerator.sum(axis=-1) / total)[..., None] * denominator
         squares = np.square(np.diff(rest, axis=-1)).sum(axis=-1)
         error = np.sqrt(count / (2 * (count - 1)) * squares) / total
+    from scipy import special  # the command's help does without
+
     return np.asarray(special.stdtrit((count - 1) / 1.5, 0.5 + LEVEL / 2) * error)
 
 
