@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import special
 
 from gradlog.analysis.summary import Float64
 
@@ -45,6 +44,8 @@ def quantile(k: int, level: float = LEVEL) -> float:
     >>> round(quantile(64), 2), round(quantile(256), 2)
     (2.26, 2.03)
     """
+    from scipy import special  # the command's help does without
+
     return float(special.stdtrit(max((k - 1) / 7, 1), 0.5 + level / 2))
 
 
