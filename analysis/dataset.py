@@ -173,11 +173,12 @@ def result_dataset(
 def _scope(scope: str, found: list[Values], sizes: dict[str, int], scale: float) -> dict[str, Any]:
     outer, about = SCOPES[scope]
     variables = {}
-    for name in found[0]:
+    for name in dict.fromkeys(name for v in found for name in v):
         if name not in VARIABLES:
             continue
         dims, units, text = VARIABLES[name]
-        rows = [np.asarray(v[name], np.float64) / (scale if units == "gradient" else 1.0) for v in found]
+        # a signal share may be known of some groups and not of others
+        rows = [np.asarray(v.get(name, np.nan), np.float64) / (scale if units == "gradient" else 1.0) for v in found]
         dims = tuple(LENGTHS[d].format(scope) if scope and d in LENGTHS else d for d in dims)
         stacked = _stacked(rows)
         data = stacked.reshape((*(sizes[d] for d in outer), *stacked.shape[1:]))

@@ -197,7 +197,7 @@ def analyze(
     shares(values["window"], main["path_length"])
     main |= _overlaps(scopes, ranges["window"])
     of_all = Evidence(scopes.totals(whole), recipe.betas)
-    uncertainty.add_to(main, values["group"], scopes.blocks(whole), of_all, ask)
+    uncertainty.add_to(main, values["group"], scopes.blocks(whole), of_all, ask, lags=halves is None)
     attrs: dict[str, Any] = {
         "svd_method": route.method,
         "svd_reason": route.reason,

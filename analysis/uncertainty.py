@@ -15,7 +15,9 @@ from gradlog.analysis.predictors import Evidence
 from gradlog.analysis.summary import Float64
 
 
-def add_to(main: Values, groups: list[Values], blocks: Blocks | None, evidence: Evidence, ask: Question) -> None:
+def add_to(
+    main: Values, groups: list[Values], blocks: Blocks | None, evidence: Evidence, ask: Question, lags: bool
+) -> None:
     """Add to the values of the whole run and of its groups what both errors make of them.
 
     Parameters
@@ -27,14 +29,16 @@ def add_to(main: Values, groups: list[Values], blocks: Blocks | None, evidence: 
     evidence : Evidence
         Of the whole run.
     ask : Question
+    lags : bool
+        Whether signal shares come from lags; those from half batches have intervals of their own.
     """
     whole = None if blocks is None else Ratios.of(blocks, ask.predictors, LAGS)
-    _scope(main, whole, len(ask.predictors))
+    _scope(main, whole, len(ask.predictors), lags)
     main |= _differences(evidence, ask, whole)
     shares = group_shares(evidence, ask) if groups else []
     for g, (found, share) in enumerate(zip(groups, shares, strict=True)):
         own = None if blocks is None else Ratios.of(blocks, ask.predictors, LAGS, g)
-        _scope(found, own, len(ask.predictors))
+        _scope(found, own, len(ask.predictors), lags)
         sketch = (share["path_share_high"] - share["path_share_low"]) / 2
         found["path_share_low"] = np.clip(found["path_share"] - sketch, 0, 1)
         found["path_share_high"] = np.clip(found["path_share"] + sketch, 0, 1)
@@ -42,7 +46,7 @@ def add_to(main: Values, groups: list[Values], blocks: Blocks | None, evidence: 
         found |= {"path_share_run": run, "path_share_total": np.hypot(sketch, run)}
 
 
-def _scope(found: Values, ratios: Ratios | None, predictors: int) -> None:
+def _scope(found: Values, ratios: Ratios | None, predictors: int, from_lags: bool) -> None:
     """Fluctuation of kappa, gain and lag coherence, and of the signal share where it comes from lags."""
     nothing = np.full(predictors, np.nan)
     run = nothing if ratios is None else ratios.kappas()
@@ -54,7 +58,7 @@ def _scope(found: Values, ratios: Ratios | None, predictors: int) -> None:
     lags = [np.nan] * LAGS if ratios is None else [ratios.over_energy(p) for p in ratios.products]
     found["lag_coherence_run"] = np.array(lags)
     found["lag_coherence_total"] = np.hypot(lags, found["lag_coherence_high"] - found["lag_coherence"])
-    if ratios is not None and np.isfinite(found["signal_share"]) and not found.get("half_batches"):
+    if from_lags and ratios is not None and np.isfinite(found["signal_share"]):
         share = ratios.over_energy(signal_weights(LAGS) @ ratios.products)
         found["signal_share_run"] = share
         found["signal_share_total"] = float(np.hypot(share, found["signal_share_high"] - found["signal_share"]))

@@ -127,6 +127,25 @@ def test_groups_have_a_signal_of_their_own(tmp_path):
     assert float(ds.signal) == pytest.approx(float(ds.energy) / T - float(ds.noise))
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_lags_may_tell_the_signal_of_one_group_and_not_of_another(tmp_path, silent):
+    X = np.random.default_rng(4).standard_normal((T, 2, D))
+    X[:, 1 - silent] = turning(0.1)[1]
+    path = stores.write_run(tmp_path / "r.zarr", X, exact=True)
+    ds = analyze(str(path), ["last"], by_group=True)
+    assert np.isfinite(ds.group_signal_share_run.values).tolist() == [silent == 1, silent == 0]
+    noise = to_json(ds)["by_group"][f"g{silent}"]["noise"]
+    assert noise["signal_share"] is None is noise["signal_share_run_half"]
+
+
+def test_a_share_from_half_batches_is_not_given_the_fluctuation_of_lags(tmp_path):
+    ds = analyze(
+        write(tmp_path, turning(0.1)[1], **{HALF_NORM2.format(0): np.full(T, float(D))}), ["last"], by_group=True
+    )
+    assert ds.attrs["signal_source"] == "half batches"
+    assert not [name for name in ds if "signal_share_run" in name]
+
+
 def test_rows_without_halves_are_left_out(tmp_path):
     mean, X = turning(1.0)
     half = np.square(np.random.default_rng(3).standard_normal(X.shape)).sum(1)
