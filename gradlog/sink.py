@@ -220,7 +220,7 @@ class UrlSink:
         another's; and of two writers in a store that knows no conditions it is the later one's.
         """
         whole = b"".join(bytes(piece) for piece in data)
-        if self._try(self._fs.exists, f"{self._root}/{key}"):
+        if not self._conditional and self._try(self._fs.exists, f"{self._root}/{key}"):
             return False
         self._try(self._upload_new, f"{self._root}/{key}", whole)
         return self.get(key) == whole
@@ -230,10 +230,11 @@ class UrlSink:
         try:
             self._fs.pipe_file(path, data, **({"mode": "create"} if self._conditional else {}))
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSYS:  # a store that knows no conditions
-                self._fs.pipe_file(path, data)
-            elif not self._fs.exists(path):
+            if self._fs.exists(path):
+                return
+            if not isinstance(error, OSError) or error.errno != errno.ENOSYS:
                 raise
+            self._fs.pipe_file(path, data)  # a store that knows no conditions
 
     def get(self, key: str) -> bytes:
         """Download one object."""
@@ -242,9 +243,10 @@ class UrlSink:
     def names(self) -> list[str]:
         """List the first level."""
         self._fs.invalidate_cache()
-        if not self._try(self._fs.exists, self._root):
+        try:
+            found = self._try(self._fs.ls, self._root, detail=False)
+        except FileNotFoundError:
             return []
-        found = self._try(self._fs.ls, self._root, detail=False)
         return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found})
 
     def keys(self, prefix: str) -> list[str]:
