@@ -118,7 +118,8 @@ def _kappa(fitted: Fitted, evidence: Evidence, order: Order, ask: Question, free
     chance = baseline.chance(fitted, freedom, rows) * (1 - c) / null
     floor = NEGLIGIBLE * baseline.movable(fitted, order.ages) * (1 - c) / null
     low = float(np.maximum(low, 0.0))  # no path length is negative
-    epoch = float("nan") if order.rows or ask.drawn_anew else order_baseline.epoch_gain(fitted, c, null, order)
+    known = order.rows or ask.drawn_anew
+    epoch = float("nan") if known else order_baseline.epoch_gain(fitted, c, null, order, gains[0])
     return dict(zip(KAPPA, (value, low, high, null, *gains, chance, floor, epoch), strict=True))
 
 

@@ -71,10 +71,16 @@ def kappa_null(fitted: Fitted, c_in: Float64 | float, c_out: Float64 | float, or
     return np.asarray(np.where(null > RESOLUTION * (1 + a2), null, np.nan))
 
 
-def epoch_gain(fitted: Fitted, c: float, null: float, order: Order) -> float:
-    """Gain, up or down, of frozen parameters in epochs of ``SHORT`` steps, where the baseline knows of none."""
+def epoch_gain(fitted: Fitted, c: float, null: float, order: Order, gain: float) -> float:
+    """Most that epochs of few steps with frozen parameters explain of a gain, where the baseline knows of none.
+
+    The shortest epoch explains most, unless there are weights on several steps: those may fit any length up to about
+    twice their number.
+    """
     *_, a2 = fitted.mean_weights(order.ages)
-    return float((1 - c) / (SHORT - 1) * shared(fitted, order.assume(SHORT), a2) / null)
+    longest = max(SHORT, 2 * fitted.weights.shape[-1])
+    found = [(1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) / null for m in range(SHORT, longest + 1)]
+    return max(found) if gain > 0 else min(found)
 
 
 def shared(fitted: Fitted, order: Order, a2: Float64 | float) -> Float64:
