@@ -13,8 +13,8 @@ from typing import Any, Literal
 from gradlog.errors import GradlogWarning
 from gradlog.logger import Logger
 from gradlog.paths import absolute
-from gradlog.resume import Plan
-from gradlog.schema import CODECS, FULL_BITS, STAGES
+from gradlog.resume import Plan, require_chunk
+from gradlog.schema import CODECS, FULL_BITS, MOST_EVERY, MOST_RANK, MOST_ROWS, STAGES
 from gradlog.tree import describe, flatten
 
 Groups = str | Mapping[str, str] | Callable[[str], str]
@@ -73,7 +73,7 @@ def open(
     on_error : {"warn", "raise"}
         What a failure of the recorder does to the training job. Wrong arguments always raise, here and at once.
     chunk : int, optional
-        Rows of a chunk. Default: a power of two that makes about 4 MiB.
+        Rows of a chunk, which may take 256 MiB at most. Default: a power of two that makes about 4 MiB.
     codec : {"raw", "bitshuffle-zstd"}, optional
         How sketches are encoded. Default: raw, and compressed when they are rounded.
     sketch_bits : int
@@ -127,9 +127,9 @@ def open(
     _one_of("on_error", on_error, ("warn", "raise"))
     if k != "exact":
         k = _whole("k", k, 1, 2**20, " or 'exact'")
-    seed, every, rank = _whole("seed", seed), _whole("every", every, 1), _whole("rank", rank, 0)
-    chunk = None if chunk is None else _whole("chunk", chunk, 1)
-    first_step = None if first_step is None else _whole("first_step", first_step, 0)
+    seed, every, rank = _whole("seed", seed), _whole("every", every, 1, MOST_EVERY), _whole("rank", rank, 0, MOST_RANK)
+    chunk = None if chunk is None else _whole("chunk", chunk, 1, MOST_ROWS)
+    first_step = None if first_step is None else _whole("first_step", first_step, 0, 2**62)
     if mode in ("w", "new") and rank > 0:
         raise ValueError(
             f'mode="{mode}" begins a new run: open it so on rank 0 first, and its log.path with mode="a" on rank {rank}'
@@ -161,6 +161,8 @@ def open(
         optimizer=optimizer,
         notes=dict(notes or {}),
     )
+    if chunk is not None:
+        require_chunk(plan)
     return Logger(plan, on_error)
 
 

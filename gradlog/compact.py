@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gradlog import shards, spool
+from gradlog import limits, shards, spool
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.limits import parse_object
 from gradlog.paths import absolute
@@ -95,6 +95,10 @@ def _segment(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) ->
         return Compacted(name, len(files), len(files), why)
     read = manifests(sink, segment)
     lines = [read(i) for i in range(segment.flushes)]
+    listing = sum(map(len, lines)) + len(lines)
+    if not segment.shard and listing > limits.LISTING:
+        why = f"its manifests have {listing:,} bytes, in one file readers take {limits.LISTING:,} at most"
+        return Compacted(name, len(files), len(files), why)
     digests = _digests(lines, segment)
     if not segment.shard:
         segment = _shards(sink, header, segment, shard_bytes, lines, digests)

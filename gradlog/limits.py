@@ -44,7 +44,10 @@ FOLDED = 2**26
 """Length of the folded vector of the sketch."""
 
 COLUMNS = 2**16
-"""Scalar names of a segment."""
+"""Scalar names of a segment. The recorder takes one less: a record of the journal counts them in 16 bits."""
+
+NAMES = 2**20
+"""Bytes of all scalar names of a segment that the recorder takes: they stand in its header and in every manifest."""
 
 WIDENED = 128 * 2**20
 """Bytes to which a journal's scalars may grow beyond what its file holds: names that come late are NaN before."""

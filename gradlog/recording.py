@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gradlog import spool
 from gradlog.buffer import Block
+from gradlog.columns import Columns
 from gradlog.errors import GradientError, RunExistsError, SpecMismatchError, StepOrderError, StoreUnavailableError
 from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
@@ -99,7 +100,7 @@ class Recording:
         self._spool = spool.limit() if plan.journal and opened.sink.local is None else 0
         self._projector = projector(self.header.sketch, self.header.tensors, len(self.header.groups))
         self._index = {t.name: i for i, t in enumerate(self.header.tensors)}
-        self._names: dict[str, int] = {}
+        self._columns = Columns(notify)
         self.steps = Steps(notify)
         self._dropped: list[tuple[int, int, str]] = []
         self._snapshots: list[tuple[int, NDArray[np.float32]] | None] = []  # None once the store has it
@@ -110,7 +111,6 @@ class Recording:
         self._patient = True
         self._refusal: StoreUnavailableError | None = None
         self._begun: tuple[int | None, Commit] | None = None
-        self._odd: set[str] = set()
         self._flight: tuple[int, Row] | None = None
         self.notify = notify
         self._finished, self._successor = False, ""
@@ -194,11 +194,11 @@ class Recording:
         block.step[i], block.flags[i] = number, flags
         block.scalars[i] = np.nan
         for name, value in row.scalars.items():
-            self._set(block, i, name, value)
+            self._columns.put(block, i, name, value)
         if not self.rows and self._parents:
             self._writer.segment = with_parent(self._writer.segment, self._parents, number)
         if self._journal is not None:
-            values, names = block.scalars[i, : len(self._names)], list(self._names)
+            values, names = block.scalars[i, : len(self._columns)], self._columns.names
             self._journal.row(block.index, i, number, flags, block.norm2[i], block.sketch[i], values, names)
         block.rows = i + 1
 
@@ -213,10 +213,11 @@ class Recording:
             self._flight = (number, row._replace(scalars={**row.scalars, **scalars}))
         elif block.rows and block.last == self.next - 1:
             i = block.rows - 1
-            columns = [self._set(block, i, name, value) for name, value in scalars.items()]
+            put = [self._columns.put(block, i, name, value) for name, value in scalars.items()]
+            columns = [column for column in put if column is not None]
             if self._journal is not None and columns:
                 values = block.scalars[i, columns].tolist()
-                self._journal.annotate(block.index, i, columns, values, list(self._names))
+                self._journal.annotate(block.index, i, columns, values, self._columns.names)
 
     def projected(self, pairs: Sequence[tuple[str, Any]]) -> Fill:
         """Return the way of named tensors into a row."""
@@ -311,22 +312,6 @@ class Recording:
             log.info("%s: the store is back", self.path)
         self._refusal = refusal
 
-    def _set(self, block: Block, i: int, name: str, value: float) -> int:
-        column = self._names.setdefault(name, len(self._names))
-        block.widen(column + 1)
-        block.scalars[i, column] = self._number(name, value)
-        return column
-
-    def _number(self, name: str, value: Any) -> float:
-        """NaN for what is not one number: an odd scalar is no reason to lose gradients."""
-        try:
-            return float(value)
-        except Exception as error:
-            if name not in self._odd:
-                self._odd.add(name)
-                self.notify(f"{name} is not recorded where it is not one number: {error}")
-            return float("nan")
-
     def _room(self) -> Block | None:
         """Return the block to write to, handing a full one over first; None while the disk keeps them all."""
         block = self._block
@@ -348,7 +333,7 @@ class Recording:
         """
         chunks = full.index + 2 - self._flusher.done
         waiting = 4 * self.header.n * (len(self._snapshots) - self._writer.segment.snapshots)
-        needed = chunks * spool.chunk_bytes(self.header, len(self._names)) + waiting
+        needed = chunks * spool.chunk_bytes(self.header, len(self._columns)) + waiting
         if self._flusher.error is not None or needed > self._spool:
             return None
         fresh = Block(self.header).reuse(full.index + 1, full.last)
@@ -369,7 +354,7 @@ class Recording:
             self._dropped[-1] = (first, number, "some of these steps: " + reason)
 
     def _named(self, block: Block) -> Block:
-        block.names = list(self._names)
+        block.names = self._columns.names
         block.widen(len(block.names))
         return block
 

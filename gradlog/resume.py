@@ -10,15 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gradlog import groups as grouping
-from gradlog import provenance, sketch
+from gradlog import limits, provenance, sketch
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
 from gradlog.fields import shown
 from gradlog.layout import is_own
 from gradlog.paths import of_run
 from gradlog.recover import Recovered, recover, settle, still_writes, writers
-from gradlog.schema import META, PARTIAL_FILE, RunHeader, SegmentHeader, SketchSpec, TensorInfo, chunk_rows, digest
+from gradlog.schema import (
+    META,
+    PARTIAL_FILE,
+    RunHeader,
+    SegmentHeader,
+    SketchSpec,
+    TensorInfo,
+    chunk_rows,
+    digest,
+    most_rows,
+)
 from gradlog.sink import Sink, open_sink
-from gradlog.store import SegmentWriter, create_root, now, read_root, read_segment, segment_names
+from gradlog.store import SegmentWriter, create_root, now, read_root, read_segment, root_metadata, segment_names
 
 __all__ = [
     "Layout",
@@ -28,6 +38,7 @@ __all__ = [
     "describe_plan",
     "open_segment",
     "recover",
+    "require_chunk",
     "require_same",
     "with_parent",
     "writers",
@@ -101,7 +112,10 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[s
         return _open_beside(plan, layout, tell)
     sink = open_sink(plan.path, plan.durable)
     _require_free(sink, plan.path)
-    least = _replace(sink, plan.path, tell) if plan.mode == "w" else 0
+    least = 0
+    if plan.mode == "w":
+        root_metadata(_header(plan, layout))  # before anything is deleted for a run that nobody could read
+        least = _replace(sink, plan.path, tell)
     for _ in range(_TRIES):
         opened = _claim(sink, plan, layout, new, least)
         if opened is not None:
@@ -279,7 +293,26 @@ def describe_plan(path: str, header: RunHeader) -> str:
     )
 
 
-def _header(plan: Plan, layout: Layout) -> RunHeader:
+def require_chunk(plan: Plan) -> None:
+    """Refuse a ``chunk`` that readers would refuse, as far as the layout is known already: of one group otherwise.
+
+    Raises
+    ------
+    ValueError
+        Chunks of so many rows would be too large.
+    """
+    sizes = [1] if plan.layout is None else _divided(plan, plan.layout)[2]
+    k = max(sizes) if plan.k == "exact" else int(plan.k)
+    most = most_rows(len(sizes), k)
+    if plan.chunk is not None and 1 <= most < plan.chunk:
+        raise ValueError(
+            f"chunk must be at most {most:,}: larger chunks of rows of {len(sizes):,} groups x {k:,} numbers take more "
+            f"than the {limits.CHUNK // 2**20} MiB that readers take; got {plan.chunk:,}, leave it out for the default"
+        )
+
+
+def _divided(plan: Plan, layout: Layout) -> tuple[tuple[str, ...], tuple[TensorInfo, ...], list[int]]:
+    """Names of the groups, every tensor with its group, and coordinates of each group."""
     names = [name for name, _, _ in layout]
     plain = [TensorInfo(name, tuple(shape), dtype, 0) for name, shape, dtype in layout]
     group_names, index = grouping.assign(names, [t.size for t in plain], plan.groups)
@@ -287,10 +320,15 @@ def _header(plan: Plan, layout: Layout) -> RunHeader:
     sizes = [0] * len(group_names)
     for t in infos:
         sizes[t.group] += t.size
+    return tuple(group_names), infos, sizes
+
+
+def _header(plan: Plan, layout: Layout) -> RunHeader:
+    group_names, infos, sizes = _divided(plan, layout)
     spec: SketchSpec = sketch.exact_spec(sizes) if plan.k == "exact" else sketch.FoldHash(int(plan.k), plan.seed).spec
     return RunHeader(
         sketch=spec,
-        groups=tuple(group_names),
+        groups=group_names,
         tensors=infos,
         chunk=plan.chunk or chunk_rows(len(group_names) * spec.k * 4),
         codec=plan.codec,

@@ -62,6 +62,9 @@ SNAPSHOTS = ("theta", "theta_step")
 FULL_BITS = 23
 """Mantissa bits of a float32."""
 
+MOST_ROWS, MOST_EVERY, MOST_RANK = 2**20, 2**40, 9_999
+"""The most of ``chunk``, ``every`` and ``rank`` that a run may have."""
+
 _RAW: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _SHUFFLED: list[dict[str, Any]] = [
     _RAW[0],
@@ -185,12 +188,12 @@ class RunHeader:
                 sketch=SketchSpec(**sketch),
                 groups=fields.names(d["groups"], 2**20, "groups"),
                 tensors=_tensors(d["tensors"], "tensors"),
-                chunk=whole_number(d["chunk"], 1, 2**20, "chunk"),
+                chunk=whole_number(d["chunk"], 1, MOST_ROWS, "chunk"),
                 codec=text(d["codec"], "codec"),
                 sketch_bits=whole_number(d["sketch_bits"], 1, FULL_BITS, "sketch_bits"),
                 stage=text(d["stage"], "stage"),
                 what=text(d["what"], "what"),
-                every=whole_number(d["every"], 1, 2**40, "every"),
+                every=whole_number(d["every"], 1, MOST_EVERY, "every"),
                 created=text(d.get("created", ""), "created"),
                 uuid=text(d.get("uuid", ""), "uuid"),
                 provenance=fields.provenance(d.get("provenance", {})),
@@ -226,11 +229,10 @@ class RunHeader:
         odd = next((t for t in self.tensors if t.group >= len(self.groups)), None)
         if odd is not None:
             raise ValueError(f"tensor {shown(odd.name)} is of group {odd.group}, there are {len(self.groups)}")
-        row = len(self.groups) * max(8, 4 * s.k)
-        if row > limits.ROW or (self.chunk > 1 and self.chunk * row > limits.CHUNK):
+        if self.chunk > most_rows(len(self.groups), s.k):
             raise ValueError(
                 f"a chunk of {self.chunk:,} rows of {len(self.groups):,} groups x {s.k:,} numbers would take "
-                f"{self.chunk * row:,} bytes of memory, at most {limits.CHUNK:,} are taken"
+                f"{self.chunk * row_bytes(len(self.groups), s.k):,} bytes of memory, at most {limits.CHUNK:,} are taken"
             )
         if self.dimension > 2**60 or (not s.exact and self.dimension > 2**27 * max(s.m, 1)):
             raise ValueError(f"{shown(self.dimension)} coordinates are more than any model has")
@@ -337,7 +339,7 @@ class SegmentHeader:
             raise CorruptRunError(f"{where}: a tensor that joined is of a group that the run does not have")
 
 
-_COUNTS = {"number": 999_999, "rank": 9_999, "rows": 2**48, "flushes": 2**40, "shard": 2**24, "snapshots": 2**40}
+_COUNTS = {"number": 999_999, "rank": MOST_RANK, "rows": 2**48, "flushes": 2**40, "shard": 2**24, "snapshots": 2**40}
 """The most of each count of a segment."""
 
 _TEXTS = {"root", "head", "status", "reason", "opened", "closed", "check"}
@@ -387,7 +389,22 @@ def is_sealed(metadata: bytes) -> bool:
     return found is not None and digest(metadata.replace(found[1], NO_CHECK.encode(), 1)) == found[1].decode()
 
 
-def chunk_rows(row_bytes: int) -> int:
+def row_bytes(groups: int, k: int) -> int:
+    """Bytes of one row of the widest array over groups."""
+    return groups * max(8, 4 * k)
+
+
+def most_rows(groups: int, k: int) -> int:
+    """Rows of the largest chunk that readers take; 0 where one row alone is too wide.
+
+    >>> most_rows(16, 256)
+    16384
+    """
+    row = row_bytes(groups, k)
+    return 0 if row > limits.ROW else min(MOST_ROWS, max(1, limits.CHUNK // row))
+
+
+def chunk_rows(bytes_of_row: int) -> int:
     """Rows of a chunk: the power of two nearest below 4 MiB of sketch, 64 to 2048.
 
     Very wide rows (exact mode) get fewer than 64, so that a chunk stays within 64 MiB.
@@ -395,8 +412,8 @@ def chunk_rows(row_bytes: int) -> int:
     >>> chunk_rows(16 * 256 * 4)
     256
     """
-    rows = 1 << max(0, (4 * 2**20 // max(row_bytes, 1)).bit_length() - 1)
-    floor = min(64, 1 << max(0, (64 * 2**20 // max(row_bytes, 1)).bit_length() - 1))
+    rows = 1 << max(0, (4 * 2**20 // max(bytes_of_row, 1)).bit_length() - 1)
+    floor = min(64, 1 << max(0, (64 * 2**20 // max(bytes_of_row, 1)).bit_length() - 1))
     return max(floor, min(2048, rows))
 
 

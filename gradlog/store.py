@@ -59,9 +59,25 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
+def root_metadata(header: RunHeader) -> bytes:
+    """Bytes of the root's metadata, which are read back before anybody writes them.
+
+    Raises
+    ------
+    ValueError
+        Readers would refuse the run: it has too many groups or tensors, or too wide rows, names or notes.
+    """
+    data = _json(group_metadata(header.to_attrs()))
+    try:
+        RunHeader.from_attrs(_attributes(data, "header"), "header")
+    except CorruptRunError as error:
+        raise ValueError(f"no reader would take this run, so it is not recorded ({error})") from error
+    return data
+
+
 def create_root(sink: Sink, header: RunHeader) -> tuple[RunHeader, bytes]:
     """Write the root's metadata unless it is there; return what is there now, parsed and as bytes."""
-    data = _json(group_metadata(header.to_attrs()))
+    data = root_metadata(header)
     if sink.create(META, [data]):
         return header, data
     return read_root(sink)
@@ -174,8 +190,16 @@ class SegmentWriter:
         ------
         SpecMismatchError
             Somebody put another run in this one's place meanwhile; the claim is taken back.
+        ValueError
+            Readers would refuse the segment: too many parameters joined, or they have too long names.
         """
-        if not self._sink.create(f"{self.segment.name}/{META}", [self._metadata()]):
+        data = self._metadata()
+        try:
+            limits.require_size("header", len(data), limits.METADATA - 2 * limits.NAMES)  # scalars come to it
+            SegmentHeader.from_attrs(_attributes(data, "header"), "header").require_bounds(self._header, "header")
+        except CorruptRunError as error:
+            raise ValueError(f"no reader would take {self.segment.name}, so it is not recorded ({error})") from error
+        if not self._sink.create(f"{self.segment.name}/{META}", [data]):
             return False
         try:
             self._require_root()
