@@ -22,7 +22,7 @@ from gradlog.flusher import Flusher
 from gradlog.journal import JournalWriter
 from gradlog.projector import Entries, projector
 from gradlog.resume import Layout, Plan, open_segment, with_parent, writers
-from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.schema import NONFINITE, PARTIAL, SKIPPED, WIDENED_GAP
 from gradlog.steps import Steps
 from gradlog.store import Commit, SegmentWriter, read_segment, round_mantissa
 from gradlog.tree import as_entries
@@ -351,7 +351,7 @@ class Recording:
             if len(self._dropped) == 1 or why != reason:
                 self.notify(f"step {number} and maybe more are not recorded: {reason}")
         else:
-            self._dropped[-1] = (first, number, "some of these steps: " + reason)
+            self._dropped[-1] = (first, number, WIDENED_GAP + reason)
 
     def _named(self, block: Block) -> Block:
         block.names = self._columns.names

@@ -42,6 +42,9 @@ _CHECK = b'"check":"%s"'
 SCALAR_COLUMNS = 16
 """Scalars are chunked in columns of 16, so that a name first seen at a late step needs no rewrite."""
 
+WIDENED_GAP = "some of these steps: "
+"""Beginning of the reason of a gap that stands for several: recorded steps lie between them."""
+
 NONFINITE, SKIPPED, PARTIAL = 1, 2, 4
 """Bits of ``flags``: NaN or inf in the gradient; the optimizer skipped this step; some tensors had no gradient."""
 

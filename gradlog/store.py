@@ -213,7 +213,7 @@ class SegmentWriter:
         if snapshots or (block is not None and block.rows):
             self.perform(self.prepare(block, dropped, snapshots))
 
-    def prepare(self, block: Block | None, dropped: Gaps = (), snapshots: Snapshots = (), time: str = "") -> Commit:
+    def prepare(self, block: Block | None, dropped: Gaps = (), snapshots: Snapshots = ()) -> Commit:
         """Work out everything that makes rows and snapshots readable, down to the manifest; write nothing.
 
         The rows are encoded where they lie: ``block`` must stay as it is until the commit is performed.

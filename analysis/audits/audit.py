@@ -185,7 +185,7 @@ def _content(report: Report, witness: Witness) -> Iterator[Line]:
     again = witness.run.relogged
     report.run("repeats", (Line("PASS", "repeats", note) for note in describe(again)))
     report.run("writers", (Line("WARN", "writers", note) for note in rivals.describe(again["writers"])))
-    report.run("time", completeness.times(evidence))
+    report.run("time", completeness.times(header, evidence))
     report.run("parameters", completeness.parameters(header, evidence))
     report.run("nonfinite", completeness.nonfinite(evidence))
     report.run("norms", norms(header, evidence))

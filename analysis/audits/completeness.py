@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.audits.evidence import Evidence
+from gradlog.analysis.audits.flushes import changed_gaps, odd_dates, seconds
 from gradlog.analysis.audits.report import Line, enumerate_some, problems
 from gradlog.schema import PARTIAL, SKIPPED, RunHeader
 
@@ -31,6 +31,7 @@ def steps(header: RunHeader, evidence: Sequence[Evidence]) -> Iterator[Line]:
         odd = e.steps[e.steps % header.every != 0]
         if len(odd):
             texts.append(f"{e.name}: steps {enumerate_some(odd.tolist())} are not divisible by every={header.every}")
+        texts += changed_gaps(e)
         gaps, irregular = _gaps(e, header.every)
         if irregular:
             yield Line("WARN", "steps", f"{e.name}: step numbers have no regular distance; gaps cannot be told")
@@ -103,9 +104,9 @@ def _branch(e: Evidence) -> str:
     return f"{e.name} {extent}, after {h.parent}{after}"
 
 
-def times(evidence: Sequence[Evidence]) -> Iterator[Line]:
-    """Clock times grow, lie between opening and closing, and steps do not come faster than a clock tells apart."""
-    odd, rates = [], []
+def times(header: RunHeader, evidence: Sequence[Evidence]) -> Iterator[Line]:
+    """Dates and clock times grow, lie between opening and closing, and steps take longer than a clock tells apart."""
+    odd, rates = list(odd_dates(header, evidence)), []
     for e in evidence:
         clock = e.scalars.get("wall_time", np.full(len(e.steps), np.nan))
         if not np.isfinite(clock).all():
@@ -117,20 +118,13 @@ def times(evidence: Sequence[Evidence]) -> Iterator[Line]:
         same = np.count_nonzero(np.diff(clock) == 0)
         if same > 0.01 * len(clock) and same > 3:
             odd.append(f"{e.name}: {same} rows share the time of the row before")
-        opened, closed = _seconds(e.header.opened), _seconds(e.header.closed)
+        opened, closed = seconds(e.header.opened), seconds(e.header.closed)
         late = (clock < opened - 1) | ((clock > closed + 1) if e.header.status == "closed" else False)
         if len(clock) and late.any():
             odd.append(f"{e.name}: {int(late.sum())} rows are dated outside the segment's opening and closing")
         rates += [np.median(np.diff(clock))] if len(clock) > 1 else []
     rate = f"; a step every {np.median(rates):.3g} s" if rates else ""
     yield from problems("time", odd, f"times grow and lie between opening and closing{rate}", "WARN")
-
-
-def _seconds(text: object) -> float:
-    try:
-        return datetime.datetime.fromisoformat(str(text)).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return float("nan")
 
 
 def parameters(header: RunHeader, evidence: Sequence[Evidence]) -> Iterator[Line]:

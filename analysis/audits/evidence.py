@@ -8,7 +8,7 @@ one pass serves them all, and zarr is asked only for single rows that a check wa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,21 @@ from numpy.typing import NDArray
 
 from gradlog import shards
 from gradlog.analysis.audit import Files, Folder
+from gradlog.analysis.audits.flushes import Flush, flush
 from gradlog.analysis.audits.limits import headers
+from gradlog.analysis.files import Shards
 from gradlog.analysis.reader import Run, open_run
 from gradlog.errors import CorruptRunError
-from gradlog.schema import JOURNAL_PATTERN, NONFINITE, SCALAR_COLUMNS, RunHeader, SegmentHeader, segment_arrays
+from gradlog.limits import parse_object
+from gradlog.schema import (
+    JOURNAL_PATTERN,
+    MANIFEST,
+    NONFINITE,
+    SCALAR_COLUMNS,
+    RunHeader,
+    SegmentHeader,
+    segment_arrays,
+)
 
 Floats = NDArray[np.float64]
 
@@ -56,6 +67,8 @@ class Evidence:
     scalars : dict of str to float64 array (rows,)
     read : callable
         From a row's number to its sketch, float32 (group, k).
+    flushes : callable
+        Gives what the manifests tell, one after another.
     """
 
     header: SegmentHeader
@@ -65,6 +78,7 @@ class Evidence:
     sketch2: Floats
     scalars: dict[str, Floats]
     read: Callable[[int], NDArray[np.float32]]
+    flushes: Callable[[], Iterator[Flush]]
 
     @property
     def name(self) -> str:
@@ -135,15 +149,28 @@ class Witness:
             segment.read_rows(row, row + 1, out)
             return np.asarray(out[0])
 
+        def flushes() -> Iterator[Flush]:
+            return self._flushes(header)
+
         if not any(JOURNAL_PATTERN.fullmatch(p.name) for p in (self._folder / header.name).iterdir()):
             columns = {name: table.scalars[:, i] for i, name in enumerate(header.scalars)}
-            return Evidence(header, table.step, table.flags, table.group_norm2, table.sketch, columns, read)
+            return Evidence(header, table.step, table.flags, table.group_norm2, table.sketch, columns, read, flushes)
         segment = next(s for s in self.run.segments if s.header.name == header.name)
         if segment.committed != header.rows:
             raise CorruptRunError(f"{header.name}: rows were added while it was looked at; look again")
         tail = np.empty((0, len(self.header.groups))) if segment.tail is None else squared_norms(segment.tail.sketch)
         sketch2 = np.concatenate([table.sketch, tail])
-        return Evidence(header, segment.steps, segment.flags, segment.norm2, sketch2, segment.scalars, read)
+        return Evidence(header, segment.steps, segment.flags, segment.norm2, sketch2, segment.scalars, read, flushes)
+
+    def _flushes(self, segment: SegmentHeader) -> Iterator[Flush]:
+        """Read what the manifests of a segment tell, one by one, since there may be many."""
+        files = Shards(self._files, segment) if segment.shard else self._files
+        last: int | None = None
+        for i in range(segment.flushes):
+            key = f"{segment.name}/{MANIFEST.format(i)}"
+            told = flush(parse_object(files.get(key) or b"", key), last)
+            last = told.last
+            yield told
 
 
 class _Table:

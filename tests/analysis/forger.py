@@ -14,9 +14,9 @@ import numpy as np
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.buffer import Block
-from gradlog.schema import META, RunHeader, SegmentHeader, digest
+from gradlog.schema import MANIFEST, META, RunHeader, SegmentHeader, digest
 from gradlog.sink import LocalSink
-from gradlog.store import SegmentWriter, create_root
+from gradlog.store import Commit, SegmentWriter, create_root
 
 SHAPES = {"body.weight": (40, 30), "head.weight": (30, 20), "head.bias": (20,)}
 RATE, STEPS = 0.05, 96
@@ -84,6 +84,8 @@ class Rows:
     norm2: np.ndarray
     sketch: np.ndarray
     scalars: np.ndarray
+    earlier: dict[int, tuple[tuple[int, int, str], ...]] = dataclasses.field(default_factory=dict)
+    """Gaps that a manifest, by its number, declares instead of those of the header."""
 
     def take(self, index: Any) -> None:
         for name in ("step", "flags", "norm2", "sketch", "scalars"):
@@ -105,12 +107,18 @@ def load(path: Path) -> tuple[RunHeader, list[Rows]]:
     return run.header, found
 
 
+def dated(commit: Commit, time: str) -> Commit:
+    """A flush as it was written at another time."""
+    *chunks, (key, [data]) = commit.objects
+    manifest = json.dumps(json.loads(data) | {"time": time}, separators=(",", ":")).encode()
+    return Commit([*chunks, (key, [manifest])], dataclasses.replace(commit.after, head=digest(manifest)))
+
+
 def forge(path: Path, edit: Callable[[list[Rows]], list[Rows] | None], header: RunHeader | None = None) -> None:
     """Rewrite a run with edited rows: fresh chunks, manifests, chain and metadata, all in agreement."""
     old, rows = load(path)
     rows = edit(rows) or rows
-    times = [json.loads(f.read_text())["time"] for f in sorted(path.glob("*/manifest/*.json"))]
-    assert times
+    times = {str(f.relative_to(path)): json.loads(f.read_text())["time"] for f in path.glob("*/manifest/*.json")}
     shutil.rmtree(path)
     sink = LocalSink(path)
     header, _ = create_root(sink, header or old)
@@ -128,6 +136,8 @@ def forge(path: Path, edit: Callable[[list[Rows]], list[Rows] | None], header: R
             for name, own in (("step", "step"), ("flags", "flags"), ("norm2", "norm2"), ("sketch", "sketch")):
                 getattr(block, own)[inside] = getattr(r, name)[part]
             block.scalars[inside, : r.scalars.shape[1]] = r.scalars[part]
-            writer.commit(block, r.header.dropped)
-        last = dataclasses.replace(writer.segment, status=r.header.status, closed=r.header.closed)
+            commit = writer.prepare(block, r.earlier.get(i, r.header.dropped))
+            writer.perform(dated(commit, times[f"{h.name}/{MANIFEST.format(i)}"]))
+        told = {name: getattr(r.header, name) for name in ("status", "closed", "dropped")}
+        last = dataclasses.replace(writer.segment, **told)
         writer.publish(last)

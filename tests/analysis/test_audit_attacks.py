@@ -26,6 +26,16 @@ def drop(r: Rows, donor: Rows) -> None:
     r.take(np.delete(np.arange(STEPS), 40))
 
 
+def drop_declared(r: Rows, donor: Rows) -> None:
+    drop(r, donor)
+    r.header = dataclasses.replace(r.header, dropped=((40, 40, "the disk did not keep up"),))
+
+
+def drop_declared_late(r: Rows, donor: Rows) -> None:
+    drop_declared(r, donor)
+    r.earlier = {0: (), 1: ()}
+
+
 def drop_renumbered(r: Rows, donor: Rows) -> None:
     steps = r.step[:-1]
     drop(r, donor)
@@ -99,6 +109,8 @@ def backdate(r: Rows, donor: Rows) -> None:
 
 ATTACKS = {
     "drop a row": drop,
+    "drop a row, declare it at the end": drop_declared_late,
+    "drop a row, declare it everywhere": drop_declared,
     "drop a row, renumber the others": drop_renumbered,
     "cut off the last rows": cut_tail,
     "copy a row to another step": copy_row,
@@ -183,8 +195,15 @@ def test_the_table_is_complete() -> None:
     assert table().keys() == ATTACKS.keys()
 
 
-def test_a_forger_who_changes_nothing_changes_the_head_alone(scene: Scene, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("by", "head"), [(0, "-"), (1e-3, "FAIL")], ids=["nothing", "a millisecond"])
+def test_a_forger_who_changes_a_millisecond_changes_the_head_alone(
+    scene: Scene, tmp_path: Path, by: float, head: str
+) -> None:
     path = tmp_path / "run.zarr"
     forger.shutil.copytree(scene.path, path)
-    forger.forge(path, lambda rows: None)
-    assert look(path, scene) == {**dict.fromkeys(COLUMNS, "-"), "kept head": "FAIL"}
+
+    def move(rows: list[Rows]) -> None:
+        rows[0].column("wall_time")[:] += by
+
+    forger.forge(path, move)
+    assert look(path, scene) == {**dict.fromkeys(COLUMNS, "-"), "kept head": head}

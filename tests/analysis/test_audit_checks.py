@@ -12,10 +12,10 @@ import pytest
 from forger import STEPS, Rows, Training
 
 import gradlog
-from gradlog.analysis import audit_run
+from gradlog.analysis import audit_run, open_run
 from gradlog.analysis.audits import norms
 from gradlog.compact import compact
-from gradlog.schema import PARTIAL, SKIPPED
+from gradlog.schema import PARTIAL, SKIPPED, WIDENED_GAP
 from gradlog.sketch import FoldHash
 
 
@@ -118,6 +118,68 @@ def test_dropped_rows_explain_a_gap(path: Path) -> None:
     assert "3 dropped and recorded as such" in texts(audit_run(path), "steps", "PASS")[0]
 
 
+SLOW = "the disk did not keep up"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ([], [(40, 42, SLOW)], ""),
+        ([(40, 42, SLOW)], [(40, 42, SLOW)], ""),
+        ([(40, 42, SLOW)], [(40, 42, SLOW), (60, 61, SLOW)], ""),
+        ([(30, 31, SLOW)], [(30, 39, SLOW)], ""),
+        ([(3, 5, SLOW)], [(3, 45, WIDENED_GAP + SLOW)], ""),
+        ([], [(20, 20, SLOW)], "steps 20 to 20 came to it, and step 31 had been written already"),
+        ([(3, 5, SLOW)], [(3, 4, SLOW)], "steps 3 to 5 became steps 3 to 4"),
+        ([(3, 5, SLOW)], [(4, 5, SLOW)], "steps 3 to 5 became steps 4 to 5"),
+        ([(3, 5, SLOW)], [(3, 5, "no gradient")], "steps 3 to 5 became steps 3 to 5"),
+        ([(3, 5, SLOW)], [(3, 45, SLOW)], "steps 3 to 5 became steps 3 to 45"),
+        ([(3, 5, SLOW)], [(3, 20, WIDENED_GAP + SLOW)], "steps 3 to 5 became steps 3 to 20"),
+        ([(3, 5, SLOW)], [], "steps 3 to 5 are no longer declared"),
+        ([(3, 5, SLOW), (9, 9, SLOW)], [(3, 6, SLOW), (9, 9, SLOW)], "steps 3 to 5 became steps 3 to 6"),
+    ],
+    ids=str,
+)
+def test_declared_gaps_stay_as_they_were(path: Path, old: list, new: list, fault: str) -> None:
+    def declare(r: Rows) -> None:
+        r.header = dataclasses.replace(r.header, dropped=tuple(new))
+        r.earlier = {0: tuple(old)}
+
+    forge(path, declare)
+    found = [t for t in texts(audit_run(path), "steps", "FAIL") if "declares other" in t]
+    expected = f"seg-000000-r0000: manifest 1 declares other dropped steps than manifest 0: {fault}"
+    assert found == ([expected] if fault else [])
+    compact(path)
+    assert [t for t in texts(audit_run(path), "steps", "FAIL") if "declares other" in t] == found
+
+
+def test_a_gap_that_the_header_alone_declares(path: Path) -> None:
+    def declare(r: Rows) -> None:
+        r.take(np.delete(np.arange(STEPS), 40))
+        r.header = dataclasses.replace(r.header, dropped=((40, 40, SLOW),))
+        r.earlier = dict.fromkeys(range(3), ())
+
+    forge(path, declare)
+    found = texts(audit_run(path), "steps", "FAIL")
+    assert found == [
+        "seg-000000-r0000: the segment's header declares other dropped steps than manifest 2: "
+        "steps 40 to 40 came to it, and step 95 had been written already"
+    ]
+
+
+def test_what_the_recorder_declares_is_no_contradiction(tmp_path: Path) -> None:
+    nothing = {"a": None, "b": None}
+    with (
+        pytest.warns(gradlog.GradlogWarning, match="no parameter had a gradient"),
+        gradlog.open(tmp_path / "r.zarr", like={"a": np.zeros(5), "b": np.zeros(3)}, k=4, chunk=8) as log,
+    ):
+        for t in range(300):
+            log.step(nothing if t % 3 == 0 or t % 40 > 30 else {"a": np.ones(5) * t, "b": np.ones(3)})
+    report = audit_run(tmp_path / "r.zarr")
+    assert not [t for t in texts(report, "steps", "FAIL") if "declares other" in t]
+    assert open_run(tmp_path / "r.zarr").segments[0].header.dropped[-1][2].startswith(WIDENED_GAP)
+
+
 def test_flags_are_counted_and_odd_steps_named(path: Path) -> None:
     def edit(r: Rows) -> None:
         r.flags[3] |= SKIPPED
@@ -154,6 +216,33 @@ def test_a_clock_that_goes_back(path: Path) -> None:
 
     forge(path, turn)
     assert any("the clock goes back after steps 49" in t for t in texts(audit_run(path), "time", "WARN"))
+
+
+def redate(path: Path, **fields: str) -> None:
+    """Give run and segment other dates, all digests recomputed."""
+    header = dataclasses.replace(forger.load(path)[0], created=fields.get("created", forger.load(path)[0].created))
+
+    def edit(rows: list[Rows]) -> None:
+        told = {name: value for name, value in fields.items() if name != "created"}
+        rows[0].header = dataclasses.replace(rows[0].header, **told)
+
+    forger.forge(path, edit, header)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"created": "2019-05-01T00:00:00.000+00:00"}, "the run is dated 2019-05-01T00:00:00.000+00:00, its first"),
+        ({"created": "2999-05-01T00:00:00.000+00:00"}, "the run is dated 2999-05-01T00:00:00.000+00:00, its first"),
+        ({"opened": "2999-05-01T00:00:00.000+00:00"}, "seg-000000-r0000: manifest 0 is dated"),
+        ({"closed": "2019-05-01T00:00:00.000+00:00"}, "seg-000000-r0000: manifest 0 is dated"),
+    ],
+    ids=["created early", "created late", "opened late", "closed early"],
+)
+def test_dates_in_no_order_are_named(path: Path, fields: dict[str, str], said: str) -> None:
+    assert not texts(audit_run(path), "time")
+    redate(path, **fields)
+    assert any(t.startswith(said) for t in texts(audit_run(path), "time", "WARN"))
 
 
 # --- norms -----------------------------------------------------------------------------------------------------

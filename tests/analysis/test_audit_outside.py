@@ -163,7 +163,7 @@ def test_the_head_in_a_checkpoint(tmp_path: Path) -> None:
     held = [(60, tmp_path / "step60.pt")]
     found = lines(audit_run(path, checkpoints=held), "head")
     assert found[0][0] == "PASS"
-    forger.forge(path, lambda rows: rows[0].take(slice(0, STEPS - 1)))
+    forger.forge(path, lambda rows: rows[0].take(slice(1, STEPS)))
     assert statuses(audit_run(path, checkpoints=held), "head") == ["FAIL"]
     forger.record(tmp_path / "other.zarr", training)
     assert "was written beside run" in lines(audit_run(tmp_path / "other.zarr", checkpoints=held), "head")[0][1]
