@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.audits.evidence import Floats
 from gradlog.analysis.audits.report import Line, enumerate_some
-from gradlog.analysis.audits.weights import Checkpoint, parameters
+from gradlog.analysis.audits.weights import Checkpoint, parameters, rounded
 from gradlog.analysis.reader import Run
 from gradlog.errors import SpecMismatchError
 from gradlog.projector import projector
@@ -49,6 +49,9 @@ def checkpoints(run: Run, files: Sequence[tuple[int, Checkpoint]], sgd: bool = F
     values = []
     for _, checkpoint in files:
         try:
+            if coarse := rounded(checkpoint, run.header.tensors):
+                yield Line("SKIP", "checkpoints", coarse)
+                return
             values.append(parameters(checkpoint, run.header.tensors))
         except SpecMismatchError as error:
             yield Line("FAIL", "checkpoints", str(error))

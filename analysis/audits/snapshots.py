@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.audits.evidence import Floats
 from gradlog.analysis.audits.report import Line, enumerate_some
-from gradlog.analysis.audits.weights import Checkpoint, parameters
+from gradlog.analysis.audits.weights import Checkpoint, parameters, rounded
 from gradlog.analysis.reader import Run
 from gradlog.errors import SpecMismatchError
 from gradlog.projector import projector
@@ -49,6 +49,8 @@ def _one(run: Run, step: int, checkpoint: Checkpoint) -> Line:
         some = f"; there are some of {enumerate_some(run.info['snapshots'])}" if run.info["snapshots"] else ""
         return Line("SKIP", "snapshots", f"{name}: the run kept no sketch of the parameters before step {step}{some}")
     try:
+        if coarse := rounded(checkpoint, run.header.tensors):
+            return Line("SKIP", "snapshots", coarse)
         # A rewind may have kept several of one step: the checkpoint belongs to one of its branches.
         off = min((_off(run, checkpoint, joined, theta) for joined, theta in kept), key=lambda o: float(o.max()))
     except SpecMismatchError as error:

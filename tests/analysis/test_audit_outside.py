@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -141,6 +142,52 @@ def test_a_checkpoint_is_data_only(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         weights.load(file)
     assert "Re-running" not in str(refused.value), "no advice to execute what is in the file"
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["a whole module", "a Namespace"])
+def test_a_checkpoint_of_objects_says_what_it_holds_and_what_to_save(tmp_path: Path, whole: bool) -> None:
+    model = torch.nn.Linear(3, 2)
+    held = model if whole else {"model": model.state_dict(), "args": argparse.Namespace(lr=0.1)}
+    torch.save(held, tmp_path / "x.pt")
+    what = "torch.nn.modules.linear.Linear" if whole else "argparse.Namespace"
+    with pytest.raises(CorruptRunError) as refused:
+        weights.load(tmp_path / "x.pt")
+    said = str(refused.value)
+    assert f"(it holds {what}; expected tensors, numbers and text alone" in said
+    assert "save model.state_dict(), and vars(args) for a Namespace)" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_a_checkpoint_of_fewer_digits_than_the_run_is_not_compared(tmp_path: Path, kind: str) -> None:
+    path, training, kept = tmp_path / "r.zarr", Training(), []
+    with gradlog.open(path, like=training.start(), k=64, on_error="raise") as log:
+        for t, theta, g, _ in training.walk(10):
+            if t in (0, 10):
+                half = {name: torch.tensor(x).bfloat16() for name, x in theta.items()}
+                kept.append((t, tmp_path / f"{t}.{kind}"))
+                torch.save(half, kept[-1][1]) if kind == "torch" else write_safetensors(kept[-1][1], half)
+            if t == 0:
+                log.parameters(theta)
+            if g is not None:
+                log.step(g, lr=RATE)
+    report = audit_run(path, checkpoints=kept, sgd=True)
+    said = (
+        f"0.{kind}: body.weight is bfloat16 there, the run trained it in float32: rounding hides what would be "
+        "compared; save a checkpoint in float32"
+    )
+    assert lines(report, "checkpoints") == [("SKIP", said)]
+    assert lines(report, "snapshots")[0] == ("SKIP", said)
+    assert not report.failed
+
+
+def test_an_npz_of_bfloat16_says_what_to_save(tmp_path: Path) -> None:
+    kept = forger.record(tmp_path / "r.zarr", Training())
+    values = {name: np.zeros(shape, "V2") for name, shape in forger.SHAPES.items()}
+    np.savez(tmp_path / "x.npz", **values)
+    found = lines(audit_run(tmp_path / "r.zarr", checkpoints=[kept[0], (96, tmp_path / "x.npz")]), "checkpoints")
+    assert found[0][0] == "FAIL"
+    assert found[0][1].endswith("expected numbers, got an array of dtype |V2; save it as float32")
 
 
 def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
