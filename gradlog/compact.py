@@ -88,7 +88,7 @@ def _turn(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) -> Co
 
 
 def _segment(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) -> Compacted:
-    segment = read_segment(sink, name)
+    segment = read_segment(sink, name, header)
     files = sink.keys(name)
     why = _unfinished(files, header, segment)
     if why:

@@ -81,7 +81,7 @@ def recover(path: str | os.PathLike[str], force: bool = False) -> list[Recovered
     header, _ = read_root(sink)
     found = []
     for _, _, name in segment_names(sink):
-        before = read_segment(sink, name)
+        before = read_segment(sink, name, header)
         settle(sink, header, name, force)
         after = read_segment(sink, name)
         live = after.status == "recording"
@@ -115,7 +115,7 @@ def settle(sink: Sink, header: RunHeader, name: str, force: bool = False) -> tup
 
 
 def _settle(sink: Sink, header: RunHeader, name: str, folder: Path, force: bool, ours: bool) -> tuple[str, int, int]:
-    segment = read_segment(sink, name)
+    segment = read_segment(sink, name, header)
     first, last = _steps(sink, segment)
     live = still_writes(header, segment)
     dead = ours and segment.status in UNSETTLED and (live is False or (force and live is None))

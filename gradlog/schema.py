@@ -333,9 +333,15 @@ class SegmentHeader:
         Raises
         ------
         CorruptRunError
-            Shards of more chunks than there are, or a parameter of a group that is not there.
+            More flushes than wrote something or fewer than the rows need, shards of more chunks than there are, or a
+            parameter of a group that is not there.
         """
         chunks = -(-self.rows // run.chunk)
+        if not chunks <= self.flushes <= chunks + self.snapshots:
+            raise CorruptRunError(
+                f"{where}: {self.flushes:,} flushes, {self.rows:,} rows in chunks of {run.chunk:,} and "
+                f"{self.snapshots:,} snapshots need {chunks:,} to {chunks + self.snapshots:,}"
+            )
         if self.shard > max(chunks, 1):
             raise CorruptRunError(f"{where}: shards of {self.shard:,} chunks, the segment has {chunks:,}")
         if any(t.group >= len(run.groups) for t in self.joined):

@@ -100,13 +100,13 @@ def read_root(sink: Sink) -> tuple[RunHeader, bytes]:
     return RunHeader.from_attrs(_attributes(data, "run"), "run"), data
 
 
-def read_segment(sink: Sink, name: str) -> SegmentHeader:
-    """Attributes of a segment as last committed.
+def read_segment(sink: Sink, name: str, run: RunHeader | None = None) -> SegmentHeader:
+    """Attributes of a segment as last committed; held against the header of the run where that is given.
 
     Raises
     ------
     CorruptRunError
-        They are missing, damaged or malformed.
+        They are missing, damaged, malformed, or contradict the run.
     """
     try:
         data = sink.get(f"{name}/{META}")
@@ -114,7 +114,10 @@ def read_segment(sink: Sink, name: str) -> SegmentHeader:
         raise CorruptRunError(f"{name}: zarr.json is missing") from None
     if not is_sealed(data):
         raise CorruptRunError(f"{name}: the bytes of zarr.json contradict their own digest; run: gradlog audit")
-    return SegmentHeader.from_attrs(_attributes(data, name), name)
+    segment = SegmentHeader.from_attrs(_attributes(data, name), name)
+    if run is not None:
+        segment.require_bounds(run, name)
+    return segment
 
 
 def segment_names(sink: Sink) -> list[tuple[int, int, str]]:

@@ -136,10 +136,22 @@ def test_segments_of_the_wrong_kind_or_size_are_refused(change: dict) -> None:
 
 def test_segments_that_contradict_the_run_are_refused() -> None:
     late = TensorInfo("v", (3,), "float32", 7)
-    for segment in (SegmentHeader(rows=20, shard=3), SegmentHeader(joined=(late,))):
-        with pytest.raises(CorruptRunError):
+    for segment, why in (
+        (SegmentHeader(rows=20, flushes=2, shard=3), "shards of 3 chunks"),
+        (SegmentHeader(joined=(late,)), "is of a group that the run does not have"),
+        (SegmentHeader(rows=20, flushes=1), "need 2 to 2"),
+        (SegmentHeader(rows=20, flushes=2**40), "need 2 to 2"),
+        (SegmentHeader(rows=20, flushes=6, snapshots=3), "need 2 to 5"),
+        (SegmentHeader(flushes=1), "need 0 to 0"),
+    ):
+        with pytest.raises(CorruptRunError, match=why):
             segment.require_bounds(HEADER, "x")
-    SegmentHeader(rows=20, shard=2).require_bounds(HEADER, "x")
+    for segment in (
+        SegmentHeader(rows=20, flushes=2, shard=2),
+        SegmentHeader(rows=20, flushes=5, snapshots=3),
+        SegmentHeader(snapshots=3, flushes=1),
+    ):
+        segment.require_bounds(HEADER, "x")
 
 
 def journal(rows: int, names: int, wide: bool = False, notes: int = 0) -> bytes:

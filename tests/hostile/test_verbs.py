@@ -90,8 +90,8 @@ STORES: dict[str, tuple[str, Callable[[Path], object]]] = {
 }  # fmt: skip
 """Name: kind of run, and what is done to it. None of them may be taken for a sound run."""
 
-ACCEPT = {"2^40 flushes"}
-"""Stores whose rows a reader can have without the files that are wrong."""
+DECLARED = {"10^6 rows", "2^62 rows", "2^47 rows in shards", "2^40 flushes"}
+"""Stores that every verb refuses which looks into segments: their headers contradict themselves, or the files."""
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_no_verb_takes_it_for_a_sound_run(
         change(path)
         fault = fuzz.judge(verb, path, runs / "plain", tmp_path)
         assert not fault, f"{verb}: {fault}"
-        if verb in ("audit", "info") and (verb == "audit" or name not in ACCEPT):
+        if verb in ("audit", "info") or (name in DECLARED and verb not in ("digest", "find")):
             assert fuzz.perform(verb, path, runs / "plain", tmp_path / "out")[0] in (1, 3), verb
         shutil.rmtree(path.parent)
 
