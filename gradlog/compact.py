@@ -164,19 +164,21 @@ def _unfinished(files: list[str], header: RunHeader, segment: SegmentHeader) -> 
 def _digests(lines: list[bytes], segment: SegmentHeader) -> dict[str, str]:
     """Digest of every chunk by its key, from a chain that is checked on the way."""
     found: dict[str, str] = {}
-    previous = segment.root
+    previous, rows = segment.root, 0
     for i, data in enumerate(lines):
         try:
             manifest = parse_object(data, f"{segment.name}: manifest {i}")
-            follows = manifest["prev"] == previous
+            follows, rows = manifest["prev"] == previous, manifest["rows"][1]
             found |= {key: entry["blake2b"] for key, entry in manifest["chunks"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise CorruptRunError(f"{segment.name}: manifest {i} is not one of this format: {error!r}") from error
         if not follows:
             raise CorruptRunError(f"{segment.name}: manifest {i} does not follow the one before; run: gradlog audit")
         previous = digest(data)
     if previous != segment.head:
         raise CorruptRunError(f"{segment.name}: the chain of manifests is broken; run: gradlog audit")
+    if rows != segment.rows:
+        raise CorruptRunError(f"{segment.name} declares {segment.rows} rows, its manifests {rows}; run: gradlog audit")
     return found
 
 
