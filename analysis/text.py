@@ -66,12 +66,12 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def writable(text: str) -> str:
-    r"""Escape what UTF-8 cannot hold: halves of surrogate pairs, which JSON may name.
+    r"""Escape what files of other tools cannot hold: NUL, and halves of surrogate pairs, which JSON may name.
 
     >>> writable("a" + chr(0xD800))
     'a\\ud800'
     """
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 LONGEST_NAME = 60

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from gradlog.cli.render import printable
+from gradlog.cli.render import count, printable
 from gradlog.errors import GradlogWarning
 
 
@@ -81,7 +81,8 @@ def _tell_next(recorder: Any, folder: str) -> None:
     for path, logger in recorder.runs:
         name = printable(shown(path, folder))
         note = f" (ended early: {printable(logger.reason)})" if logger.reason else ""
-        click.echo(f"gradlog: recorded {name}{note}; next: gradlog analyze {name}", err=True)
+        then = f"; next: gradlog analyze {name}" if logger.rows > 1 else f" with {count(logger.rows, 'row')}"
+        click.echo(f"gradlog: recorded {name}{note}{then}", err=True)
     from gradlog.run_script import first_rank
 
     if not recorder.runs and first_rank():

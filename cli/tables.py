@@ -16,8 +16,9 @@ epoch unknown: epochs of few steps, drawn without replacement, would show the sa
 0 if every batch is drawn anew."""
 
 READING = """\
-shuffled: what the same gradients would show in random order; gain = 1 - kappa / shuffled. helps, hurts: what the
-order of the steps does to this predictor. The interval is the sketch's error only."""
+shuffled: what the same gradients would show in random order, ar and best-ema with the weights that they have here;
+gain = 1 - kappa / shuffled. helps, hurts: what the order of the steps does to this predictor. The interval is the
+sketch's error only."""
 
 
 def report(path: str, result: Document) -> list[str]:
@@ -49,7 +50,7 @@ def _run(path: str, result: Document) -> list[str]:
         *render.facts(
             [
                 ("steps", f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}"),
-                ("gradient", f"{run['stage']}; {len(groups)} groups: {render.shorten(groups)}"),
+                ("gradient", f"{run['stage']}; {render.count(len(groups), 'group')}: {render.shorten(groups)}"),
                 ("sketch", _sketch(run, result.get("exact_groups") or [])),
                 (
                     "energy",

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from gradlog import limits
 from gradlog.buffer import Block
 
@@ -61,7 +63,7 @@ class Columns:
     def _number(self, name: str, value: Any) -> float:
         """NaN for what is not one number: an odd scalar is no reason to lose gradients."""
         try:
-            return float(value)
+            return float(value.item() if isinstance(value, np.ndarray) and value.size == 1 else value)
         except Exception as error:
             if name not in self._odd:
                 self._odd.add(name)
