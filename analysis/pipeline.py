@@ -221,7 +221,7 @@ def analyze(
             *remarks.of_rank(run, main, ask, spectrum),
         ],
     }
-    passes_made = int(attrs["svd_passes"]) + len(passes_over) - 1 + bool(components) + (scopes.few is not None)
+    passes_made = int(attrs["svd_passes"]) + len(passes_over) - 1 + bool(components)
     attrs["bytes_read"] = 4 * run.rows.n * run.length * passes_made
     return result_dataset(run, ask, values, ranges, attrs)
 

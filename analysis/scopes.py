@@ -60,8 +60,6 @@ class Scopes:
         self.ledgers, self.own, self.halves, self.sections = ledgers, own, halves, sections
         self.at = {cut: i for i, cut in enumerate(cuts)}
         self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
-        few = recipe.scatter and shuffled_rank.few(run.length, run.rows.n)
-        self.few = run.rows.read(0, run.length) if few else None
         self.seed, self.rotations = seed, shuffled_rank.Rotations(seed)
         self._last: tuple[Range, Totals] | None = None
 
@@ -114,9 +112,6 @@ class Scopes:
             return None
         chains, eps = self._stretches(r), self.ask.eps
         lengths = np.diff(chains).ravel()
-        if self.few is not None:
-            rows = np.concatenate([np.arange(a, b) for a, b in chains])
-            return shuffled_rank.permuted(self.few[rows, columns_of(group, self.run.k)], lengths, eps, self.seed)
         scatter = self._scatter(r, group)
         if scatter is None:
             return None

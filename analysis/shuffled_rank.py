@@ -31,15 +31,9 @@ MANY = 1000
 """Rows per direction from which on all orders show the rank of the expected Gram, to one direction of 256. At 50 rows
 per direction it would be 2 of 256 too high for independent noise, 5 for equal directions."""
 
-FEW, FEW_BYTES = 512, 192 * 2**20
-"""Rows of a run up to which they themselves are permuted, and their size in float64."""
-
 MOST = 512
 """Directions that are drawn. More are drawn as fewer rows at the same number of rows per direction, each direction the
 mean of several: of 1,024 directions that errs by one or two (``docs/low-rank-or-noise.md``)."""
-
-EQUAL = 1e-12
-"""Share of the energy that their mean must leave of rows: less is the rounding of float64."""
 
 NEGLIGIBLE = 0.01
 """Share of the smallest eps: directions that hold no more of the energy together are not drawn."""
@@ -53,7 +47,7 @@ KEPT = 2
 AGREE = 0.05
 """Relative distance within which the likely and the upper end of a bracket have a mean."""
 
-METHODS = ("none", "closed form", "permutations", "rotations", "reduced rotations", "bracket")
+METHODS = ("none", "closed form", "rotations", "reduced rotations", "bracket")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,45 +78,6 @@ def unknown(count: int) -> ShuffledRank:
     """Nothing is known, for so many eps."""
     nothing = np.full(count, np.nan)
     return ShuffledRank(nothing, nothing, nothing, "none")
-
-
-def permuted(
-    rows: NDArray[np.floating], lengths: NDArray[np.int64], eps: tuple[float, ...], seed: int = 0
-) -> ShuffledRank:
-    """Permute the rows themselves.
-
-    Parameters
-    ----------
-    rows : array (T, n)
-    lengths : int64 (chains,)
-        Rows of each chain, T together; there is no increment from one to the next.
-    eps : tuple of float
-    seed : int
-
-    Examples
-    --------
-    >>> permuted(np.eye(9), np.array([9]), (0.5,)).mean
-    array([3.])
-    """
-    X = rows.astype(np.float64)
-    X -= X.mean(axis=0)
-    inside = np.delete(np.arange(len(X)), np.cumsum(lengths) - 1)
-    if len(inside) == 0 or not np.square(X).sum() > EQUAL * np.square(rows, dtype=np.float64).sum():
-        return unknown(len(eps))
-    rng = np.random.default_rng(seed)
-    gram = X @ X.T if len(X) < X.shape[1] else None
-
-    def draw(_: int) -> Float64:
-        order = rng.permutation(len(X))
-        if gram is None:
-            H = np.diff(X[order], axis=0)[inside]
-            K = H.T @ H
-        else:
-            K = np.diff(np.diff(gram[np.ix_(order, order)], axis=0), axis=1)[np.ix_(inside, inside)]
-        energies = np.linalg.eigvalsh(K)[::-1].clip(0)
-        return _ranks(energies, float(energies.sum()), eps)
-
-    return _spread(_repeated(draw, min(X.shape)), min(len(inside), X.shape[1]), "permutations")
 
 
 class Rotations:
@@ -280,16 +235,9 @@ def draws(size: int) -> tuple[int, int]:
     return int(np.clip(2 * MOST // max(size, 1), 4, 24)), 8 if size > MOST // 2 else 24
 
 
-def few(rows: int, columns: int) -> bool:
-    """Whether the rows of a run are few enough to be permuted."""
-    return rows <= FEW and 8 * rows * columns <= FEW_BYTES
-
-
 def kept_bytes(rows: int, columns: int) -> int:
-    """Memory that it takes: a run that is permuted, or the rotations that are kept."""
+    """Memory that the rotations take that are kept."""
     m = min(columns, rows, MOST)
-    if few(rows, columns):
-        return 4 * rows * (columns + 3 * max(columns, rows)) + 8 * 8 * rows * rows
     return 8 * (KEPT * draws(m)[1] + 8) * m * m + 8 * 5 * min(rows, MANY * m)
 
 

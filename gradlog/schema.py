@@ -337,7 +337,7 @@ class SegmentHeader:
             parameter of a group that is not there.
         """
         chunks = -(-self.rows // run.chunk)
-        if not chunks <= self.flushes <= chunks + self.snapshots:
+        if self.flushes and not chunks <= self.flushes <= chunks + self.snapshots:  # 0: rows without manifests
             raise CorruptRunError(
                 f"{where}: {self.flushes:,} flushes, {self.rows:,} rows in chunks of {run.chunk:,} and "
                 f"{self.snapshots:,} snapshots need {chunks:,} to {chunks + self.snapshots:,}"
