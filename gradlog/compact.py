@@ -64,7 +64,7 @@ def compact(path: str | os.PathLike[str], shard_bytes: int = SHARD_BYTES) -> lis
     Raises
     ------
     NotARunError, CorruptRunError
-        There is no run, or a chunk contradicts its manifest; nothing is changed then.
+        There is no run, or a chunk or a header contradicts a manifest; that segment is not changed then.
     UnsupportedError
         The run is not in a local directory.
     """
@@ -100,6 +100,12 @@ def _segment(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) ->
         why = f"its manifests have {listing:,} bytes, in one file readers take {limits.LISTING:,} at most"
         return Compacted(name, len(files), len(files), why)
     digests = _digests(lines, segment)
+    sketched = sum(key.startswith("theta_step/") for key in digests)
+    if sketched != segment.snapshots:
+        raise CorruptRunError(
+            f"{name}: its header declares {segment.snapshots:,} snapshots, its manifests list {sketched:,}; "
+            "run: gradlog audit"
+        )
     if not segment.shard:
         segment = _shards(sink, header, segment, shard_bytes, lines, digests)
     else:

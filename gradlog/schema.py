@@ -223,6 +223,8 @@ class RunHeader:
         if type(s.seed) is not int:
             raise ValueError(f"sketch.seed must be a whole number, got {shown(s.seed)}")
         text(s.kind, "sketch.kind")
+        if s.k > s.m and s.kind.startswith("fold-hash/"):
+            raise ValueError(f"sketch.k must be at most sketch.m, which is {s.m:,}, got {s.k:,}")
         if self.codec not in CODECS:
             raise ValueError(f"codec must be one of {', '.join(CODECS)}, got {shown(self.codec)}")
         if not re.fullmatch(r"[0-9A-Za-z_-]{0,64}", self.uuid):  # it names a folder of the spool
