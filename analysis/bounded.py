@@ -25,6 +25,7 @@ from zarr.storage import LocalStore, ZipStore
 from gradlog import limits, shards
 from gradlog.errors import CorruptRunError
 from gradlog.fields import shown
+from gradlog.layout import is_temporary
 from gradlog.schema import PARTIAL_FILE, RunHeader, SegmentHeader
 
 _CHUNK = re.compile(r"(?:.*/)?([^/]+)/([a-z0-9_]+)/c([./]).+")
@@ -97,6 +98,8 @@ class BoundedFolder(Bounded, LocalStore):
             A link, pipe, device, or a file that is too large for what it is.
         """
         for name, status in limits.walk(limits.plain_folder(self.root, folder.split("/"))):
+            if is_temporary(name):  # a live writer's, or a killed one's: no verb opens it
+                continue
             key = f"{folder}/{name}"
             if odd := limits.kind(status):
                 raise CorruptRunError(f"{self.root / key}: {odd}")

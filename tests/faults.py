@@ -167,7 +167,7 @@ class Case:
     def run(self, number: int, error: int, lasting: bool, tally: Tally | None = None) -> int:
         """Let call ``number`` fail, look, and tell how many calls there were."""
         shutil.rmtree(self._path.parent, ignore_errors=True)
-        self._path.parent.mkdir()
+        self._path.parent.mkdir(parents=True)
         other = self._path.parent / "zarr.json.1-1.partial"
         other.write_text("mine")
         if self._template.exists():

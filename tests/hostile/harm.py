@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import random
@@ -77,7 +78,7 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 def put(document: Any, path: tuple[Any, ...], value: Any) -> None:
     for key in path[:-1]:
         document = document[key]
-    document[path[-1]] = value
+    document[path[-1]] = copy.deepcopy(value)  # a later edit may go inside it
 
 
 def dump(document: Any) -> bytes:
