@@ -29,3 +29,6 @@ html_show_sourcelink = False
 html_copy_source = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
+
+# Attributes of several classes are called ``rows`` and ``steps``; numpydoc's lists of them refer to none in particular.
+suppress_warnings = ["ref.python"]

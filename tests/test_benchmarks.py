@@ -81,6 +81,7 @@ def test_every_file_of_benchmarks_is_in_the_suite_or_a_program(report, monkeypat
 @pytest.mark.slow
 def test_a_benchmark_really_runs(report, monkeypatch):
     monkeypatch.setattr(report, "ROOT", ROOT)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)  # options of this run of tests, unknown to the benchmark's
     figures, failed = report.run(["bench_sketch"], True, 240)
     assert failed == []
     assert all(named["ratio_to_dot"] > 0 for named in figures.values())
