@@ -275,7 +275,8 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
 
 def _fits(found: NDArray[Any], expected: NDArray[Any]) -> bool:
     """Whether an array is of the kind and shape that an empty summary has; what is empty there may have any length."""
-    kinds = found.dtype == expected.dtype or found.dtype.kind == expected.dtype.kind == "U"
+    # names have any length, and large sums of a single block are still in float32
+    kinds = found.dtype == expected.dtype or found.dtype.kind == expected.dtype.kind in ("U", "f")
     return (
         kinds
         and found.ndim == expected.ndim

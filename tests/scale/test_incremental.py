@@ -29,7 +29,7 @@ def same(one, other):
     [{}, {"window": 100, "prefixes": 3}, {"window": 40, "light": True}, {"svd": "nystrom"}, {"burn_in": 21}],
 )
 def test_a_known_run_is_not_read_and_gives_the_same_bits(tmp_path, record, small_blocks, rows_read, options):
-    path = record(tmp_path / "r.zarr", 0, 600)  # of shorter runs the random orders read the rows again
+    path = record(tmp_path / "r.zarr", 0, 600)
     plain = analyze(str(path), **options)
     rows_read.clear()
     first = analyze(str(path), cache=True, **options)
