@@ -4,18 +4,19 @@ PYTHON ?= python3
 PY := .venv/bin/python
 FW := .venv-frameworks/bin/python
 PIP := -m pip install -q --disable-pip-version-check
-# One worker for each core, at most eight; a worker that runs dry takes tests from another.
+# One worker for each core, at most eight; a worker that runs dry takes tests from another. More options: make test OPTIONS=-x
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
+OPTIONS ?=
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
 .PHONY: setup demo test test-fast check integrations bench bench-check calibrate docs figure paper wheel-check clean
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
-test: .venv/.dev         ; $(PY) -m pytest $(PARALLEL)
-test-fast: .venv/.dev    ; $(PY) -m pytest $(PARALLEL) -m "not slow"
+test: .venv/.dev         ; $(PY) -m pytest $(PARALLEL) $(OPTIONS)
+test-fast: .venv/.dev    ; $(PY) -m pytest $(PARALLEL) -m "not slow" $(OPTIONS)
 check: lint wheel-check
-integrations: .venv-frameworks/.done ; $(FW) -m pytest $(PARALLEL) tests/integrations tests/test_paper.py
+integrations: .venv-frameworks/.done ; $(FW) -m pytest $(PARALLEL) $(OPTIONS) tests/integrations tests/test_paper.py
 docs: .venv/.dev         ; $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 figure: .venv/.base      ; $(PY) examples/readme_figure.py
 paper: .venv/.paper

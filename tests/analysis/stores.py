@@ -44,7 +44,8 @@ def write_segment(path, head, sketch, steps=None, flags=None, scalars=None, norm
         "flags": np.zeros(T, np.uint32) if flags is None else np.asarray(flags, np.uint32),
     }
     root = schema.digest((path / schema.META).read_bytes())
-    seg = SegmentHeader(**{"status": "closed", "root": root, **fields, "scalars": tuple(scalars), "rows": T})
+    counts = {"rows": T, "flushes": -(-T // head.chunk)}
+    seg = SegmentHeader(**{"status": "closed", "root": root, **counts, **fields, "scalars": tuple(scalars)})
     folder = path / seg.name
     folder.mkdir()
     arrays = schema.segment_arrays(head, T, len(scalars))
