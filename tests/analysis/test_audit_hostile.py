@@ -121,6 +121,8 @@ def test_more_rows_than_flushes(path: Path, rows: int) -> None:
 def test_rows_that_would_fill_the_memory(path: Path) -> None:
     edit_segment(path, rows=10**11)
     assert "100,000,000,000 rows in chunks of 16" in failure(path)
+    edit_segment(path, rows=48)
+    assert "48 rows are declared, the manifests hold 40" in failure(path)
 
 
 def test_nested_json(path: Path) -> None:
