@@ -156,17 +156,20 @@ def _run(files: Files, notes: list[str]) -> Iterator[str]:
 def _settled(files: Files, header: RunHeader, root: str, name: str, segments: list[str]) -> tuple[list[str], list[str]]:
     """Problems and notes of a segment; a problem is one that is still there when looked at again.
 
-    A live writer goes on between two of our reads: what it is just doing looks like damage once, and not twice.
+    A live writer goes on between two of our reads: what it is just doing looks like damage, at the next flush maybe
+    once more, but not twice under the same commit.
     """
     last: list[str] | None = None
+    before: bytes | None = None
     for _ in range(_LOOKS):
+        commit = files.get(f"{name}/{META}")
         inside = {key[len(name) + 1 :] for key in files.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
         notes: list[str] = []
         found = list(_segment(files, header, root, name, segments, inside, notes))
         problems = found if last is None else [problem for problem in last if problem in found]
-        if problems == (last or []):
+        if not problems or (problems == last and commit == before):
             break
-        last = problems
+        last, before = problems, commit
     return problems, notes
 
 

@@ -147,7 +147,7 @@ def test_a_job_of_another_machine_is_taken_over_from_and_told(tmp_path: Path) ->
     """Whether it lives nobody can tell, as after a requeue: the new job records, the old one ends at its next flush."""
     path = tmp_path / "r.zarr"
     script = (
-        "import socket, sys; socket.gethostname = lambda: 'elsewhere'\n"
+        "import socket, sys; here = socket.gethostname(); socket.gethostname = lambda: f'not {here}'\n"
         "import gradlog, numpy as np\n"
         "log = gradlog.open(sys.argv[1], like={'w': np.zeros(12)}, k='exact', chunk=4)\n"
         "for _ in range(6): log.step({'w': np.ones(12)})\n"

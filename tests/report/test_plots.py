@@ -67,6 +67,7 @@ def test_shares(run_path, ax):
 def test_the_current_axes_serve_by_default(result):
     import matplotlib.pyplot as plt
 
+    plt.close("all")  # those of other tests
     ax = plots.kappa(result)
     assert ax is plt.gca()
     plt.close("all")
