@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,10 @@ pytestmark = [
 ]
 
 URL = "s3://runs/r.zarr"
+TODAY = pytest.mark.skipif(
+    int(version("s3fs").partition(".")[0]) < 2026, reason="requests are counted as the s3fs of today makes them"
+)
+
 FLUSH = 16
 """Requests of a flush: 5 chunks, manifest, 5 arrays' metadata, commit record; a listing and a look at the root before,
 and HEAD and GET of the root again before the commit record."""
@@ -62,6 +67,7 @@ def same_rows(url, path, rows):
     np.testing.assert_array_equal(there.scalar_columns["loss"], here.scalar_columns["loss"])
 
 
+@TODAY
 def test_requests_of_recording(s3):
     like = next(gradients(0, 1))
     log = gradlog.open(URL, like=like, k=16, chunk=16, groups="tensors", on_error="raise")
@@ -128,6 +134,7 @@ print(json.dumps(done))
 """
 
 
+@TODAY
 def test_an_outage_in_the_middle_of_a_flush(s3, record, tmp_path):
     """From a request of the second flush on nothing answers for good. Training ends well, and the spool has each row.
 
