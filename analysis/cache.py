@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache as once
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+import gradlog.analysis
 from gradlog import limits
 from gradlog.errors import GradlogError
 from gradlog.sizes import size_setting
@@ -175,15 +176,36 @@ def resolve(cache: Cache | bool | str | os.PathLike[str] | None) -> Cache | None
 
 
 def key(*parts: Any) -> str:
-    """Digest of JSON-able parts and of the analyzer's own code, so that no entry outlives a change of it."""
+    """Digest of JSON-able parts and of the code that results come from, so that no entry outlives a change of it."""
     text = json.dumps([code(), *parts], separators=(",", ":"), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 @once
 def code() -> str:
-    """Digest of the analyzer's modules and of numpy's version."""
+    """Digest of this process's ``gradlog``; see ``digest_of_code``."""
+    return digest_of_code(Path(gradlog.__file__).parent, Path(gradlog.analysis.__file__).parent)
+
+
+def digest_of_code(package: Path, analyzer: Path) -> str:
+    """Digest of what decides about numbers: the analyzer, the format and the sketch it reads, and numpy's version.
+
+    Parameters
+    ----------
+    package : Path
+        Folder of ``gradlog``. Its command line and its integrations do not count.
+    analyzer : Path
+        Folder of ``gradlog.analysis``, which in a checkout lies elsewhere.
+    """
     found = hashlib.blake2b(np.__version__.encode(), digest_size=16)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    for folder, apart in ((package, {"analysis", "cli", "integrations"}), (analyzer, set[str]())):
+        for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in _modules(folder, apart)):
+            found.update(f"\0{name}\0".encode() + hashlib.blake2b(path.read_bytes()).digest())
     return found.hexdigest()
+
+
+def _modules(folder: Path, apart: Collection[str]) -> Iterator[Path]:
+    """All Python modules in a folder and below, but for those in some of its subfolders."""
+    for here, below, names in os.walk(folder):
+        below[:] = [name for name in below if Path(here) != folder or name not in apart]
+        yield from (Path(here, name) for name in names if name.endswith(".py"))

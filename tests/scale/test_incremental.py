@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import xarray as xr
 
 import gradlog
 from gradlog.analysis import analyze, blocks, memo, open_run
-from gradlog.analysis.cache import Cache, default_folder, key
+from gradlog.analysis.cache import Cache, code, default_folder, digest_of_code, key
 from gradlog.analysis.memo import Memo, pack, unpack
 from gradlog.analysis.summary import Recipe, Summary
 from tests.scale.conftest import gradients
@@ -213,6 +214,39 @@ def test_the_default_folder(monkeypatch, tmp_path):
     assert default_folder() == tmp_path / "gradlog"
     monkeypatch.setattr("sys.platform", "darwin")
     assert default_folder().parts[-3:] == ("Library", "Caches", "gradlog")
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A copy of the package, as a wheel lays it out."""
+    package = tmp_path / "site" / "gradlog"
+    plain = shutil.ignore_patterns("__pycache__", "analysis", "cli")
+    shutil.copytree(Path(gradlog.__file__).parent, package, ignore=plain)
+    shutil.copytree(Path(gradlog.analysis.__file__).parent, package / "analysis")
+    return package
+
+
+def test_keys_are_of_the_code_and_not_of_its_place(installed):
+    assert digest_of_code(installed, installed / "analysis") == code()
+
+
+@pytest.mark.parametrize(
+    "name", ["analysis/cache.py", "analysis/report/page.py", "sketch.py", "analysis/audits/new.py"]
+)
+def test_a_changed_module_at_any_depth_changes_every_key(installed, name):
+    before = digest_of_code(installed, installed / "analysis")
+    with open(installed / name, "a") as module:
+        module.write("#")
+    assert digest_of_code(installed, installed / "analysis") != before
+
+
+def test_a_moved_module_changes_every_key_and_an_integration_none(installed):
+    before = digest_of_code(installed, installed / "analysis")
+    with open(installed / "integrations" / "torch.py", "a") as module:
+        module.write("#")
+    assert digest_of_code(installed, installed / "analysis") == before
+    shutil.move(installed / "analysis" / "verdict.py", installed / "analysis" / "report" / "verdict.py")
+    assert digest_of_code(installed, installed / "analysis") != before
 
 
 def test_the_cache_holds_no_pickle(tmp_path):
