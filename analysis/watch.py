@@ -119,7 +119,7 @@ def watch(
 
     Examples
     --------
-    >>> from gradlog.analysis import analyze
+    >>> from gradlog.analysis import analyze, watch
     >>> for look in watch(["run.zarr"], lambda runs, live: analyze(runs[0], cache=True)):      # doctest: +SKIP
     ...     print(look.steps, look.result.kappa.values)
     """

@@ -7,12 +7,13 @@ weights, the batches and the random map. Then it prints ``gradlog compare`` of t
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
 import gradlog
-from gradlog.cli import main as command
 
 OPTIMIZERS = {
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
@@ -46,7 +47,8 @@ def main() -> None:
     for optimizer in OPTIMIZERS:
         for seed in range(given.seeds):
             train(optimizer, seed, given.steps, given.folder)
-    command(["compare", str(given.folder), "--group-by", "optimizer"])
+    command = [sys.executable, "-m", "gradlog", "compare", str(given.folder), "--group-by", "optimizer"]
+    raise SystemExit(subprocess.run(command, check=False).returncode)
 
 
 if __name__ == "__main__":

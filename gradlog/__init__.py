@@ -10,5 +10,6 @@ from gradlog._open import attach, open
 from gradlog.errors import GradlogError, GradlogWarning
 from gradlog.logger import Logger
 from gradlog.provenance import fingerprint
+from gradlog.recover import Recovered, recover
 
-__all__ = ["GradlogError", "GradlogWarning", "Logger", "attach", "fingerprint", "open"]
+__all__ = ["GradlogError", "GradlogWarning", "Logger", "Recovered", "attach", "fingerprint", "open", "recover"]

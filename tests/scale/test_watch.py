@@ -152,7 +152,7 @@ def test_a_writer_that_is_gone_is_told_once_and_its_successor_is_watched(tmp_pat
 
 
 def test_silence_is_told_once_until_there_is_a_new_row(tmp_path, writer, monkeypatch):
-    monkeypatch.setattr("gradlog.analysis.watch.SILENCE", 0.0)
+    monkeypatch.setattr(sys.modules[watch.__module__], "SILENCE", 0.0)
     writer.step(10)
     script = iter([lambda: None, lambda: None, lambda: writer.step(5), lambda: None, writer.close])
     told = []
