@@ -56,7 +56,7 @@ class Flusher:
         self._refused = 0
         self._last: Callable[[], None] | None = None
         self._seen: Callable[[], None] | None = None
-        self._given_up = False
+        self._given_up = self._ended = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # in C: safe against interrupts, unlike Condition
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -105,15 +105,16 @@ class Flusher:
         return True
 
     def _start(self) -> None:
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="gradlog-flush", daemon=True)
-            thread.start()
-            self._thread = thread
+        if not self._ended and not self.alive:  # nor does one live that an interrupt kept from its beginning
+            self._thread = threading.Thread(target=self._run, name="gradlog-flush", daemon=True)
+            self._thread.start()
         self._wake.put(None)
 
     def _run(self) -> None:
-        while not self._given_up and not self._work():
+        while threading.current_thread() is self._thread and not self._given_up and not self._work():
             self._pause()
+        self._ended = self._ended or threading.current_thread() is self._thread
+        self._wake.put(None)  # two may wait where an interrupt hid that one had begun: each wakes the other
 
     def _pause(self) -> None:
         """Until there is work; where the store refused, until its pause is over or the end is wanted."""

@@ -1,8 +1,9 @@
-"""A run of three small parameters: its gradients, a logger for them, and the environment of another process."""
+"""A run of three small parameters: its gradients, a logger for them and its leftovers; the environment of a process."""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -24,3 +25,15 @@ def start(path: Path, **options: object) -> gradlog.Logger:
 def environment(**extra: str) -> dict[str, str]:
     """Of a process that finds gradlog from wherever it starts."""
     return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), **extra}
+
+
+def flushers() -> set[threading.Thread]:
+    """Threads of this process that commit rows; some may be another test's."""
+    return {thread for thread in threading.enumerate() if thread.name == "gradlog-flush"}
+
+
+def open_files(below: Path) -> list[str]:
+    """Files of a folder that this process holds open."""
+    descriptors = Path("/proc/self/fd")
+    targets = [os.readlink(link) for link in descriptors.iterdir() if link.is_symlink()]
+    return [target for target in targets if target.startswith(f"{below}/")]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.abc.store import RangeByteRequest
+from zarr.core.buffer import default_buffer_prototype
 
 import gradlog
 from gradlog import shards
 from gradlog.analysis import open_run
 from gradlog.analysis.audit import Folder, examine, verify
+from gradlog.analysis.bounded import BoundedFolder
 from gradlog.compact import compact
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.recover import recover
@@ -137,6 +142,26 @@ def test_damage_in_a_shard_is_found(tmp_path: Path, at: int) -> None:
     data[at] ^= 1
     shard.write_bytes(data)
     assert any("sketch/c" in problem for problem in verify(Folder(path)))
+
+
+def test_neighbours_in_a_shard_are_checked_one_by_one(tmp_path: Path) -> None:
+    """zarr 3.2 and later ask for several parts of a shard in one call, and would join those that touch."""
+    path, key = tmp_path / "run.zarr", f"{SEGMENT}/sketch/c/0/0/0"
+    record(path)
+    compact(path)
+    (segment,) = open_run(path).segments
+    store = BoundedFolder(path, read_only=True)
+    store.expect(segment.run, segment.header)
+    chunks = [bytes(chunk) for chunk in shards.unpack((path / key).read_bytes(), segment.header.shard)[:2] if chunk]
+    cut = len(chunks[0])
+    parts = [RangeByteRequest(0, cut), RangeByteRequest(cut, cut + len(chunks[1]))]
+
+    async def read() -> list[tuple[int, Any]]:
+        return [found async for group in store.get_ranges(key, parts, prototype=prototype) for found in group]
+
+    prototype = default_buffer_prototype()
+    for found in (asyncio.run(read()), store.get_ranges_sync(key, parts, prototype=prototype)):
+        assert [(i, part.to_bytes()) for i, part in found] == list(enumerate(chunks))
 
 
 def test_a_live_segment_is_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -17,6 +19,8 @@ from gradlog import provenance
 from gradlog.analysis import open_run
 from gradlog.analysis.audit import Folder, verify
 from gradlog.errors import StepOrderError
+from gradlog.flusher import Flusher
+from tests.small_run import flushers
 
 SOURCES = str(Path(gradlog.__file__).parent)
 LIKE = {"w": np.zeros(6)}
@@ -70,17 +74,40 @@ def check(path: Path, acknowledged: list[int]) -> None:
         assert all(np.isnan(v) or v == t for t, v in zip(steps, values, strict=False)), name
 
 
+def require_ended(before: set[threading.Thread]) -> None:
+    """Nobody goes on writing for a logger that is closed, whichever line was interrupted."""
+    for thread in flushers() - before:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 def steps_and_notes(log: gradlog.Logger, t: int) -> None:
     late = {f"late{i}": float(t) for i in range(20)} if t == 3 else {}
     log.step(gradient(t), step=t, loss=float(t), **late)
     log.annotate(note=float(t))
 
 
+def test_in_the_start_of_the_thread_that_commits() -> None:
+    """Where the interrupt hides that it began, or that it did not, a second one takes over and the first one ends."""
+    line, struck, before = 0, True, flushers()
+    while struck:
+        line += 1
+        flusher = Flusher(lambda chunk: None, [])
+        _, struck = interrupt(line, lambda flusher=flusher: flusher.hand_over(0))
+        flusher.hand_over(1)
+        while flusher.done < 2:
+            time.sleep(0.01)
+        time.sleep(0.05)  # by now they wait for work
+        assert flusher.close(lambda: None, 30)
+        require_ended(before)
+    assert line > 5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "stride"), [(0, 11), (3, 5), (4, 1)])
 def test_in_a_step(tmp_path: Path, moment: int, stride: int) -> None:
     """Every line of the step that hands a chunk over; every few of others."""
-    line, struck = 0, True
+    line, struck, before = 0, True, flushers()
     while struck:
         line += stride
         path = tmp_path / f"{line}.zarr"
@@ -95,6 +122,7 @@ def test_in_a_step(tmp_path: Path, moment: int, stride: int) -> None:
                 acknowledged.append(t)
         check(path, acknowledged)
         log.close()
+        require_ended(before)
         check(path, acknowledged)
         assert verify(Folder(path)) == []
         shutil.rmtree(path)
@@ -126,7 +154,7 @@ def test_the_same_step_again_after_the_interrupt(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_in_open_and_in_close(tmp_path: Path) -> None:
-    line, struck = 0, True
+    line, struck, before = 0, True, flushers()
     while struck:
         line += 9
         path = tmp_path / f"{line}.zarr"
@@ -138,6 +166,7 @@ def test_in_open_and_in_close(tmp_path: Path) -> None:
         struck = struck or again
         check(path, list(range(6)))
         log.close()
+        require_ended(before)
         check(path, list(range(6)))
         assert open_run(path).info["status"] == "closed"
         assert verify(Folder(path)) == []

@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import subprocess
-import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from gradlog.analysis import open_run
 from gradlog.analysis.audit import Folder, verify
 from gradlog.errors import GradlogWarning
 from gradlog.sink import LocalSink
+from tests.small_run import flushers, open_files
 
 ROW = {"w": np.ones(6)}
 
@@ -184,8 +184,9 @@ def test_nothing_grows(tmp_path: Path) -> None:
 
     def state() -> tuple[int, int, int]:
         gc.collect()
-        return tracemalloc.get_traced_memory()[0], threading.active_count(), len(os.listdir("/proc/self/fd"))
+        return tracemalloc.get_traced_memory()[0], len(flushers() - before), len(open_files(tmp_path))
 
+    before = flushers()
     tracemalloc.start()
     try:
         log = start(tmp_path / "r.zarr", chunk=64)
@@ -205,7 +206,8 @@ def test_nothing_grows(tmp_path: Path) -> None:
     segment = open_run(tmp_path / "r.zarr").segments[0].header
     assert len(segment.dropped) == 64
     assert segment.dropped[-1][1] == 19_998
-    assert not [t for t in threading.enumerate() if t.name == "gradlog-flush"]
+    assert flushers() <= before
+    assert open_files(tmp_path) == []
 
 
 def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

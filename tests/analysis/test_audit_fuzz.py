@@ -22,6 +22,7 @@ from gradlog import schema
 from gradlog.analysis import audit_run
 from gradlog.analysis.audits.report import Report
 from gradlog.compact import compact
+from gradlog.errors import NotARunError
 
 PATIENCE = 20.0
 """Seconds after which an audit of a store of a few kilobytes hangs."""
@@ -86,7 +87,7 @@ def look(path: Path) -> Report | None:
     with bounded():
         try:
             report = audit_run(path)
-        except gradlog.analysis.audits.files.NotARunError:
+        except NotARunError:
             return None
     json.dumps(report.to_json(), allow_nan=False)
     assert not any("TimeoutError" in x.text or "MemoryError" in x.text for x in report.lines)

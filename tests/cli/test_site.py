@@ -107,12 +107,14 @@ def test_the_howto_on_reports_runs(call, tmp_path, monkeypatch):
 
 
 def test_the_howto_on_seeds_runs(call, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     assert run_page("howto-seeds", call) == 3
     assert (tmp_path / "seeds.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_example_on_seeds_runs(tmp_path):
+    pytest.importorskip("torch")
     command = [sys.executable, str(ROOT / "examples" / "seeds.py"), "--seeds", "2", "--steps", "30"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -65,7 +65,14 @@ def log_rows(log, start, stop):
 
 
 def refused(log):
+    """Wait until the store has refused; the next row that is logged tells of it."""
     while log._recording._flusher.refusal is None:
+        time.sleep(0.01)
+
+
+def committed(log, chunks):
+    """Wait until the store has taken so many chunks, and the thread that wrote them knows that it answers."""
+    while log._recording._flusher.done < chunks or log._recording._flusher.refusal is not None:
         time.sleep(0.01)
 
 
@@ -124,16 +131,16 @@ def test_two_outages_are_told_twice_and_training_waits_for_neither(s3, record, s
     monkeypatch.setattr(recording, "PATIENCE", 0.2)
     log = start()
     for begin in (0, 64):
+        log_rows(log, begin, begin + 1)  # of which the second one sees that the store is back
         silence(True)
         with pytest.warns(GradlogWarning, match="does not answer") as told:
-            log_rows(log, begin, begin + 17)
+            log_rows(log, begin + 1, begin + 17)
             refused(log)
             monkeypatch.setattr(recording, "PATIENCE", 3600.0)
             log_rows(log, begin + 17, begin + 64)
         assert len(told) == 1
         silence(False)
-        while log._recording._flusher.done < (begin + 63) // 16:
-            time.sleep(0.01)
+        committed(log, (begin + 63) // 16)
         monkeypatch.setattr(recording, "PATIENCE", 0.2)
     log.close()
     same_rows(record, tmp_path, 128, ["closed"])
@@ -146,8 +153,7 @@ def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(
     monkeypatch.setattr(logger, "CLOSE_WAIT", 0.3)
     log = start()
     log_rows(log, 0, 20)
-    while log._recording._flusher.done < 1:
-        time.sleep(0.01)
+    committed(log, 1)
     silence(True)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -223,12 +229,13 @@ def test_the_spool_is_bounded_and_what_it_cannot_hold_is_a_known_gap(s3, silence
     log = start("s3://runs/b.zarr")
     silence(True)
     with pytest.warns(GradlogWarning) as told:
-        log_rows(log, 0, 200)
+        log_rows(log, 0, 20)
+        refused(log)  # before the spool is full
+        log_rows(log, 20, 200)
     assert [str(w.message).count("the spool is full") for w in told] == [0, 1]
     assert 3 * size < spooled(tmp_path) <= 5 * size + 4096
     silence(False)
-    while log._recording._flusher.done < 5:
-        time.sleep(0.01)
+    committed(log, 5)
     log_rows(log, 200, 210)
     log.close()
     run = open_run("s3://runs/b.zarr")
