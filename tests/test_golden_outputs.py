@@ -10,7 +10,9 @@ from tests.golden_outputs import make
 @pytest.mark.parametrize("name", list(make.outputs()))
 def test_an_answer_is_the_pinned_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(make.SAMPLES)
-    assert make.differences(name, make.outputs()[name]()) == [], "python tests/golden_outputs/make.py pins new answers"
+    changed = make.differences(name, make.outputs()[name]())
+    told = "\n".join(line[:300] for line in changed[:20])
+    assert not changed, f"{len(changed)} lines; python tests/golden_outputs/make.py pins new answers:\n{told}"
 
 
 def test_every_pinned_file_is_an_answer() -> None:
