@@ -1,4 +1,4 @@
-"""Every verb on thousands of strangers' stores; `python tests/hostile/fuzz.py --help` tells how to make more."""
+"""Every verb on hundreds of strangers' stores; .ci/run makes thousands with `python tests/hostile/fuzz.py`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from tests.hostile import fuzz
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_two_thousand_calls_end_in_a_line_each() -> None:
-    counted, faults = fuzz.run(calls=2000, seed=1, workers=2)
+def test_hundreds_of_calls_end_in_a_line_each() -> None:
+    counted, faults = fuzz.run(calls=400, seed=1, workers=1)
     assert faults == [], "\n".join(f"--- call {number}: {text}" for number, text in faults)
-    assert counted.total() == 2000
+    assert counted.total() == 400
     assert {verb for verb, _ in counted} == set(fuzz.WEIGHTS)
 
 

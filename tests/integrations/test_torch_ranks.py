@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import multiprocessing
 import warnings
 
 import numpy as np
@@ -22,6 +23,16 @@ from gradlog.errors import UnsupportedError
 pytestmark = [pytest.mark.slow, pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])]
 
 STEPS = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_once():
+    """Ranks are forks of a process that does nothing but import; each of them would take seconds for that otherwise."""
+    multiprocessing.set_forkserver_preload([__name__, "torch.distributed.fsdp", "torch.distributed.tensor.parallel"])
+
+
+def spawn(function, arguments, ranks):
+    mp.start_processes(function, args=arguments, nprocs=ranks, start_method="forkserver")
 
 
 def build():
@@ -103,7 +114,7 @@ def work(rank, ranks, folder, kind, options):
 
 
 def launch(ranks, folder, kind, **options):
-    mp.spawn(work, args=(ranks, str(folder), kind, options), nprocs=ranks)
+    spawn(work, (ranks, str(folder), kind, options), ranks)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp", "columns"])
@@ -216,7 +227,7 @@ def local_work(rank, ranks, folder, scaled):
 @pytest.mark.parametrize("scaled", [False, True])
 def test_local_gradients_under_ddp(tmp_path, recorded, scaled):
     """Each rank's rows are its share of the gradient, and add up to what DDP averages."""
-    mp.spawn(local_work, args=(2, str(tmp_path), scaled), nprocs=2)
+    spawn(local_work, (2, str(tmp_path), scaled), 2)
     local, mean = recorded(tmp_path / "local.zarr"), recorded(tmp_path / "mean.zarr")
     assert local.run.info["ranks"] == 2
     assert local.steps == mean.steps == list(range(STEPS))
@@ -266,7 +277,7 @@ def refused_work(rank, ranks, folder):
 
 
 def test_what_ranks_cannot_record_is_refused(tmp_path):
-    mp.spawn(refused_work, args=(2, str(tmp_path)), nprocs=2)
+    spawn(refused_work, (2, str(tmp_path)), 2)
 
 
 def plain_work(rank, ranks, folder):
@@ -294,7 +305,7 @@ def plain_work(rank, ranks, folder):
 
 def test_ranks_with_other_parameters_or_other_paths(tmp_path, recorded):
     """Under one path they are refused; with paths of their own, each records its part."""
-    mp.spawn(plain_work, args=(2, str(tmp_path)), nprocs=2)
+    spawn(plain_work, (2, str(tmp_path)), 2)
     model = build()
     model(batches(2)[0][0]).square().mean().backward()
     for rank in range(2):
