@@ -21,14 +21,13 @@ RESOLUTION = 1e-4
 right to 1e-6, so that less would be rounding by more than a hundredth."""
 
 
-def coherence(energy: Float64, total: Float64, rows: int) -> Float64:
-    """Return c of the module, from per-column sums of squares and sums over ``rows`` rows; 0 where it has no meaning.
+def coherence(power: float, square: float, rows: int) -> float:
+    """Return c of the module, 0 where it has no meaning.
 
-    Works on the last axis: (..., columns) -> (...).
+    From the sum of the squares of ``rows`` rows, and the square of their sum.
     """
-    E, S = energy.sum(axis=-1), np.square(total).sum(axis=-1)
-    pairs = E * (rows - 1)
-    return np.where(pairs > 0, (S - E) / np.where(pairs > 0, pairs, 1.0), 0.0)
+    pairs = power * (rows - 1)
+    return (square - power) / pairs if pairs > 0 else 0.0
 
 
 def chance(fitted: Fitted, freedom: float, rows: float) -> float:

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from gradlog.analysis.intervals import LEVEL, jackknife, pool, quantile
+from gradlog.analysis.intervals import LEVEL, Control, jackknife, pool, quantile
 from gradlog.analysis.predictors import Evidence
 from gradlog.analysis.summary import Float64
 
@@ -70,15 +71,17 @@ def signal_weights(lags: int) -> Float64:
     return weights.round(12)
 
 
-def lag_coherence(evidence: Evidence, k: int, exact: bool, exact_groups: Sequence[bool] = ()) -> dict[str, Float64]:
+def lag_coherence(
+    evidence: Evidence, k: int, exact: bool, exact_groups: Sequence[bool] = (), control: Control | None = None
+) -> dict[str, Float64]:
     """Mean product of rows at lags 1..4 over their mean squared norm, with the sketch's interval, each (lag,).
 
-    NaN where no two rows are so far apart.
+    NaN where no two rows are so far apart. ``control`` is the energy of these rows, if that is known.
     """
     energy, products, pairs = _lag_products(evidence, k, exact_groups)
     found = np.full((3, LAGS), np.nan)
     for lag in np.flatnonzero(pairs):
-        found[:, lag] = jackknife(np.divide, products[lag] / pairs[lag], energy, exact=exact)
+        found[:, lag] = jackknife(np.divide, products[lag] / pairs[lag], energy, exact=exact, control=control)
     return {f"lag_coherence{end}": row for end, row in zip(ENDS, found, strict=True)}
 
 
@@ -101,15 +104,21 @@ def withheld(coherence: dict[str, Float64], steps_per_epoch: int = 0) -> str:
 
 
 def from_lags(
-    evidence: Evidence, k: int, exact: bool, batch: float = float("nan"), exact_groups: Sequence[bool] = ()
+    evidence: Evidence,
+    k: int,
+    exact: bool,
+    batch: float = float("nan"),
+    exact_groups: Sequence[bool] = (),
+    control: Control | None = None,
 ) -> dict[str, float]:
     """Signal, its share, noise trace and noise scale from lag products that are not ``withheld``."""
     energy, products, pairs = _lag_products(evidence, k, exact_groups)
     signal = signal_weights(LAGS) @ (products / pairs[:, None])
+    with_interval = partial(jackknife, exact=exact, control=control)
     found = {
-        "signal": jackknife(lambda s: s, signal, exact=exact),
-        "signal_share": jackknife(np.divide, signal, energy, exact=exact),
-        "noise": jackknife(lambda s, e: e - s, signal, energy, exact=exact),
+        "signal": with_interval(lambda s: s, signal),
+        "signal_share": with_interval(np.divide, signal, energy),
+        "noise": with_interval(lambda s, e: e - s, signal, energy),
     }
     return _named(found, batch)
 

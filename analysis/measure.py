@@ -10,7 +10,7 @@ import numpy as np
 from gradlog.analysis import baseline, bounds, gradient_noise, inversion, order_baseline, rank, shuffled_rank
 from gradlog.analysis.carriers import Carriers
 from gradlog.analysis.gradient_noise import HalfBatches
-from gradlog.analysis.intervals import by_group, jackknife, pool
+from gradlog.analysis.intervals import FEWEST, Control, by_group, jackknife, pool, total
 from gradlog.analysis.order_baseline import Order, coherences
 from gradlog.analysis.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.rank import Spectrum
@@ -22,6 +22,9 @@ Values = dict[str, Any]
 
 LEAST = 2.0**-40
 """Least root mean square of (scaled) rows that float32 products sum up to all digits, their increments included."""
+
+FAR = 5.0
+"""Standard deviations of a sketched energy, at the most they can be, beyond which the norms are not of these rows."""
 
 KAPPA = (
     "kappa",
@@ -67,23 +70,36 @@ class Question:
         return pool(per_column, self.k, self.exact_groups)
 
 
+def control(evidence: Evidence, energy: float, ask: Question) -> Control | None:
+    """Return what the exact norms tell of the sketch's error; None where they are not exact, or not of these rows."""
+    if ask.exact or not ask.norms or ask.k < FEWEST or contradict(evidence, energy, ask):
+        return None
+    return Control(ask.pool(evidence.of("energy")), energy * ask.scale**2)
+
+
+def contradict(evidence: Evidence, energy: float, ask: Question) -> bool:
+    """Whether an energy is too far from the sketch's, whose variance is at most 2 / k times the square."""
+    away = abs(float(evidence.of("energy").sum()) / ask.scale**2 - energy)
+    return away > FAR * float(np.sqrt(2 / ask.k)) * energy
+
+
 def kappas(evidence: Evidence, energy: float, order: Order, ask: Question) -> Values:
     """Kappa and path length with intervals, shuffled baseline and gain, each (predictor,).
 
     The path length is kappa times the energy: with exact norms it has kappa's interval, else one of its own.
     """
     fitted = [p.fit(evidence) for p in ask.predictors]
-    freedom = _freedom(evidence, ask)
-    columns = [_kappa(f, evidence, order, ask, freedom) for f in fitted]
+    freedom, known = _freedom(evidence, ask), control(evidence, energy, ask)
+    columns = [_kappa(f, evidence, order, ask, freedom, known) for f in fitted]
     found = {name: np.array([c[name] for c in columns]) for name in columns[0]}
-    known = np.isfinite(found["kappa"])  # not where every gradient is zero
+    some = np.isfinite(found["kappa"])  # not where every gradient is zero
     for end in ("", "_low", "_high"):
         found[f"path_length{end}"] = found[f"kappa{end}"] * energy
-    for i in range(len(fitted)) if not ask.norms else np.flatnonzero(~known):
+    for i in range(len(fitted)) if not ask.norms else np.flatnonzero(~some):
         for end, own in zip(("", "_low", "_high"), _summed(fitted[i].path, ask), strict=True):
             found[f"path_length{end}"][i] = own
     betas = np.array([np.nan if f.beta is None else f.beta for f in fitted])
-    found["beta"] = np.where(known, betas, np.nan)
+    found["beta"] = np.where(some, betas, np.nan)
     return found
 
 
@@ -93,11 +109,13 @@ def _summed(per_column: Float64, ask: Question) -> tuple[float, float, float]:
     return value, float(np.maximum(low, 0.0)), high
 
 
-def _kappa(fitted: Fitted, evidence: Evidence, order: Order, ask: Question, freedom: float) -> dict[str, float]:
+def _kappa(
+    fitted: Fitted, evidence: Evidence, order: Order, ask: Question, freedom: float, known: Control | None
+) -> dict[str, float]:
     rows = int(evidence.totals["rows"])
-    energy, total = evidence.of("energy"), evidence.of("total")
-    epochs, pairs = evidence.epochs() if order.rows else (np.square(total), float(rows) ** 2)
-    path, power, square, together = (ask.pool(x) for x in (fitted.path, energy, np.square(total), epochs))
+    squared = np.square(evidence.of("total"))
+    epochs, pairs = evidence.epochs() if order.rows else (squared, float(rows) ** 2)
+    path, power, square, together = (ask.pool(x) for x in (fitted.path, evidence.of("energy"), squared, epochs))
     material = [] if fitted.material is None else [ask.pool(fitted.material)]
 
     def null_of(power: Float64, square: Float64, together: Float64, used: Fitted) -> Float64:
@@ -109,33 +127,34 @@ def _kappa(fitted: Fitted, evidence: Evidence, order: Order, ask: Question, free
             used = dataclasses.replace(fitted, **fitted.refit(sums))
         return 1 - path / power / null_of(power, square, together, used)
 
-    if not energy.sum() > rows * LEAST**2:  # nothing to predict, or too little to be summed
+    if not power.sum() > rows * LEAST**2:  # nothing to predict, or too little to be summed
         return dict.fromkeys(KAPPA, float("nan"))
-    value, low, high = jackknife(np.divide, path, power, exact=ask.exact)
-    gains = jackknife(gain, path, power, square, together, *material, exact=ask.exact)
-    c = float(baseline.coherence(energy, total, rows))
-    null = float(null_of(power.sum(), square.sum(), together.sum(), fitted))
+    value, low, high = jackknife(np.divide, path, power, exact=ask.exact, control=known)
+    gains = jackknife(gain, path, power, square, together, *material, exact=ask.exact, control=known)
+    of_rows, of_sum, of_epochs = (total(x, known) for x in (power, square, together))
+    c = baseline.coherence(float(of_rows), float(of_sum), rows)
+    null = float(null_of(of_rows, of_sum, of_epochs, fitted))
     chance = baseline.chance(fitted, freedom, rows) * (1 - c) / null
     floor = NEGLIGIBLE * baseline.movable(fitted, order.ages) * (1 - c) / null
-    low = float(np.maximum(low, 0.0))  # no path length is negative
-    known = order.rows or ask.drawn_anew
-    epoch = float("nan") if known else order_baseline.epoch_gain(fitted, c, null, order, gains[0])
+    value, low = (float(np.maximum(x, 0.0)) for x in (value, low))  # no path length is negative
+    told = order.rows or ask.drawn_anew
+    epoch = float("nan") if told else order_baseline.epoch_gain(fitted, c, null, order, gains[0])
     return dict(zip(KAPPA, (value, low, high, null, *gains, chance, floor, epoch), strict=True))
 
 
 def _freedom(evidence: Evidence, ask: Question) -> float:
     """Participation ratio of the rows about their mean; NaN where the pass kept no Gram of the rows for this scope."""
-    total, gram = evidence.of("total"), evidence.totals.get("gram_rows")
-    group, alone = (evidence.columns.start or 0) // ask.k, len(total) == ask.k
+    summed, gram = evidence.of("total"), evidence.totals.get("gram_rows")
+    group, alone = (evidence.columns.start or 0) // ask.k, len(summed) == ask.k
     if not alone and "pooled_rows" in evidence.totals:
-        total, gram = pool(total, ask.k), evidence.totals["pooled_rows"]
+        summed, gram = pool(summed, ask.k), evidence.totals["pooled_rows"]
     elif gram is not None and gram.ndim == 3:
         gram = gram[group] if alone else None
     elif gram is not None:
         gram = gram[evidence.columns, evidence.columns]
     if gram is None:
         return float("nan")
-    centred = baseline.shuffled_gram(gram, total, int(evidence.totals["rows"]))
+    centred = baseline.shuffled_gram(gram, summed, int(evidence.totals["rows"]))
     if ask.exact:
         return float(np.trace(centred) ** 2 / np.square(centred).sum()) if np.trace(centred) > 0 else float("nan")
     return inversion.participation(centred)[0]
@@ -200,25 +219,31 @@ def scope(
         "energy_low": ends[1],
         "energy_high": ends[2],
         "increment_energy": float(evidence.of("increment").sum()),
-        "coherence": float(
-            baseline.coherence(evidence.of("energy"), evidence.of("total"), int(evidence.totals["rows"]))
-        ),
     }
     found["increment_energy"] /= ask.scale**2
-    return found | kappas(evidence, energy, order, ask) | signal_and_noise(evidence, ask, batch, halves, order.rows)
+    known = control(evidence, energy, ask)
+    power, square = (total(ask.pool(x), known) for x in (evidence.of("energy"), np.square(evidence.of("total"))))
+    found["coherence"] = baseline.coherence(float(power), float(square), int(evidence.totals["rows"]))
+    found |= kappas(evidence, energy, order, ask)
+    return found | signal_and_noise(evidence, ask, batch, halves, order.rows, known)
 
 
 def signal_and_noise(
-    evidence: Evidence, ask: Question, batch: float, halves: HalfBatches | None, epoch: int = 0
+    evidence: Evidence,
+    ask: Question,
+    batch: float,
+    halves: HalfBatches | None,
+    epoch: int = 0,
+    known: Control | None = None,
 ) -> Values:
     """Lag coherence; signal and noise from half batches where they are known, else from lags where these tell."""
-    found: Values = gradient_noise.lag_coherence(evidence, ask.k, ask.exact, ask.exact_groups)
+    found: Values = gradient_noise.lag_coherence(evidence, ask.k, ask.exact, ask.exact_groups, known)
     why = gradient_noise.withheld(found, epoch)
     if halves is not None:
         return found | gradient_noise.from_half_batches(halves, batch) | {"signal_withheld": ""}
     if why:
         return found | gradient_noise.unknown() | {"signal_withheld": why}
-    signal = gradient_noise.from_lags(evidence, ask.k, ask.exact, batch, ask.exact_groups)
+    signal = gradient_noise.from_lags(evidence, ask.k, ask.exact, batch, ask.exact_groups, known)
     for name in (f"{n}{end}" for n in ("signal", "noise") for end in ("", "_low", "_high")):
         signal[name] /= ask.scale**2
     return found | signal | {"signal_withheld": ""}

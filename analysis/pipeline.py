@@ -216,7 +216,7 @@ def analyze(
         "epoch_unknown": epochs.why,
         "bound_inputs": dataclasses.asdict(inputs),
         "warnings": [
-            *remarks.of_run(run, ask, counted),
+            *remarks.of_run(run, ask, counted, of_all),
             *half_batches.caution(halves, epochs.steps),
             *remarks.of_rank(run, main, ask, spectrum),
         ],

@@ -6,12 +6,13 @@ import numpy as np
 
 from gradlog.analysis import rank
 from gradlog.analysis.ledger import Ledger
-from gradlog.analysis.measure import LEAST, Question, Values
+from gradlog.analysis.measure import LEAST, Question, Values, contradict
+from gradlog.analysis.predictors import Evidence
 from gradlog.analysis.rank import Spectrum
 from gradlog.analysis.reader import Run
 
 
-def of_run(run: Run, ask: Question, counted: Ledger) -> list[str]:
+def of_run(run: Run, ask: Question, counted: Ledger, of_all: Evidence) -> list[str]:
     """Say what is irregular about the rows themselves."""
     info, said = run.info, []
     if info["every"] > 1:
@@ -25,6 +26,8 @@ def of_run(run: Run, ask: Question, counted: Ledger) -> list[str]:
     if not run.norms_exact:
         why = "several ranks" if info["ranks"] > 1 else "sketched updates"
         said.append(f"{why}: squared norms are estimated from the sketches")
+    elif contradict(of_all, float(counted.energy.sum()), ask):
+        said.append("the norms contradict the sketches and are not used for kappa: see gradlog audit")
     if run.fewer_ranks:
         said.append(f"{run.fewer_ranks} rows come from fewer ranks than others: a share of the gradient may be missing")
     for joined in info["joined"]:

@@ -10,7 +10,7 @@ import numpy as np
 from gradlog.analysis.fluctuation import Blocks, Ratios
 from gradlog.analysis.gradient_noise import LAGS, signal_weights
 from gradlog.analysis.intervals import jackknife
-from gradlog.analysis.measure import Question, Values, group_shares
+from gradlog.analysis.measure import Question, Values, control, group_shares
 from gradlog.analysis.predictors import Evidence
 from gradlog.analysis.summary import Float64
 
@@ -34,7 +34,7 @@ def add_to(
     """
     whole = None if blocks is None else Ratios.of(blocks, ask.predictors, LAGS)
     _scope(main, whole, len(ask.predictors), lags)
-    main |= _differences(evidence, ask, whole)
+    main |= _differences(evidence, main["energy"], ask, whole)
     shares = group_shares(evidence, ask) if groups else []
     for g, (found, share) in enumerate(zip(groups, shares, strict=True)):
         own = None if blocks is None else Ratios.of(blocks, ask.predictors, LAGS, g)
@@ -64,14 +64,16 @@ def _scope(found: Values, ratios: Ratios | None, predictors: int, from_lags: boo
         found["signal_share_total"] = float(np.hypot(share, found["signal_share_high"] - found["signal_share"]))
 
 
-def _differences(evidence: Evidence, ask: Question, ratios: Ratios | None) -> Values:
+def _differences(evidence: Evidence, energy: float, ask: Question, ratios: Ratios | None) -> Values:
     """Differences of the kappas of every two predictors, (predictor, other), with both errors."""
-    energy = ask.pool(evidence.of("energy"))
+    power, known = ask.pool(evidence.of("energy")), control(evidence, energy, ask)
     paths = [ask.pool(p.fit(evidence).path) for p in ask.predictors]
     ends: Float64 = np.zeros((3, len(paths), len(paths)))
     for i, mine in enumerate(paths):
         for j, other in enumerate(paths[:i]):
-            ends[:, i, j] = jackknife(np.divide, mine - other, energy, exact=ask.exact) if energy.any() else np.nan
+            ends[:, i, j] = (
+                jackknife(np.divide, mine - other, power, exact=ask.exact, control=known) if power.any() else np.nan
+            )
             ends[:, j, i] = -ends[[0, 2, 1], i, j]
     value, low, high = ends
     run = np.full(value.shape, np.nan) if ratios is None else ratios.differences()

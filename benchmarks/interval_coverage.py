@@ -3,8 +3,9 @@
 ``OPENBLAS_NUM_THREADS=1 python benchmarks/interval_coverage.py [NAME ...] [--sketches 300] [--k 64,256]`` trains
 the real runs on first use (a minute), sketches their full gradients again and again with the recorder's own map, and
 asks the analyzer for kappa over the whole run, in each group, and in the third quarter of the steps. Prints Markdown:
-the coverage of each predictor over the whole run, the lowest of any group or window, and the mean half-width in per
-cent of kappa. A quarter of an hour. Nothing is asked of ``zero``, whose kappa is 1 and has no error.
+the coverage of each predictor over the whole run, the lowest of any group or window, the mean half-width in per cent
+of kappa, and the root mean square error over that of a ratio to the sketched energy, which knows no norms. A quarter
+of an hour. Nothing is asked of ``zero``, whose kappa is 1 and has no error.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ PREDICTORS = ("last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
 Found = dict[str, dict[str, NDArray[np.float64]]]
 
 
-def measure(X: Float32, exact: bool) -> Found:
-    """Kappas by scope of rows (T, groups, k): the whole run, each group, and the third quarter of the steps."""
+def measure(X: Float32, norms2: NDArray[np.float64], exact: bool, norms: bool = True) -> Found:
+    """Kappas by scope of rows (T, groups, k): the whole run, each group, and the third quarter of the steps.
+
+    ``norms2`` (T, groups) are the squared norms of the full gradients; used where ``norms``.
+    """
     T, groups, k = X.shape
     asked = parse(PREDICTORS)
     recipe = Recipe(groups, k, gram="none", **needs(asked))
@@ -45,44 +49,55 @@ def measure(X: Float32, exact: bool) -> Found:
     panes = [summarise(rows[a:b], recipe) for a, b in itertools.pairwise(cuts)]
     parts = contributions([Summary.gap(recipe).absorb(panes[0]), *panes[1:]])
     whole, window = add(parts), parts[1]
-    scopes: dict[str, tuple[Any, tuple[int, int], slice]] = {"whole": (whole, (0, T), slice(None))}
-    scopes |= {f"group {g}": (whole, (0, T), slice(g * k, (g + 1) * k)) for g in range(groups)}
-    scopes["window"] = window, (cuts[1], cuts[2]), slice(None)
-    ask = Question(asked, (), k, exact)
-    return {
-        name: kappas(Evidence(totals, recipe.betas, columns), 1.0, Order(np.array([ages]), np.array([0])), ask)
-        for name, (totals, ages, columns) in scopes.items()
-    }
+    scopes: dict[str, tuple[Any, slice, slice]] = {"whole": (whole, slice(0, T), slice(groups))}
+    scopes |= {f"group {g}": (whole, slice(0, T), slice(g, g + 1)) for g in range(groups)}
+    scopes["window"] = window, slice(cuts[1], cuts[2]), slice(groups)
+    ask = Question(asked, (), k, exact, norms)
+    found = {}
+    for name, (totals, counted, own) in scopes.items():
+        evidence = Evidence(totals, recipe.betas, slice((own.start or 0) * k, own.stop * k))
+        order = Order(np.array([[counted.start, counted.stop]]), np.array([0]))
+        found[name] = kappas(evidence, float(norms2[counted, own].sum()), order, ask)
+    return found
 
 
-def truth(known: Known) -> Found:
-    """Kappas of the full gradients, groups padded to the largest."""
+def truth(known: Known) -> tuple[Found, NDArray[np.float64]]:
+    """Kappas of the full gradients, groups padded to the largest, and squared norms (T, groups)."""
     parts = [known.full(g) for g in range(len(known.groups))]
     width = max(p.shape[1] for p in parts)
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]))) for p in parts]
-    return measure(np.stack(padded, axis=1), exact=True)
+    norms2 = np.stack([np.square(p, dtype=np.float64).sum(axis=1) for p in parts], axis=1)
+    return measure(np.stack(padded, axis=1), norms2, exact=True), norms2
 
 
 def reaches(name: str, folder: Path, k: int, count: int) -> dict[str, NDArray[np.float64]]:
-    """Error over the interval's half-width, (sketch, predictor) by scope, and the half-widths over kappa, "width"."""
+    """Error over the interval's half-width, (sketch, predictor) by scope.
+
+    And of the whole run the half-widths over kappa, "width", and the errors with and without norms, "with" and "without".
+    """
     known = known_gradients.gradients(name, folder)
-    true = truth(known)
+    true, norms2 = truth(known)
     found: dict[str, list[NDArray[np.float64]]] = {}
     for seed in known_gradients.seeds(count):
-        for scope, f in measure(known_gradients.sketches(known, k, seed), exact=False).items():
+        X = known_gradients.sketches(known, k, seed)
+        plain = measure(X, norms2, exact=False, norms=False)["whole"]
+        found.setdefault("without", []).append(plain["kappa"] - true["whole"]["kappa"])
+        for scope, f in measure(X, norms2, exact=False).items():
             half = (f["kappa_high"] - f["kappa_low"]) / 2
             found.setdefault(scope, []).append(np.abs(f["kappa"] - true[scope]["kappa"]) / half)
             if scope == "whole":
                 found.setdefault("width", []).append(half / f["kappa"])
+                found.setdefault("with", []).append(f["kappa"] - true[scope]["kappa"])
     return {scope: np.array(values) for scope, values in found.items()}
 
 
-def cells(coverage: dict[str, NDArray[np.float64]], width: NDArray[np.float64]) -> list[str]:
-    """Return the coverages and widths of a line of the table."""
+def cells(coverage: dict[str, NDArray[np.float64]], width: NDArray[np.float64], gain: NDArray[np.float64]) -> list[str]:
+    """Return the coverages, widths and relative errors of a line of the table."""
     parts = {scope: c for scope, c in coverage.items() if scope != "whole"}
     worst = min(parts, key=lambda scope: parts[scope].min())
     least = f"{parts[worst].min():.3f} ({worst}, {PREDICTORS[parts[worst].argmin()]})"
-    return [*(f"{c:.3f}" for c in coverage["whole"]), least, " ".join(f"{100 * w:.2g}" for w in width)]
+    widths, gains = " ".join(f"{100 * w:.2g}" for w in width), " ".join(f"{g:.2f}" for g in gain)
+    return [*(f"{c:.3f}" for c in coverage["whole"]), least, widths, gains]
 
 
 def told(label: str, coverages: list[NDArray[np.float64]]) -> str:
@@ -100,7 +115,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/known"))
     o = parser.parse_args()
     o.folder.mkdir(parents=True, exist_ok=True)
-    titles = ["run", "k", *PREDICTORS, "least of groups and window", "half-widths, % of kappa"]
+    titles = ["run", "k", *PREDICTORS, "least of groups and window", "half-widths, % of kappa", "error / that of ratio"]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}", flush=True)
     asked = [(name, int(k)) for name in o.names or KNOWN for k in o.k.split(",")]
     for name, _ in asked[:: o.k.count(",") + 1]:
@@ -111,8 +126,9 @@ def main() -> None:
         for (name, k), job in [(a, pool.submit(reaches, a[0], o.folder, a[1], o.sketches)) for a in asked]:
             reach = job.result()
             width = reach.pop("width").mean(axis=0)
+            errors, plain = (np.square(reach.pop(name)).mean(axis=0) for name in ("with", "without"))
             coverage = {scope: np.mean(r <= 1, axis=0) for scope, r in reach.items()}
-            print(f"| {' | '.join([name, str(k), *cells(coverage, width)])} |", flush=True)
+            print(f"| {' | '.join([name, str(k), *cells(coverage, width, np.sqrt(errors / plain))])} |", flush=True)
             every.setdefault(k, []).extend(coverage.values())
             narrower = stats.t.ppf(0.5 + LEVEL / 2, k - 1) / quantile(k)
             usual.setdefault(k, []).extend(np.mean(r <= narrower, axis=0) for r in reach.values())

@@ -24,7 +24,7 @@ def test_baseline_is_the_permutation_mean():
     G = rng.standard_normal((23, 5)) + rng.standard_normal(5) * rng.uniform(0.2, 3, (23, 1))
     predictors = parse("last,ema(0.9),trend,ema(0.5)")
     e = evidence(G, predictors)
-    c = float(coherence(e.of("energy"), e.of("total"), 23))
+    c = coherence(e.of("energy").sum(), np.square(e.of("total")).sum(), 23)
     for p in predictors:
         shuffled = reference.shuffled_kappa(G, lambda R, p=p: reference.errors(R, p.name), 4000)
         assert float(kappa_null(p.fit(e), c, c, whole(0, 23))) == pytest.approx(shuffled, rel=0.01)

@@ -51,7 +51,7 @@ def test_intervals_cover_the_truth_through_the_real_sketch(run):
     def measured(X, exact):
         e = evidence(X, predictors, gram="none")
         ask = Question(predictors, (0.1,), X.shape[1], exact)
-        return scope(e, float(e.of("energy").sum()), Order(np.array([[0, len(X)]]), np.array([0])), ask, 32.0)
+        return scope(e, float(np.square(G).sum()), Order(np.array([[0, len(X)]]), np.array([0])), ask, 32.0)
 
     true, hits = measured(G, True), {}
     for seed in range(60):

@@ -199,7 +199,7 @@ def test_coherence_within_and_between_make_up_the_whole():
     G = without_replacement(6, 4)
     c_in, c_out = both(G, 4)
     pairs, inside = 24 * 23, 6 * 4 * 3
-    c = float(coherence(np.square(G).sum(0), G.sum(0), 24))
+    c = coherence(np.square(G).sum(), np.square(G.sum(0)).sum(), 24)
     assert (inside * c_in + (pairs - inside) * c_out) / pairs == pytest.approx(c)
 
 
