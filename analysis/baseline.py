@@ -35,17 +35,18 @@ def chance(fitted: Fitted, freedom: float, rows: float) -> float:
 
     Path length is the energy plus sum_a A_a sum_t <g_t, g_{t-a}>, A_a = -2 w_a + 2 sum_i w_i w_{i+a}. In random order
     the sums of different lags are uncorrelated, each with the variance of ``rows`` x ``freedom`` independent products:
-    two standard deviations are 2 sqrt(sum_a A_a^2 / (rows freedom)). Weights fitted to the rows gain twice the sum of p
-    squared normal values besides (they fit the rows better, and others worse: Copas 1983), 2 (p + 2 sqrt(2 p)).
+    two standard deviations are 2 sqrt(sum_a A_a^2 / (rows freedom)). Weights fitted to the rows fit them better than
+    those fitted to what is expected of a random order, by the sum of p squared normal values: p + 2 sqrt(2 p).
 
     Parameters
     ----------
     fitted : Fitted
+        With the weights that it has for steps in random order.
     freedom : float
         Participation ratio of the rows' centred scatter: how many independent coordinates a row is worth.
     rows : float
     """
-    p = 0 if fitted.material is None else max(fitted.weights.shape[-1], 1)
+    p = max(fitted.weights.shape[-1], 1) if fitted.hindsight else 0
     if fitted.beta is not None:  # A_a = -2 (1 - b) b^(a-1) / (1 + b)
         b = float(fitted.beta)
         squares = 4 * (1 - b) / (1 + b) ** 3
@@ -54,7 +55,7 @@ def chance(fitted: Fitted, freedom: float, rows: float) -> float:
         overlap = np.correlate(w, w, "full")[len(w) :] if len(w) else w
         squares = float(np.square(-2 * w + 2 * np.append(overlap, np.zeros(min(len(w), 1)))).sum())
     size = rows * freedom
-    return float(2 * np.sqrt(squares / size) + 2 * (p + 2 * np.sqrt(2 * p)) / size)
+    return float(2 * np.sqrt(squares / size) + (p + 2 * np.sqrt(2 * p)) / size)
 
 
 def movable(fitted: Fitted, ages: NDArray[np.int64]) -> float:

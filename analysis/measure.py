@@ -116,25 +116,23 @@ def _kappa(
     squared = np.square(evidence.of("total"))
     epochs, pairs = evidence.epochs() if order.rows else (squared, float(rows) ** 2)
     path, power, square, together = (ask.pool(x) for x in (fitted.path, evidence.of("energy"), squared, epochs))
-    material = [] if fitted.material is None else [ask.pool(fitted.material)]
-
-    def null_of(power: Float64, square: Float64, together: Float64, used: Fitted) -> Float64:
-        return order_baseline.kappa_null(used, *coherences(power, square, together, rows, pairs), order)
-
-    def gain(path: Float64, power: Float64, square: Float64, together: Float64, *material: Float64) -> Float64:
-        used = fitted
-        for sums in material:  # weights fitted to the rows vary with the sketch, and the baseline with them
-            used = dataclasses.replace(fitted, **fitted.refit(sums))
-        return 1 - path / power / null_of(power, square, together, used)
-
     if not power.sum() > rows * LEAST**2:  # nothing to predict, or too little to be summed
         return dict.fromkeys(KAPPA, float("nan"))
-    value, low, high = jackknife(np.divide, path, power, exact=ask.exact, control=known)
-    gains = jackknife(gain, path, power, square, together, *material, exact=ask.exact, control=known)
     of_rows, of_sum, of_epochs = (total(x, known) for x in (power, square, together))
+    mean = coherences(of_rows, of_sum, of_epochs, rows, pairs)
+    shuffled = order_baseline.refitted(fitted, float(mean[0]), float(mean[1]), order)
+
+    def null_of(power: Float64, square: Float64, together: Float64) -> Float64:
+        return order_baseline.kappa_null(shuffled, *coherences(power, square, together, rows, pairs), order)
+
+    def gain(path: Float64, power: Float64, square: Float64, together: Float64) -> Float64:
+        return 1 - path / power / null_of(power, square, together)  # at the best weights no slope in them matters
+
+    value, low, high = jackknife(np.divide, path, power, exact=ask.exact, control=known)
+    gains = jackknife(gain, path, power, square, together, exact=ask.exact, control=known)
     c = baseline.coherence(float(of_rows), float(of_sum), rows)
-    null = float(null_of(of_rows, of_sum, of_epochs, fitted))
-    chance = baseline.chance(fitted, freedom, rows) * (1 - c) / null
+    null = float(null_of(of_rows, of_sum, of_epochs))
+    chance = baseline.chance(shuffled, freedom, rows) * (1 - c) / null
     floor = NEGLIGIBLE * baseline.movable(fitted, order.ages) * (1 - c) / null
     value, low = (float(np.maximum(x, 0.0)) for x in (value, low))  # no path length is negative
     told = order.rows or ask.drawn_anew

@@ -9,6 +9,9 @@ weights w on past rows is expected to be, over E||g||^2,
 
 s1, s2 the sums of the weights in use and of their squares, W_e the sum of those on the epoch of e epochs ago: for
 ``last`` 2 (1 - q c_in - (1 - q) c_out), q the share of neighbours within an epoch.
+
+Weights that were fitted to the rows are no baseline for them: steps in random order would be fitted with others. Those
+are the best for the expected products of lags, which need c_in and c_out alone (``refitted``).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.baseline import RESOLUTION
-from gradlog.analysis.predictors import Fitted
+from gradlog.analysis.predictors import BETAS, Fitted, least_squares
 from gradlog.analysis.summary import Float64
 
 SHORT = 4
@@ -71,12 +74,57 @@ def kappa_null(fitted: Fitted, c_in: Float64 | float, c_out: Float64 | float, or
     return np.asarray(np.where(null > RESOLUTION * (1 + a2), null, np.nan))
 
 
+def refitted(fitted: Fitted, c_in: float, c_out: float, order: Order) -> Fitted:
+    """Return the best of its class for the same rows in random order, where it is the best for these; else itself.
+
+    >>> order = Order(np.array([[0, 1000]]), np.array([0]))
+    >>> fitted = Fitted(np.empty(0), np.array([1.9, -0.9]), hindsight=True)
+    >>> refitted(fitted, 0.5, 0.5, order).weights.round(2)
+    array([0.33, 0.33])
+    """
+    if not fitted.hindsight:
+        return fitted
+    if fitted.beta is None:
+        M = expected_moments(fitted.weights.shape[-1], c_in, c_out, order)
+        return dataclasses.replace(fitted, weights=least_squares(M))
+    nulls = kappa_null(dataclasses.replace(fitted, beta=BETAS), c_in, c_out, order)
+    return dataclasses.replace(fitted, beta=float(BETAS[np.argmin(np.nan_to_num(nulls, nan=np.inf))]))
+
+
+def expected_moments(lags: int, c_in: float, c_out: float, order: Order) -> Float64:
+    """Return the mean of <g_{t-i}, g_{t-j}> / E||g||^2 over rows in random order, (lags + 1, lags + 1).
+
+    Missing history counts as zero.
+    """
+    first, stop = order.ages.T
+    lag = np.arange(lags + 1)
+    newer, older = np.minimum.outer(lag, lag), np.maximum.outer(lag, lag)
+    reached = (stop - np.clip(lag[:, None], first, stop)).sum(axis=1)  # rows that have so much history
+    M = np.asarray(c_out * reached[older])
+    for begin, end, phase in zip(first.tolist(), stop.tolist(), order.phases.tolist(), strict=True):
+        if not order.rows:
+            break
+        places = (np.clip(older, begin, end) + phase - newer, end + phase - newer)
+        low, high = (_late(place, older - newer, order.rows) for place in places)
+        M += (c_in - c_out) * (high - low)
+    np.fill_diagonal(M, reached)
+    return np.asarray(M / reached[0])
+
+
+def _late(count: NDArray[np.int64], place: NDArray[np.int64], m: int) -> NDArray[np.int64]:
+    """Numbers below ``count`` that are at least ``place`` modulo m: rows with so many before them in their epoch."""
+    return np.asarray(count // m * np.maximum(m - place, 0) + np.maximum(count % m - place, 0))
+
+
 def epoch_gain(fitted: Fitted, c: float, null: float, order: Order, gain: float) -> float:
     """Most that epochs of few steps with frozen parameters explain of a gain, where the baseline knows of none.
 
-    The shortest epoch explains most, unless there are weights on several steps: those may fit any length up to about
-    twice their number.
+    The shortest epoch explains most, unless there are given weights on several steps: those may fit any length up to
+    about twice their number.
     """
+    if fitted.hindsight:
+        inside, short = c - (1 - c) / (SHORT - 1), order.assume(SHORT)
+        return float(1 - kappa_null(refitted(fitted, inside, c, short), inside, c, short) / null)
     *_, a2 = fitted.mean_weights(order.ages)
     longest = max(SHORT, 2 * fitted.weights.shape[-1])
     found = [(1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) / null for m in range(SHORT, longest + 1)]

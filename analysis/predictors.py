@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, ClassVar, Protocol
 
@@ -35,7 +35,8 @@ COARSE_NODES = BETA_NODES[::3]
 """Ten of them, Chebyshev points too: for sums of which a hundredth matters little."""
 
 _GRID = np.linspace(1, -1, 351)
-"""Points between them, where the least path length is looked for."""
+BETAS = 1 - LONGEST ** ((_GRID - 1) / 2)
+"""Points between them, where the least path length is looked for, and their betas."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,21 +86,18 @@ class Fitted:
         Path length of each column.
     weights : float64 (history,)
         Weights on g_{t-1}, g_{t-2}, ... (an EMA: empty, see ``beta``).
-    beta : float, or (replicates,), or None
+    beta : float, or several to compare, or None
     one_row : float64 (1,) or None
         Weights where only one row is known, if they are not the first of ``weights``.
-    material : float64 (..., columns) or None
-        Sums that the weights were fitted to, if they were fitted to the rows.
-    refit : callable
-        From the material's sum over columns (..., [replicates]) to the fields ``weights`` or ``beta``.
+    hindsight : bool
+        Whether the weights, or beta, are the best ones of these rows: steps in random order have others.
     """
 
     path: Float64
     weights: Float64
     beta: float | Float64 | None = None
     one_row: Float64 | None = None
-    material: Float64 | None = None
-    refit: Callable[[Float64], dict[str, Any]] = lambda sums: {}
+    hindsight: bool = False
 
     def mean_weights(self, ages: NDArray[np.int64]) -> tuple[Any, Any, Any]:
         """Return the means over rows of s1, s1^2 and s2: sum and sum of squares of the weights in use at a row.
@@ -138,7 +136,7 @@ class Predictor(Protocol):
     ...     def fit(self, evidence):
     ...         M = evidence.moments(1)             # sums of g_{t-i} g_{t-j}, (2, 2, columns)
     ...         w = M[0, 1].sum() / M[1, 1].sum()
-    ...         return Fitted(M[0, 0] - 2 * w * M[0, 1] + w * w * M[1, 1], np.array([w]))
+    ...         return Fitted(M[0, 0] - 2 * w * M[0, 1] + w * w * M[1, 1], np.array([w]), hindsight=True)
     >>> [p.name for p in parse([Scaled(), "last"])]
     ['scaled', 'last']
     """
@@ -242,10 +240,9 @@ class BestEMA:
         """See Predictor."""
         nodes = BETA_NODES if set(BETA_NODES) <= set(evidence.betas) else COARSE_NODES
         paths = np.stack([evidence.ema(b) for b in nodes])
-        total = paths.sum(axis=-1)
-        beta = float(_best_beta(total)["beta"])
+        beta = _best_beta(paths.sum(axis=-1))
         there = _weights_at(np.array([1 + 2 * np.log1p(-beta) / np.log(LONGEST)]), len(nodes))[0]
-        return Fitted(np.maximum(there @ paths, 0.0), np.empty(0), beta, material=paths, refit=_best_beta)
+        return Fitted(np.maximum(there @ paths, 0.0), np.empty(0), beta, hindsight=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,8 +293,7 @@ class AR:
     def fit(self, evidence: Evidence) -> Fitted:
         """See Predictor."""
         M = evidence.moments(self.lags)
-        fitted = _linear(M, **_least_squares(M.sum(axis=-1)))
-        return dataclasses.replace(fitted, material=M, refit=_least_squares)
+        return dataclasses.replace(_linear(M, least_squares(M.sum(axis=-1))), hindsight=True)
 
 
 @cache
@@ -316,22 +312,24 @@ def _weights_at(x: Float64, nodes: int) -> Float64:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-def _best_beta(paths: Float64) -> dict[str, Any]:
-    """Beta of least path length from those at the nodes, (nodes, [replicates]): a parabola through the lowest three."""
+def _best_beta(paths: Float64) -> float:
+    """Beta of least path length from those at the nodes: a parabola through the lowest three."""
     curve = _on_grid(len(paths)) @ paths
-    i = np.clip(np.argmin(curve, axis=0), 1, len(_GRID) - 2)[None]
-    left, middle, right = (np.take_along_axis(curve, i + j, axis=0)[0] for j in (-1, 0, 1))
+    i = int(np.clip(np.argmin(curve), 1, len(_GRID) - 2))
+    left, middle, right = curve[i - 1 : i + 2]
     bend = left - 2 * middle + right
-    shift = np.clip(np.divide(left - right, 2 * bend, out=np.zeros_like(bend), where=bend > 0), -1, 1)
-    beta = 1 - LONGEST ** ((_GRID[i[0]] + shift * (_GRID[1] - _GRID[0]) - 1) / 2)
-    return {"beta": np.maximum(beta, 0.0)[()]}
+    shift = np.clip((left - right) / (2 * bend), -1, 1) if bend > 0 else 0.0
+    return max(float(1 - LONGEST ** ((_GRID[i] + shift * (_GRID[1] - _GRID[0]) - 1) / 2)), 0.0)
 
 
-def _least_squares(products: Float64) -> dict[str, Any]:
-    """Weights from moments (lags + 1, lags + 1, [replicates]), of least norm where they are not determined."""
-    M = np.moveaxis(products, (0, 1), (-2, -1))
-    inverse = np.linalg.pinv(M[..., 1:, 1:], rcond=1e-10, hermitian=True)
-    return {"weights": np.einsum("...ij,...j->...i", inverse, M[..., 1:, 0])}
+def least_squares(M: Float64) -> Float64:
+    """Weights from moments (lags + 1, lags + 1), of least norm where they are not determined.
+
+    >>> least_squares(np.array([[1.0, 0.5], [0.5, 1.0]])).round(9).tolist()
+    [0.5]
+    """
+    weights: Float64 = np.linalg.pinv(M[1:, 1:], rcond=1e-10, hermitian=True) @ M[1:, 0]
+    return weights
 
 
 def _linear(products: Float64, weights: ArrayLike) -> Fitted:

@@ -79,8 +79,8 @@ def test_norms_take_out_most_of_the_error_where_one_direction_dominates(tmp_path
         ratios.append([p[0] for p in plain] - true)
         halves.append((ds.kappa_high - ds.kappa) / [p[2] - p[0] for p in plain])
         held.append((ds.kappa_low <= true) & (true <= ds.kappa_high))
-    assert (np.std(errors, axis=0) < 0.5 * np.std(ratios, axis=0)).all()
-    assert (np.mean(halves, axis=0) < 0.5).all()
+    assert (np.std(errors, axis=0) < 0.6 * np.std(ratios, axis=0)).all()
+    assert (np.mean(halves, axis=0) < 0.6).all()
     assert np.mean(held) >= 0.9
 
 

@@ -14,7 +14,7 @@ from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.baseline import coherence
 from gradlog.analysis.epoch_sums import EpochSums
 from gradlog.analysis.epochs import epochs_of
-from gradlog.analysis.order_baseline import Order, coherences, kappa_null
+from gradlog.analysis.order_baseline import Order, coherences, expected_moments, kappa_null, refitted
 from gradlog.analysis.predictors import Linear, parse
 from gradlog.analysis.verdict import verdict
 from tests import reference
@@ -39,6 +39,63 @@ def drawn(G, m, error, draws=1500, seed=0):
         mixed = np.take_along_axis(parts, order[..., None], axis=1)[rng.permutation(len(parts))]
         total += np.square(error(mixed.reshape(G.shape))).sum() / np.square(G).sum()
     return total / draws
+
+
+def orders(G, m, draws, seed=0):
+    """Rows in orders that are random within epochs of m, and from epoch to epoch; m = 0: in any order."""
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        if m:
+            epochs = rng.permutation(G.reshape(-1, m, G.shape[1]))
+            yield np.stack([rng.permutation(e) for e in epochs]).reshape(G.shape)
+        else:
+            yield rng.permutation(G)
+
+
+def best_of_class(G, name):
+    """Kappa of a predictor that is fitted to these rows."""
+    if name == "best-ema":
+        found = [np.square(reference.errors(G, f"ema({b})")).sum() for b in np.linspace(0, 0.999, 60)]
+        return min(found) / np.square(G).sum()
+    w = reference.ar_weights(G, [(0, len(G))], int(name[3:-1]))
+    return np.square(reference.errors(G, "linear", w)).sum() / np.square(G).sum()
+
+
+@pytest.mark.parametrize("m", [0, 4, 6])
+@pytest.mark.parametrize("name", ["ar(1)", "ar(3)", "ar(6)", "best-ema"])
+def test_a_predictor_in_hindsight_is_compared_with_one_fitted_to_steps_in_random_order(name, m):
+    """Against rows that are really permuted and fitted anew each time, a little better than what is best on average."""
+    walk = 0.4 * np.cumsum(np.random.default_rng(3).standard_normal((48, 300)), axis=0)
+    G = walk + without_replacement(48 // (m or 4), m or 4, d=300)
+    p = parse(name)[0]
+    fitted = p.fit(evidence(G, [p]))
+    order, c = Order(np.array([[0, 48]]), np.array([0]), m), both(G, m or 48)
+    null = float(kappa_null(refitted(fitted, *c, order), *c, order))
+    assert null == pytest.approx(np.mean([best_of_class(R, name) for R in orders(G, m, 40)]), rel=0.02)
+    assert null < float(kappa_null(fitted, *c, order)) + 1e-12
+
+
+@pytest.mark.parametrize(("first", "stop", "phase"), [(0, 40, 0), (7, 33, 3), (30, 40, 4), (0, 3, 1)])
+def test_expected_products_of_lags_are_those_of_every_row(first, stop, phase):
+    m, lags, c_in, c_out = 5, 7, 0.3, 0.1
+    expected = np.zeros((lags + 1, lags + 1))
+    for t, i, j in itertools.product(range(first, stop), range(lags + 1), range(lags + 1)):
+        if max(i, j) <= t:
+            same = (t - i + phase) // m == (t - j + phase) // m
+            expected[i, j] += 1.0 if i == j else c_in if same else c_out
+    order = Order(np.array([[first, stop]]), np.array([phase]), m)
+    np.testing.assert_allclose(expected_moments(lags, c_in, c_out, order), expected / (stop - first), atol=1e-12)
+
+
+def test_frozen_parameters_in_epochs_of_unknown_length_do_not_let_hindsight_help(tmp_path):
+    """ar(8) finds the epochs; where they are not known it is not said to be helped, where they are it has no gain."""
+    X = without_replacement(150, 4, d=64)[:, None]
+    path = str(stores.write_run(tmp_path / "r.zarr", X))
+    unknown, known = (to_json(analyze(path, ["ar(8)"], steps_per_epoch=s))["kappa"]["ar(8)"] for s in (None, 4))
+    assert unknown["gain"] > 0.05
+    assert verdict(unknown) == "epoch unknown"
+    assert abs(known["gain"]) < 0.01
+    assert verdict(known) in ("no difference", "too small to matter")
 
 
 def both(G, m):
