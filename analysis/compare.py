@@ -105,6 +105,7 @@ def compare(
     *,
     group_by: Sequence[str] = (),
     replicate: str = "seed",
+    steps_per_epoch: int | None = None,
 ) -> Comparison:
     """Measure runs with the same question.
 
@@ -123,6 +124,8 @@ def compare(
         Notes that name a configuration; see ``replicates``. Default: all but ``replicate``.
     replicate : str
         Note that tells the runs of one configuration apart.
+    steps_per_epoch : int, optional
+        Of every run; see ``analyze``. Default: what each run tells.
 
     Returns
     -------
@@ -146,7 +149,8 @@ def compare(
     opened = [r if isinstance(r, Run) else open_run(os.fspath(r)) for r in runs]
     phases = Phases(progress, len(opened))
     names = labels([r.where for r in opened])
-    rows = [_row(r, name, predictors, window, burn_in, phases) for r, name in zip(opened, names, strict=True)]
+    asked: dict[str, Any] = {"window": window, "burn_in": burn_in, "steps_per_epoch": steps_per_epoch}
+    rows = [_row(r, name, predictors, phases, **asked) for r, name in zip(opened, names, strict=True)]
     found, note = _cosines(opened)
     configurations = replicates(rows, list(rows[0].kappa), group_by, replicate)
     return Comparison(tuple(rows[0].kappa), tuple(rows), figures, source, found, note, replicates=configurations)
@@ -162,6 +166,7 @@ def compare_archive(
     *,
     group_by: Sequence[str] = (),
     replicate: str = "seed",
+    steps_per_epoch: int | None = None,
 ) -> Comparison:
     """``compare`` for every run at or under the paths; those that fail are in ``failed`` and stop no other.
 
@@ -169,7 +174,7 @@ def compare_archive(
     ----------
     paths : sequence of path
         Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
-    predictors, window, reference, burn_in, progress, group_by, replicate
+    predictors, window, reference, burn_in, progress, group_by, replicate, steps_per_epoch
         As of ``compare``.
 
     Raises
@@ -188,9 +193,8 @@ def compare_archive(
     places = find(paths)[0]
     names = dict(zip(places, labels(places), strict=True))
     phases = Phases(progress, len(places))
-    measured, failed = each_run(
-        paths, lambda run, path: (run, _row(run, names[path], predictors, window, burn_in, phases))
-    )
+    asked: dict[str, Any] = {"window": window, "burn_in": burn_in, "steps_per_epoch": steps_per_epoch}
+    measured, failed = each_run(paths, lambda run, path: (run, _row(run, names[path], predictors, phases, **asked)))
     if not measured:
         raise NotARunError(f"no run to compare: {'; '.join(f'{f.path}: {f.error}' for f in failed[:3])}")
     rows = tuple(row for _, row in measured)
@@ -199,10 +203,8 @@ def compare_archive(
     return Comparison(tuple(rows[0].kappa), rows, figures, source, found, note, tuple(failed), configurations)
 
 
-def _row(run: Run, label: str, predictors: Sequence[str], window: int | None, burn_in: int, progress: Progress) -> Row:
-    result = analyze(
-        run, predictors, window=window, burn_in=burn_in, by_group=False, null_rank=False, progress=progress
-    )
+def _row(run: Run, label: str, predictors: Sequence[str], progress: Progress, **asked: Any) -> Row:
+    result = analyze(run, predictors, by_group=False, null_rank=False, progress=progress, **asked)
     said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
     return Row(label, run.length, _batch(run), to_json(result), said, run.notes)
 

@@ -84,8 +84,8 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "singular_value": (("mode",), "gradient", "singular values of the logged increments"),
     "tail_energy": (("tail_rank",), "1", "relative energy beyond the leading singular values"),
     "lag_coherence": (("lag",), "1", "mean product of rows so many apart over the mean squared norm"),
-    "lag_coherence_low": (("lag",), "1", "lower end of its 95 % interval, for the sketch's error"),
-    "lag_coherence_high": (("lag",), "1", "upper end of its 95 % interval, for the sketch's error"),
+    "lag_coherence_low": (("lag",), "1", "lower end of its sketch 95 % interval"),
+    "lag_coherence_high": (("lag",), "1", "upper end of its sketch 95 % interval"),
     "lag_coherence_run": (("lag",), "1", "half-width of its 95 % fluctuation within the run"),
     "lag_coherence_total": (("lag",), "1", "half-width of both errors together"),
     "signal_share_run": ((), "1", "half-width of the 95 % fluctuation of a signal share from lags within the run"),
@@ -130,7 +130,7 @@ for _name in (
 for _name in ("signal", "signal_share", "noise", "noise_scale"):
     _dims, _units, _ = VARIABLES[_name]
     for _end, _which in (("_low", "lower end"), ("_high", "upper end")):
-        _spread = f"{_which} of its 95 % interval: what other minibatches would give; from lags the sketch's error"
+        _spread = f"{_which} of its 95 % interval: what other minibatches would give; from lags the sketch 95 %"
         VARIABLES[_name + _end] = (_dims, _units, _spread)
 
 SCOPES = {

@@ -119,16 +119,14 @@ def _late(count: NDArray[np.int64], place: NDArray[np.int64], m: int) -> NDArray
 def epoch_gain(fitted: Fitted, c: float, null: float, order: Order, gain: float) -> float:
     """Most that epochs of few steps with frozen parameters explain of a gain, where the baseline knows of none.
 
-    The shortest epoch explains most, unless there are given weights on several steps: those may fit any length up to
-    about twice their number.
+    The shortest epoch explains most, unless there are weights on several steps: those may fit any length up to about
+    twice their number.
     """
-    if fitted.hindsight:
-        inside, short = c - (1 - c) / (SHORT - 1), order.assume(SHORT)
-        return float(1 - kappa_null(refitted(fitted, inside, c, short), inside, c, short) / null)
     *_, a2 = fitted.mean_weights(order.ages)
+    own = float(kappa_null(fitted, c, c, order))
     longest = max(SHORT, 2 * fitted.weights.shape[-1])
-    found = [(1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) / null for m in range(SHORT, longest + 1)]
-    return max(found) if gain > 0 else min(found)
+    less = [(1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) for m in range(SHORT, longest + 1)]
+    return 1 - (own - (max(less) if gain > 0 else min(less))) / null
 
 
 def shared(fitted: Fitted, order: Order, a2: Float64 | float) -> Float64:

@@ -98,9 +98,12 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
     return plain
 
 
-def if_long(document: dict[str, Any]) -> str:
-    """Say under what condition a signal from lags holds: short epochs, which nothing tells of, would lower it."""
-    return ", if epochs are long" if document["noise"]["source"] == "lags" and document["epochs"]["unknown"] else ""
+def of_lags(document: dict[str, Any]) -> str:
+    """Say of a signal from lags what its interval covers, and that short epochs, if there are any, would lower it."""
+    if document["noise"]["source"] != "lags":
+        return ""
+    covers = "" if document["run"]["kind"] == "exact/1" else ", within the sketch's error only"
+    return covers + (", if epochs are long" if document["epochs"]["unknown"] else "")
 
 
 def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def footnote(comparison: Comparison) -> str:
 
 def _cell(kappa: dict[str, Any]) -> str:
     low, high = kappa.get("low"), kappa.get("high")
-    if low is None or high is None:
+    if low is None or high is None or low == high:
         return _fixed(kappa["value"])
     half = (high - low) / 2
     return f"{_fixed(kappa['value'])} ±{'<0.001' if 0 < half < 0.0005 else f'{half:.3f}'}"

@@ -73,7 +73,7 @@ def truth(known: Known) -> tuple[Found, NDArray[np.float64]]:
 def reaches(name: str, folder: Path, k: int, count: int) -> dict[str, NDArray[np.float64]]:
     """Error over the interval's half-width, (sketch, predictor) by scope.
 
-    And of the whole run the half-widths over kappa, "width", and the errors with and without norms, "with" and "without".
+    And of the whole run the half-widths over kappa, "width", and the errors "with" and "without" norms.
     """
     known = known_gradients.gradients(name, folder)
     true, norms2 = truth(known)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @options.predictors("last, ema(B), trend, ar(P) or best-ema", default="last, ema(0.9), ema(0.99), trend")
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows.")
 @click.option("--reference", metavar="FILE", help="JSON file of published figures to show below.")
+@options.steps_per_epoch
 @options.grouping
 @options.burn_in
 @click.option("--plot", callback=output.picture, metavar="FILE",
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 @console.verbosity
 def compare(
     runs: tuple[str, ...], form: str, predictors: tuple[str, ...], window: int | None, reference: str | None,
-    group_by: tuple[str, ...], replicate: str, burn_in: int, plot: Path | None, force: bool, quiet: bool,
+    steps_per_epoch: int | None, group_by: tuple[str, ...], replicate: str, burn_in: int, plot: Path | None,
+    force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Show kappa of RUNS side by side, as the paper's table does.
 
@@ -53,8 +55,9 @@ def compare(
     measure = compare_archive if is_several(runs) else of_runs
     with console.progress("compare", quiet) as progress:
         found = measure(
-            runs, predictors or PREDICTORS, window, reference, burn_in, progress, group_by=group_by, replicate=replicate
-        )
+            runs, predictors or PREDICTORS, window, reference, burn_in, progress, group_by=group_by,
+            replicate=replicate, steps_per_epoch=steps_per_epoch,
+        )  # fmt: skip
     if plot is not None:
         output.draw_comparison(found, plot, force)
     if form == "json":

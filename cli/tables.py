@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradlog.analysis.result_json import UNDEFINED, if_long
+from gradlog.analysis.result_json import UNDEFINED, of_lags
 from gradlog.analysis.verdict import EPOCH, caution, looked_at
 from gradlog.analysis.verdict import verdict as verdict
 from gradlog.cli import render
@@ -16,9 +16,8 @@ epoch unknown: epochs of few steps, drawn without replacement, would show the sa
 0 if every batch is drawn anew."""
 
 READING = """\
-shuffled: what the same gradients would show in random order, ar and best-ema with the weights that they have here;
-gain = 1 - kappa / shuffled. helps, hurts: what the order of the steps does to this predictor. The interval is the
-sketch's error only."""
+shuffled: what the same gradients would show in random order, ar and best-ema fitted to that; gain = 1 - kappa /
+shuffled. helps, hurts: what the order of the steps does to this predictor. The interval is the sketch's error only."""
 
 
 def report(path: str, result: Document) -> list[str]:
@@ -81,15 +80,18 @@ def _errors(result: Document) -> list[str]:
     title, reasons = render.heading("how well kappa is known, 95 %"), [k["run_withheld"] for k in kappas.values()]
     if len(set(reasons)) == 1 and reasons[0]:
         return [title, *render.note(f"fluctuation within the run withheld: {reasons[0]}")]
-    rows = [
-        [_label(n, k), _half(k["high"], k["value"]), _half(k["run_half"]), _half(k["total_half"])]
-        for n, k in kappas.items()
-    ]
+    columns, rows = ["predictor", "within the run"], [[_label(n, k), _half(k["run_half"])] for n, k in kappas.items()]
+    if result["run"]["kind"] != "exact/1":
+        columns = ["predictor", "sketch", "within the run", "both"]
+        rows = [
+            [name, _half(k["high"], k["value"]), half, _half(k["total_half"])]
+            for (name, half), k in zip(rows, kappas.values(), strict=True)
+        ]
     lines = ["within the run: from blocks of its own steps; another seed may differ by more"]
     for reason in filter(None, dict.fromkeys(reasons)):
         names = ", ".join(n for n, k in kappas.items() if k["run_withheld"] == reason)
         lines += render.wrap(f"withheld for {render.printable(names)}: {reason}", render.WIDTH - 2)
-    return [title, *render.table(["predictor", "sketch", "within the run", "both"], rows), *(f"  {x}" for x in lines)]
+    return [title, *render.table(columns, rows), *(f"  {x}" for x in lines)]
 
 
 def _half(end: float | None, value: float = 0.0) -> str:
@@ -108,10 +110,11 @@ def _reading(result: Document) -> str:
 def _kappa_cells(name: str, k: Document) -> list[str]:
     if name == "zero":
         return [name, _fixed(k["value"]), "", _fixed(k["null"]), "", "reference"]
+    known = k["low"] is not None
     return [
         _label(name, k),
         _fixed(k["value"]),
-        f"{_fixed(k['low'])} .. {_fixed(k['high'])}",
+        "exact" if known and k["low"] == k["high"] else f"{_fixed(k['low'])} .. {_fixed(k['high'])}",
         _fixed(k["null"]),
         _signed(k["gain"]),
         verdict(k),
@@ -258,7 +261,7 @@ def _noise(result: Document) -> list[str]:
             least, most = noise["noise_scale_low"], noise["noise_scale_high"]
             spread = f"{render.number(least, 3)} or more" if most is None else render.interval(least, most, 3)
             lines[-1] += f"; noise scale, the critical batch size: {render.number(scale, 3)} ({spread}) samples"
-        lines[-1] += f"; from {noise['source']}{if_long(result)}"
+        lines[-1] += f"; from {noise['source']}{of_lags(result)}"
     lags = [f"{_signed(lag['value'])} at {a}" for a, lag in result["lag_coherence"].items()]
     lines.append(f"lag coherence {', '.join(lags)}")
     return [render.heading("signal"), *(f"  {line}" for text in lines for line in render.wrap(text, render.WIDTH - 2))]

@@ -272,8 +272,9 @@ def rank_cell(rank: dict[str, Any], more: str = "") -> Cell:
 
 
 def _interval(low: float | None, high: float | None) -> Cell:
-    known = low is not None and high is not None
-    return Cell(f"{numeral(low)} to {numeral(high)}" if known else "none", _key(low), "soft")
+    if low is None or high is None:
+        return Cell("none", _key(low), "soft")
+    return Cell("exact" if low == high else f"{numeral(low)} to {numeral(high)}", _key(low), "soft")
 
 
 def _count(value: float | None) -> str:

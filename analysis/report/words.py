@@ -6,7 +6,7 @@ from typing import Any
 
 from gradlog.analysis.report.figures import interval
 from gradlog.analysis.report.study import SHARED, Study
-from gradlog.analysis.result_json import if_long
+from gradlog.analysis.result_json import of_lags
 from gradlog.analysis.text import numeral, percent
 from gradlog.analysis.verdict import EPOCH, HELPS, HURTS, NONE, SMALL, verdict
 
@@ -107,7 +107,7 @@ def _signal(study: Study) -> str:
         return ""
     shown = f"{numeral(share, 3)} ({interval(noise['signal_share_low'], noise['signal_share_high'])})"
     said = f"a share of {shown} of the mean squared norm is signal, the rest minibatch noise"
-    return f"From {noise['source']}{if_long(study.document)}: {said}."
+    return f"From {noise['source']}{of_lags(study.document)}: {said}."
 
 
 def _listed(names: list[str]) -> str:

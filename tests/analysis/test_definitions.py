@@ -141,7 +141,7 @@ def test_a_predictor_of_one_s_own(exact_run):
         def fit(self, evidence):
             M = evidence.moments(1)
             w = M[0, 1].sum() / M[1, 1].sum()
-            return Fitted(M[0, 0] - 2 * w * M[0, 1] + w * w * M[1, 1], np.array([w]))
+            return Fitted(M[0, 0] - 2 * w * M[0, 1] + w * w * M[1, 1], np.array([w]), hindsight=True)
 
     path, G = exact_run
     ds = analyze(str(path), [Scaled(), "ar(1)", "last"], window=65)

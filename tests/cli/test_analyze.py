@@ -170,6 +170,33 @@ def test_noise_makes_no_difference_to_any_predictor(call, tmp_path):
     assert "no bounds" in shown.out
 
 
+def test_exact_runs_show_no_error_of_a_sketch(call, tmp_path):
+    path = tmp_path / "r.zarr"
+    with gradlog.open(path, like=np.zeros(6), k="exact", on_error="raise") as log:
+        for row in np.random.default_rng(0).standard_normal((240, 6)):
+            log.step(row)
+    rows = [line.split() for line in call("analyze", path).out.splitlines()]
+    assert ["predictor", "within", "the", "run"] in rows
+    lines = [row for row in rows if row[:1] == ["last"]]
+    assert (lines[0][2], len(lines[1])) == ("exact", 3)  # the errors: name, ±, half-width
+    assert "±" not in call("compare", path).out.splitlines()[1]
+
+
+def test_a_signal_from_lags_is_said_to_carry_the_sketch_s_error_alone(call, tmp_path):
+    r = np.random.default_rng(0)
+    turn = np.arange(60)[:, None] / 8
+    G = 3 * (np.cos(turn) * r.standard_normal(400) + np.sin(turn) * r.standard_normal(400)) + r.standard_normal(
+        (60, 400)
+    )
+    for k in (64, "exact"):
+        with gradlog.open(tmp_path / f"{k}.zarr", like=G[0], k=k, on_error="raise") as log:
+            for row in G:
+                log.step(row)
+    sketched, exact = (" ".join(call("analyze", tmp_path / f"{k}.zarr").out.split()) for k in (64, "exact"))
+    assert "from lags, within the sketch's error only, if epochs are long" in sketched
+    assert "from lags, if epochs are long" in exact
+
+
 def test_verdict_words():
     kappa = {"value": 1.5, "low": 1.4, "high": 1.6, "null": 2.0, "gain": 0.25, "gain_low": 0.2, "gain_high": 0.3}
     assert verdict(kappa) == "helps"

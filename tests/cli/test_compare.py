@@ -41,6 +41,16 @@ def test_formats(call, two, form, start):
     assert shown.out.endswith("\n")
 
 
+def test_epochs_are_told_to_every_run(call, two):
+    known, anew = (
+        json.loads(call("compare", *two, "--steps-per-epoch", n, "--format", "json").out) for n in ("5", "0")
+    )
+    told = json.loads(call("analyze", two[1], "--steps-per-epoch", "5", "--json").out)
+    nulls = [[run["kappa"]["last"]["null"] for run in found["runs"]] for found in (known, anew)]
+    assert nulls[0] == [told["kappa"]["last"]["null"]] * 2
+    assert nulls[0] != nulls[1]
+
+
 def test_plot_and_reference(call, two, tmp_path):
     target, reference = tmp_path / "figure.png", tmp_path / "paper.json"
     reference.write_text('{"source": "a paper", "rows": {"row": {"last": 2.0}}}')
