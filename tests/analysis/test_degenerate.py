@@ -39,7 +39,7 @@ CASES = {
     "one coordinate": (rows(k=1), {}),
     "three coordinates": (rows(k=3), {}),
     "exact, one parameter": (rows(1, 1), {"exact": True}),
-    "more groups than coordinates": (rows(20, 8), {}),
+    "more groups than coordinates": (rows(10, 8), {}),
     "groups of one parameter": (np.eye(64)[[3, 5]][None] * rows(2, 1), {"sizes": [1, 1]}),
     "every other row NaN": (np.where((ON % 2 == 0)[:, None, None], np.nan, rows()), {"flags": ON % 2 == 0}),
     "1e-30": (1e-30 * rows(), {}),
