@@ -8,28 +8,25 @@ All that is public is here; the modules below may move.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradlog.analysis import plots
-    from gradlog.analysis.archive import analyze_each, analyze_many
-    from gradlog.analysis.audits.audit import audit_run
-    from gradlog.analysis.audits.report import Report
-    from gradlog.analysis.cache import Cache
-    from gradlog.analysis.compare import Comparison, Row, compare, compare_archive
-    from gradlog.analysis.cosine import Cosines, cosines
-    from gradlog.analysis.export import export_result, export_rows
-    from gradlog.analysis.grouptime import GroupTime, group_time
-    from gradlog.analysis.pipeline import analyze
-    from gradlog.analysis.predictors import Evidence, Fitted, Linear, Predictor
-    from gradlog.analysis.reader import Run, open_run
-    from gradlog.analysis.replicates import Configuration, Difference, Mean, Replicates, replicates
-    from gradlog.analysis.report import archive_report, html_report, write_report
-    from gradlog.analysis.result_json import to_json
-    from gradlog.analysis.watch import Look, is_live, silence, watch
+    from gradlog.analysis.audit.findings import Report
+    from gradlog.analysis.audit.run import audit_run
+    from gradlog.analysis.caching.cache import Cache
+    from gradlog.analysis.comparison.analyze_each import analyze_each, analyze_many
+    from gradlog.analysis.comparison.compare import Comparison, Row, compare, compare_archive
+    from gradlog.analysis.comparison.divergence import Cosines, cosines
+    from gradlog.analysis.comparison.replicates import Configuration, Difference, Mean, Replicates, replicates
+    from gradlog.analysis.following import Look, is_live, silence, watch
+    from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor
+    from gradlog.analysis.reading.run import Run, open_run
+    from gradlog.analysis.report import archive_report, html_report, plots, write_report
+    from gradlog.analysis.results.analyze import analyze
+    from gradlog.analysis.results.export import export_result, export_rows
+    from gradlog.analysis.results.group_time import GroupTime, group_time
+    from gradlog.analysis.results.json_document import to_json
 
 __all__ = [
     "Cache", "Comparison", "Configuration", "Cosines", "Difference", "Evidence", "Fitted", "GroupTime", "Linear",
@@ -42,21 +39,21 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
-        "archive": ["analyze_each", "analyze_many"],
-        "audits.audit": ["audit_run"],
-        "audits.report": ["Report"],
-        "cache": ["Cache"],
-        "compare": ["Comparison", "Row", "compare", "compare_archive"],
-        "cosine": ["Cosines", "cosines"],
-        "export": ["export_result", "export_rows"],
-        "grouptime": ["GroupTime", "group_time"],
-        "pipeline": ["analyze"],
-        "predictors": ["Evidence", "Fitted", "Linear", "Predictor"],
-        "reader": ["Run", "open_run"],
-        "replicates": ["Configuration", "Difference", "Mean", "Replicates", "replicates"],
+        "audit.findings": ["Report"],
+        "audit.run": ["audit_run"],
+        "caching.cache": ["Cache"],
+        "comparison.analyze_each": ["analyze_each", "analyze_many"],
+        "comparison.compare": ["Comparison", "Row", "compare", "compare_archive"],
+        "comparison.divergence": ["Cosines", "cosines"],
+        "comparison.replicates": ["Configuration", "Difference", "Mean", "Replicates", "replicates"],
+        "following": ["Look", "is_live", "silence", "watch"],
+        "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor"],
+        "reading.run": ["Run", "open_run"],
         "report": ["archive_report", "html_report", "write_report"],
-        "result_json": ["to_json"],
-        "watch": ["Look", "is_live", "silence", "watch"],
+        "results.analyze": ["analyze"],
+        "results.export": ["export_result", "export_rows"],
+        "results.group_time": ["GroupTime", "group_time"],
+        "results.json_document": ["to_json"],
     }.items()
     for name in names
 }
@@ -64,7 +61,7 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "plots":
-        return import_module(f"{__name__}.plots")
+        return import_module(f"{__name__}.report.plots")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -74,13 +71,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Where a function has the name of its module, the function stays in sight when the module is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, getattr(value, name) if _HOME.get(name) == name else value)
-
-
-sys.modules[__name__].__class__ = _Package

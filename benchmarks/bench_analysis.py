@@ -23,13 +23,14 @@ import zarr
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "analysis"))
 import stores
 
-from gradlog.analysis import Run, blocks, fast, open_run
-from gradlog.analysis.blas import single_threaded
-from gradlog.analysis.predictors import needs, parse
-from gradlog.analysis.rsvd import test_matrix as random_block
-from gradlog.analysis.spectra import BLOCK
-from gradlog.analysis.summary import Recipe, add, contributions
-from gradlog.schema import chunk_rows
+from gradlog.analysis import Run, open_run
+from gradlog.analysis.common.blas_threads import single_threaded
+from gradlog.analysis.measures.predictors import needs, parse
+from gradlog.analysis.spectrum.nystrom import test_matrix as random_block
+from gradlog.analysis.spectrum.routes import BLOCK
+from gradlog.analysis.streaming import compiled_kernel, schedule
+from gradlog.analysis.streaming.summary import Recipe, add, contributions
+from gradlog.format.schema import chunk_rows
 
 STEPS, WIDE = (int(os.environ.get(f"GRADLOG_BENCH_{n}", d)) for n, d in (("STEPS", 200_000), ("WIDE", 100_000)))
 PAPER = "zero,last,ema(0.9),ema(0.99),trend,ar(8)"
@@ -84,7 +85,7 @@ def read_and_gemms(path: Path) -> None:
 
 def one_pass(run: Run, recipe: Recipe, scheduler: Any = "synchronous") -> Any:
     cuts = [0, len(run.steps)]
-    return add(contributions(blocks.compute(run.rows, run.chains, cuts, recipe, scheduler)))
+    return add(contributions(schedule.compute(run.rows, run.chains, cuts, recipe, scheduler)))
 
 
 def against(
@@ -121,7 +122,7 @@ RECIPES = {
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])
 @pytest.mark.parametrize("label", RECIPES)
 def test_one_pass(benchmark: Any, narrow: Path, label: str, kernel: str) -> None:
-    if kernel == "numba" and not fast.available():
+    if kernel == "numba" and not compiled_kernel.available():
         pytest.skip("the extra 'fast' is not installed")
     run, recipe = open_run(narrow), dataclasses.replace(RECIPES[label], kernel=kernel)
     against(benchmark, lambda: read_and_syrk(narrow), lambda: one_pass(run, recipe), f"{label}, {kernel}")
@@ -133,7 +134,7 @@ def test_two_threads(benchmark: Any, narrow: Path, kernel: str) -> None:
     run, recipe = open_run(narrow), dataclasses.replace(RECIPES[list(RECIPES)[2]], kernel=kernel)
     one, two = (lambda s=s: one_pass(run, recipe, s) for s in ("synchronous", "threads"))
     ratio = against(
-        benchmark, one, two, f"threads over one, {kernel}, {blocks.workers()} workers", clock=time.perf_counter
+        benchmark, one, two, f"threads over one, {kernel}, {schedule.workers()} workers", clock=time.perf_counter
     )
     print(f"speed-up {1 / ratio:.2f}")
 
@@ -164,7 +165,7 @@ CHILD = """
 import json, re, sys, time
 import numpy as np, dask, dask.array as da
 from gradlog.analysis import blocks, open_run, rank, rsvd, spectra
-from gradlog.analysis.summary import Recipe, add, contributions
+from gradlog.analysis.streaming.summary import Recipe, add, contributions
 path, way, width, power, eps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5])
 memory = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 libraries = memory("VmRSS")

@@ -21,13 +21,13 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from gradlog.analysis import audit_run  # noqa: E402
-from gradlog.analysis.audit import Folder, verify  # noqa: E402
-from gradlog.analysis.audits.digest import tree_digest  # noqa: E402
-from gradlog.buffer import Block  # noqa: E402
-from gradlog.compact import compact  # noqa: E402
-from gradlog.schema import RunHeader, SegmentHeader, SketchSpec, TensorInfo, chunk_rows, digest  # noqa: E402
-from gradlog.sink import LocalSink  # noqa: E402
-from gradlog.store import SegmentWriter, create_root, now  # noqa: E402
+from gradlog.analysis.audit.integrity import Folder, verify  # noqa: E402
+from gradlog.analysis.audit.listing import tree_digest  # noqa: E402
+from gradlog.format.schema import RunHeader, SegmentHeader, SketchSpec, TensorInfo, chunk_rows, digest  # noqa: E402
+from gradlog.storage.block import Block  # noqa: E402
+from gradlog.storage.commit import SegmentWriter, create_root, now  # noqa: E402
+from gradlog.storage.compact import compact  # noqa: E402
+from gradlog.storage.sink import LocalSink  # noqa: E402
 
 GROUPS, K = 16, 256
 SIZE = float(os.environ.get("GRADLOG_BENCH_BYTES", "5e8"))

@@ -92,9 +92,9 @@ def test_histogram_of_a_gradient(benchmark: Any) -> None:
     """What dashboards do to a gradient of 11 million coordinates, against the sketch of the same, one thread."""
     import torch
 
-    from gradlog.projector import projector
-    from gradlog.schema import TensorInfo
-    from gradlog.sketch import FoldHash
+    from gradlog.format.schema import TensorInfo
+    from gradlog.sketching.fold_hash import FoldHash
+    from gradlog.sketching.projector import projector
 
     x = np.random.default_rng(0).standard_normal(11_000_000, np.float32)
     p = projector(FoldHash(256).spec, [TensorInfo("x", x.shape, "float32", 0)], 1)
@@ -118,8 +118,8 @@ def test_sklearn_randomized_svd(benchmark: Any) -> None:
     """96 components of 20,000 x 1024 in memory: CPU time of three passes and of one, worst error of sigma^2 over E."""
     from sklearn.utils.extmath import randomized_svd
 
-    from gradlog.analysis.blas import single_threaded
-    from gradlog.analysis.rsvd import rsvd
+    from gradlog.analysis.common.blas_threads import single_threaded
+    from gradlog.analysis.spectrum.nystrom import rsvd
 
     rng = np.random.default_rng(0)
     H = rng.standard_normal((20_000, 1024), np.float32) * np.exp(-np.arange(1024, dtype=np.float32) / 60)

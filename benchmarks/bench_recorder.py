@@ -25,7 +25,7 @@ def test_row_outside_the_sketch(benchmark: Any, tmp_path: Path, groups: int) -> 
     grads = {f"w{i}": np.ones(10, np.float32) for i in range(groups)}
     log = gradlog.open(tmp_path / "r.zarr", like=grads, groups="tensors", on_error="raise")
     assert log.header is not None
-    from gradlog.projector import projector
+    from gradlog.sketching.projector import projector
 
     sketch = projector(log.header.sketch, log.header.tensors, groups)
     out, norm2 = np.empty((groups, 256), np.float32), np.empty(groups)

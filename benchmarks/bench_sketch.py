@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradlog.projector import projector
-from gradlog.schema import TensorInfo
-from gradlog.sketch import FoldHash
+from gradlog.format.schema import TensorInfo
+from gradlog.sketching.fold_hash import FoldHash
+from gradlog.sketching.projector import projector
 
 CONVOLUTIONS = [(64, 3, 3, 3)] + [(64, 64, 3, 3)] * 4
 for wide in (128, 256, 512):

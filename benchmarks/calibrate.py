@@ -27,7 +27,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 import gradlog  # noqa: E402
 from gradlog.analysis import analyze, to_json  # noqa: E402
-from gradlog.analysis.verdict import HELPS, HURTS  # noqa: E402
+from gradlog.analysis.measures.interpretation import HELPS, HURTS  # noqa: E402
 
 Array = NDArray[np.float64]
 Counts = dict[str, tuple[int, int]]

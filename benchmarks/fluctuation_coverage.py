@@ -19,11 +19,11 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from scipy.signal import lfilter  # noqa: E402
 
-from gradlog.analysis import sections  # noqa: E402
-from gradlog.analysis.fluctuation import Blocks, Ratios, wider  # noqa: E402
-from gradlog.analysis.kernel import summarise  # noqa: E402
-from gradlog.analysis.predictors import needs, parse  # noqa: E402
-from gradlog.analysis.summary import Recipe, Summary  # noqa: E402
+from gradlog.analysis.measures.fluctuation import Blocks, Ratios, wider  # noqa: E402
+from gradlog.analysis.measures.predictors import needs, parse  # noqa: E402
+from gradlog.analysis.streaming import sections  # noqa: E402
+from gradlog.analysis.streaming.kernel import summarise  # noqa: E402
+from gradlog.analysis.streaming.summary import Recipe, Summary  # noqa: E402
 
 Float64 = NDArray[np.float64]
 

@@ -22,7 +22,8 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 import gradlog
-from gradlog.analysis import analyze, gradient_noise
+from gradlog.analysis import analyze
+from gradlog.analysis.measures import gradient_noise
 
 N, B, INPUTS, CLASSES = 640, 64, 20, 3
 RATES = (0.0, 0.05, 0.2, 0.5)

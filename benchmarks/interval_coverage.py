@@ -26,12 +26,12 @@ from known import KNOWN, Float32, Known  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from scipy import stats  # noqa: E402
 
-from gradlog.analysis.intervals import LEVEL, quantile  # noqa: E402
-from gradlog.analysis.kernel import summarise  # noqa: E402
-from gradlog.analysis.measure import Question, kappas  # noqa: E402
-from gradlog.analysis.order_baseline import Order  # noqa: E402
-from gradlog.analysis.predictors import Evidence, needs, parse  # noqa: E402
-from gradlog.analysis.summary import Recipe, Summary, add, contributions  # noqa: E402
+from gradlog.analysis.common.jackknife import LEVEL, quantile  # noqa: E402
+from gradlog.analysis.measures.order_baseline import Order  # noqa: E402
+from gradlog.analysis.measures.predictors import Evidence, needs, parse  # noqa: E402
+from gradlog.analysis.measures.scope_values import Question, kappas  # noqa: E402
+from gradlog.analysis.streaming.kernel import summarise  # noqa: E402
+from gradlog.analysis.streaming.summary import Recipe, Summary, add, contributions  # noqa: E402
 
 PREDICTORS = ("last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
 Found = dict[str, dict[str, NDArray[np.float64]]]

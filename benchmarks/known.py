@@ -19,9 +19,9 @@ sys.path.insert(0, str(ROOT))  # for examples.paper
 
 from examples.paper import mlp_tabular, session, tiny_transformer  # noqa: E402
 from gradlog.analysis import open_run  # noqa: E402
-from gradlog.projector import projector  # noqa: E402
-from gradlog.schema import TensorInfo  # noqa: E402
-from gradlog.sketch import FoldHash  # noqa: E402
+from gradlog.format.schema import TensorInfo  # noqa: E402
+from gradlog.sketching.fold_hash import FoldHash  # noqa: E402
+from gradlog.sketching.projector import projector  # noqa: E402
 
 Float32 = NDArray[np.float32]
 HALVES = {"embedding": "token|place", "layer.0": r"layers\.0", "layer.1": r"layers\.1", "head": "head"}

@@ -96,7 +96,7 @@ def analyze(path: Path) -> dict[str, Any]:
 
 def report(path: Path) -> dict[str, Any]:
     """A page about the run, its whole analysis in it, or what an earlier call left in the cache beside the run."""
-    from gradlog.analysis.cache import Cache
+    from gradlog.analysis.caching.cache import Cache
     from gradlog.analysis.report import html_report
 
     start = time.perf_counter()

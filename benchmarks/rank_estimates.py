@@ -22,7 +22,7 @@ from known import KNOWN  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from scipy import stats  # noqa: E402
 
-from gradlog.analysis.inversion import estimate  # noqa: E402
+from gradlog.analysis.spectrum.population import estimate  # noqa: E402
 
 Float64 = NDArray[np.float64]
 Spectrum = Callable[[Float64], Float64]

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from gradlog.cli import console, options, output, tables, watch
-from gradlog.cli.archive import archive
+from gradlog.cli import analyze_text, options, output_files, stderr, watch
+from gradlog.cli.many_runs_text import archive
 
 
 @click.command()
@@ -21,11 +21,11 @@ from gradlog.cli.archive import archive
     "-o",
     "--output",
     "target",
-    callback=output.destination,
+    callback=output_files.destination,
     metavar="FILE",
     help="Also write the result: .json, .nc or .zarr.",
 )
-@click.option("--plot", callback=output.picture, metavar="FILE", help="Also draw the result: .png, .svg or .pdf.")
+@click.option("--plot", callback=output_files.picture, metavar="FILE", help="Also draw the result: .png, .svg or .pdf.")
 @options.force
 @options.predictors("zero, last, ema(B), trend, ar(P) or best-ema", default="the usual seven")
 @options.eps
@@ -46,7 +46,7 @@ from gradlog.cli.archive import archive
 )
 @options.computing
 @watch.option
-@console.verbosity
+@stderr.verbosity
 def analyze(
     runs: tuple[str, ...],
     as_json: bool,
@@ -84,13 +84,13 @@ def analyze(
 
     What was computed before is kept by the content of the runs in $GRADLOG_CACHE (default: the user's cache folder).
     """
-    from gradlog.analysis import archive as many
-    from gradlog.analysis.cache import Cache
-    from gradlog.analysis.find import is_several
+    from gradlog.analysis.caching.cache import Cache
+    from gradlog.analysis.comparison import analyze_each as many
+    from gradlog.analysis.comparison.find import is_several
 
     for wanted in (target, plot):
         if wanted is not None:
-            output.require_free(wanted, force)
+            output_files.require_free(wanted, force)
     asked: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
     chosen = {"predictors": predictors, "eps": eps, "window": window, "stride": stride, "prefixes": prefixes}
     chosen["light"] = light
@@ -113,7 +113,7 @@ def analyze(
     if every is not None:
         _follow(run, asked, every, answer, as_json, quiet)
         return
-    with console.progress("analyze", quiet) as progress:
+    with stderr.progress("analyze", quiet) as progress:
         result = many.analyze_one(run, progress=progress, **asked)
     click.echo("\n".join(answer(result, force)))
 
@@ -126,12 +126,12 @@ def _answer(
 
     document = to_json(result)
     if target is not None:
-        output.save(result, document, target, force)
-        console.log.info("wrote %s", target)
+        output_files.save(result, document, target, force)
+        stderr.log.info("wrote %s", target)
     if plot is not None:
-        output.draw(result, plot, force)
-        console.log.info("drew %s", plot)
-    return [json.dumps(document, indent=indent, allow_nan=False)] if as_json else tables.report(run, document)
+        output_files.draw(result, plot, force)
+        stderr.log.info("drew %s", plot)
+    return [json.dumps(document, indent=indent, allow_nan=False)] if as_json else analyze_text.report(run, document)
 
 
 def _follow(
@@ -143,7 +143,7 @@ def _follow(
     view = asked.pop("view")
 
     def look_at(runs: Any, live: bool) -> Any:
-        with console.progress("analyze", quiet) as progress:
+        with stderr.progress("analyze", quiet) as progress:
             return measure(runs[0], progress=progress, passes=1 if live else 2, **asked)
 
     def show(look: Any) -> None:

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 import click
 
-from gradlog.cli import console
+from gradlog.cli import stderr
 from gradlog.cli.analyze import analyze
 from gradlog.cli.audit import audit
 from gradlog.cli.compact import compact
 from gradlog.cli.compare import compare
 from gradlog.cli.export import export
 from gradlog.cli.info import info
+from gradlog.cli.plain_text import printable
 from gradlog.cli.recover import recover
-from gradlog.cli.render import printable
 from gradlog.cli.report import report
 from gradlog.cli.run import run as record
 from gradlog.errors import GradlogError
@@ -59,7 +59,7 @@ for verb in (record, info, analyze, report, compare, export, audit, recover, com
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    console.prepare()
+    stderr.prepare()
     try:
         with gradlog.make_context("gradlog", list(sys.argv[1:] if args is None else args)) as context:
             gradlog.invoke(context)
@@ -81,11 +81,11 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
-    if console.debugging():
+    if stderr.debugging():
         traceback.print_exc()
     expected = isinstance(error, (GradlogError, OSError, MemoryError))
     text = str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
-    hint = "" if expected or console.debugging() else " (an error in gradlog itself; -vv shows where)"
+    hint = "" if expected or stderr.debugging() else " (an error in gradlog itself; -vv shows where)"
     click.echo(f"gradlog: {printable(' '.join(text.split()))}{hint}", err=True)
     return error.exit_code if isinstance(error, GradlogError) else 1
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from gradlog.cli import render
-from gradlog.cli.console import progress, verbosity
+from gradlog.cli import plain_text
+from gradlog.cli.stderr import progress, verbosity
 from gradlog.errors import CorruptRunError
 
 
@@ -58,8 +58,8 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
     The listing for --manifest: cd RUN; find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > ../run.sha256.
     """
     from gradlog.analysis import audit_run
-    from gradlog.analysis.audits.digest import tree_digest
-    from gradlog.analysis.audits.replay import load_hook
+    from gradlog.analysis.audit.checks.replay import load_hook
+    from gradlog.analysis.audit.listing import tree_digest
 
     if sgd and not checkpoints:
         raise click.UsageError("--sgd goes with --checkpoint: gradients are added up between two of them")
@@ -83,9 +83,8 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
         click.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
     else:
         for line in report.lines:
-            click.echo(f"{line.status}  {line.check:<11} {render.printable(line.text)}")
+            click.echo(f"{line.status}  {line.check:<11} {plain_text.printable(line.text)}")
     if report.failed or (strict and report.count("WARN")):
-        counted = (
-            f"{render.count(report.count('FAIL'), 'finding')} failed, {render.count(report.count('WARN'), 'warning')}"
-        )
+        failed = plain_text.count(report.count("FAIL"), "finding")
+        counted = f"{failed} failed, {plain_text.count(report.count('WARN'), 'warning')}"
         raise CorruptRunError(f"{run}: {counted}")

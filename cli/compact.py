@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gradlog.cli import render
+from gradlog.cli import plain_text
 
 
 @click.command()
@@ -14,12 +14,12 @@ def compact(run: str) -> None:
 
     Every recorded byte, digest and the chain stay as they are; what is written is read back before it takes over.
     """
-    from gradlog.compact import compact as rewrite
+    from gradlog.storage.compact import compact as rewrite
 
     for segment in rewrite(run):
         done = (
             f"left alone: it {segment.skipped}"
             if segment.skipped
-            else f"{render.count(segment.before, 'file')}, now {segment.after}"
+            else f"{plain_text.count(segment.before, 'file')}, now {segment.after}"
         )
         click.echo(f"{segment.segment}  {done}")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradlog.cli import console, options, output, render
+from gradlog.cli import options, output_files, plain_text, stderr
 
 if TYPE_CHECKING:
-    from gradlog.analysis.compare import Comparison
+    from gradlog.analysis.comparison.compare import Comparison
 
 
 @click.command()
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @options.steps_per_epoch
 @options.grouping
 @options.burn_in
-@click.option("--plot", callback=output.picture, metavar="FILE",
+@click.option("--plot", callback=output_files.picture, metavar="FILE",
               help="Also draw kappa by run, its curves over windows, and the cosine: .png, .svg or .pdf.")  # fmt: skip
 @options.force
-@console.verbosity
+@stderr.verbosity
 def compare(
     runs: tuple[str, ...], form: str, predictors: tuple[str, ...], window: int | None, reference: str | None,
     steps_per_epoch: int | None, group_by: tuple[str, ...], replicate: str, burn_in: int, plot: Path | None,
@@ -44,98 +44,98 @@ def compare(
     spread between them, and every two configurations their difference, over the seeds they share. With --group-by,
     --format csv prints these in place of the runs.
     """
-    from gradlog.analysis import tabulate
-    from gradlog.analysis.compare import PREDICTORS, compare_archive, to_document
-    from gradlog.analysis.compare import compare as of_runs
-    from gradlog.analysis.find import is_several
+    from gradlog.analysis.comparison import tables
+    from gradlog.analysis.comparison.compare import PREDICTORS, compare_archive, to_document
+    from gradlog.analysis.comparison.compare import compare as of_runs
+    from gradlog.analysis.comparison.find import is_several
 
     options.check(predictors)
     if plot is not None:
-        output.require_free(plot, force)
+        output_files.require_free(plot, force)
     measure = compare_archive if is_several(runs) else of_runs
-    with console.progress("compare", quiet) as progress:
+    with stderr.progress("compare", quiet) as progress:
         found = measure(
             runs, predictors or PREDICTORS, window, reference, burn_in, progress, group_by=group_by,
             replicate=replicate, steps_per_epoch=steps_per_epoch,
         )  # fmt: skip
     if plot is not None:
-        output.draw_comparison(found, plot, force)
+        output_files.draw_comparison(found, plot, force)
     if form == "json":
         click.echo(json.dumps(to_document(found), indent=1, allow_nan=False))
     elif form == "table":
         click.echo("\n".join(_lines(found)))
     elif form == "csv" and group_by and found.replicates is not None:
-        click.echo(tabulate.configurations_csv(found.replicates), nl=False)
+        click.echo(tables.configurations_csv(found.replicates), nl=False)
     else:
-        click.echo(tabulate.WRITERS[form](found), nl=False)
-    console.tell_failed(found.failed)
+        click.echo(tables.WRITERS[form](found), nl=False)
+    stderr.tell_failed(found.failed)
 
 
 def _lines(found: Comparison) -> list[str]:
-    from gradlog.analysis import tabulate
-    from gradlog.analysis.text import abbreviate
+    from gradlog.analysis.common.text import abbreviate
+    from gradlog.analysis.comparison import tables
 
-    columns, rows = tabulate.grid(found)
+    columns, rows = tables.grid(found)
     short = [
         [abbreviate(label, 16), *(cell.replace(" ±", "±").replace("±0.", "±.").replace("<0.", "<.") for cell in cells)]
         for label, *cells in rows
     ]
     return [
-        *render.table(columns, short),
+        *plain_text.table(columns, short),
         "",
-        *(f"  {line}" for line in render.wrap(tabulate.footnote(found), render.WIDTH - 2)),
+        *(f"  {line}" for line in plain_text.wrap(tables.footnote(found), plain_text.WIDTH - 2)),
         *_configurations(found),
         *_over_time(found),
         *_parting(found),
-        *(line for r in found.rows for text in r.warnings for line in render.note(f"{r.label}: {text}")),
+        *(line for r in found.rows for text in r.warnings for line in plain_text.note(f"{r.label}: {text}")),
     ]
 
 
 def _configurations(comparison: Comparison) -> list[str]:
     """Mean and spread over seeds, and what differs between configurations."""
-    from gradlog.analysis import tabulate
-    from gradlog.analysis.text import abbreviate
+    from gradlog.analysis.common.text import abbreviate
+    from gradlog.analysis.comparison import tables
 
     found = comparison.replicates
     if found is None:
         return []
-    columns, rows = tabulate.configurations(found)
+    columns, rows = tables.configurations(found)
     short = [[abbreviate(label, 20), *(cell.replace(" ±", "±").replace("±0.", "±.") for cell in cells)]
              for label, *cells in rows]  # fmt: skip
     return [
         "",
-        render.heading("configurations"),
-        *render.table(columns, short),
+        plain_text.heading("configurations"),
+        *plain_text.table(columns, short),
         "",
-        *(f"  {line}" for line in render.wrap(tabulate.SPREAD, render.WIDTH - 2)),
+        *(f"  {line}" for line in plain_text.wrap(tables.SPREAD, plain_text.WIDTH - 2)),
         *([""] if found.differences else []),
         *(
             f"  {line}"
             for d in found.differences
-            for line in render.wrap(render.printable(d.sentence), render.WIDTH - 2)
+            for line in plain_text.wrap(plain_text.printable(d.sentence), plain_text.WIDTH - 2)
         ),
-        *(line for text in found.warnings for line in render.note(text)),
+        *(line for text in found.warnings for line in plain_text.note(text)),
     ]
 
 
 def _over_time(found: Comparison) -> list[str]:
     """Kappa of the first predictor by window: a line of bars a run, on a scale of its own."""
-    from gradlog.analysis.text import abbreviate
+    from gradlog.analysis.common.text import abbreviate
 
     name = next(iter(found.predictors))
     curves = [(abbreviate(r.label, 16), [w["kappa"][name]["value"] for w in r.document["windows"]]) for r in found.rows]
     width = max(len(label) for label, _ in curves)
-    lines = [render.curve(label, values, width) for label, values in curves if len(values) > 2]
-    return ["", render.heading(f"{name} by window, each run on its own scale"), *lines] if lines else []
+    lines = [plain_text.curve(label, values, width) for label, values in curves if len(values) > 2]
+    return ["", plain_text.heading(f"{name} by window, each run on its own scale"), *lines] if lines else []
 
 
 def _parting(found: Comparison) -> list[str]:
     if found.note:
-        return ["", *render.note(f"no cosine: {found.note}")]
+        return ["", *plain_text.note(f"no cosine: {found.note}")]
     c = found.cosines
     if c is None:
         return []
-    from gradlog.analysis.cosine import ALIKE, IN_A_ROW
+    from gradlog.analysis.comparison.divergence import ALIKE, IN_A_ROW
 
     first = "never" if c.first_difference is None else f"step {c.first_difference:,}"
     apart = "never" if c.parted is None else f"step {c.parted:,}"
@@ -145,4 +145,4 @@ def _parting(found: Comparison) -> list[str]:
         ("first difference", f"{first} (rows not the same bit by bit)"),
         ("parted", f"{apart} ({rule})"),
     ]
-    return ["", render.heading("gradients of the two runs"), *render.facts(shown)]
+    return ["", plain_text.heading("gradients of the two runs"), *plain_text.facts(shown)]

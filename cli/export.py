@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gradlog.cli import console, options, output
+from gradlog.cli import options, output_files, stderr
 
 
 @click.command()
@@ -23,7 +23,7 @@ from gradlog.cli import console, options, output
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Result: also by windows of N rows.")
 @options.view
 @options.force
-@console.verbosity
+@stderr.verbosity
 def export(
     run: str, form: Any, target: str | None, what: str, no_sketch: bool, window: int | None, view: Any, force: bool,
     quiet: bool,
@@ -33,22 +33,22 @@ def export(
     Rows are streamed: the memory needed does not grow with the run.
     """
     from gradlog.analysis import analyze, open_run
-    from gradlog.analysis.export import SUFFIX, export_result, export_rows
+    from gradlog.analysis.results.export import SUFFIX, export_result, export_rows
 
     if what == "rows" and window:
         raise click.UsageError("--window goes with --what result: rows have no windows")
     if what == "result" and no_sketch:
         raise click.UsageError("--no-sketch goes with --what rows: a result holds no sketch")
     path = Path(target) if target else _beside(run, what, SUFFIX[form])
-    output.require_free(path, force)
+    output_files.require_free(path, force)
     opened = open_run(run, view)
     if what == "rows":
-        with output.replacing(path, force) as fresh:
+        with output_files.replacing(path, force) as fresh:
             export_rows(opened, fresh, form, sketch=not no_sketch)
     else:
-        with console.progress("analyze", quiet) as progress:
+        with stderr.progress("analyze", quiet) as progress:
             result = analyze(opened, window=window, progress=progress)
-        with output.replacing(path, force) as fresh:
+        with output_files.replacing(path, force) as fresh:
             export_result(result, fresh, form)
     click.echo(str(path))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from gradlog.cli import options, render
-from gradlog.cli.console import verbosity
+from gradlog.cli import options, plain_text
+from gradlog.cli.stderr import verbosity
 
 MOST_ROWS = 100_000
 """Steps up to which loss and gradient norm are read and drawn."""
@@ -26,7 +26,7 @@ def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:
     RUN is a folder such as run.zarr, a .zip of one, or a URL. A run that is being recorded may be looked at.
     """
     from gradlog.analysis import open_run
-    from gradlog.analysis.watch import silence
+    from gradlog.analysis.following import silence
 
     opened = open_run(run, view)
     facts = opened.info
@@ -36,13 +36,13 @@ def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:
 
 def _curves(run: Any) -> dict[str, list[float]] | str:
     """Loss and gradient norm in few numbers each, or why they cannot be had; nothing where reading would take long."""
-    from gradlog.analysis.series import gradient_norm, scalar
+    from gradlog.analysis.reading.binning import gradient_norm, scalar
     from gradlog.errors import CorruptRunError
 
     if "://" in run.where or not 3 <= run.length <= MOST_ROWS or not run.norms_exact:
         return {}
     try:
-        found = {"loss": scalar(run, "loss", render.SPARK), "gradient norm": gradient_norm(run, render.SPARK)}
+        found = {"loss": scalar(run, "loss", plain_text.SPARK), "gradient norm": gradient_norm(run, plain_text.SPARK)}
     except CorruptRunError as error:
         return str(error)
     return {name: series.middle.tolist() for name, series in found.items() if series is not None}
@@ -65,15 +65,15 @@ def summary(run: dict[str, Any]) -> list[str]:
 
 
 def _overview(run: dict[str, Any]) -> list[str]:
-    from gradlog.analysis.text import optimizer_in_words
+    from gradlog.analysis.common.text import optimizer_in_words
 
     origin, groups = run["provenance"], run["groups"]
     versions = origin.get("versions", {})
-    layout = f"{render.count(run['dimension'], 'number')} in {render.count(run['tensors'], 'tensor')}"
+    layout = f"{plain_text.count(run['dimension'], 'number')} in {plain_text.count(run['tensors'], 'tensor')}"
     kind = "the gradient itself" if run["kind"] == "exact/1" else f"{run['kind']}, k = {run['k']}, seed {run['seed']}"
     return [
-        render.heading(render.printable(run["path"]) + _ending(run)),
-        *render.facts(
+        plain_text.heading(plain_text.printable(run["path"]) + _ending(run)),
+        *plain_text.facts(
             [
                 ("status", run["status"] + (f": {run['reason']}" if run["reason"] else "")),
                 ("steps", _steps(run)),
@@ -81,8 +81,11 @@ def _overview(run: dict[str, Any]) -> list[str]:
                     "recorded",
                     f"{run['what']}, {run['stage']}; {layout}",
                 ),
-                ("sketch", f"{kind}; {render.count(len(groups), 'group')}, {len(groups) * run['k']:,} numbers a step"),
-                ("scalars", render.shorten(run["scalars"], 12)),
+                (
+                    "sketch",
+                    f"{kind}; {plain_text.count(len(groups), 'group')}, {len(groups) * run['k']:,} numbers a step",
+                ),
+                ("scalars", plain_text.shorten(run["scalars"], 12)),
                 ("created", run["created"]),
                 ("format", run["format"]),
                 ("command", " ".join(map(str, origin.get("argv", [])))),
@@ -93,7 +96,7 @@ def _overview(run: dict[str, Any]) -> list[str]:
                 *((f"note: {k}", v) for k, v in origin.get("notes", {}).items()),
             ]
         ),
-        *(line for text in _remarks(run) for line in render.note(text)),
+        *(line for text in _remarks(run) for line in plain_text.note(text)),
     ]
 
 
@@ -105,17 +108,17 @@ def _ending(run: dict[str, Any]) -> str:
     if run["status"] == "recording":
         return f": being recorded, {place}"
     if run["status"] in ("failed", "recovered"):
-        return f": ended early, {place}" + (f": {render.printable(run['reason'])}" if run["reason"] else "")
+        return f": ended early, {place}" + (f": {plain_text.printable(run['reason'])}" if run["reason"] else "")
     return ""
 
 
 def _over_time(run: dict[str, Any]) -> list[str]:
     curves = run.get("curves", {})
     if isinstance(curves, str):
-        return [*render.note(f"loss and norms cannot be shown: {curves}"), ""]
+        return [*plain_text.note(f"loss and norms cannot be shown: {curves}"), ""]
     width = max(map(len, curves), default=0)
-    lines = [render.curve(name, values, width) for name, values in curves.items()]
-    return [render.heading("over time"), *lines, ""] if lines else []
+    lines = [plain_text.curve(name, values, width) for name, values in curves.items()]
+    return [plain_text.heading("over time"), *lines, ""] if lines else []
 
 
 def _steps(run: dict[str, Any]) -> str:
@@ -136,15 +139,16 @@ def _remarks(run: dict[str, Any]) -> Iterator[str]:
         yield f"{run['silence']}; gradlog recover commits the rows that wait in its journal"
     if run["gaps"]:
         before, after = run["gaps"][0]
-        yield f"steps are missing in {render.count(len(run['gaps']), 'place')}, first between {before} and {after}"
+        yield f"steps are missing in {plain_text.count(len(run['gaps']), 'place')}, first between {before} and {after}"
     if run["nonfinite"]:
         steps = list(map(str, run["nonfinite"]))
-        yield f"NaN or inf in {render.count(len(steps), 'step')}: {render.shorten(steps)}"
+        yield f"NaN or inf in {plain_text.count(len(steps), 'step')}: {plain_text.shorten(steps)}"
     again = run["relogged"]
     if again["steps"]:
+        counted = plain_text.count(again["steps"], "step")
         yield (
-            f"{render.count(again['steps'], 'step')} logged again after a rewind, {again['identical']:,} of them with "
-            "identical norms" + ("" if again["first_different"] is None else f", not step {again['first_different']:,}")
+            f"{counted} logged again after a rewind, {again['identical']:,} of them with identical norms"
+            + ("" if again["first_different"] is None else f", not step {again['first_different']:,}")
         )
     for old, new in again["writers"]:
         yield f"two writers at one time: {old} and {new} hold rows of two jobs, not of a rewind"
@@ -170,7 +174,10 @@ def _segments(run: dict[str, Any]) -> list[str]:
         ]
         for s in run["segments"]
     ]
-    return [render.heading("segments"), *render.table(["name", "rows", "steps", "status", "after"], rows, (0, 3, 4))]
+    return [
+        plain_text.heading("segments"),
+        *plain_text.table(["name", "rows", "steps", "status", "after"], rows, (0, 3, 4)),
+    ]
 
 
 def _range(segment: dict[str, Any]) -> str:
@@ -179,13 +186,13 @@ def _range(segment: dict[str, Any]) -> str:
 
 def _groups(run: dict[str, Any]) -> list[str]:
     rows = [[name, f"{size:,}"] for name, size in zip(run["groups"], run["group_sizes"], strict=True)]
-    return [render.heading("groups"), *render.table(["name", "numbers"], rows)]
+    return [plain_text.heading("groups"), *plain_text.table(["name", "numbers"], rows)]
 
 
 def _storage(run: dict[str, Any]) -> list[str]:
-    rows = [[name, render.size(v["bytes"]), f"{v['files']:,}"] for name, v in run["storage"].items()]
-    return [render.heading("storage"), *render.table(["array", "stored", "files"], rows)]
+    rows = [[name, plain_text.size(v["bytes"]), f"{v['files']:,}"] for name, v in run["storage"].items()]
+    return [plain_text.heading("storage"), *plain_text.table(["array", "stored", "files"], rows)]
 
 
 def _next(run: dict[str, Any]) -> list[str]:
-    return [f"next: gradlog analyze {render.printable(run['path'])}"] if run["steps"] > 1 else []
+    return [f"next: gradlog analyze {plain_text.printable(run['path'])}"] if run["steps"] > 1 else []

@@ -66,8 +66,8 @@ def grouping(command: Callable[..., None]) -> Callable[..., None]:
 
 def check(predictors: tuple[str, ...] = (), memory: str | None = None, eps: tuple[float, ...] = ()) -> None:
     """Wrong values of options are wrong usage, found before the run is opened."""
-    from gradlog.analysis.predictors import parse
-    from gradlog.sizes import parse_size
+    from gradlog.analysis.measures.predictors import parse
+    from gradlog.format.sizes import parse_size
 
     if len(set(eps)) < len(eps):
         raise click.BadParameter(f"each number once, got {', '.join(map(str, eps))}", param_hint="--eps")

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from gradlog.cli import console, options, output, watch
+from gradlog.cli import options, output_files, stderr, watch
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
 @click.option("-o", "--output", "target", default="report.html", show_default=True, metavar="FILE",
-              callback=output.page, help="Where the page goes: .html.")  # fmt: skip
+              callback=output_files.page, help="Where the page goes: .html.")  # fmt: skip
 @options.force
 @click.option("--title", default="Gradient report", show_default=True, help="Heading of the page.")
 @options.predictors("zero, last, ema(B), trend, ar(P) or best-ema", default="the usual seven but best-ema")
@@ -25,7 +25,7 @@ from gradlog.cli import console, options, output, watch
 @options.grouping
 @options.computing
 @watch.option
-@console.verbosity
+@stderr.verbosity
 def report(
     runs: tuple[str, ...], target: Path, force: bool, title: str, predictors: tuple[str, ...], eps: tuple[float, ...],
     burn_in: int, view: Any, steps_per_epoch: int | None, group_by: tuple[str, ...], replicate: str,
@@ -42,11 +42,11 @@ def report(
     again, until all runs are closed.
     """
     from gradlog.analysis import open_run
-    from gradlog.analysis.cache import Cache
-    from gradlog.analysis.find import find, is_several
+    from gradlog.analysis.caching.cache import Cache
+    from gradlog.analysis.comparison.find import find, is_several
     from gradlog.analysis.report import archive_report, html_report
 
-    output.require_free(target, force)
+    output_files.require_free(target, force)
     options.check(predictors, memory, eps)
     asked: dict[str, Any] = {"burn_in": burn_in, "memory": memory, "scheduler": scheduler}
     asked |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
@@ -54,26 +54,26 @@ def report(
     asked |= {"title": title, "cache": None if no_cache else Cache(), "group_by": group_by, "replicate": replicate}
 
     def page(opened: Any, live: bool = False) -> str:
-        with console.progress("report", quiet) as progress:
+        with stderr.progress("report", quiet) as progress:
             return html_report(opened, again=every if live else None, progress=progress, **asked)
 
     if every is not None:
         found, lost = find(runs) if is_several(runs) else (list(runs), [])
         _follow([*found, *(f.path for f in lost)], page, every, view, target)
     elif is_several(runs):
-        with console.progress("report", quiet) as progress:
+        with stderr.progress("report", quiet) as progress:
             text, failed = archive_report(runs, view=view, progress=progress, **asked)
-        output.write_text(text, target, force)
+        output_files.write_text(text, target, force)
         click.echo(str(target))
-        console.tell_failed(failed)
+        stderr.tell_failed(failed)
     else:
-        output.write_text(page([open_run(runs[0], view)]), target, force)
+        output_files.write_text(page([open_run(runs[0], view)]), target, force)
         click.echo(str(target))
 
 
 def _follow(runs: list[str], page: Any, every: float, view: Any, target: Path) -> None:
     def show(look: Any) -> None:
-        output.write_text(look.result, target, force=True)  # the page of the look before
+        output_files.write_text(look.result, target, force=True)  # the page of the look before
         then = "" if look.live else ", closed"
         click.echo(f"{target}  {time.strftime('%Y-%m-%d %H:%M:%S')}  {look.steps:,} steps{then}")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from gradlog.cli.render import count, printable
+from gradlog.cli.plain_text import count, printable
 from gradlog.errors import GradlogWarning
 
 
@@ -59,7 +59,7 @@ def run(
     asked = [mode for mode, wanted in (("new", new), ("a", append), ("w", force)) if wanted]
     if len(asked) > 1:
         raise click.UsageError("--new, --append and --force exclude each other")
-    from gradlog.run_script import choose_place, first_rank, run_script
+    from gradlog.integrations.script import choose_place, first_rank, run_script
 
     path, mode = choose_place(script, output, *asked) if first_rank() else (output or script, "w-")
     folder = os.getcwd()
@@ -76,14 +76,14 @@ def run(
 
 def _tell_next(recorder: Any, folder: str) -> None:
     """Name the runs as a shell in ``folder`` takes them, wherever the script has gone."""
-    from gradlog.paths import shown
+    from gradlog.storage.paths import shown
 
     for path, logger in recorder.runs:
         name = printable(shown(path, folder))
         note = f" (ended early: {printable(logger.reason)})" if logger.reason else ""
         then = f"; next: gradlog analyze {name}" if logger.rows > 1 else f" with {count(logger.rows, 'row')}"
         click.echo(f"gradlog: recorded {name}{note}{then}", err=True)
-    from gradlog.run_script import first_rank
+    from gradlog.integrations.script import first_rank
 
     if not recorder.runs and first_rank():
         why = "for the reason above" if recorder.stepped else "no torch optimizer took a step"
@@ -107,4 +107,6 @@ def _pass_through(stop: BaseException, script: str) -> None:
 
 
 def _ours(filename: str) -> bool:
-    return filename in ("<frozen runpy>", runpy.__file__) or filename.endswith(("gradlog/run_script.py", "cli/run.py"))
+    return filename in ("<frozen runpy>", runpy.__file__) or filename.endswith(
+        ("gradlog/integrations/script.py", "cli/run.py")
+    )

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradlog.cli import console
-from gradlog.cli.render import heading
+from gradlog.cli import stderr
+from gradlog.cli.plain_text import heading
 
 if TYPE_CHECKING:
-    from gradlog.analysis.watch import Look
+    from gradlog.analysis.following import Look
 
 EVERY = 10.0
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
@@ -47,14 +47,14 @@ def follow(
     paths: list[str], measure: Callable[[Any, bool], Any], every: float, view: Any, show: Callable[[Look[Any]], None]
 ) -> None:
     """Show every look at the runs; say on standard error what is waited for where there is nothing to show."""
-    from gradlog.analysis.watch import watch
+    from gradlog.analysis.following import watch
 
     def suspect(reason: str) -> None:
-        console.log.warning("%s; still watching, since it may be resumed: Ctrl-C ends", reason)
+        stderr.log.warning("%s; still watching, since it may be resumed: Ctrl-C ends", reason)
 
     for look in watch(paths, measure, every, view, suspect=suspect):
         if look.result is None:
-            console.log.warning("waiting: %s", look.waiting)
+            stderr.log.warning("waiting: %s", look.waiting)
         else:
             show(look)
         sys.stdout.flush()

@@ -6,10 +6,11 @@ when they are used.
 
 from __future__ import annotations
 
-from gradlog._open import attach, open
 from gradlog.errors import GradlogError, GradlogWarning
-from gradlog.logger import Logger
-from gradlog.provenance import fingerprint
-from gradlog.recover import Recovered, recover
+from gradlog.integrations.attach import attach
+from gradlog.recorder.api import open
+from gradlog.recorder.logger import Logger
+from gradlog.recorder.provenance import fingerprint
+from gradlog.storage.recover import Recovered, recover
 
 __all__ = ["GradlogError", "GradlogWarning", "Logger", "Recovered", "attach", "fingerprint", "open", "recover"]

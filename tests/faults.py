@@ -20,9 +20,9 @@ import numpy as np
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.compact import compact
 from gradlog.errors import GradlogError, NotARunError
-from gradlog.recover import recover
+from gradlog.storage.compact import compact
+from gradlog.storage.recover import recover
 
 LIKE = {"w": np.zeros(12)}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)

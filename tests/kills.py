@@ -17,10 +17,10 @@ import numpy as np
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import check
-from gradlog.compact import compact
+from gradlog.analysis.audit.integrity import check
 from gradlog.errors import GradlogError, NotARunError
-from gradlog.recover import recover
+from gradlog.storage.compact import compact
+from gradlog.storage.recover import recover
 
 LIKE = {"w": np.zeros(12)}
 UNIT = np.arange(12, dtype=np.float32)

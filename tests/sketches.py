@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.sketch import FoldHash
+from gradlog.sketching.fold_hash import FoldHash
 
 Tensors = Sequence[tuple[str, NDArray[np.float32]]]
 

@@ -10,9 +10,9 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.buffer import Block
-from gradlog.columns import Columns
-from gradlog.schema import RunHeader, SketchSpec, TensorInfo
+from gradlog.format.schema import RunHeader, SketchSpec, TensorInfo
+from gradlog.storage.block import Block
+from gradlog.storage.scalar_columns import Columns
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, str, lambda n: np.array(n)])

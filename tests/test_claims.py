@@ -17,9 +17,9 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import check
+from gradlog.analysis.audit.integrity import check
 from gradlog.errors import GradlogWarning, RunExistsError
-from gradlog.sink import LocalSink
+from gradlog.storage.sink import LocalSink
 from tests.small_run import environment
 
 LIKE = {"w": np.zeros(12)}

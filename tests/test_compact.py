@@ -15,14 +15,14 @@ from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 
 import gradlog
-from gradlog import shards
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import Folder, examine, verify
-from gradlog.analysis.bounded import BoundedFolder
-from gradlog.compact import compact
+from gradlog.analysis.audit.integrity import Folder, examine, verify
+from gradlog.analysis.reading.bounded_stores import BoundedFolder
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
-from gradlog.recover import recover
-from gradlog.sink import LocalSink
+from gradlog.format import shards
+from gradlog.storage.compact import compact
+from gradlog.storage.recover import recover
+from gradlog.storage.sink import LocalSink
 
 SEGMENT = "seg-000000-r0000"
 

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog import schema
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import Folder, check, examine, verify
-from gradlog.analysis.reader import Run
+from gradlog.analysis.audit.integrity import Folder, check, examine, verify
+from gradlog.analysis.reading.run import Run
 from gradlog.cli.app import run as command
 from gradlog.errors import CorruptRunError, NewerFormatError
-from gradlog.projector import projector
-from gradlog.provenance import process_identity
-from gradlog.records import frame, head, owner, read_journal
-from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.format import schema
+from gradlog.format.journal import frame, head, owner, read_journal
+from gradlog.format.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.sketching.projector import projector
+from gradlog.storage.liveness import process_identity
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"

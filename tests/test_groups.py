@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlog.groups import FEW, MOST, assign, canonical
+from gradlog.sketching.groups import FEW, MOST, assign, canonical
 
 
 def gpt2(blocks: int) -> dict[str, int]:

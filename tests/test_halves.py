@@ -11,10 +11,10 @@ import pytest
 
 import gradlog
 from gradlog.analysis import analyze, open_run
-from gradlog.analysis.audit import Folder, verify
-from gradlog.compact import compact
+from gradlog.analysis.audit.integrity import Folder, verify
 from gradlog.errors import GradientError, GradlogWarning
-from gradlog.schema import HALF_NORM2
+from gradlog.format.schema import HALF_NORM2
+from gradlog.storage.compact import compact
 from tests.small_run import LIKE, gradient, start
 
 STEPS = 40

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog import provenance
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, verify
 from gradlog.errors import StepOrderError
-from gradlog.flusher import Flusher
+from gradlog.recorder import provenance
+from gradlog.storage.flusher import Flusher
 from tests.small_run import flushers
 
 SOURCES = str(Path(gradlog.__file__).parent)

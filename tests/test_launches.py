@@ -13,7 +13,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import check
+from gradlog.analysis.audit.integrity import check
 
 ROOT = Path(__file__).resolve().parent
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradlog import limits, records
 from gradlog.errors import CorruptRunError
-from gradlog.schema import ROOT_KEY, SEGMENT_KEY, RunHeader, SegmentHeader, SketchSpec, TensorInfo
+from gradlog.format import journal as records
+from gradlog.format import limits
+from gradlog.format.schema import ROOT_KEY, SEGMENT_KEY, RunHeader, SegmentHeader, SketchSpec, TensorInfo
 
 HEADER = RunHeader(SketchSpec("fold-hash/1", 8, 2**15, 0), ("w",), (TensorInfo("w", (30,), "float32", 0),), 16)
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog.analysis.audit import check
-from gradlog.compact import compact
+from gradlog.analysis.audit.integrity import check
 from gradlog.errors import CorruptRunError, GradlogError
-from gradlog.recover import recover
+from gradlog.storage.compact import compact
+from gradlog.storage.recover import recover
 
 SEGMENT = "seg-000000-r0000"
 

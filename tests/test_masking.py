@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.cli.app import run as command
-from gradlog.masking import command_line, facts
+from gradlog.format.masking import command_line, facts
 from tests.small_run import gradient, start
 
 SECRET = "Q7wertyUiop9"

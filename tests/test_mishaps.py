@@ -17,9 +17,9 @@ import torch
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, verify
 from gradlog.errors import GradlogWarning
-from gradlog.sink import LocalSink
+from gradlog.storage.sink import LocalSink
 from tests.small_run import flushers, open_files
 
 ROW = {"w": np.ones(6)}

@@ -12,7 +12,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, verify
 from gradlog.errors import GradlogWarning, RunExistsError, SpecMismatchError
 from tests.small_run import environment, gradient, start
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradlog import recording
 from gradlog.analysis import open_run
 from gradlog.errors import GradientError, GradlogWarning, StepOrderError
-from gradlog.sink import LocalSink
+from gradlog.recorder import recording
+from gradlog.storage.sink import LocalSink
 from tests.small_run import flushers, gradient, start
 
 

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gradlog
-from gradlog import earlier, paths
 from gradlog.analysis import open_run
-from gradlog.analysis.archive import find
+from gradlog.analysis.comparison.analyze_each import find
 from gradlog.errors import GradlogWarning, RunExistsError
+from gradlog.recorder import earlier_runs
+from gradlog.storage import paths
 from tests.small_run import environment, gradient, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradlog.errors.GradlogWarning")
@@ -71,7 +72,7 @@ def test_a_second_run_of_a_name_is_numbered_where_that_is_asked(tmp_path):
             for t in range(rows):
                 log.step(gradient(t))
     assert log.path == str(tmp_path / "r-3.zarr")
-    assert [open_run(p).length for p in earlier.runs(str(path))] == [1, 2, 3]
+    assert [open_run(p).length for p in earlier_runs.runs(str(path))] == [1, 2, 3]
     with pytest.raises(RunExistsError, match='mode="new"'):
         start(path)
 
@@ -109,8 +110,8 @@ def test_on_an_object_store_too():
         with gradlog.open("memory://paths/r.zarr", like=ROW, k=8, mode="new") as log:
             log.step(ROW)
     assert log.path == "memory://paths/r-2.zarr"
-    assert earlier.newest("memory://paths/r.zarr") == "memory://paths/r-2.zarr"
-    assert earlier.with_uuid("memory://paths/r.zarr", log.header.uuid) == log.path
+    assert earlier_runs.newest("memory://paths/r.zarr") == "memory://paths/r-2.zarr"
+    assert earlier_runs.with_uuid("memory://paths/r.zarr", log.header.uuid) == log.path
 
 
 def _race(path: str, barrier: Barrier, value: int) -> None:
@@ -130,7 +131,7 @@ def test_processes_that_choose_at_once_get_a_run_each(tmp_path):
             process.start()
         for process in crowd:
             process.join()
-        found = [open_run(p, "all") for p in earlier.runs(path)]
+        found = [open_run(p, "all") for p in earlier_runs.runs(path)]
         assert [process.exitcode for process in crowd] == [0] * writers
         assert [(run.length, len(run.segments)) for run in found] == [(3, 1)] * writers
         assert sorted(run.group_norm2[0, 0] for run in found) == [50, 50, 200]

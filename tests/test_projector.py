@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError, UnsupportedError
-from gradlog.projector import projector
-from gradlog.schema import SketchSpec, TensorInfo
-from gradlog.sketch import FoldHash, exact_spec, from_spec
+from gradlog.format.schema import SketchSpec, TensorInfo
+from gradlog.sketching.fold_hash import FoldHash, exact_spec, from_spec
+from gradlog.sketching.projector import projector
 from tests.sketches import normal, sketch_of
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gradlog import provenance
+from gradlog.recorder import provenance
 
 
 def git(folder: Path, *words: str | bytes) -> None:

@@ -11,9 +11,9 @@ import zarr
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, verify
 from gradlog.errors import GradlogWarning, SpecMismatchError
-from gradlog.schema import NONFINITE, PARTIAL
+from gradlog.format.schema import NONFINITE, PARTIAL
 from tests.small_run import gradient, start
 
 

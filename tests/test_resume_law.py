@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import check
-from gradlog.sink import LocalSink
+from gradlog.analysis.audit.integrity import check
+from gradlog.storage.sink import LocalSink
 
 SHAPES = {"a": (3, 4), "b": (5,)}
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlog.schema import SketchSpec
-from gradlog.sketch import FoldHash, default_m, from_spec
+from gradlog.format.schema import SketchSpec
+from gradlog.sketching.fold_hash import FoldHash, default_m, from_spec
 from tests import reference
 from tests.sketches import normal, sketch_of
 
@@ -38,7 +38,7 @@ def test_the_default_size_agrees_with_the_dense_matrix_where_it_is_not_zero() ->
 FIXED = """
 import sys
 import numpy as np
-from gradlog.sketch import FoldHash
+from gradlog.sketching.fold_hash import FoldHash
 u = np.arange(100_003, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(8)
 x = (u.astype(np.int32) - 2**23).astype(np.float32) / np.float32(2**23)
 sys.stdout.write(FoldHash(k=8, seed=5).sketch(x, "layer.weight").astype("<f4").tobytes().hex())

@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlog.projector import projector
-from gradlog.schema import TensorInfo
-from gradlog.sketch import FoldHash
+from gradlog.format.schema import TensorInfo
+from gradlog.sketching.fold_hash import FoldHash
+from gradlog.sketching.projector import projector
 
 SMALL = FoldHash(k=16, seed=1, m=64)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gradlog.sketch import FoldHash
+from gradlog.sketching.fold_hash import FoldHash
 from tests.sketches import Tensors, sketch_of
 
 K, M, SEEDS = 16, 1024, 8000

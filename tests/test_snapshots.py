@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gradlog
-from gradlog import records
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import check
-from gradlog.analysis.audits.audit import audit_run
-from gradlog.compact import compact
-from gradlog.resume import recover
+from gradlog.analysis.audit.integrity import check
+from gradlog.analysis.audit.run import audit_run
+from gradlog.format import journal
+from gradlog.recorder.setup import recover
+from gradlog.storage.compact import compact
 from tests import second_reader
 from tests.test_interrupt import interrupt, quick
 from tests.test_resume_law import in_child, kill_at
@@ -155,13 +155,13 @@ def test_a_file_that_was_cut_short_or_is_another_s_is_passed_over(tmp_path: Path
 
 def test_a_file_tells_whose_it_is() -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    data = records.snapshot_file(3, "0f/seg", 7, x)
-    step, found = records.read_snapshot(data, 3, "0f/seg", 2, 3)  # type: ignore[misc]
+    data = journal.snapshot_file(3, "0f/seg", 7, x)
+    step, found = journal.read_snapshot(data, 3, "0f/seg", 2, 3)  # type: ignore[misc]
     assert step == 7
     np.testing.assert_array_equal(found, x)
-    assert records.read_snapshot(data, 2, "0f/seg", 2, 3) is None
-    assert records.read_snapshot(data, 3, "0e/seg", 2, 3) is None
-    assert records.read_snapshot(data, 3, "0f/seg", 3, 3) is None
+    assert journal.read_snapshot(data, 2, "0f/seg", 2, 3) is None
+    assert journal.read_snapshot(data, 3, "0e/seg", 2, 3) is None
+    assert journal.read_snapshot(data, 3, "0f/seg", 3, 3) is None
 
 
 def test_without_a_journal_the_next_flush_keeps_it(tmp_path: Path) -> None:

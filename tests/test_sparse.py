@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.errors import GradientError
-from gradlog.projector import projector
-from gradlog.schema import TensorInfo
-from gradlog.sketch import FoldHash, exact_spec
-from gradlog.sparse import Sparse
-from gradlog.tree import as_entries
+from gradlog.format.schema import TensorInfo
+from gradlog.sketching.fold_hash import FoldHash, exact_spec
+from gradlog.sketching.projector import projector
+from gradlog.sketching.pytree import as_entries
+from gradlog.sketching.sparse import Sparse
 
 
 def projected(spec, tensors, arrays):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlog.errors import GradientError
-from gradlog.tree import as_numpy, describe, flatten
+from gradlog.sketching.pytree import as_numpy, describe, flatten
 
 x = np.arange(6.0).reshape(2, 3)
 Moments = collections.namedtuple("Moments", ["mu", "nu"])
@@ -151,6 +151,6 @@ def test_layout_of_a_run() -> None:
 
 
 def test_torch_is_not_imported_for_numpy_arrays() -> None:
-    code = "import sys, numpy as np; from gradlog.tree import as_numpy; as_numpy(np.ones(2)); "
+    code = "import sys, numpy as np; from gradlog.sketching.pytree import as_numpy; as_numpy(np.ones(2)); "
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,9 +22,8 @@ from zarr.core.sync import sync as zarr_sync
 
 import gradlog
 from gradlog.analysis import analyze, open_run
-from gradlog.analysis.audit import check, examine, open_files
+from gradlog.analysis.audit.integrity import check, examine, open_files
 from gradlog.cli.app import run as command
-from gradlog.compact import compact
 from gradlog.errors import (
     CorruptRunError,
     GradlogError,
@@ -33,7 +32,8 @@ from gradlog.errors import (
     NotARunError,
     RunExistsError,
 )
-from gradlog.sink import open_sink
+from gradlog.storage.compact import compact
+from gradlog.storage.sink import open_sink
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from gradlog.errors import NotARunError
 
 if TYPE_CHECKING:
-    from gradlog.analysis.find import Failure
-    from gradlog.analysis.reader import Run, View
-    from gradlog.analysis.replicates import Replicates
+    from gradlog.analysis.comparison.find import Failure
+    from gradlog.analysis.comparison.replicates import Replicates
+    from gradlog.analysis.reading.run import Run, View
     from gradlog.analysis.report.study import Study
 
 __all__ = ["archive_report", "html_report", "write_report"]
@@ -58,9 +58,10 @@ def html_report(
     --------
     >>> page = html_report(["run.zarr", "other.zarr"])       # doctest: +SKIP
     """
-    from gradlog.analysis.reader import Run, open_run
+    from gradlog.analysis.comparison.labels import Phases, labels
+    from gradlog.analysis.reading.run import Run, open_run
     from gradlog.analysis.report.page import page
-    from gradlog.analysis.report.study import PASSES, Phases, labels, study
+    from gradlog.analysis.report.study import PASSES, study
 
     if not runs:
         raise ValueError("a report needs at least one run")
@@ -73,7 +74,7 @@ def html_report(
 
 
 def _configurations(studies: Sequence[Study], group_by: Sequence[str], replicate: str) -> Replicates | None:
-    from gradlog.analysis.replicates import replicates
+    from gradlog.analysis.comparison.replicates import replicates
 
     return replicates(studies, list(studies[0].document["kappa"]), group_by, replicate)
 
@@ -115,10 +116,11 @@ def archive_report(
     --------
     >>> page, failed = archive_report(["runs/*.zarr"])       # doctest: +SKIP
     """
-    from gradlog.analysis.archive import each_run
-    from gradlog.analysis.find import find
+    from gradlog.analysis.comparison.analyze_each import each_run
+    from gradlog.analysis.comparison.find import find
+    from gradlog.analysis.comparison.labels import Phases, labels
     from gradlog.analysis.report.page import page
-    from gradlog.analysis.report.study import PASSES, Phases, labels, study
+    from gradlog.analysis.report.study import PASSES, study
 
     found = find(paths)[0]
     names = dict(zip(found, labels(found), strict=True))

@@ -13,15 +13,16 @@ from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from gradlog.analysis.report import colours, figures, many, over_time, seeds, tables, words
+from gradlog.analysis.common.text import optimizer_in_words, printable
+from gradlog.analysis.report import charts as figures
+from gradlog.analysis.report import charts_many, charts_over_time, charts_seeds, palette, sentences, tables
 from gradlog.analysis.report.study import Study
-from gradlog.analysis.text import optimizer_in_words, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from gradlog.analysis.find import Failure
-    from gradlog.analysis.replicates import Replicates
+    from gradlog.analysis.comparison.find import Failure
+    from gradlog.analysis.comparison.replicates import Replicates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Figure:
     @property
     def reading(self) -> str:
         """How to read it, in a sentence; of a band only where one is drawn."""
-        return words.READINGS[self.name] + (words.BAND if self.banded else "")
+        return sentences.READINGS[self.name] + (sentences.BAND if self.banded else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +63,10 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
     configurations = Section(
         "configurations",
         "What differs between configurations, beyond their seeds?",
-        [Figure("configurations", seeds.kappa_by_configuration(found, figures.width(studies)))],
-        [seeds.difference_table(found), seeds.configuration_table(found)],
+        [Figure("configurations", charts_seeds.kappa_by_configuration(found, figures.width(studies)))],
+        [charts_seeds.difference_table(found), charts_seeds.configuration_table(found)],
     )
-    if len(studies) > many.MOST:
+    if len(studies) > charts_many.MOST:
         return [configurations, *_of_many(studies)]
 
     def each(name: str, draw: Callable[..., list[str]], *more: Any, wide: bool = False) -> Figure:
@@ -78,7 +79,7 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
             "How predictable is the next gradient?",
             [
                 Figure("kappas", [figures.kappas(studies)], wide=not one),
-                each("kappa_over_time", over_time.kappa_over_time),
+                each("kappa_over_time", charts_over_time.kappa_over_time),
             ],
             [tables.kappa_table(studies)],
         ),
@@ -86,7 +87,7 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
             "training",
             "What training did meanwhile",
             [
-                Figure(name, over_time.training(studies, name), banded=over_time.banded(studies, name))
+                Figure(name, charts_over_time.training(studies, name), banded=charts_over_time.banded(studies, name))
                 for name in ("loss", "norm", "lr")
             ],
             columns=3 if one else 2,
@@ -97,14 +98,14 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
             [
                 each("tail", figures.tail),
                 each("spectrum", figures.spectrum),
-                each("rank_over_time", over_time.rank_over_time, wide=one),
+                each("rank_over_time", charts_over_time.rank_over_time, wide=one),
             ],
             [tables.rank_table(studies)],
         ),
         Section(
             "groups",
             "Which parts of the model, and when?",
-            [each("heat_map", over_time.heat_map, wide=True)],
+            [each("heat_map", charts_over_time.heat_map, wide=True)],
             [tables.group_table(studies)],
         ),
         Section(
@@ -117,10 +118,10 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
 
 
 def _of_many(studies: Sequence[Study]) -> list[Section]:
-    kappas = [drawn for name in ("last", "ema(0.9)") for drawn in many.kappa(studies, name)]
-    meanwhile = [drawn for name in ("loss", "norm") for drawn in many.training(studies, name)]
+    kappas = [drawn for name in ("last", "ema(0.9)") for drawn in charts_many.kappa(studies, name)]
+    meanwhile = [drawn for name in ("loss", "norm") for drawn in charts_many.training(studies, name)]
     return [
-        Section("runs", "The runs at a glance", [], [many.overview(studies)]),
+        Section("runs", "The runs at a glance", [], [charts_many.overview(studies)]),
         Section(
             "predictability",
             "How predictable is the next gradient?",
@@ -131,7 +132,7 @@ def _of_many(studies: Sequence[Study]) -> list[Section]:
         Section(
             "dimension",
             "How many directions hold the changes?",
-            [Figure("all_tails", many.tail(studies), wide=True)],
+            [Figure("all_tails", charts_many.tail(studies), wide=True)],
             [tables.rank_table(studies)],
         ),
         Section(
@@ -216,7 +217,7 @@ def page(
                 {
                     "label": printable(s.label),
                     "facts": facts(s),
-                    "findings": words.findings(s),
+                    "findings": sentences.findings(s),
                     "warnings": [printable(w) for w in json.loads(s.result.attrs["warnings"])],
                     "provenance": provenance(s),
                 }
@@ -224,10 +225,10 @@ def page(
             ],
             sections=shown,
             failed=[printable(f.error if f.error.startswith(f.path) else f"{f.path}: {f.error}") for f in failed],
-            many=len(studies) > many.MOST,
+            many=len(studies) > charts_many.MOST,
             columns=figures.columns(studies) if len(studies) > 1 else None,
-            light=colours.properties(colours.LIGHT),
-            dark=colours.properties(colours.DARK),
+            light=palette.properties(palette.LIGHT),
+            dark=palette.properties(palette.DARK),
             style=_asset("style.css"),
             script=script,
             policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from gradlog.analysis.grouptime import GroupTime, group_time
-from gradlog.analysis.pipeline import EPS, analyze
-from gradlog.analysis.predictors import parse
-from gradlog.analysis.reader import Run
-from gradlog.analysis.result_json import to_json
-from gradlog.analysis.series import Series, gradient_norm, scalar
+from gradlog.analysis.measures.predictors import parse
+from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
+from gradlog.analysis.reading.run import Run
+from gradlog.analysis.results.analyze import EPS, analyze
+from gradlog.analysis.results.group_time import GroupTime, group_time
+from gradlog.analysis.results.json_document import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import xarray
 
-    from gradlog.analysis.cache import Cache
-    from gradlog.analysis.cluster import Progress
-    from gradlog.analysis.predictors import Predictor
+    from gradlog.analysis.caching.cache import Cache
+    from gradlog.analysis.common.types import Progress
+    from gradlog.analysis.measures.predictors import Predictor
 
 PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
 """The usual ones without best-ema, whose 28 averages make a report of a wide run a quarter slower."""
@@ -89,21 +88,6 @@ def window_rows(rows: int, growing: bool = False) -> int | None:
     return size if rows >= 3 * size else None
 
 
-class Phases:
-    """Progress of several passes one after another as one: each counts for an equal part of the whole."""
-
-    def __init__(self, progress: Progress | None, phases: int) -> None:
-        self._progress, self._phases, self._at, self._last = progress, phases, 0, 0
-
-    def __call__(self, done: int, total: int) -> None:
-        """Blocks of the pass that is under way; fewer than before means that the next one began."""
-        if done < self._last and self._at + 1 < self._phases:
-            self._at += 1
-        self._last = done
-        if self._progress:
-            self._progress(self._at * total + done, self._phases * total)
-
-
 def study(
     run: Run,
     label: str,
@@ -150,17 +134,3 @@ def study(
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
     return Study(label, run, result, windows, to_json(result), shares, series)
-
-
-def labels(paths: Sequence[str]) -> list[str]:
-    """Short distinct names for runs: the last part of the path, longer where that is not enough.
-
-    >>> labels(["a/run.zarr", "b/run.zarr"]), labels(["x/one.zarr", "x/two.zarr"])
-    (['a/run', 'b/run'], ['one', 'two'])
-    """
-    parts = [PurePath(p.rstrip("/")).parts or (p,) for p in paths]
-    for depth in range(1, max(map(len, parts), default=1) + 1):
-        names = ["/".join(x[-depth:]).removesuffix(".zarr").removesuffix(".zarr.zip") for x in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} #{i}" for i, name in enumerate(names, start=1)]

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradlog.analysis.report.scale import Axis, tick_text
-from gradlog.analysis.text import abbreviate, printable
+from gradlog.analysis.common.text import abbreviate, printable
+from gradlog.analysis.report.axes import Axis, tick_text
 
 LETTER = 7.0
 """Estimated width of a letter at 12 pixels."""

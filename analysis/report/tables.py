@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gradlog.analysis.common.text import numeral, percent
+from gradlog.analysis.measures.interpretation import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, sentence, verdict
 from gradlog.analysis.report.study import SHARED, Study
-from gradlog.analysis.text import numeral, percent
-from gradlog.analysis.verdict import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, sentence, verdict
 
 MOST_GROUPS = 200
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlog import sketch
 from gradlog.errors import GradientError
-from gradlog.integrations.parts import Part, pieces, tables
-from gradlog.recording import Fill
-from gradlog.schema import RunHeader
+from gradlog.format.schema import RunHeader
+from gradlog.integrations.sketch_tables import Part, pieces, tables
+from gradlog.recorder.recording import Fill
+from gradlog.sketching import fold_hash as sketch
 
 UNROLL = 8
 """Tensors of more rows than this are folded in a loop, to keep the compiled program small."""

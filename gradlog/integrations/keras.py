@@ -21,9 +21,9 @@ except ImportError as error:
 
 import numpy as np
 
-from gradlog.logger import Logger
-from gradlog.recording import Row
-from gradlog.schema import RunHeader
+from gradlog.format.schema import RunHeader
+from gradlog.recorder.logger import Logger
+from gradlog.recorder.recording import Row
 
 STEP = "_backend_update_step"
 
@@ -58,7 +58,7 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
     ...     model.fit(x, y, epochs=3)
     """
     from gradlog import open as open_run
-    from gradlog._open import disabled
+    from gradlog.recorder.api import disabled
 
     if disabled():
         return Logger(None)
@@ -215,7 +215,7 @@ class _Torch(_Seen):
         self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any], first: int | None
     ) -> None:
         super().__init__(logger, header, optimizer, variables, first)
-        from gradlog.integrations.torch_measure import measure_for
+        from gradlog.integrations.torch.sketchers import measure_for
 
         self._measure = measure_for(header, [v.value for v in variables])
 

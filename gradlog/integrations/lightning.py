@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from gradlog import earlier
 from gradlog.errors import UnsupportedError
 from gradlog.integrations import missing
+from gradlog.recorder import earlier_runs
 
 try:
     import torch
@@ -16,9 +16,9 @@ try:
 except ImportError as error:
     raise missing("lightning", error) from error
 
-from gradlog.logger import Logger
-from gradlog.paths import absolute, of_optimizer
-from gradlog.provenance import ended_by
+from gradlog.recorder.logger import Logger
+from gradlog.recorder.provenance import ended_by
+from gradlog.storage.paths import absolute, of_optimizer
 
 
 class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framework is not installed
@@ -74,7 +74,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         UnsupportedError
             ``stage="preclip"`` while the trainer clips by value, which cannot be noticed.
         """
-        from gradlog.integrations.torch import attach
+        from gradlog.integrations.torch.attachment import attach
 
         if self._options.get("stage") == "preclip" and trainer.gradient_clip_algorithm == "value":
             raise UnsupportedError(
@@ -85,11 +85,11 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         options, path = dict(self._options), self._path
         if self._restored:
             options["mode"] = "a"
-            path = earlier.with_uuid(path, str(self._restored[0].get("uuid")))
+            path = earlier_runs.with_uuid(path, str(self._restored[0].get("uuid")))
         elif len(trainer.optimizers) == 1:
             options.setdefault("first_step", trainer.global_step)
         elif options["mode"] == "new":
-            path = earlier.first_free(path)
+            path = earlier_runs.first_free(path)
         for n, optimizer in enumerate(trainer.optimizers, start=1):
             self.logs.append(attach(optimizer, of_optimizer(path, n), pl_module, **options))
             path = self.logs[0].path or path

@@ -26,8 +26,8 @@ import numpy as np
 from jax.experimental import io_callback
 
 from gradlog.integrations.jax_sketch import JaxSketch, Sketched, filled
-from gradlog.logger import Logger
-from gradlog.recording import Row
+from gradlog.recorder.logger import Logger
+from gradlog.recorder.recording import Row
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from gradlog import earlier
 from gradlog.integrations import missing
+from gradlog.recorder import earlier_runs
 
 try:
     from transformers import TrainerCallback
 except ImportError as error:
     raise missing("transformers", error) from error
 
-from gradlog.logger import Logger
-from gradlog.paths import absolute
+from gradlog.recorder.logger import Logger
+from gradlog.storage.paths import absolute
 
 
 class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the framework is not installed
@@ -47,14 +47,14 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach to the optimizer that the trainer has prepared."""
-        from gradlog.integrations.torch import attach
+        from gradlog.integrations.torch.attachment import attach
 
         options, path = {"first_step": state.global_step, **self.options}, self.path
         key = f"gradlog:{os.path.basename(path)}"  # where the trainer's checkpoints keep which run this is
         if state.global_step:
             options["mode"] = "a"
             known = state.stateful_callbacks.get(key)
-            path = earlier.with_uuid(path, str(known["uuid"])) if known else earlier.newest(path)
+            path = earlier_runs.with_uuid(path, str(known["uuid"])) if known else earlier_runs.newest(path)
         elif self.log is not None and self.log.rows == 0 and self.log.active:
             options["mode"], path = "a", self.log.path  # an attempt that ended before its first step
         self._close("training began again")

@@ -13,10 +13,10 @@ import numpy as np
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.buffer import Block
-from gradlog.schema import MANIFEST, META, RunHeader, SegmentHeader, digest
-from gradlog.sink import LocalSink
-from gradlog.store import Commit, SegmentWriter, create_root
+from gradlog.format.schema import MANIFEST, META, RunHeader, SegmentHeader, digest
+from gradlog.storage.block import Block
+from gradlog.storage.commit import Commit, SegmentWriter, create_root
+from gradlog.storage.sink import LocalSink
 
 SHAPES = {"body.weight": (40, 30), "head.weight": (30, 20), "head.bias": (20,)}
 RATE, STEPS = 0.05, 96

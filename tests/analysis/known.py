@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradlog.analysis.kernel import summarise
-from gradlog.analysis.predictors import Evidence, needs
-from gradlog.analysis.summary import Recipe, Summary, contributions
-from gradlog.projector import projector
-from gradlog.schema import TensorInfo
-from gradlog.sketch import FoldHash
+from gradlog.analysis.measures.predictors import Evidence, needs
+from gradlog.analysis.streaming.kernel import summarise
+from gradlog.analysis.streaming.summary import Recipe, Summary, contributions
+from gradlog.format.schema import TensorInfo
+from gradlog.sketching.fold_hash import FoldHash
+from gradlog.sketching.projector import projector
 
 
 def evidence(X, predictors, **recipe):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from gradlog import schema
-from gradlog.schema import RunHeader, SegmentHeader, SketchSpec, TensorInfo
+from gradlog.format import schema
+from gradlog.format.schema import RunHeader, SegmentHeader, SketchSpec, TensorInfo
 
 
 def header(groups=2, k=8, chunk=16, exact=False, sizes=None, **fields) -> RunHeader:

@@ -12,7 +12,7 @@ import pytest
 from forger import STEPS, Rows, Training
 
 from gradlog.analysis import audit_run
-from gradlog.schema import digest
+from gradlog.format.schema import digest
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
 HONEST, DONOR = Training(0), Training(1)

@@ -13,10 +13,10 @@ from forger import STEPS, Rows, Training
 
 import gradlog
 from gradlog.analysis import audit_run, open_run
-from gradlog.analysis.audits import norms
-from gradlog.compact import compact
-from gradlog.schema import PARTIAL, SKIPPED, WIDENED_GAP
-from gradlog.sketch import FoldHash
+from gradlog.analysis.audit.checks import norms
+from gradlog.format.schema import PARTIAL, SKIPPED, WIDENED_GAP
+from gradlog.sketching.fold_hash import FoldHash
+from gradlog.storage.compact import compact
 
 
 def texts(report, check: str, *statuses: str) -> list[str]:

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gradlog
-from gradlog import schema
 from gradlog.analysis import audit_run
-from gradlog.analysis.audits.report import Report
-from gradlog.compact import compact
+from gradlog.analysis.audit.findings import Report
 from gradlog.errors import NotARunError
+from gradlog.format import schema
+from gradlog.storage.compact import compact
 
 PATIENCE = 20.0
 """Seconds after which an audit of a store of a few kilobytes hangs."""

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numcodecs.zstd import Zstd
 
 import gradlog
-from gradlog import limits, schema
 from gradlog.analysis import audit_run
-from gradlog.analysis.audits.report import MOST_LINES, MOST_TEXT, Line, Report, enumerate_some, problems
-from gradlog.compact import compact
+from gradlog.analysis.audit.findings import MOST_LINES, MOST_TEXT, Line, Report, enumerate_some, problems
 from gradlog.errors import NotARunError, UnsupportedError
+from gradlog.format import limits, schema
+from gradlog.storage.compact import compact
 
 SEGMENT = "seg-000000-r0000"
 

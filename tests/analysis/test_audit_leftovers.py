@@ -11,9 +11,9 @@ import pytest
 
 import gradlog
 from gradlog.analysis import audit_run, open_run
-from gradlog.analysis.audit import Folder, examine
-from gradlog.compact import compact
-from gradlog.sink import LocalSink
+from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.storage.compact import compact
+from gradlog.storage.sink import LocalSink
 
 SEGMENT = "seg-000000-r0000"
 

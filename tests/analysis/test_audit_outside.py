@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 
 import gradlog
 from gradlog.analysis import audit_run
-from gradlog.analysis.audits import weights
-from gradlog.analysis.audits.digest import listing, tree_digest
-from gradlog.analysis.audits.replay import load_hook
+from gradlog.analysis.audit.checks.replay import load_hook
+from gradlog.analysis.audit.integrity import checkpoint_files
+from gradlog.analysis.audit.listing import listing, tree_digest
 from gradlog.errors import CorruptRunError, UnsupportedError, UnusableInputError
 
 MOMENTUM = Training(momentum=0.9)
@@ -99,23 +99,25 @@ def test_safetensors_torch_and_npz_read_alike(tmp_path: Path) -> None:
     torch.save({"state_dict": {f"module.{n}": v for n, v in values.items()}}, tmp_path / "x.pt")
     np.savez(tmp_path / "x.npz", **{n: v.double().numpy() for n, v in values.items()})
     write_safetensors(tmp_path / "x.safetensors", values)
-    from gradlog.schema import TensorInfo
+    from gradlog.format.schema import TensorInfo
 
     tensors = [TensorInfo(n, tuple(v.shape), "float32", 0) for n, v in values.items()]
     for name in ("x.pt", "x.npz", "x.safetensors"):
-        checkpoint = weights.load(tmp_path / name)
+        checkpoint = checkpoint_files.load(tmp_path / name)
         if name == "x.pt":
             checkpoint = checkpoint._replace(
                 arrays={k.replace("state_dict.module.", "state_dict."): v for k, v in checkpoint.arrays.items()}
             )
-        found = weights.parameters(checkpoint, tensors)
+        found = checkpoint_files.parameters(checkpoint, tensors)
         for a, v in zip(found, values.values(), strict=True):
             np.testing.assert_array_equal(a, v.double().numpy())
 
 
 def test_safetensors_of_the_library_itself(tmp_path: Path) -> None:
     save_file({"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, tmp_path / "x.safetensors")
-    np.testing.assert_array_equal(weights.load(tmp_path / "x.safetensors").arrays["w"], np.arange(6).reshape(2, 3))
+    np.testing.assert_array_equal(
+        checkpoint_files.load(tmp_path / "x.safetensors").arrays["w"], np.arange(6).reshape(2, 3)
+    )
 
 
 class Evil:
@@ -139,7 +141,7 @@ def test_a_checkpoint_is_data_only(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     else:
         file.write_bytes(b"\x80\x04nothing")
     with pytest.raises(CorruptRunError, match="no checkpoint of plain arrays") as refused:
-        weights.load(file)
+        checkpoint_files.load(file)
     assert "Re-running" not in str(refused.value), "no advice to execute what is in the file"
     assert not (tmp_path / "executed").exists()
 
@@ -151,7 +153,7 @@ def test_a_checkpoint_of_objects_says_what_it_holds_and_what_to_save(tmp_path: P
     torch.save(held, tmp_path / "x.pt")
     what = "torch.nn.modules.linear.Linear" if whole else "argparse.Namespace"
     with pytest.raises(CorruptRunError) as refused:
-        weights.load(tmp_path / "x.pt")
+        checkpoint_files.load(tmp_path / "x.pt")
     said = str(refused.value)
     assert f"(it holds {what}; expected tensors, numbers and text alone" in said
     assert "save model.state_dict(), and vars(args) for a Namespace)" in said

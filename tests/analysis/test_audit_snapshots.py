@@ -58,7 +58,7 @@ def test_a_changed_sketch_of_parameters_is_damage(run: Path, tmp_path: Path) -> 
 
 
 def test_compaction_keeps_them(run: Path, tmp_path: Path) -> None:
-    from gradlog.compact import compact
+    from gradlog.storage.compact import compact
 
     compact(run)
     assert not audit_run(run).failed

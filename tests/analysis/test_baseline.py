@@ -7,9 +7,10 @@ import pytest
 import stores
 
 from gradlog.analysis import analyze
-from gradlog.analysis.baseline import coherence, shuffled_gram
-from gradlog.analysis.order_baseline import Order, kappa_null
-from gradlog.analysis.predictors import parse
+from gradlog.analysis.measures.order_baseline import Order, kappa_null
+from gradlog.analysis.measures.predictors import parse
+from gradlog.analysis.measures.shuffled import coherence
+from gradlog.analysis.spectrum.shuffled_rank import shuffled_gram
 from tests import reference
 from tests.analysis.known import evidence
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlog.analysis import carriers
-from gradlog.analysis.carriers import DISTINCT, LARGEST, NONE, Carriers
+from gradlog.analysis.streaming import top_rows
+from gradlog.analysis.streaming.top_rows import DISTINCT, LARGEST, NONE, Carriers
 
 
 def fewest(values, share):
@@ -25,8 +25,8 @@ def split(values, edges):
 @settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.lists(st.integers(1, 399), max_size=5), st.booleans())
 def test_any_split_gives_the_same(seed, rows, cuts, ties):
-    limits = carriers.DISTINCT, carriers.LARGEST
-    carriers.DISTINCT, carriers.LARGEST = 32, 10
+    limits = top_rows.DISTINCT, top_rows.LARGEST
+    top_rows.DISTINCT, top_rows.LARGEST = 32, 10
     try:
         values = np.random.default_rng(seed).gamma(0.5, size=rows).astype(np.float32)
         values = np.round(values, 1) if ties else values
@@ -45,7 +45,7 @@ def test_any_split_gives_the_same(seed, rows, cuts, ties):
         assert whole.at.tolist() == sorted(kept)
         assert len(whole.values) <= 32
     finally:
-        carriers.DISTINCT, carriers.LARGEST = limits
+        top_rows.DISTINCT, top_rows.LARGEST = limits
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 5000])

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
-from gradlog.analysis import rank
-from gradlog.analysis.rsvd import rsvd
+from gradlog.analysis.spectrum import rank
+from gradlog.analysis.spectrum.nystrom import rsvd
 from tests import reference
 
 spectra = st.one_of(

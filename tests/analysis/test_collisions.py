@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import gradlog
 from gradlog.analysis import analyze, open_run, to_json
-from gradlog.analysis.collisions import exact_groups
-from gradlog.analysis.cosine import cosines
-from gradlog.analysis.verdict import verdict
-from gradlog.schema import FULL_BITS, RunHeader, SketchSpec, TensorInfo
-from gradlog.sketch import FoldHash
+from gradlog.analysis.comparison.divergence import cosines
+from gradlog.analysis.measures.exact_groups import exact_groups
+from gradlog.analysis.measures.interpretation import verdict
+from gradlog.format.schema import FULL_BITS, RunHeader, SketchSpec, TensorInfo
+from gradlog.sketching.fold_hash import FoldHash
 
 K, T = 64, 240
 SHAPES = {"scale": (), "bias": (3,), "few.a": (2,), "few.b": (1, 2), "weight": (900,)}

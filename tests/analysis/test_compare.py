@@ -11,9 +11,10 @@ import pytest
 import stores
 
 import gradlog
-from gradlog.analysis import analyze, open_run, tabulate
-from gradlog.analysis.compare import compare, to_document
-from gradlog.analysis.cosine import Cosines, cosines
+from gradlog.analysis import analyze, open_run
+from gradlog.analysis.comparison import tables
+from gradlog.analysis.comparison.compare import compare, to_document
+from gradlog.analysis.comparison.divergence import Cosines, cosines
 from gradlog.errors import SpecMismatchError, TooFewStepsError
 
 
@@ -79,7 +80,7 @@ def test_only_common_finite_steps_are_compared(tmp_path):
 
 def test_intervals_cover_the_true_cosine():
     """Sketches of two fixed vectors of known angle, many seeds."""
-    from gradlog.analysis.cosine import _interval
+    from gradlog.analysis.comparison.divergence import _interval
 
     rng = np.random.default_rng(3)
     d, k, true = 400, 64, 0.6
@@ -131,7 +132,7 @@ def test_the_table_holds_the_numbers_of_the_analysis(pair, tmp_path):
     assert document["runs"][0]["batch"] == 32
     assert document["cosine"]["parted"] == 37
     assert document["reference"]["rows"] == {"MLP": {"last": 1.713}, "one": {"last": 2.0}}
-    columns, rows = tabulate.grid(found)
+    columns, rows = tables.grid(found)
     assert columns[:3] == ["run", "T", "batch"]
     assert [row[0] for row in rows] == ["one", "  shuffled", "  published *", "two", "  shuffled", "MLP *"]
     assert rows[2][3:] == ["2.000", "–", "–", "–"]
@@ -140,16 +141,16 @@ def test_the_table_holds_the_numbers_of_the_analysis(pair, tmp_path):
     last = found.rows[0].kappa["last"]
     assert float(value) == pytest.approx(last["value"], abs=6e-4)
     assert float(spread) == pytest.approx((last["high"] - last["low"]) / 2, abs=6e-4)
-    assert "the paper, table 1" in tabulate.footnote(found)
+    assert "the paper, table 1" in tables.footnote(found)
 
 
 def test_csv_is_the_numbers_to_the_last_digit(pair):
     found = compare(pair)
-    lines = list(csv.DictReader(io.StringIO(tabulate.text_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(tables.text_csv(found))))
     assert len(lines) == 8
     for line in lines:
         row = next(r for r in found.rows if r.label == line["run"])
-        for field in tabulate.FIELDS:
+        for field in tables.FIELDS:
             name = "kappa" if field == "value" else field
             assert float(line[name]) == row.kappa[line["predictor"]][field]
 
@@ -161,11 +162,11 @@ def test_labels_cannot_break_out_of_a_table(pair, tmp_path):
         found = compare([odd])
     finally:
         odd.rename(pair[0])
-    line = tabulate.markdown(found).splitlines()[2]
+    line = tables.markdown(found).splitlines()[2]
     assert line.count(" | ") == 6
     assert r"=cmd\|a\_b" in line
-    assert r"=cmd|a\_b\%\&\#\{\}\textbackslash{}" in tabulate.latex(found)
-    assert tabulate.text_csv(found).splitlines()[1].startswith("'=cmd|")
+    assert r"=cmd|a\_b\%\&\#\{\}\textbackslash{}" in tables.latex(found)
+    assert tables.text_csv(found).splitlines()[1].startswith("'=cmd|")
 
 
 def test_what_cannot_be_compared_is_said(pair, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import gradlog
 from gradlog.analysis import analyze
-from gradlog.analysis.intervals import Control, jackknife
+from gradlog.analysis.common.jackknife import Control, jackknife
 from tests import reference
 
 

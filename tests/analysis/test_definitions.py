@@ -9,8 +9,8 @@ import pytest
 import stores
 
 from gradlog.analysis import Linear, analyze
-from gradlog.analysis.predictors import Fitted
-from gradlog.schema import HALF_NORM2
+from gradlog.analysis.measures.predictors import Fitted
+from gradlog.format.schema import HALF_NORM2
 from tests import reference
 from tests.analysis.walks import oracle_kappa, smooth
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import stores
 
-from gradlog.analysis import analyze, baseline, bounds, open_run, subspace, to_json
-from gradlog.analysis.ledger import Column
-from gradlog.analysis.predictors import Fitted
-from gradlog.analysis.verdict import verdict
-from gradlog.schema import HALF_NORM2
+from gradlog.analysis import analyze, open_run, to_json
+from gradlog.analysis.common.types import Column
+from gradlog.analysis.measures import bounds, shuffled
+from gradlog.analysis.measures.interpretation import verdict
+from gradlog.analysis.measures.predictors import Fitted
+from gradlog.analysis.spectrum import subspaces
+from gradlog.format.schema import HALF_NORM2
 
 T = 40
 ON = np.arange(T)
@@ -138,7 +140,7 @@ def test_windows_without_increments_have_no_subspace(tmp_path):
     X[19] = X[20]
     frozen = analyze(str(stores.write_run(tmp_path / "frozen.zarr", X)), ["last"], window=10)
     np.testing.assert_array_equal(np.isnan(frozen.window_overlap.values).sum(axis=0), [1, 1, 4, 1])
-    assert subspace.leading(np.diag([3.0, 2.0, 0.0]), 3).shape == (3, 2)
+    assert subspaces.leading(np.diag([3.0, 2.0, 0.0]), 3).shape == (3, 2)
 
 
 def column(*values):
@@ -213,9 +215,9 @@ def test_random_orders_are_not_called_an_order(tmp_path, exact):
 
 def test_chance_by_hand():
     last, two = (Fitted(np.empty(0), np.array(w)) for w in ([1.0], [2.0, -1.0]))
-    assert baseline.chance(last, 4.0, 100.0) == pytest.approx(2 * np.sqrt(4 / 400))
-    assert baseline.chance(two, 4.0, 100.0) == pytest.approx(2 * np.sqrt(68 / 400))
+    assert shuffled.chance(last, 4.0, 100.0) == pytest.approx(2 * np.sqrt(4 / 400))
+    assert shuffled.chance(two, 4.0, 100.0) == pytest.approx(2 * np.sqrt(68 / 400))
     long = 0.1 * 0.9 ** np.arange(400)
-    slow = baseline.chance(Fitted(np.empty(0), np.empty(0), beta=0.9), 4.0, 100.0)
-    assert slow == pytest.approx(baseline.chance(Fitted(np.empty(0), long), 4.0, 100.0), rel=1e-6)
-    assert baseline.chance(Fitted(np.empty(0), np.empty(0)), 4.0, 100.0) == 0
+    slow = shuffled.chance(Fitted(np.empty(0), np.empty(0), beta=0.9), 4.0, 100.0)
+    assert slow == pytest.approx(shuffled.chance(Fitted(np.empty(0), long), 4.0, 100.0), rel=1e-6)
+    assert shuffled.chance(Fitted(np.empty(0), np.empty(0)), 4.0, 100.0) == 0

@@ -12,8 +12,9 @@ import pytest
 import stores
 import xarray as xr
 
-from gradlog.analysis import analyze, blocks, open_run
-from gradlog.analysis.export import export_result, export_rows
+from gradlog.analysis import analyze, open_run
+from gradlog.analysis.reading import rows
+from gradlog.analysis.results.export import export_result, export_rows
 from gradlog.errors import MissingDependencyError, TooFewStepsError
 
 FORMS = ["netcdf", "zarr", "parquet", "csv", "npz"]
@@ -61,7 +62,7 @@ def read_rows(path, form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("sketch", [True, False])
 def test_rows_come_back(run, tmp_path, form, sketch, monkeypatch):
-    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)  # several blocks
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)  # several blocks
     target = tmp_path / "out"
     export_rows(run, target, form, sketch)
     found, norms, steps, loss = read_rows(target, form)

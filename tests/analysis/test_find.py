@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog.analysis.find import find, is_run, is_several
+from gradlog.analysis.comparison.find import find, is_run, is_several
 
 
 def record(path: Path) -> Path:

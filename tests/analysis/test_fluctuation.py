@@ -9,7 +9,9 @@ import pytest
 import stores
 from scipy import stats
 
-from gradlog.analysis import analyze, fast, fluctuation, sections, to_json
+from gradlog.analysis import analyze, to_json
+from gradlog.analysis.measures import fluctuation
+from gradlog.analysis.streaming import compiled_kernel, sections
 from tests import reference
 from tests.analysis.walks import smooth
 
@@ -70,7 +72,7 @@ def flawed(path, rows, chunk):
     ids=lambda o: next(iter(o)),
 )  # fmt: skip
 def test_the_fluctuation_does_not_depend_on_how_the_pass_is_made(tmp_path, rows, options):
-    if options.get("kernel") == "numba" and not fast.available():
+    if options.get("kernel") == "numba" and not compiled_kernel.available():
         pytest.fail("numba is part of the test environment")
     plain = analyze(flawed(tmp_path / "a.zarr", rows, 16), NAMES)
     path = flawed(tmp_path / "b.zarr", rows, 17)

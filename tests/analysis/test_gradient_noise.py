@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import stores
 
-from gradlog.analysis import analyze, gradient_noise, to_json
-from gradlog.analysis.gradient_noise import HalfBatches
-from gradlog.analysis.predictors import Evidence, parse
-from gradlog.schema import HALF_NORM2
+from gradlog.analysis import analyze, to_json
+from gradlog.analysis.measures import gradient_noise
+from gradlog.analysis.measures.gradient_noise import HalfBatches
+from gradlog.analysis.measures.predictors import Evidence, parse
+from gradlog.format.schema import HALF_NORM2
 from tests.analysis.known import evidence
 
 T, D = 400, 64

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlog.analysis import grams
-from gradlog.analysis.grams import Grams
-from gradlog.analysis.products import add_gram, add_product
-from gradlog.analysis.summary import Recipe
+from gradlog.analysis.streaming import grams
+from gradlog.analysis.streaming.grams import Grams
+from gradlog.analysis.streaming.inplace_blas import add_gram, add_product
+from gradlog.analysis.streaming.summary import Recipe
 
 SIZES = st.integers(0, 9)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gradlog.analysis import inversion
-from gradlog.analysis.intervals import jackknife, quantile
+from gradlog.analysis.common.jackknife import jackknife, quantile
+from gradlog.analysis.spectrum import population
 
 
 def along_one_direction(rng, k):
@@ -60,7 +60,7 @@ def claims(n, k, seed):
         S = np.random.default_rng([seed, number, n, k]).standard_normal((k, n)) / np.sqrt(k)
         left = tau.sum() - np.cumsum(tau)
         truth = [int(np.argmax(left <= e * tau.sum())) + 1 for e in EPS]
-        yield from zip(inversion.estimate((S * tau) @ S.T, EPS, n), truth, strict=True)
+        yield from zip(population.estimate((S * tau) @ S.T, EPS, n), truth, strict=True)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_the_last_per_cent_of_a_steep_spectrum_is_not_read_low():
     tau, k = i**-2.0, 512
     truth = int(np.argmax(tau.sum() - np.cumsum(tau) <= 0.01 * tau.sum())) + 1
     S = np.random.default_rng(22).standard_normal((k, 200)) / np.sqrt(k)
-    (found,) = inversion.estimate((S * tau) @ S.T, (0.01,), 200)
+    (found,) = population.estimate((S * tau) @ S.T, (0.01,), 200)
     assert abs(found.value - truth) <= 0.08 * truth
 
 
@@ -86,4 +86,4 @@ def test_a_narrow_sketch_claims_no_rank_above_its_width():
     tau = np.ones(2000)
     for seed in range(8):
         S = np.random.default_rng(seed).standard_normal((64, 2000)) / 8
-        assert all(not e.value > 64 for e in inversion.estimate((S * tau) @ S.T, EPS, 2000))
+        assert all(not e.value > 64 for e in population.estimate((S * tau) @ S.T, EPS, 2000))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import open_run
-from gradlog.analysis.intervals import jackknife
-from gradlog.analysis.measure import Question, scope
-from gradlog.analysis.order_baseline import Order
-from gradlog.analysis.predictors import parse
+from gradlog.analysis.common.jackknife import jackknife
+from gradlog.analysis.measures.order_baseline import Order
+from gradlog.analysis.measures.predictors import parse
+from gradlog.analysis.measures.scope_values import Question, scope
 from tests import reference
 from tests.analysis.known import evidence, fold_hash
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlog.analysis import analyze, open_run, to_json
-from gradlog.analysis.baseline import coherence
-from gradlog.analysis.epoch_sums import EpochSums
-from gradlog.analysis.epochs import epochs_of
-from gradlog.analysis.order_baseline import Order, coherences, expected_moments, kappa_null, refitted
-from gradlog.analysis.predictors import Linear, parse
-from gradlog.analysis.verdict import verdict
+from gradlog.analysis.measures.interpretation import verdict
+from gradlog.analysis.measures.order_baseline import Order, coherences, expected_moments, kappa_null, refitted
+from gradlog.analysis.measures.predictors import Linear, parse
+from gradlog.analysis.measures.shuffled import coherence
+from gradlog.analysis.reading.epochs import epochs_of
+from gradlog.analysis.streaming.epoch_sums import EpochSums
 from tests import reference
 from tests.analysis.known import evidence
 
@@ -261,9 +261,9 @@ def test_coherence_within_and_between_make_up_the_whole():
 
 
 def test_the_report_and_the_terminal_say_what_random_order_keeps_to(tmp_path):
+    from gradlog.analysis.report.sentences import findings
     from gradlog.analysis.report.study import study
-    from gradlog.analysis.report.words import findings
-    from gradlog.cli.tables import report
+    from gradlog.cli.analyze_text import report
 
     X = without_replacement(60, 5, d=64)[:, None]
     path = str(stores.write_run(tmp_path / "r.zarr", X))

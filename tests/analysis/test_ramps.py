@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlog.analysis.ramps import Ramps
+from gradlog.analysis.reading.step_runs import Ramps
 
 numbers = st.lists(st.integers(-3, 12), max_size=40)
 

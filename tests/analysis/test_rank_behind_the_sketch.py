@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import stores
 
-from gradlog.analysis import analyze, inversion, rank, subspace
+from gradlog.analysis import analyze
+from gradlog.analysis.spectrum import population, rank, subspaces
 from tests.analysis.known import fold_hash, gaussian_gram
 
 
@@ -27,7 +28,7 @@ def test_the_rank_behind_the_sketch(tau, within):
     for seed in range(2):
         gram = gaussian_gram(tau, k, seed)
         naive = rank.of_gram(gram)
-        for e, found in zip(eps, inversion.estimate(gram, eps, len(tau)), strict=True):
+        for e, found in zip(eps, population.estimate(gram, eps, len(tau)), strict=True):
             truth = int(np.searchsorted(order, 1 - e)) + 1
             if np.isfinite(found.value):
                 claimed += 1
@@ -40,9 +41,9 @@ def test_nothing_is_claimed_of_axis_aligned_directions_or_flat_noise_beyond_the_
     rng = np.random.default_rng(4)
     for r in (44, 200):
         gram = np.diag(np.bincount(rng.integers(0, 256, r), minlength=256).astype(float))
-        assert all(np.isnan(e.value) for e in inversion.estimate(gram, (0.1, 0.05), 1000))
+        assert all(np.isnan(e.value) for e in population.estimate(gram, (0.1, 0.05), 1000))
     heavy = gaussian_gram(np.arange(1, 5000.0) ** -0.7, 64, 0)
-    assert all(np.isnan(e.value) for e in inversion.estimate(heavy, (0.05, 0.01), 5000))
+    assert all(np.isnan(e.value) for e in population.estimate(heavy, (0.05, 0.01), 5000))
 
 
 def known_increments(kind, T=500, d=3000):
@@ -74,7 +75,7 @@ def test_ranks_of_known_gradients_through_the_real_sketch_are_right_or_withheld(
     for k in (64, 256):
         for seed in range(3):
             S = fold_hash(H, k, seed).astype(np.float64)
-            claims += [(f, t, k) for f, t in zip(inversion.estimate(S.T @ S, eps, len(H)), truth, strict=True)]
+            claims += [(f, t, k) for f, t in zip(population.estimate(S.T @ S, eps, len(H)), truth, strict=True)]
     made = [(f, t, k) for f, t, k in claims if np.isfinite(f.value)]
     assert all(abs(f.value - t) <= 0.25 * t + 2 for f, t, _ in made)
     if kind == "axis-aligned":
@@ -89,23 +90,23 @@ def test_ranks_of_known_gradients_through_the_real_sketch_are_right_or_withheld(
 def test_participation_ratio_without_the_sketch_s_bias():
     tau = np.exp(-np.arange(400) / 20)
     truth = tau.sum() ** 2 / np.square(tau).sum()
-    found = [inversion.participation(gaussian_gram(tau, 64, seed)) for seed in range(8)]
+    found = [population.participation(gaussian_gram(tau, 64, seed)) for seed in range(8)]
     naive = [rank.measures(rank.of_gram(gaussian_gram(tau, 64, seed)))["participation"] for seed in range(8)]
     assert np.mean(found, axis=0)[0] == pytest.approx(truth, rel=0.06)
     assert all(low <= truth <= high for _, low, high in found)
     assert np.mean(naive) < 0.75 * truth
     one = np.outer(*2 * [np.random.default_rng(0).standard_normal(64)])
-    assert inversion.participation(one) == pytest.approx((1, 1, 1))
-    assert np.isnan(inversion.participation(np.zeros((64, 64)))).all()
-    assert np.isnan(inversion.participation(np.ones((1, 1)))).all()
+    assert population.participation(one) == pytest.approx((1, 1, 1))
+    assert np.isnan(population.participation(np.zeros((64, 64)))).all()
+    assert np.isnan(population.participation(np.ones((1, 1)))).all()
 
 
 def test_subspace_overlap():
     rng = np.random.default_rng(6)
     A = np.linalg.qr(rng.standard_normal((50, 4)))[0]
-    assert subspace.overlap(A, A @ np.linalg.qr(rng.standard_normal((4, 4)))[0]) == pytest.approx(1)
-    random = [subspace.overlap(A, np.linalg.qr(rng.standard_normal((50, 4)))[0]) for _ in range(300)]
-    assert np.mean(random) == pytest.approx(subspace.random_overlap(50, 4), rel=0.1)
+    assert subspaces.overlap(A, A @ np.linalg.qr(rng.standard_normal((4, 4)))[0]) == pytest.approx(1)
+    random = [subspaces.overlap(A, np.linalg.qr(rng.standard_normal((50, 4)))[0]) for _ in range(300)]
+    assert np.mean(random) == pytest.approx(subspaces.random_overlap(50, 4), rel=0.1)
 
 
 def test_persistent_directions_show_in_windows(tmp_path):

@@ -16,9 +16,9 @@ import pytest
 import stores
 import xarray as xr
 
-from gradlog import schema
 from gradlog.analysis import analyze, open_run
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, SpecMismatchError, TooFewStepsError
+from gradlog.format import schema
 
 
 def rows(T, seed=0, groups=2, k=8):
@@ -40,7 +40,7 @@ def test_info_and_lazy_arrays(tmp_path):
 
 
 def test_xarray_backend(tmp_path):
-    from gradlog.analysis.backend import GradlogBackend
+    from gradlog.analysis.reading.xarray_backend import GradlogBackend
 
     X = rows(20)
     path = stores.write_run(tmp_path / "r.zarr", X, scalars={"loss": np.arange(20.0), "flags": np.ones(20)})
@@ -235,7 +235,7 @@ def test_too_short_runs_open_but_are_not_measured(tmp_path, T):
 
 def test_info_stays_light():
     code = (
-        "import sys, gradlog.analysis, gradlog.analysis.reader; "
+        "import sys, gradlog.analysis, gradlog.analysis.reading.run; "
         "print([m for m in ('dask', 'xarray', 'scipy', 'torch', 'matplotlib', 'distributed') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

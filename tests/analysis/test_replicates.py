@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from gradlog.analysis.replicates import holm, mean_of, replicates, welch
+from gradlog.analysis.comparison.replicates import holm, mean_of, replicates, welch
 from gradlog.errors import UnusableInputError
 
 

@@ -9,7 +9,7 @@ import stores
 import xarray as xr
 
 from gradlog.analysis import analyze, to_json
-from gradlog.analysis.predictors import parse
+from gradlog.analysis.measures.predictors import parse
 from gradlog.errors import MemoryLimitError, TooFewStepsError
 from tests.analysis.walks import smooth
 

@@ -10,7 +10,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import audit_run, open_run
-from gradlog.analysis.audit import check
+from gradlog.analysis.audit.integrity import check
 from gradlog.cli.app import run as command
 from tests.small_run import gradient, start
 

@@ -12,7 +12,8 @@ import stores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlog.analysis import analyze, open_run, rank, to_json
+from gradlog.analysis import analyze, open_run, to_json
+from gradlog.analysis.spectrum import rank
 from tests import reference
 
 EPS = [0.1, 0.01, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9]

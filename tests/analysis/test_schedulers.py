@@ -16,12 +16,12 @@ from tests.analysis.walks import smooth
 
 
 def test_results_do_not_depend_on_how_rows_are_cut_into_tasks(tmp_path, monkeypatch):
-    from gradlog.analysis import blocks
+    from gradlog.analysis.reading import rows
 
     path = stores.write_run(tmp_path / "r.zarr", smooth(300), chunk=8)
     whole = analyze(str(path), window=64)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
     seen = []
     pieces = analyze(str(path), window=64, scheduler="threads", progress=lambda *x: seen.append(x))
     serial = analyze(str(path), window=64, scheduler="synchronous")
@@ -35,10 +35,10 @@ def test_results_do_not_depend_on_how_rows_are_cut_into_tasks(tmp_path, monkeypa
 def test_distributed_processes_agree_with_threads(tmp_path, monkeypatch):
     from distributed import Client, LocalCluster
 
-    from gradlog.analysis import blocks
+    from gradlog.analysis.reading import rows
 
     path = stores.write_run(tmp_path / "r.zarr", smooth(20000, k=64), chunk=1024)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
     here = analyze(str(path))
     with (
         LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1") as cluster,
@@ -64,11 +64,11 @@ def test_the_compiled_loops_give_the_same_result_and_say_so(tmp_path):
 
 
 def test_without_numba_numpy_steps_in_and_is_named(tmp_path, monkeypatch):
-    from gradlog.analysis import fast
+    from gradlog.analysis.streaming import compiled_kernel
 
     path = str(stores.write_run(tmp_path / "r.zarr", smooth(40)))
-    monkeypatch.setattr(fast, "available", lambda: False)
-    monkeypatch.setattr(fast, "WORTH", 1)
+    monkeypatch.setattr(compiled_kernel, "available", lambda: False)
+    monkeypatch.setattr(compiled_kernel, "WORTH", 1)
     assert to_json(analyze(path))["kernel"] == "numpy"
     with pytest.raises(ValueError, match="extra 'fast'"):
         analyze(path, kernel="numba")
@@ -82,13 +82,13 @@ def threads():
 def test_an_interrupted_analysis_leaves_no_thread_and_no_limit_behind(tmp_path, monkeypatch):
     from threadpoolctl import threadpool_info
 
-    from gradlog.analysis import blocks
+    from gradlog.analysis.reading import rows
 
     path = str(stores.write_run(tmp_path / "r.zarr", smooth(4000, k=64), chunk=64))
     analyze(path, scheduler="threads")  # starts what the libraries keep for good
     before = threads(), [x["num_threads"] for x in threadpool_info()]
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
     seen = []
 
     def interrupt(done, total):
@@ -110,7 +110,7 @@ def test_an_interrupted_analysis_leaves_no_thread_and_no_limit_behind(tmp_path, 
 def test_blas_threads_come_back_whichever_thread_leaves_last():
     from threadpoolctl import threadpool_info
 
-    from gradlog.analysis.blas import single_threaded
+    from gradlog.analysis.common.blas_threads import single_threaded
 
     before = [x["num_threads"] for x in threadpool_info()]
     inside, leave = threading.Event(), threading.Event()
@@ -137,11 +137,11 @@ def test_blas_threads_come_back_whichever_thread_leaves_last():
 def test_an_interrupted_analysis_leaves_nothing_on_a_cluster(tmp_path, monkeypatch):
     from distributed import Client, LocalCluster
 
-    from gradlog.analysis import blocks
+    from gradlog.analysis.reading import rows
 
     path = str(stores.write_run(tmp_path / "r.zarr", smooth(20000, k=64), chunk=256))
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
 
     def interrupt(done, total):
         if done == 3:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradlog.analysis import analyze, open_run, to_json
-from gradlog.analysis.rank import Spectrum
-from gradlog.analysis.shuffled_rank import Rotations, rotated
+from gradlog.analysis.spectrum.rank import Spectrum
+from gradlog.analysis.spectrum.shuffled_rank import Rotations, rotated
 from tests import reference
 
 EPS = (0.1, 0.05, 0.01)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlog.analysis.carriers import LARGEST
-from gradlog.analysis.kernel import SEGMENT, squares, summarise, tile_rows
-from gradlog.analysis.predictors import BestEMA, Evidence
-from gradlog.analysis.summary import Recipe, Summary, add, contributions, merge, moments
+from gradlog.analysis.measures.predictors import BestEMA, Evidence
+from gradlog.analysis.streaming.kernel import SEGMENT, squares, summarise, tile_rows
+from gradlog.analysis.streaming.summary import Recipe, Summary, add, contributions, merge, moments
+from gradlog.analysis.streaming.top_rows import LARGEST
 from tests import reference
 
 N = 6

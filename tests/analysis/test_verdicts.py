@@ -9,7 +9,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import analyze, to_json
-from gradlog.analysis.verdict import SENTENCES
+from gradlog.analysis.measures.interpretation import SENTENCES
 from tests import reference
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gradlog.cli import app, console, render
+from gradlog.cli import app, plain_text, stderr
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "gradlog"]
@@ -128,8 +128,8 @@ def test_colour_on_terminals_only_and_not_with_no_color(call, samples):
 
 def test_heartbeat_lines_are_rare(monkeypatch, capsys):
     clock = iter([0.0, 5.0, 12.0, 13.0, 25.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    with console.progress("analyze", quiet=False, unit="runs") as progress:
+    monkeypatch.setattr(stderr.time, "monotonic", lambda: next(clock))
+    with stderr.progress("analyze", quiet=False, unit="runs") as progress:
         for done in (1, 2, 3, 4):
             progress(done, 4)
     assert capsys.readouterr().err == (
@@ -140,8 +140,8 @@ def test_heartbeat_lines_are_rare(monkeypatch, capsys):
 def test_progress_counts_the_rows_and_bytes_that_were_read(monkeypatch, capsys, make_run):
     from gradlog.analysis import analyze
 
-    monkeypatch.setattr(console, "HEARTBEAT", 0.0)
-    with console.progress("analyze", quiet=False) as progress:
+    monkeypatch.setattr(stderr, "HEARTBEAT", 0.0)
+    with stderr.progress("analyze", quiet=False) as progress:
         analyze(str(make_run(steps=100)), ["last"], progress=progress)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "gradlog: analyze: 0%, 100 rows, 12.5 KiB read"
@@ -151,8 +151,8 @@ def test_progress_counts_the_rows_and_bytes_that_were_read(monkeypatch, capsys, 
 
 
 def test_no_progress_when_quiet(monkeypatch, capsys):
-    monkeypatch.setattr(console, "HEARTBEAT", 0.0)
-    with console.progress("analyze", quiet=True) as progress:
+    monkeypatch.setattr(stderr, "HEARTBEAT", 0.0)
+    with stderr.progress("analyze", quiet=True) as progress:
         progress(1, 2)
     assert capsys.readouterr().err == ""
 
@@ -180,7 +180,7 @@ class Terminal(list):
 def test_a_bar_leaves_nothing_behind(monkeypatch, reads):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with console.progress("analyze", quiet=False) as progress:
+    with stderr.progress("analyze", quiet=False) as progress:
         progress(0, 4)
         for _ in range(reads):  # no block is done yet: the bar is drawn because of what was read
             time.sleep(0.11)
@@ -191,8 +191,8 @@ def test_a_bar_leaves_nothing_behind(monkeypatch, reads):
 def test_a_bar_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(console, "PATIENCE", 0.0)
-    with console.progress("analyze", quiet=False) as progress:
+    monkeypatch.setattr(stderr, "PATIENCE", 0.0)
+    with stderr.progress("analyze", quiet=False) as progress:
         for done in range(1, 5):
             progress.read(1000, 2**20)
             progress(done, 4)
@@ -219,33 +219,36 @@ def test_a_bar_on_a_terminal(monkeypatch):
     ],
 )
 def test_numbers(value, text):
-    assert render.number(value) == text
+    assert plain_text.number(value) == text
 
 
 def test_tables_align_labels_above_numbers():
-    assert render.table(["name", "x"], [["a", "1.0"], ["longer", "10.0"]])[1:] == ["  a        1.0", "  longer  10.0"]
+    assert plain_text.table(["name", "x"], [["a", "1.0"], ["longer", "10.0"]])[1:] == [
+        "  a        1.0",
+        "  longer  10.0",
+    ]
 
 
 def test_a_spark_goes_from_the_least_to_the_largest():
-    assert render.spark([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
-    assert render.spark([3.0, None, float("nan"), 1.0]) == "█  ▁"
-    assert render.spark([2.0, 2.0]) == "▁▁"
-    assert render.spark([]) == render.spark([None]) == ""
-    assert render.spark(range(100), 4) == "▁▃▆█"
-    assert len(render.spark(range(1001))) == render.SPARK
-    assert render.curve("loss", [0.5, 4.0], 6) == "  loss    ▁█  0.5000 .. 4.000"
+    assert plain_text.spark([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert plain_text.spark([3.0, None, float("nan"), 1.0]) == "█  ▁"
+    assert plain_text.spark([2.0, 2.0]) == "▁▁"
+    assert plain_text.spark([]) == plain_text.spark([None]) == ""
+    assert plain_text.spark(range(100), 4) == "▁▃▆█"
+    assert len(plain_text.spark(range(1001))) == plain_text.SPARK
+    assert plain_text.curve("loss", [0.5, 4.0], 6) == "  loss    ▁█  0.5000 .. 4.000"
 
 
 def test_a_curve_fits_a_narrow_terminal_and_a_pipe_has_none(monkeypatch):
     values = list(range(100))
-    assert len(render.curve("loss", values)) == len("  loss    0 .. 99.00") + render.SPARK
+    assert len(plain_text.curve("loss", values)) == len("  loss    0 .. 99.00") + plain_text.SPARK
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "44")
-    assert len(render.curve("loss", values)) == 44
+    assert len(plain_text.curve("loss", values)) == 44
     monkeypatch.setenv("COLUMNS", "10")
-    assert len(render.curve("loss", values)) == len("  loss    0 .. 99.00") + 8
+    assert len(plain_text.curve("loss", values)) == len("  loss    0 .. 99.00") + 8
     monkeypatch.setenv("COLUMNS", "200")
-    assert len(render.curve("loss", values)) == len("  loss    0 .. 99.00") + render.SPARK
+    assert len(plain_text.curve("loss", values)) == len("  loss    0 .. 99.00") + plain_text.SPARK
 
 
 def test_a_spark_keeps_to_the_letters_of_the_stream(monkeypatch):
@@ -253,4 +256,4 @@ def test_a_spark_keeps_to_the_letters_of_the_stream(monkeypatch):
         encoding = "latin-1"
 
     monkeypatch.setattr(sys, "stdout", Plain())
-    assert render.spark([0, 1, 2, 3, 4, 5, 6, 7]) == "_.-:=+*#"
+    assert plain_text.spark([0, 1, 2, 3, 4, 5, 6, 7]) == "_.-:=+*#"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog.analysis import tabulate
-from gradlog.analysis.compare import compare, to_document
+from gradlog.analysis.comparison import tables
+from gradlog.analysis.comparison.compare import compare, to_document
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,10 @@ def test_every_form_holds_the_same_numbers(runs, call, tmp_path):
     (difference,) = document["differences"]
     assert difference["sentence"].startswith("=calm - wild, last: -")
     assert difference["high"] < 0
-    for text in (tabulate.markdown(found), tabulate.latex(found)):
+    for text in (tables.markdown(found), tables.latex(found)):
         assert f"{mean['value']:.3f}" in text
         assert "paired seeds" in text
-    lines = list(csv.DictReader(io.StringIO(tabulate.configurations_csv(found.replicates))))
+    lines = list(csv.DictReader(io.StringIO(tables.configurations_csv(found.replicates))))
     assert lines[0]["configuration"] == "'=calm"  # a spreadsheet would compute it
     assert float(lines[0]["kappa"]) == mean["value"]
     assert float(lines[2]["p"]) == difference["p"]

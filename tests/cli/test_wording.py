@@ -9,13 +9,13 @@ import sys
 import numpy as np
 
 import gradlog
-from gradlog.cli import render
+from gradlog.cli import plain_text
 
 
 def test_a_long_path_stays_in_one_piece():
     path = "/scratch/" + "a-long-name/" * 10 + "run.zarr"
-    assert any(path in line for line in render.facts([("command", f"python train.py --out {path} --epochs 3")]))
-    assert any(path in line for line in render.note(f"{path} was closed before its last rows were written"))
+    assert any(path in line for line in plain_text.facts([("command", f"python train.py --out {path} --epochs 3")]))
+    assert any(path in line for line in plain_text.note(f"{path} was closed before its last rows were written"))
 
 
 def test_a_run_without_loss_says_once_why_there_are_no_bounds(call, tmp_path):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gradlog.compact import compact
-from gradlog.sink import LocalSink
+from gradlog.storage.compact import compact
+from gradlog.storage.sink import LocalSink
 from tests.corruption.runs import Bytes, content, fill, leave_unfinished, start
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradlog.analysis.audit import examine
+from gradlog.analysis.audit.integrity import examine
 from gradlog.errors import GradlogError
 from tests.corruption.attacks import ATTACKS, flips, replaced
 from tests.corruption.runs import BASES, KINDS, SECOND, SEGMENT, Bytes, InMemory, kind_of, read

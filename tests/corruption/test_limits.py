@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradlog.analysis.audit import Folder, examine
+from gradlog.analysis.audit.integrity import Folder, examine
 from gradlog.errors import GradlogError
 from tests.corruption.runs import SECOND, SEGMENT, Bytes, InMemory, content, fill, leave_unfinished, read, same, start
 from tests.small_run import environment

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 import gradlog
-from gradlog.compact import compact
 from gradlog.errors import GradlogWarning
-from gradlog.halves import half_norms
-from gradlog.projector import projector
-from gradlog.recording import Row
-from gradlog.schema import NONFINITE, PARTIAL, SKIPPED
-from gradlog.store import round_mantissa
+from gradlog.format.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.recorder.halves import half_norms
+from gradlog.recorder.recording import Row
+from gradlog.sketching.projector import projector
+from gradlog.storage.commit import round_mantissa
+from gradlog.storage.compact import compact
 
 HERE = Path(__file__).resolve().parent
 SHAPES: dict[str, tuple[int, ...]] = {"embed.weight": (210, 160), "h.0.weight": (6, 5), "h.0.bias": (5,), "head": (7,)}

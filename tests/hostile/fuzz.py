@@ -95,7 +95,7 @@ def _from_python(call: Callable[[Path], None], path: Path) -> int:
 
 
 def _watch(path: Path) -> None:
-    from gradlog.analysis.watch import silence, watch
+    from gradlog.analysis.following import silence, watch
 
     look = next(watch([path], lambda runs, live: runs[0].info))
     silence(look.runs)

@@ -19,8 +19,9 @@ import numpy as np
 from numcodecs.zstd import Zstd
 
 import gradlog
-from gradlog import records, schema
-from gradlog.compact import compact
+from gradlog.format import journal as records
+from gradlog.format import schema
+from gradlog.storage.compact import compact
 
 KINDS = ("plain", "packed", "compact", "journal")
 SPEC: dict[str, Any] = {"k": 8, "chunk": 8, "groups": "tensors", "seed": 3}

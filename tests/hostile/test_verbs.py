@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradlog import records, schema
+from gradlog.format import journal, schema
 from tests.hostile import fuzz, harm
 from tests.small_run import environment
 
@@ -56,11 +56,11 @@ def sparse(file: Path) -> None:
 def journal_bomb(path: Path) -> None:
     folder = path / "seg-000001-r0000"
     uuid = json.loads((path / schema.META).read_bytes())["attributes"][schema.ROOT_KEY]["uuid"]
-    row = records.row_record(25, 0, np.ones(2), np.ones((2, 8), np.float32), np.empty(0))
-    names = records.names_record([f"s{i}" for i in range(60_000)])
-    notes = b"".join(records.annotation_record(i, [59_999], [1.0]) for i in range(2_000))
+    row = journal.row_record(25, 0, np.ones(2), np.ones((2, 8), np.float32), np.empty(0))
+    names = journal.names_record([f"s{i}" for i in range(60_000)])
+    notes = b"".join(journal.annotation_record(i, [59_999], [1.0]) for i in range(2_000))
     (folder / ".journal-000000").write_bytes(
-        records.head(0, records.owner(uuid, folder.name)) + row * 2_000 + names + notes
+        journal.head(0, journal.owner(uuid, folder.name)) + row * 2_000 + names + notes
     )
 
 

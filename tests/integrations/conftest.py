@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gradlog.analysis
-from gradlog.sketch import FoldHash
+from gradlog.sketching.fold_hash import FoldHash
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,9 +106,9 @@ def seeded() -> None:
 @pytest.fixture(params=[False, True], ids=["cpu path", "device path"])
 def any_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once through numpy on the zero-copy views, once through the twin for tensors of a device."""
-    from gradlog.integrations import torch_measure
+    from gradlog.integrations.torch import sketchers
 
-    monkeypatch.setattr(torch_measure, "_FORCE_DEVICE", request.param)
+    monkeypatch.setattr(sketchers, "_FORCE_DEVICE", request.param)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import torch
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.cli.app import run as command
-from gradlog.integrations.torch_modules import modules_of
-from gradlog.integrations.torch_optimizer import counted, settings
+from gradlog.integrations.torch.modules import modules_of
+from gradlog.integrations.torch.optimizer import counted, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradlog.errors.GradlogWarning")
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradlog.run_script import ScriptRecorder
+from gradlog.integrations.script import ScriptRecorder
 
 # Now and then a rank aborts inside gloo while its process ends ("terminate called without an active exception"). That
 # is torch's own; any other failure counts at once.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gradlog
-from gradlog.run_script import ScriptRecorder
+from gradlog.integrations.script import ScriptRecorder
 from tests.integrations.test_torch_steps import InPlace
 from tests.integrations.torch_loops import loss_of, mlp, snapshot
 

@@ -10,8 +10,8 @@ from torch import nn
 import gradlog
 import gradlog.analysis
 from gradlog.errors import GradlogWarning
-from gradlog.schema import PARTIAL
-from gradlog.sketch import FoldHash
+from gradlog.format.schema import PARTIAL
+from gradlog.sketching.fold_hash import FoldHash
 from tests.integrations.torch_loops import loss_of, mlp, snapshot
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -200,7 +200,7 @@ def test_parameters_are_sketched_at_the_start_at_checkpoints_and_at_the_end(tmp_
 
 def test_update_rows_telescope(tmp_path, recorded, any_path):
     """The rows of what="update" add up to the sketch of the difference of two checkpoints."""
-    from gradlog.sketch import FoldHash
+    from gradlog.sketching.fold_hash import FoldHash
 
     model = mlp()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}

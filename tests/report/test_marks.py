@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlog.analysis import analyze, open_run
-from gradlog.analysis.grouptime import group_time
-from gradlog.analysis.report.scale import Axis, exact, linear, logarithmic, tick_text
+from gradlog.analysis.common.text import abbreviate, percent, printable
+from gradlog.analysis.measures.interpretation import sentence
+from gradlog.analysis.reading.binning import binned, gradient_norm, scalar
+from gradlog.analysis.report.axes import Axis, exact, linear, logarithmic, tick_text
 from gradlog.analysis.report.svg import Panel, _apart
-from gradlog.analysis.series import binned, gradient_norm, scalar
-from gradlog.analysis.text import abbreviate, percent, printable
-from gradlog.analysis.verdict import sentence
+from gradlog.analysis.results.group_time import group_time
 
 FINITE = st.floats(-1e9, 1e9, allow_nan=False)
 
@@ -81,7 +81,7 @@ def test_shares_of_a_sketch_carry_intervals(run_path):
 def test_intervals_of_shares_cover_the_truth():
     """Two groups of equal error, sketched many times: nominal 95 %."""
     rng = np.random.default_rng(0)
-    from gradlog.analysis.intervals import jackknife
+    from gradlog.analysis.common.jackknife import jackknife
 
     inside = 0
     for _ in range(300):

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from gradlog.analysis import open_run
-from gradlog.analysis.rows import RowSource
+from gradlog.analysis.reading.rows import RowSource
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from gradlog.analysis import analyze, plots
-from gradlog.analysis.grouptime import group_time
+from gradlog.analysis import analyze
+from gradlog.analysis.report import plots
+from gradlog.analysis.results.group_time import group_time
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog.analysis import blocks, memo
-from gradlog.analysis.rows import RowSource
+from gradlog.analysis.caching import summaries
+from gradlog.analysis.reading import rows
+from gradlog.analysis.reading.rows import RowSource
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +23,9 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every chunk a block, every summary worth keeping: many blocks without many bytes."""
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
-    monkeypatch.setattr(memo, "WORTH", 0.0)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(summaries, "WORTH", 0.0)
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import pytest
 import xarray as xr
 
 import gradlog
-from gradlog.analysis import Linear, analyze, analyze_each, analyze_many, archive, open_run
-from gradlog.analysis.cache import Cache
-from gradlog.analysis.find import find
-from gradlog.analysis.stack import from_arrays, to_arrays
+from gradlog.analysis import Linear, analyze, analyze_each, analyze_many, open_run
+from gradlog.analysis.caching.cache import Cache
+from gradlog.analysis.comparison import analyze_each as archive
+from gradlog.analysis.comparison.find import find
+from gradlog.analysis.results.concat import from_arrays, to_arrays
 from gradlog.cli import main
 from gradlog.errors import NotARunError
 

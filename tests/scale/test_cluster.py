@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gradlog.analysis import analyze, analyze_many, blocks, open_run
+from gradlog.analysis import analyze, analyze_many, open_run
+from gradlog.analysis.reading import rows
 from gradlog.cli import main
 from gradlog.errors import SchedulerError
 from tests.scale.wire import Relay
@@ -93,8 +94,8 @@ def big(tmp_path_factory):
 @pytest.fixture
 def blocks_of_a_chunk(monkeypatch):
     """Decided in this process, where the graph is made; workers read buffers of their own size."""
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
 
 
 def close(one, other):

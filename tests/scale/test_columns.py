@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import zarr
 
-from gradlog.analysis import columns, open_run
-from gradlog.compact import compact
+from gradlog.analysis import open_run
+from gradlog.analysis.reading import chunks
 from gradlog.errors import CorruptRunError
+from gradlog.storage.compact import compact
 
 
 def arrays(path):
@@ -20,18 +21,18 @@ def arrays(path):
 def test_same_as_zarr(tmp_path, record, rows):
     path = record(tmp_path / "r.zarr", 0, rows)
     for array in arrays(path):
-        found = columns.read(array)
+        found = chunks.read(array)
         np.testing.assert_array_equal(found, array[:])
         assert found.dtype == array.dtype
     group = zarr.open_group(path / "seg-000000-r0000", mode="r", use_consolidated=True)
     (path / "seg-000000-r0000" / "sketch" / "c.99.0.0").write_bytes(b"")  # not committed yet
     for array in (group[name] for name in ("sketch", "group_norm2", "scalars", "step", "flags")):
-        assert columns.stored(array) == (array.nbytes_stored(), array.nchunks_initialized)
+        assert chunks.stored(array) == (array.nbytes_stored(), array.nchunks_initialized)
     (path / "seg-000000-r0000" / "sketch" / "c.99.0.0").unlink()
     compact(path)
     for array in arrays(path):
-        assert columns.local_folder(array) is None
-        np.testing.assert_array_equal(columns.read(array), array[:])
+        assert chunks.local_folder(array) is None
+        np.testing.assert_array_equal(chunks.read(array), array[:])
 
 
 @pytest.mark.parametrize("column", ["step", "flags"])
@@ -55,5 +56,5 @@ def test_a_temporary_file_that_gets_its_name_meanwhile_is_no_error(tmp_path, rec
     path = record(tmp_path / "r.zarr", 0, 100)
     (path / "seg-000000-r0000" / "step" / "c.9.1-2.partial").symlink_to("gone")
     for array in arrays(path):
-        assert columns.stored(array)[1] == array.nchunks
+        assert chunks.stored(array)[1] == array.nchunks
     assert len(open_run(path).steps) == 100

@@ -11,10 +11,13 @@ import pytest
 import xarray as xr
 
 import gradlog
-from gradlog.analysis import analyze, blocks, memo, open_run
-from gradlog.analysis.cache import Cache, default_folder, digest_of_code, key
-from gradlog.analysis.memo import Memo, pack, unpack
-from gradlog.analysis.summary import Recipe, Summary
+from gradlog.analysis import analyze, open_run
+from gradlog.analysis.caching import summaries
+from gradlog.analysis.caching.cache import Cache, default_folder, digest_of_code, key
+from gradlog.analysis.caching.summaries import Memo, pack, unpack
+from gradlog.analysis.reading import rows
+from gradlog.analysis.streaming import schedule
+from gradlog.analysis.streaming.summary import Recipe, Summary
 from tests.scale.conftest import gradients
 
 
@@ -69,7 +72,7 @@ def test_once_in_a_doubling_a_grown_run_is_read_anew_for_its_longer_sections(tmp
 def test_panes_are_made_some_at_a_time(tmp_path, record, small_blocks, monkeypatch):
     path = str(record(tmp_path / "r.zarr", 0, 500))
     plain = analyze(path, window=40)
-    monkeypatch.setattr(memo, "BATCH", 3)
+    monkeypatch.setattr(summaries, "BATCH", 3)
     same(analyze(path, window=40, cache=True), plain)
 
 
@@ -105,7 +108,7 @@ def test_compaction_copies_and_moves_keep_what_is_known(tmp_path, record, small_
     path = record(tmp_path / "r.zarr", 0, 640)
     analyze(str(path), cache=True)
     moved = shutil.copytree(path, tmp_path / "elsewhere.zarr")
-    from gradlog.compact import compact
+    from gradlog.storage.compact import compact
 
     compact(moved)
     rows_read.clear()
@@ -232,7 +235,7 @@ def test_keys_are_of_the_code_and_not_of_its_place(installed):
 
 
 @pytest.mark.parametrize(
-    "name", ["analysis/cache.py", "analysis/report/page.py", "sketch.py", "analysis/audits/new.py"]
+    "name", ["analysis/caching/cache.py", "analysis/report/page.py", "sketch.py", "analysis/audits/new.py"]
 )
 def test_a_changed_module_at_any_depth_changes_every_key(installed, name):
     before = digest_of_code(installed, installed / "analysis")
@@ -259,7 +262,7 @@ def test_the_cache_holds_no_pickle(tmp_path):
 
 def test_every_field_of_a_summary_survives():
     recipe = Recipe(2, 3, betas=(0.5,), gram="groups", pooled=True, scatter=True)
-    summary = blocks.summarise(np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32), recipe)
+    summary = schedule.summarise(np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32), recipe)
     back = unpack(pack(summary), recipe)
     assert vars(back).keys() == vars(summary).keys()
     for name, array in pack(summary).items():
@@ -294,12 +297,12 @@ def test_processes_share_a_folder(tmp_path):
 
 
 def test_summaries_larger_than_their_rows_are_not_kept(tmp_path, record, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
     run = open_run(str(record(tmp_path / "r.zarr", 0, 2000)))
     store = Cache(tmp_path / "c")
     recipe = Recipe(2, 16)
-    blocks.compute(run.rows, run.chains, [0, 2000], recipe, memo=Memo(store, run))
+    schedule.compute(run.rows, run.chains, [0, 2000], recipe, memo=Memo(store, run))
     written = sum(f.stat().st_size for f in store.folder.glob("*/*"))
     assert 0 < written < 4 * 32 * 2000
     assert Summary(recipe).nbytes > 4 * 32 * 16  # of one block, then, nothing was kept

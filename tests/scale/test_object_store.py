@@ -17,12 +17,12 @@ import pytest
 import xarray as xr
 
 import gradlog
-from gradlog import sink
 from gradlog.analysis import analyze, analyze_each, analyze_many, open_run
-from gradlog.analysis.cache import Cache
-from gradlog.analysis.digests import chunk_digests
+from gradlog.analysis.caching.cache import Cache
+from gradlog.analysis.caching.fingerprints import chunk_digests
 from gradlog.cli import app
 from gradlog.errors import GradlogError, StoreUnavailableError
+from gradlog.storage import sink
 from tests.scale.conftest import gradients
 from tests.scale.http_faults import close_sessions, s3, s3_server
 

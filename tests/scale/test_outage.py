@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog import flusher, logger, recording, resume, sink, spool
 from gradlog.analysis import open_run
-from gradlog.analysis.audit import check
+from gradlog.analysis.audit.integrity import check
 from gradlog.cli import app
 from gradlog.errors import GradlogWarning, StoreUnavailableError
-from gradlog.projector import projector
+from gradlog.recorder import logger, recording, setup
+from gradlog.sketching.projector import projector
+from gradlog.storage import flusher, sink, spool
 from tests.scale.conftest import gradients
 from tests.scale.http_faults import s3, s3_server
 
@@ -216,7 +217,7 @@ def test_a_kill_in_an_outage_loses_nothing(s3, record, silence, tmp_path):
     assert done.stdout.split() == [str(t) for t in range(70)]
     silence(False)
     assert open_run(URL).info["snapshots"] == [0]
-    assert [(r.rows, r.status) for r in resume.recover(URL)] == [(54, "recovered")]
+    assert [(r.rows, r.status) for r in setup.recover(URL)] == [(54, "recovered")]
     same_rows(record, tmp_path, 70, ["recovered"])
     same_parameters([0, 23, 46, 69])
 

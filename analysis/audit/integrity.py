@@ -1,0 +1,381 @@
+"""Integrity of a stored run: whether every byte agrees with the digests that were written beside it.
+
+Each flush wrote a manifest with the size and BLAKE2b-256 of its chunks and the digest of the manifest before;
+the chain starts at the root's metadata and ends at the head that the segment's commit record names, and that
+record carries a digest of itself. This finds damage and accidents. It cannot find a forger who rewrites the
+whole chain; a head kept elsewhere (in a checkpoint) can. ``docs/format.md`` lists what no check can find.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gradlog.analysis.audit import leftovers
+from gradlog.analysis.audit.files import Chunks, Files, Folder, Shards, open_files
+from gradlog.analysis.reading.journal_tail import following
+from gradlog.errors import CorruptRunError, GradlogError, StoreUnavailableError
+from gradlog.format import journal as records
+from gradlog.format import limits
+from gradlog.format.fields import shown
+from gradlog.format.schema import (
+    JOURNAL,
+    JOURNAL_PATTERN,
+    MANIFEST,
+    MANIFESTS,
+    META,
+    PARTIAL_FILE,
+    SEGMENT_PATTERN,
+    SNAPSHOTS,
+    TORN,
+    UNSETTLED,
+    RunHeader,
+    SegmentHeader,
+    digest,
+    is_sealed,
+    segment_arrays,
+    snapshot_arrays,
+)
+
+__all__ = ["Files", "Findings", "Folder", "check", "examine", "open_files", "verify"]
+
+_LOOKS = 5
+"""How often a segment with problems is looked at, at most."""
+
+
+@dataclasses.dataclass
+class Findings:
+    """What an integrity check found.
+
+    Attributes
+    ----------
+    problems : list of str
+        One line each; bytes are missing, changed, or where none belong. Empty for a sound run.
+    notes : list of str
+        Traces of kills and rewinds, which are normal.
+    """
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def verify(files: Files) -> list[str]:
+    """Check every file of a run against manifests, chain and metadata.
+
+    Parameters
+    ----------
+    files : Files
+        ``Folder(path)`` for a local run, ``open_files`` for any.
+
+    Returns
+    -------
+    list of str
+        One line a problem, empty for a sound run. Nothing is raised for damaged content.
+
+    Examples
+    --------
+    >>> verify(Folder("/nonexistent.zarr"))
+    ['zarr.json: missing']
+    """
+    return examine(files).problems
+
+
+def examine(files: Files) -> Findings:
+    """Check as :func:`verify` does, and tell also what a kill or a rewind left behind. A run may be live."""
+    findings = Findings()
+    findings.problems += _run(files, findings.notes)
+    return findings
+
+
+def check(path: str | os.PathLike[str]) -> Findings:
+    """Examine the files of a run, then read it, comparing rows that were logged again after a rewind.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A folder, a .zip of one, or an fsspec URL.
+
+    Raises
+    ------
+    NotARunError
+        Nothing is there.
+    StoreUnavailableError
+        The store elsewhere refused; nothing can be said about the run.
+
+    Examples
+    --------
+    >>> check("run.zarr").problems          # doctest: +SKIP
+    []
+    """
+    findings = examine(open_files(path))
+    if findings.problems:
+        return findings
+    from gradlog.analysis.reading import concurrent_writers
+    from gradlog.analysis.reading.replayed_steps import describe
+    from gradlog.analysis.reading.run import open_run
+
+    try:
+        run = open_run(path)
+        findings.notes += describe(run.relogged) + concurrent_writers.describe(run.relogged["writers"])
+        if run.fewer_ranks:
+            findings.notes.append(f"{run.fewer_ranks} rows come from fewer ranks than others")
+    except StoreUnavailableError:
+        raise
+    except GradlogError as error:
+        findings.problems.append(str(error))
+    return findings
+
+
+def _run(files: Files, notes: list[str]) -> Iterator[str]:
+    root = files.get(META)
+    if root is None:
+        yield f"{META}: missing"
+        return
+    try:
+        header = RunHeader.from_attrs(_attributes(root), META)
+    except GradlogError as error:
+        yield str(error)
+        return
+    keys = files.keys()
+    folders = sorted({key.split("/")[0] for key in keys if "/" in key})
+    segments = [name for name in folders if SEGMENT_PATTERN.fullmatch(name)]
+    if not segments:
+        yield "no segment: the run is empty"
+    notes += leftovers.remarks(keys)
+    for name in [*(key for key in keys if "/" not in key), *folders]:
+        if name not in segments and name != META and not leftovers.is_harmless(name):
+            yield f"{name}: no part of a run"
+    for name in segments:
+        problems, found = _settled(files, header, digest(root), name, segments)
+        yield from (f"{name}/{problem}" for problem in problems)
+        notes += [f"{name}/{note}" for note in found]
+
+
+def _settled(files: Files, header: RunHeader, root: str, name: str, segments: list[str]) -> tuple[list[str], list[str]]:
+    """Problems and notes of a segment; a problem is one that is still there when looked at again.
+
+    A live writer goes on between two of our reads: what it is just doing looks like damage, at the next flush maybe
+    once more, but not twice under the same commit.
+    """
+    last: list[str] | None = None
+    before: bytes | None = None
+    for _ in range(_LOOKS):
+        commit = files.get(f"{name}/{META}")
+        inside = {key[len(name) + 1 :] for key in files.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
+        notes: list[str] = []
+        found = list(_segment(files, header, root, name, segments, inside, notes))
+        problems = found if last is None else [problem for problem in last if problem in found]
+        if not problems or (problems == last and commit == before):
+            break
+        last, before = problems, commit
+    return problems, notes
+
+
+def _segment(
+    files: Files,
+    header: RunHeader,
+    root: str,
+    name: str,
+    segments: list[str],
+    inside: set[str],
+    notes: list[str],
+) -> Iterator[str]:
+    if all(key.endswith(PARTIAL_FILE) for key in inside):
+        notes.append("not begun: its writer was killed before it wrote the metadata")
+        return
+    # Before the commit record: the rows of a journal that is retired from here on are in the chunks it names.
+    journals = _read_journals(files, header, name, inside)
+    data = files.get(f"{name}/{META}")
+    if data is None:
+        yield f"{META}: missing"
+        return
+    if not is_sealed(data):
+        yield f"{META}: its bytes contradict its own digest"
+        return
+    try:
+        segment = SegmentHeader.from_attrs(_attributes(data), META)
+        segment.require_bounds(header, META)
+        arrays = limits.parse_object(data, META)["consolidated_metadata"]["metadata"]
+    except (GradlogError, TypeError, KeyError) as error:
+        yield f"{META}: {error}"
+        return
+    if segment.name != name:
+        yield f"{META}: belongs to {segment.name}"
+    if segment.root != root:
+        yield f"{META}: the run's zarr.json is not the one that this segment was recorded under"
+    if segment.parent is not None and segment.parent not in segments:
+        yield f"{META}: continues {segment.parent}, which is missing"
+    # A newer minor version may have more arrays.
+    implied = segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)
+    implied |= snapshot_arrays(header, segment.snapshots)
+    if not isinstance(arrays, dict) or arrays != arrays | implied:
+        yield f"{META}: the arrays' metadata is not what the headers imply"
+        return
+    listed = {META, *(f"{array}/{META}" for array in arrays)}
+    coming = _uncommitted(files, segment)
+    compacting = MANIFESTS in inside and not segment.shard
+    yield from _arrays(files, header, segment, arrays, coming, compacting)
+    if segment.shard:
+        source = Shards(files, segment)
+        yield from _chain(source, segment, set())
+        listed |= source.listed
+    else:
+        yield from _chain(files, segment, listed)
+    yield from _tail(header, segment, journals, notes)
+    rest = inside - listed
+    if compaction := leftovers.of_compaction(segment, rest):
+        notes.append(f"{len(compaction):,} files of a compaction that was cut off; gradlog compact RUN finishes it")
+    yield from _unlisted(header, segment, coming, rest - compaction, notes)
+
+
+def _uncommitted(files: Files, segment: SegmentHeader) -> dict[str, Any]:
+    """Manifest of a flush that was cut off, or is under way, before its last step; empty where there is none."""
+    if segment.status not in UNSETTLED:
+        return {}
+    manifest = _json(files.get(f"{segment.name}/{MANIFEST.format(segment.flushes)}"))
+    return manifest if isinstance(manifest, dict) and manifest.get("prev") == segment.head else {}
+
+
+def _arrays(
+    files: Files,
+    header: RunHeader,
+    segment: SegmentHeader,
+    committed: dict[str, Any],
+    coming: dict[str, Any],
+    compacting: bool,
+) -> Iterator[str]:
+    """Each array's own metadata: as committed or, where a flush or compaction was cut off, as these have it."""
+    allowed = [committed]
+    if coming:
+        names, chunks = coming.get("scalars"), coming.get("chunks")
+        taken = sum(str(key).startswith("theta_step/") for key in chunks) if isinstance(chunks, dict) else 0
+        rows = segment_arrays(header, _interval(coming.get("rows"))[1], len(names) if isinstance(names, list) else 0)
+        allowed.append(rows | snapshot_arrays(header, segment.snapshots + taken))
+    unwritten = segment.flushes == 0 and segment.status == "recording"
+    for array in committed:
+        data = files.get(f"{segment.name}/{array}/{META}")
+        found = _json(data)
+        if compacting and leftovers.is_resharded(header, segment, array, found):
+            continue
+        if found not in [arrays.get(array) for arrays in allowed] and not (data is None and unwritten):
+            yield f"{array}/{META}: missing or not what the headers imply"
+
+
+def _chain(files: Chunks, segment: SegmentHeader, listed: set[str]) -> Iterator[str]:
+    previous, rows = segment.root, 0
+    for i in range(segment.flushes):
+        key = MANIFEST.format(i)
+        listed.add(key)
+        data = files.get(f"{segment.name}/{key}")
+        manifest = _json(data)
+        if data is None or not isinstance(manifest, dict):
+            yield f"{key}: missing or not JSON; the chain breaks here"
+            return
+        if manifest.get("prev") != previous:
+            yield f"{key}: does not follow the manifest before it"
+        if manifest.get("segment") != segment.name or manifest.get("flush") != i:
+            yield f"{key}: belongs elsewhere"
+        start, stop = _interval(manifest.get("rows"))
+        if start != rows or stop < start:
+            yield f"{key}: rows {manifest.get('rows')} do not follow row {rows}"
+        previous, rows = digest(data), stop
+        yield from _chunks(files, segment.name, manifest.get("chunks"), listed)
+    if previous != segment.head:
+        yield f"{META}: the chain's head is not the newest manifest"
+    if rows != segment.rows:
+        yield f"{META}: {segment.rows} rows are committed, the manifests hold {rows}"
+
+
+def _chunks(files: Chunks, name: str, chunks: Any, listed: set[str]) -> Iterator[str]:
+    if not isinstance(chunks, dict):
+        yield "manifest: lists no chunks"
+        return
+    for key, entry in chunks.items():
+        if not re.fullmatch(r"[a-z0-9_]+/c(\.\d{1,12})+", key) or not isinstance(entry, dict) or key in listed:
+            yield f"{shown(key)}: not a chunk of this format, or listed twice"
+            continue
+        listed.add(key)
+        data = files.get(f"{name}/{key}")
+        if data is None:
+            yield f"{key}: missing"
+        elif len(data) != entry.get("size"):
+            yield f"{key}: {len(data)} bytes, the manifest says {entry.get('size')}"
+        elif digest(data) != entry.get("blake2b"):
+            yield f"{key}: bytes contradict the manifest"
+
+
+def _read_journals(files: Files, header: RunHeader, name: str, inside: set[str]) -> dict[int, records.Journal]:
+    """Journals by number, newest first, as a reader takes them."""
+    found = {}
+    owner = records.owner(header.uuid, name)
+    for match in filter(None, map(JOURNAL_PATTERN.fullmatch, sorted(inside, reverse=True))):
+        data = files.get(f"{name}/{match[0]}")
+        if data is not None:
+            found[int(match[1])] = records.read_journal(data, owner, len(header.groups), header.sketch.k)
+    return found
+
+
+def _tail(
+    header: RunHeader, segment: SegmentHeader, journals: dict[int, records.Journal], notes: list[str]
+) -> Iterator[str]:
+    if segment.status not in UNSETTLED:
+        return
+    for journal, fault in following(journals, segment.rows, header.chunk):
+        if fault:
+            yield fault
+        elif journal.torn:
+            notes.append(f"{JOURNAL.format(journal.chunk)}: a last row was cut short by a kill")
+
+
+def _unlisted(
+    header: RunHeader, segment: SegmentHeader, coming: dict[str, Any], keys: set[str], notes: list[str]
+) -> Iterator[str]:
+    """Files that no manifest names: what a kill leaves, or what does not belong here."""
+    manifest, journal = MANIFEST.format(segment.flushes), JOURNAL.format(segment.rows // header.chunk)
+    start, stop = _interval(coming.get("rows"))
+    for key in sorted(keys):
+        if leftovers.is_harmless(key) or (JOURNAL_PATTERN.fullmatch(key) and segment.status in UNSETTLED):
+            continue
+        if key.startswith(TORN):
+            notes.append(f"{key}: rows that could not be taken over into the run")
+        elif segment.status == "closed" or segment.shard:
+            yield f"{key}: in no manifest"
+        elif key == manifest and start < stop and segment.status == "recording" and journal not in keys:
+            yield f"{key}: written but not committed, and {journal}, which must hold its rows, is missing"
+        elif key == manifest or _of_a_flush(key, header, segment):
+            notes.append(f"{key}: of a flush that was not committed")
+        elif JOURNAL_PATTERN.fullmatch(key):
+            notes.append(f"{key}: left over, its rows were taken over into the run")
+        else:
+            yield f"{key}: in no manifest"
+
+
+def _of_a_flush(key: str, header: RunHeader, segment: SegmentHeader) -> bool:
+    """Whether this is what the flush after the last committed one writes."""
+    match = re.fullmatch(r"([a-z0-9_]+)/(?:c\.(\d+)(?:\.\d+)*|zarr\.json)", key)
+    if match is None:
+        return False
+    if match[1] in SNAPSHOTS:
+        return match[2] is None or int(match[2]) >= segment.snapshots
+    return match[2] is not None and int(match[2]) == segment.rows // header.chunk
+
+
+def _interval(rows: Any) -> tuple[int, int]:
+    if isinstance(rows, list) and len(rows) == 2 and all(type(r) is int for r in rows):
+        return rows[0], rows[1]
+    return -1, -1
+
+
+def _json(data: bytes | memoryview | None) -> Any:
+    try:
+        return None if data is None else limits.parse_json(data, "")
+    except CorruptRunError:
+        return None
+
+
+def _attributes(data: bytes) -> dict[str, Any]:
+    attributes = limits.parse_object(data, META).get("attributes")
+    return attributes if isinstance(attributes, dict) else {}

@@ -1,0 +1,228 @@
+"""The rows that an audit looks at: every committed or journalled row of every segment, abandoned ones too.
+
+The integrity check reads every byte of a run. A witness stands behind it and takes from each chunk, while it is in
+memory, what the other checks need: the small arrays, and of the sketch the squared norm of each row and group. So
+one pass serves them all, and zarr is asked only for single rows that a check wants to see, and for journals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs.blosc import Blosc
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+
+from gradlog.analysis.audit.files import Shards
+from gradlog.analysis.audit.flushes import Flush, flush
+from gradlog.analysis.audit.integrity import Files, Folder
+from gradlog.analysis.audit.limits import headers
+from gradlog.analysis.reading.run import Run, open_run
+from gradlog.errors import CorruptRunError
+from gradlog.format import shards
+from gradlog.format.limits import parse_object
+from gradlog.format.schema import (
+    JOURNAL_PATTERN,
+    MANIFEST,
+    NONFINITE,
+    SCALAR_COLUMNS,
+    RunHeader,
+    SegmentHeader,
+    segment_arrays,
+)
+
+Floats = NDArray[np.float64]
+
+_PIECE = 4096
+"""Longest float32 dot product, as in the recorder's own norms."""
+
+_RESIDUE = 0x48674BC7
+"""CRC-32C of any message that is followed by its own CRC-32C."""
+
+_DECODE: dict[str, Callable[[memoryview], Any]] = {
+    "zstd": Zstd().decode,
+    "blosc": Blosc().decode,
+    "crc32c": lambda data: data,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What one segment holds.
+
+    Attributes
+    ----------
+    steps : int64 array (rows,)
+    flags : uint32 array (rows,)
+    norm2 : float64 array (rows, group)
+        Squared norms as recorded, of the full gradient.
+    sketch2 : float64 array (rows, group)
+        Squared norms of the sketches.
+    scalars : dict of str to float64 array (rows,)
+    read : callable
+        From a row's number to its sketch, float32 (group, k).
+    flushes : callable
+        Gives what the manifests tell, one after another.
+    """
+
+    header: SegmentHeader
+    steps: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    norm2: Floats
+    sketch2: Floats
+    scalars: dict[str, Floats]
+    read: Callable[[int], NDArray[np.float32]]
+    flushes: Callable[[], Iterator[Flush]]
+
+    @property
+    def name(self) -> str:
+        """Folder of the segment."""
+        return self.header.name
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Rows without NaN or inf, by the recorder's own flag."""
+        return np.asarray((self.flags & NONFINITE) == 0)
+
+    def total_norm(self) -> Floats:
+        """Norm of the whole recorded vector, (rows,)."""
+        with np.errstate(all="ignore"):
+            return np.asarray(np.sqrt(self.norm2.sum(axis=1)))
+
+
+class Witness:
+    """The files of a local run, which must be within the limits; remembers the chunks that were read.
+
+    Attributes
+    ----------
+    header : RunHeader
+    segments : list of SegmentHeader
+    problems : list of str
+        Chunks that cannot be decoded, or whose checksum is wrong.
+    """
+
+    def __init__(self, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        self._folder, self._progress = folder, progress
+        self.header, self.segments = headers(folder)
+        self._files: Files = Folder(folder, self.header)
+        self.problems: list[str] = []
+        self._tables = {s.name: _Table(self.header, s) for s in self.segments}
+        self._total, self._seen = sum(s.rows for s in self.segments), set[str]()
+
+    def get(self, key: str) -> bytes | None:
+        """Read a file, and note what it holds if it is a chunk that was not seen before."""
+        data = self._files.get(key)
+        name, _, inside = key.partition("/")
+        if data is not None and name in self._tables and "/c" in inside and key not in self._seen:
+            self._seen.add(key)
+            try:
+                self._tables[name].note(inside, data)
+            except Exception as error:  # whatever a codec makes of hostile bytes
+                self.problems.append(f"{key}: cannot be decoded ({str(error) or type(error).__name__})")
+            self._progress(sum(t.noted for t in self._tables.values()), self._total)
+        return data
+
+    def keys(self) -> list[str]:
+        """Every key of the run."""
+        return self._files.keys()
+
+    @cached_property
+    def run(self) -> Run:
+        """The run as any reader sees it."""
+        return open_run(self._folder)
+
+    @cached_property
+    def evidence(self) -> list[Evidence]:
+        """What every segment holds; all of its chunks must have been read."""
+        return [self._segment(s, self._tables[s.name]) for s in self.segments]
+
+    def _segment(self, header: SegmentHeader, table: _Table) -> Evidence:
+        def read(row: int) -> NDArray[np.float32]:
+            segment = next(s for s in self.run.segments if s.header.name == header.name)
+            out = np.empty((1, len(self.header.groups), self.header.sketch.k), np.float32)
+            segment.read_rows(row, row + 1, out)
+            return np.asarray(out[0])
+
+        def flushes() -> Iterator[Flush]:
+            return self._flushes(header)
+
+        if not any(JOURNAL_PATTERN.fullmatch(p.name) for p in (self._folder / header.name).iterdir()):
+            columns = {name: table.scalars[:, i] for i, name in enumerate(header.scalars)}
+            return Evidence(header, table.step, table.flags, table.group_norm2, table.sketch, columns, read, flushes)
+        segment = next(s for s in self.run.segments if s.header.name == header.name)
+        if segment.committed != header.rows:
+            raise CorruptRunError(f"{header.name}: rows were added while it was looked at; look again")
+        tail = np.empty((0, len(self.header.groups))) if segment.tail is None else squared_norms(segment.tail.sketch)
+        sketch2 = np.concatenate([table.sketch, tail])
+        return Evidence(header, segment.steps, segment.flags, segment.norm2, sketch2, segment.scalars, read, flushes)
+
+    def _flushes(self, segment: SegmentHeader) -> Iterator[Flush]:
+        """Read what the manifests of a segment tell, one by one, since there may be many."""
+        files = Shards(self._files, segment) if segment.shard else self._files
+        last: int | None = None
+        for i in range(segment.flushes):
+            key = f"{segment.name}/{MANIFEST.format(i)}"
+            told = flush(parse_object(files.get(key) or b"", key), last)
+            last = told.last
+            yield told
+
+
+class _Table:
+    """Arrays of a segment, filled as its chunks come by; ``sketch`` holds squared norms."""
+
+    def __init__(self, header: RunHeader, segment: SegmentHeader) -> None:
+        rows, groups, self._chunk, self._shard = segment.rows, len(header.groups), header.chunk, segment.shard
+        self._metadata = segment_arrays(header, rows, len(segment.scalars))
+        # Zeros take no memory until chunks that are really there are written into them.
+        self.sketch, self.group_norm2 = np.zeros((rows, groups)), np.zeros((rows, groups))
+        self.scalars = np.zeros((rows, -(-len(segment.scalars) // SCALAR_COLUMNS) * SCALAR_COLUMNS))
+        self.step, self.flags = np.zeros(rows, np.int64), np.zeros(rows, np.uint32)
+        self.noted = 0
+
+    def note(self, key: str, data: bytes) -> None:
+        """Take in a chunk, or all chunks of a shard."""
+        array, separator, place = key.partition("/c/" if "/c/" in key else "/c.")
+        if array not in self._metadata:
+            return
+        row, *rest = map(int, place.split(separator[-1]))
+        column = rest[0] if rest else 0
+        if separator == "/c.":
+            self._put(array, row, column, data)
+            return
+        for i, chunk in enumerate(shards.unpack(data, self._shard)):
+            if chunk is not None:
+                self._put(array, row * self._shard + i, column, chunk)
+
+    def _put(self, array: str, index: int, column: int, data: bytes | memoryview) -> None:
+        target: NDArray[Any] = getattr(self, array)
+        start, meta = index * self._chunk, self._metadata[array]
+        part = target[start : start + self._chunk]
+        if google_crc32c.value(np.frombuffer(data, np.uint8)) != _RESIDUE:
+            raise ValueError("its checksum is wrong")
+        decode = _DECODE[meta["codecs"][1]["name"]]
+        values: NDArray[Any] = np.frombuffer(decode(memoryview(data)[:-4]), meta["data_type"])
+        values = values.reshape(meta["chunk_grid"]["configuration"]["chunk_shape"])[: len(part)]
+        if array == "sketch":
+            part[:] = squared_norms(values)
+            self.noted += len(part)
+        elif array == "scalars":
+            part[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS] = values
+        else:
+            part[:] = values
+
+
+def squared_norms(rows: NDArray[np.float32]) -> Floats:
+    """Sum of squares over the last axis of (rows, group, k), to about six digits whatever the magnitude."""
+    k = rows.shape[2]
+    with np.errstate(all="ignore"):
+        pieces = [rows[:, :, start : start + _PIECE] for start in range(0, k, _PIECE)]
+        total: Floats = np.asarray(np.sum([np.vecdot(p, p) for p in pieces], axis=0, dtype=np.float64))
+        again = ~((total > 1e-30 * k) & (total < np.inf))
+        total[again] = np.square(rows[again].astype(np.float64)).sum(axis=-1)
+    return total

@@ -1,0 +1,1 @@
+"""What earlier analyses left, found again by the content of the run."""

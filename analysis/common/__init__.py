@@ -1,0 +1,1 @@
+"""Small things that every wing needs: text, jackknife intervals, BLAS threads."""

@@ -1,0 +1,48 @@
+"""Types that several wings share: float arrays, progress, and what is known of one logged scalar."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+
+Float64 = NDArray[np.float64]
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A scalar over some rows, as far as it was logged and is finite: how many, sum, first, least and largest value."""
+
+    count: int
+    total: float
+    first: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Float64) -> Column:
+        """Of these values."""
+        seen = values[np.isfinite(values)]
+        first = float(seen[0]) if len(seen) else float("nan")
+        return cls(
+            len(seen), float(seen.sum()), first, float(seen.min(initial=np.inf)), float(seen.max(initial=-np.inf))
+        )
+
+    @property
+    def mean(self) -> float:
+        """Mean, NaN where nothing was logged."""
+        return self.total / self.count if self.count else float("nan")
+
+    def add(self, later: Column) -> Column:
+        """Of these rows and the later ones."""
+        first = self.first if self.count else later.first
+        ends = min(self.least, later.least), max(self.most, later.most)
+        return Column(self.count + later.count, self.total + later.total, first, *ends)

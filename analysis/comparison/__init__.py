@@ -1,0 +1,1 @@
+"""Several runs: find them, analyze each, set them side by side."""

@@ -1,0 +1,214 @@
+"""Many runs: found under folders, patterns and URLs, analyzed each in one pass, gathered in one Dataset.
+
+What is known by the digest of a run's content is not computed again, so that a call that was broken off goes on where
+it was, and a second one is a matter of reading metadata. A run that cannot be analyzed is listed and stops no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gradlog.analysis.caching.cache import Cache, key, resolve
+from gradlog.analysis.caching.fingerprints import fingerprint
+from gradlog.analysis.comparison.find import Failure, Paths, find
+from gradlog.analysis.reading.run import Run, View, open_run
+from gradlog.analysis.results.analyze import analyze
+from gradlog.analysis.results.concat import from_arrays, stack, to_arrays
+from gradlog.analysis.results.json_document import to_json
+from gradlog.analysis.streaming import schedule
+from gradlog.analysis.streaming.dask_client import spread
+from gradlog.errors import GradlogError, NotARunError
+
+if TYPE_CHECKING:
+    import xarray
+
+SCHEMA = "gradlog.archive/1"
+
+Progress = Callable[[int, int], None]
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """Results by path, in order, and the runs that have none."""
+
+    results: dict[str, xarray.Dataset]
+    failed: list[Failure]
+
+    def dataset(self) -> xarray.Dataset:
+        """All of it with a dimension ``run``; see ``analyze_many``."""
+        paths = list(self.results)
+        lost = [dataclasses.asdict(f) for f in self.failed]
+        attrs = {"title": "gradlog analysis", "schema": SCHEMA, "runs": json.dumps(paths), "failed": json.dumps(lost)}
+        return stack(list(self.results.values()), paths, attrs)
+
+    def document(self) -> dict[str, Any]:
+        """Plain object: ``schema``, ``runs`` (each as ``to_json`` gives it) and ``failed`` (path, error, type)."""
+        documents = [to_json(ds) for ds in self.results.values()]
+        return {"schema": SCHEMA, "runs": documents, "failed": [dataclasses.asdict(f) for f in self.failed]}
+
+
+def analyze_many(paths: Paths, **options: Any) -> xarray.Dataset:
+    """Analyze every run of an archive into one Dataset.
+
+    Parameters
+    ----------
+    paths, **options
+        As for ``analyze_each``.
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of ``analyze`` with a leading dimension ``run``. The attributes ``schema``, ``runs`` (JSON: paths)
+        and ``failed`` (JSON: objects with path, error and type).
+
+    Examples
+    --------
+    >>> ds = analyze_many("runs/*.zarr", predictors=["last"])         # doctest: +SKIP
+    >>> ds.kappa.sel(predictor="last").to_series()                    # doctest: +SKIP
+    """
+    return analyze_each(paths, **options).dataset()
+
+
+def analyze_each(
+    paths: Paths,
+    *,
+    view: View = "latest",
+    cache: Cache | bool | str | os.PathLike[str] | None = True,
+    scheduler: Any = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Archive:
+    """Analyze every run of an archive, each in one pass.
+
+    Parameters
+    ----------
+    paths : path or several
+        Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
+    view : {"latest", "all"}
+        As for ``open_run``.
+    cache : bool, path or Cache
+        Where results and summaries are kept (True: the user's cache folder; False: nowhere).
+    scheduler : None, "threads", "synchronous", address or distributed client
+        Default: as many runs at once as there are cores, each in a thread of its own; with ``memory`` among the
+        options one after the other. On a cluster each run is one task.
+    progress : callable, optional
+        ``progress(done, total)`` on runs.
+    **options
+        As for ``analyze``.
+
+    Returns
+    -------
+    Archive
+        A run that cannot be opened or analyzed, and a path with no run, are in ``failed``.
+
+    Raises
+    ------
+    NotARunError
+        No path was given.
+    ValueError, TypeError
+        An option that no run would take.
+    SchedulerError
+        No scheduler answers.
+    """
+    found, failed = find(paths)
+    if not found and not failed:
+        raise NotARunError("no path given; expected runs such as 'run.zarr', or folders of them")
+    outcomes = _outcomes(found, resolve(cache), view, scheduler, options, progress or (lambda done, total: None))
+    done = {p: r for p, r in zip(found, outcomes, strict=True) if not isinstance(r, Failure)}
+    return Archive(done, [*failed, *(r for r in outcomes if isinstance(r, Failure))])
+
+
+def analyze_one(
+    path: str, cache: Cache | None = None, view: View = "latest", progress: Progress | None = None, **options: Any
+) -> xarray.Dataset:
+    """``analyze``, or what the cache holds of the same question to the same content."""
+    before = None if cache is None else fingerprint(path)
+    name = None if before is None else _question(before, view, options)
+    kept = cache.recall(name, lambda arrays: _relocated(from_arrays(arrays), path)) if cache and name else None
+    if kept is not None:
+        return kept
+    result = analyze(open_run(path, view), cache=cache, progress=progress, **options)
+    if cache and name and fingerprint(path) == before:  # a live run may have grown in between
+        cache.put(name, to_arrays(result))
+    return result
+
+
+def each_run(
+    paths: Paths, measure: Callable[[Run, str], Result], view: View = "latest"
+) -> tuple[list[Result], list[Failure]]:
+    """``measure(run, path)`` for every run at or under the paths, one after another; what fails is listed.
+
+    Raises
+    ------
+    NotARunError
+        No path was given.
+    """
+    found, failed = find(paths)
+    if not found and not failed:
+        raise NotARunError("no path given; expected runs such as 'run.zarr', or folders of them")
+    results = []
+    for path in found:
+        try:
+            results.append(measure(open_run(path, view), path))
+        except (GradlogError, OSError, MemoryError) as error:
+            failed.append(Failure(path, " ".join(str(error).split()), type(error).__name__))
+    return results, failed
+
+
+def _outcomes(
+    found: Sequence[str], cache: Cache | None, view: View, scheduler: Any, options: dict[str, Any], report: Progress
+) -> list[Any]:
+    report(0, len(found))
+    cluster = scheduler not in (None, "threads", "synchronous")
+    if cluster and len(found) > 1:
+        return spread(_attempt, [(p, cache, view, {**options, "scheduler": "synchronous"}) for p in found],
+                             scheduler, report)  # fmt: skip
+    at_once = min(schedule.workers(scheduler), len(found))
+    if at_once < 2 or options.get("memory") is not None:
+        outcomes = []
+        for done, path in enumerate(found, start=1):
+            outcomes.append(_attempt(path, cache, view, {**options, "scheduler": scheduler}))
+            report(done, len(found))
+        return outcomes
+    inside = {**options, "scheduler": "synchronous"}
+    with ThreadPoolExecutor(at_once, thread_name_prefix="gradlog-archive") as pool:
+        waiting = [pool.submit(_attempt, path, cache, view, inside) for path in found]
+        try:
+            outcomes = []
+            for done, future in enumerate(waiting, start=1):
+                outcomes.append(future.result())
+                report(done, len(found))
+            return outcomes
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _attempt(path: str, cache: Cache | None, view: View, options: dict[str, Any]) -> xarray.Dataset | Failure:
+    """Analyze a run, or say what is wrong with it; a wrong option is the caller's error and raises."""
+    try:
+        return analyze_one(path, cache, view, **options)
+    except (GradlogError, OSError, MemoryError) as error:
+        return Failure(path, " ".join(str(error).split()), type(error).__name__)
+
+
+def _question(content: str, view: View, options: dict[str, Any]) -> str | None:
+    """Key of a result; None for options that have no plain form, such as predictors of one's own."""
+    asked = {name: value for name, value in options.items() if name not in ("scheduler", "memory")}
+    try:
+        return key("result", content, view, asked)
+    except TypeError:
+        return None
+
+
+def _relocated(ds: xarray.Dataset, path: str) -> xarray.Dataset:
+    """Name the place where the run is now; raises where this is no result."""
+    ds.attrs["run"] = json.dumps(json.loads(ds.attrs["run"]) | {"path": path})
+    to_json(ds)
+    return ds

@@ -1,0 +1,294 @@
+"""Several runs in one table, the one of the paper: kappa of each predictor, with interval and shuffled baseline.
+
+A table of kappas without the number of steps and the batch size compares nothing, so both are columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradlog.analysis.comparison.analyze_each import each_run
+from gradlog.analysis.comparison.divergence import Cosines, cosines
+from gradlog.analysis.comparison.find import Failure, find
+from gradlog.analysis.comparison.labels import Phases, labels
+from gradlog.analysis.comparison.replicates import Replicates, replicates
+from gradlog.analysis.reading.run import Run, open_run
+from gradlog.analysis.results.analyze import analyze
+from gradlog.analysis.results.json_document import to_json
+from gradlog.errors import NotARunError, SpecMismatchError, TooFewStepsError, UnusableInputError
+
+if TYPE_CHECKING:
+    from gradlog.analysis.common.types import Progress
+
+SCHEMA = "gradlog.comparison/1"
+PREDICTORS = ("last", "ema(0.9)", "ema(0.99)", "trend")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes
+    ----------
+    label : str
+    steps : int
+    batch : float or None
+        Mean of the logged batch size.
+    document : dict
+        ``to_json`` of its analysis, by windows if asked.
+    warnings : list of str
+        Those that bear on kappa.
+    notes : dict
+        What was noted at the start: optimizer, seed and the like.
+    """
+
+    label: str
+    steps: int
+    batch: float | None
+    document: dict[str, Any]
+    warnings: list[str]
+    notes: Mapping[str, Any]
+
+    @property
+    def kappa(self) -> dict[str, dict[str, Any]]:
+        """Kappa entries by predictor."""
+        found: dict[str, dict[str, Any]] = self.document["kappa"]
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Several runs side by side.
+
+    Attributes
+    ----------
+    predictors : tuple of str
+    rows : tuple of Row
+    reference : dict
+        Published figures: kappa by name and predictor. They carry no interval.
+    source : str
+        Where those come from.
+    cosines : Cosines or None
+        Of the first two runs, if there are just two and their rows can be compared.
+    note : str
+        Why there are no cosines.
+    failed : tuple of Failure
+        Runs of an archive that could not be measured.
+    replicates : Replicates or None
+        Configurations over seeds, where some are asked for or found.
+    """
+
+    predictors: tuple[str, ...]
+    rows: tuple[Row, ...]
+    reference: Mapping[str, Mapping[str, float]]
+    source: str
+    cosines: Cosines | None
+    note: str
+    failed: tuple[Failure, ...] = ()
+    replicates: Replicates | None = None
+
+
+def compare(
+    runs: Sequence[Run | str | os.PathLike[str]],
+    predictors: Sequence[str] = PREDICTORS,
+    window: int | None = None,
+    reference: str | os.PathLike[str] | None = None,
+    burn_in: int = 0,
+    progress: Progress | None = None,
+    *,
+    group_by: Sequence[str] = (),
+    replicate: str = "seed",
+    steps_per_epoch: int | None = None,
+) -> Comparison:
+    """Measure runs with the same question.
+
+    Parameters
+    ----------
+    runs : sequence of Run or path
+    predictors : sequence of str
+    window : int, optional
+        Also kappa by windows of so many rows, for aligned curves.
+    reference : path, optional
+        JSON file ``{"source": "...", "rows": {"name": {"last": 1.878, ...}, ...}}`` to show beside.
+    burn_in : int
+        Rows left out at the start of each run.
+    progress : callable, optional
+    group_by : sequence of str
+        Notes that name a configuration; see ``replicates``. Default: all but ``replicate``.
+    replicate : str
+        Note that tells the runs of one configuration apart.
+    steps_per_epoch : int, optional
+        Of every run; see ``analyze``. Default: what each run tells.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        No run.
+    UnusableInputError
+        A reference that is not of this form, or a run without a note of ``group_by``.
+
+    Examples
+    --------
+    >>> compare(["adamw.zarr", "sgd.zarr"]).rows[0].kappa["last"]["value"]       # doctest: +SKIP
+    1.878
+    """
+    if not runs:
+        raise ValueError("a comparison needs at least one run")
+    source, figures = _read_reference(reference) if reference is not None else ("", {})
+    opened = [r if isinstance(r, Run) else open_run(os.fspath(r)) for r in runs]
+    phases = Phases(progress, len(opened))
+    names = labels([r.where for r in opened])
+    asked: dict[str, Any] = {"window": window, "burn_in": burn_in, "steps_per_epoch": steps_per_epoch}
+    rows = [_row(r, name, predictors, phases, **asked) for r, name in zip(opened, names, strict=True)]
+    found, note = _cosines(opened)
+    configurations = replicates(rows, list(rows[0].kappa), group_by, replicate)
+    return Comparison(tuple(rows[0].kappa), tuple(rows), figures, source, found, note, replicates=configurations)
+
+
+def compare_archive(
+    paths: Sequence[str | os.PathLike[str]],
+    predictors: Sequence[str] = PREDICTORS,
+    window: int | None = None,
+    reference: str | os.PathLike[str] | None = None,
+    burn_in: int = 0,
+    progress: Progress | None = None,
+    *,
+    group_by: Sequence[str] = (),
+    replicate: str = "seed",
+    steps_per_epoch: int | None = None,
+) -> Comparison:
+    """``compare`` for every run at or under the paths; those that fail are in ``failed`` and stop no other.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
+    predictors, window, reference, burn_in, progress, group_by, replicate, steps_per_epoch
+        As of ``compare``.
+
+    Raises
+    ------
+    NotARunError
+        Not one run could be measured.
+    UnusableInputError
+        As of ``compare``.
+
+    Examples
+    --------
+    >>> [row.label for row in compare_archive(["runs/*.zarr"]).rows]       # doctest: +SKIP
+    ['adamw', 'sgd']
+    """
+    source, figures = _read_reference(reference) if reference is not None else ("", {})
+    places = find(paths)[0]
+    names = dict(zip(places, labels(places), strict=True))
+    phases = Phases(progress, len(places))
+    asked: dict[str, Any] = {"window": window, "burn_in": burn_in, "steps_per_epoch": steps_per_epoch}
+    measured, failed = each_run(paths, lambda run, path: (run, _row(run, names[path], predictors, phases, **asked)))
+    if not measured:
+        raise NotARunError(f"no run to compare: {'; '.join(f'{f.path}: {f.error}' for f in failed[:3])}")
+    rows = tuple(row for _, row in measured)
+    found, note = _cosines([run for run, _ in measured])
+    configurations = replicates(rows, list(rows[0].kappa), group_by, replicate)
+    return Comparison(tuple(rows[0].kappa), rows, figures, source, found, note, tuple(failed), configurations)
+
+
+def _row(run: Run, label: str, predictors: Sequence[str], progress: Progress, **asked: Any) -> Row:
+    result = analyze(run, predictors, by_group=False, null_rank=False, progress=progress, **asked)
+    said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
+    return Row(label, run.length, _batch(run), to_json(result), said, run.notes)
+
+
+def _cosines(runs: Sequence[Run]) -> tuple[Cosines | None, str]:
+    if len(runs) != 2:
+        return None, ""
+    try:
+        return cosines(*runs), ""
+    except (SpecMismatchError, TooFewStepsError) as error:
+        return None, str(error)
+
+
+def _batch(run: Run) -> float | None:
+    for name in ("batch_size", "batch"):
+        column = run.scalar_columns.get(name)
+        if column is not None and np.isfinite(column).any():
+            return float(np.nanmean(column))
+    return None
+
+
+def _read_reference(path: str | os.PathLike[str]) -> tuple[str, dict[str, dict[str, float]]]:
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = {str(n): {str(p): float(x) for p, x in row.items() if x is not None} for n, row in found["rows"].items()}
+        return str(found.get("source", os.fspath(path))), rows
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        form = '{"source": "...", "rows": {"name": {"last": 1.878}}}'
+        raise UnusableInputError(f"{os.fspath(path)}: not a reference of the form {form} ({error!r})") from error
+
+
+def to_document(comparison: Comparison) -> dict[str, Any]:
+    """Plain object for ``json.dumps(..., allow_nan=False)``; fields may be added, never renamed."""
+    rows = [
+        {"label": r.label, "path": r.document["run"]["path"], "steps": r.steps, "batch": r.batch, "kappa": r.kappa,
+         "windows": [_curve(w) for w in r.document["windows"]], "warnings": r.warnings}
+        for r in comparison.rows
+    ]  # fmt: skip
+    found: dict[str, Any] = {"schema": SCHEMA, "predictors": list(comparison.predictors), "runs": rows}
+    if comparison.reference:
+        found["reference"] = {"source": comparison.source, "rows": comparison.reference}
+    c = comparison.cosines
+    if c is not None:
+        found["cosine"] = {
+            "steps": c.steps.tolist(),
+            **{name: _plain(getattr(c, name)) for name in ("value", "low", "high")},
+            "first_difference": c.first_difference,
+            "parted": c.parted,
+        }
+    if comparison.replicates is not None:
+        found["replicates"] = _replicates(comparison.replicates)
+    if comparison.failed:
+        found["failed"] = [dataclasses.asdict(f) for f in comparison.failed]
+    if comparison.note:
+        found["note"] = comparison.note
+    return found
+
+
+def _replicates(found: Replicates) -> dict[str, Any]:
+    def mean(m: Any) -> dict[str, Any]:
+        return {k: v if v is None or np.isfinite(v) else None for k, v in dataclasses.asdict(m).items()}
+
+    configurations = [
+        {
+            "label": c.label,
+            "runs": list(c.runs),
+            "seeds": list(c.seeds),
+            "kappa": {p: mean(m) for p, m in c.kappa.items()},
+        }
+        for c in found.configurations
+    ]
+    differences = [dataclasses.asdict(d) | {"sentence": d.sentence} for d in found.differences]
+    return {
+        "group_by": list(found.by),
+        "replicate": found.replicate,
+        "configurations": configurations,
+        "differences": differences,
+        "warnings": list(found.warnings),
+    }
+
+
+def _curve(window: dict[str, Any]) -> dict[str, Any]:
+    return {name: window[name] for name in ("first_step", "last_step", "kappa")}
+
+
+def _plain(values: Any) -> list[float | None]:
+    return [float(x) if np.isfinite(x) else None for x in values]

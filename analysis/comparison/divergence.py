@@ -1,0 +1,154 @@
+"""Two runs step by step: the angle between their gradients, and the step from which they go different ways.
+
+Both runs must have been sketched by the same map, since only then <S a, S b> estimates <a, b>.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis.common.jackknife import leave_one_out, pool, quantile
+from gradlog.analysis.common.types import Float64
+from gradlog.analysis.measures.exact_groups import exact_groups
+from gradlog.analysis.reading.rows import buffer_rows
+from gradlog.analysis.reading.run import Run
+from gradlog.errors import SpecMismatchError, TooFewStepsError
+
+ALIKE, IN_A_ROW = 0.9, 3
+"""Runs have parted where the cosine's interval lies below 0.9 at three steps in a row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosines:
+    """Cosine similarity of two runs' gradients at the steps that both hold.
+
+    Attributes
+    ----------
+    steps : int64 (rows,)
+    value, low, high : float64 (rows,)
+        Cosine with its sketch 95 % interval; NaN where a gradient is zero.
+    identical : bool (rows,)
+        Whether the two sketches are equal bit by bit.
+    """
+
+    steps: NDArray[np.int64]
+    value: Float64
+    low: Float64
+    high: Float64
+    identical: NDArray[np.bool_]
+
+    @property
+    def first_difference(self) -> int | None:
+        """First step at which the recorded rows are not the same; None if there is none."""
+        where = np.flatnonzero(~self.identical)
+        return int(self.steps[where[0]]) if len(where) else None
+
+    @property
+    def parted(self) -> int | None:
+        """First of three steps in a row whose intervals lie below 0.9; None if there is none."""
+        apart = np.nan_to_num(self.high, nan=1.0) < ALIKE
+        runs = np.convolve(apart, np.ones(IN_A_ROW), mode="valid") if len(apart) >= IN_A_ROW else np.empty(0)
+        where = np.flatnonzero(runs > IN_A_ROW - 0.5)
+        return int(self.steps[where[0]]) if len(where) else None
+
+
+def require_same_map(a: Run, b: Run) -> None:
+    """Refuse runs whose rows cannot be compared.
+
+    Raises
+    ------
+    SpecMismatchError
+        With the first thing that differs.
+    """
+    one, two = a.header, b.header
+    facts = {
+        **{name: (getattr(one.sketch, name), getattr(two.sketch, name)) for name in ("kind", "k", "seed", "m")},
+        "groups": (one.groups, two.groups),
+        "tensors": tuple([(t.name, t.shape, t.group) for t in h.tensors] for h in (one, two)),
+        "what": (one.what, two.what),
+        "stage": (one.stage, two.stage),
+    }
+    for name, (left, right) in facts.items():
+        if left != right:
+            shown = f": {left} and {right}" if len(f"{left}{right}") < 160 else ""
+            raise SpecMismatchError(
+                f"{a.where} and {b.where} differ in their {name}{shown}; their rows cannot be compared"
+            )
+
+
+def cosines(a: Run, b: Run) -> Cosines:
+    """Cosine similarity by step, from one pass over both runs.
+
+    Parameters
+    ----------
+    a, b : Run
+        Recorded with the same sketch, groups, tensors and stage.
+
+    Returns
+    -------
+    Cosines
+
+    Raises
+    ------
+    SpecMismatchError
+        The rows come from different maps.
+    TooFewStepsError
+        No finite step in common.
+
+    Notes
+    -----
+    Delete-one jackknife over the k coordinates of <Sa, Sb> / (||Sa|| ||Sb||), groups pooled; exact rows, and
+    groups that the sketch shows exactly, carry no error.
+
+    Examples
+    --------
+    >>> found = cosines(open_run("one.zarr"), open_run("two.zarr"))       # doctest: +SKIP
+    >>> found.parted                                                      # doctest: +SKIP
+    312
+    """
+    require_same_map(a, b)
+    steps, at_a, at_b = np.intersect1d(a.steps[a.finite], b.steps[b.finite], return_indices=True)
+    if len(steps) == 0:
+        raise TooFewStepsError(f"{a.where} and {b.where} have no finite step in common")
+    rows_a, rows_b = np.flatnonzero(a.finite)[at_a], np.flatnonzero(b.finite)[at_b]
+    size = buffer_rows(a.rows)
+    exact, parts = exact_groups(a.header), []
+    for start in range(0, len(steps), size):
+        X, Y = (_rows(r, which[start : start + size]) for r, which in ((a, rows_a), (b, rows_b)))
+        parts.append((*_interval(X, Y, all(exact), exact), (X == Y).all(axis=(1, 2))))
+    value, low, high, identical = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Cosines(steps, value, low, high, identical.astype(bool))
+
+
+def _rows(run: Run, which: NDArray[np.int64]) -> NDArray[np.float32]:
+    first, last = int(which[0]), int(which[-1])
+    block = run.rows.read(first, last + 1)[which - first]
+    return block.reshape(len(which), run.groups, run.k)
+
+
+def _interval(
+    X: NDArray[np.float32], Y: NDArray[np.float32], exact: bool, exact_groups: Sequence[bool] = ()
+) -> tuple[Float64, Float64, Float64]:
+    """Cosine of each row pair with its interval, from (rows, groups, k)."""
+    pairs = ((X, Y), (X, X), (Y, Y))
+    k = X.shape[2]
+    products = (np.multiply(u, v, dtype=np.float64, casting="same_kind").reshape(len(X), -1) for u, v in pairs)
+    xy, xx, yy = (pool(p, k, exact_groups) for p in products)
+    value = _cosine(xy.sum(1), xx.sum(1), yy.sum(1))
+    if exact:
+        return value, value, value
+    if k < 4:
+        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
+    replicates = _cosine(*(leave_one_out(s) for s in (xy, xx, yy)))
+    spread = np.sqrt((k - 1) / k * np.square(replicates - replicates.mean(axis=1, keepdims=True)).sum(axis=1))
+    half = quantile(k) * spread
+    return value, np.maximum(value - half, -1), np.minimum(value + half, 1)
+
+
+def _cosine(xy: Float64, xx: Float64, yy: Float64) -> Float64:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.clip(xy / np.sqrt(xx * yy), -1, 1))

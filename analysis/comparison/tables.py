@@ -1,0 +1,168 @@
+"""A comparison as text to paste: Markdown, LaTeX, CSV; every kappa with its interval and its shuffled baseline."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gradlog.analysis.common.text import printable
+from gradlog.analysis.comparison.compare import Comparison
+from gradlog.analysis.comparison.replicates import Mean, Replicates
+
+FIELDS = ("value", "low", "high", "null", "gain", "gain_low", "gain_high")
+
+
+def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows: per run kappa ± half its interval, what shuffled steps would give, what was published.
+
+    Published figures stand under the run of their name; those of no run here follow at the end.
+    """
+    columns = ["run", "T", "batch", *comparison.predictors]
+    rows = []
+    for r in comparison.rows:
+        batch = "–" if r.batch is None else f"{r.batch:g}"
+        rows.append([r.label, f"{r.steps}", batch, *(_cell(r.kappa[p]) for p in comparison.predictors)])
+        rows.append(["  shuffled", "", "", *(_fixed(r.kappa[p]["null"]) for p in comparison.predictors)])
+        if r.label in comparison.reference:
+            rows.append(_published("  published", comparison.reference[r.label], comparison))
+    others = comparison.reference.keys() - {r.label for r in comparison.rows}
+    rows += [_published(name, found, comparison) for name, found in comparison.reference.items() if name in others]
+    return columns, rows
+
+
+def configurations(found: Replicates) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows: per configuration mean ± half its interval, and the spread between its runs."""
+    predictors = list(found.configurations[0].kappa)
+    columns = ["configuration", "n", *predictors]
+    rows = []
+    for c in found.configurations:
+        means = [c.kappa[p] for p in predictors]
+        rows.append([c.label, f"{len(c.runs)}", *(_mean(m) for m in means)])
+        rows.append(["  sd", "", *("–" if m.n < 2 else f"{m.sd:.3f}" for m in means)])
+    return columns, rows
+
+
+def _mean(mean: Mean) -> str:
+    return _cell({"value": mean.value, "low": mean.low, "high": mean.high} if mean.n > 1 else {"value": mean.value})
+
+
+SPREAD = "mean ± half of its 95 % interval over n runs; sd: between runs. p is adjusted for all differences (Holm)."
+
+
+def _published(label: str, figures: Mapping[str, float], comparison: Comparison) -> list[str]:
+    return [f"{label} *", "", "", *(_fixed(figures.get(p)) for p in comparison.predictors)]
+
+
+def markdown(comparison: Comparison) -> str:
+    """Table of GitHub-flavoured Markdown."""
+    text = f"{_markdown(*grid(comparison))}\n\n{footnote(comparison)}\n"
+    found = comparison.replicates
+    if found is None:
+        return text
+    said = "".join(f"* {_escaped(line)}\n" for line in _differences(found))
+    return f"{text}\n{_markdown(*configurations(found))}\n\n{SPREAD}\n\n{said}".rstrip("\n") + "\n"
+
+
+def _markdown(columns: list[str], rows: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    lines = [list(map(_escaped, columns)), rule, *([_escaped(c.strip()) for c in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(cell))
+
+
+def _differences(found: Replicates) -> list[str]:
+    return [*(d.sentence for d in found.differences), *found.warnings]
+
+
+def latex(comparison: Comparison) -> str:
+    """Table with booktabs rules; intervals as ±."""
+    lines = [f"% {footnote(comparison)}", *_tabular(*grid(comparison))]
+    found = comparison.replicates
+    if found is not None:
+        lines += [f"% {SPREAD}", *(f"% {printable(line)}" for line in _differences(found))]
+        lines += _tabular(*configurations(found))
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(columns: list[str], rows: list[list[str]]) -> list[str]:
+    head, *body = [" & ".join(_latex(c) for c in row) + r" \\" for row in (columns, *rows)]
+    rule = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", head, r"\midrule"]
+    return [*rule, *body, r"\bottomrule", r"\end{tabular}"]
+
+
+def text_csv(comparison: Comparison) -> str:
+    """One line for each run and predictor, full precision; empty where there is no number."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["run", "steps", "batch", "predictor", *("kappa" if f == "value" else f for f in FIELDS)])
+    for r in comparison.rows:
+        for p in comparison.predictors:
+            writer.writerow(
+                [_csv(r.label), r.steps, _number(r.batch), p, *(_number(r.kappa[p].get(f)) for f in FIELDS)]
+            )
+    for name, figures in comparison.reference.items():
+        for p in comparison.predictors:
+            writer.writerow(
+                [_csv(f"{name} (reference)"), "", "", p, _number(figures.get(p)), *[""] * (len(FIELDS) - 1)]
+            )
+    return out.getvalue()
+
+
+def configurations_csv(found: Replicates) -> str:
+    """One line for each mean and each difference, full precision; ``against`` is empty for a mean."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["configuration", "against", "predictor", "n", "kappa", "sd", "low", "high", "p"])
+    for c in found.configurations:
+        for p, m in c.kappa.items():
+            numbers = [_number(None if x != x else x) for x in (m.value, m.sd, m.low, m.high)]
+            writer.writerow([_csv(c.label), "", p, m.n, *numbers, ""])
+    for d in found.differences:
+        ends = [_number(x) for x in (d.low, d.high, d.p)]
+        writer.writerow([_csv(d.first), _csv(d.second), d.predictor, d.seeds or "", _number(d.value), "", *ends])
+    return out.getvalue()
+
+
+def footnote(comparison: Comparison) -> str:
+    """Say what the cells mean."""
+    text = "kappa ± half of the sketch 95 % interval; shuffled: the same gradients in random order."
+    return text + (f" * {printable(comparison.source)}, without intervals." if comparison.reference else "")
+
+
+def _cell(kappa: dict[str, Any]) -> str:
+    low, high = kappa.get("low"), kappa.get("high")
+    if low is None or high is None or low == high:
+        return _fixed(kappa["value"])
+    half = (high - low) / 2
+    return f"{_fixed(kappa['value'])} ±{'<0.001' if 0 < half < 0.0005 else f'{half:.3f}'}"
+
+
+def _fixed(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
+
+
+def _csv(label: str) -> str:
+    """Return a label that no spreadsheet takes for a formula."""
+    plain = printable(label)
+    return f"'{plain}" if plain[:1] in "=+-@" else plain
+
+
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def _latex(text: str) -> str:
+    lead = r"\quad " if text.startswith("  ") else ""
+    return lead + "".join(_LATEX.get(c, "\\" + c if c in "&%$#_{}" else c) for c in printable(text.strip()))
+
+
+WRITERS: dict[str, Any] = {"markdown": markdown, "latex": latex, "csv": text_csv}

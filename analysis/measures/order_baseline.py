@@ -1,0 +1,196 @@
+"""What random order means where the minibatches of an epoch are drawn without replacement.
+
+The noise of such steps is correlated by -1 / (m - 1) within an epoch of m, also where no parameter moves: ``last``
+loses 1 / m by it. So the order that serves as a baseline is random within each epoch, and from epoch to epoch. With
+c_in, c_out the mean products of different rows of one epoch and of two, over the mean squared norm, an error with
+weights w on past rows is expected to be, over E||g||^2,
+
+    1 - 2 c_out s1 + c_out s1^2 + (1 - c_out) s2 + (c_in - c_out) (-2 W_0 + sum_e W_e^2 - s2),
+
+s1, s2 the sums of the weights in use and of their squares, W_e the sum of those on the epoch of e epochs ago: for
+``last`` 2 (1 - q c_in - (1 - q) c_out), q the share of neighbours within an epoch.
+
+Weights that were fitted to the rows are no baseline for them: steps in random order would be fitted with others. Those
+are the best for the expected products of lags, which need c_in and c_out alone (``refitted``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis.measures.predictors import BETAS, Fitted, least_squares
+from gradlog.analysis.measures.shuffled import RESOLUTION
+from gradlog.analysis.streaming.summary import Float64
+
+SHORT = 4
+"""Steps of the shortest epoch that is thought of where epochs are not known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Which rows of a scope share an epoch.
+
+    Attributes
+    ----------
+    ages : int64 (chains, 2)
+        Past rows available, as a range [first, stop) for the counted rows of each chain.
+    phases : int64 (chains,)
+        Rows of its epoch that stand before the first of each chain.
+    rows : int
+        Rows of an epoch; 0 where epochs are not known.
+    """
+
+    ages: NDArray[np.int64]
+    phases: NDArray[np.int64]
+    rows: int = 0
+
+    def assume(self, rows: int) -> Order:
+        """Return the same with epochs of so many rows from each chain's first on."""
+        return Order(self.ages, np.zeros_like(self.phases), rows)
+
+
+def coherences(power: Float64, square: Float64, epochs: Float64, rows: float, pairs: float) -> tuple[Float64, Float64]:
+    """c_in and c_out from sums of squares, of the squared sum of all rows, and of the squared sums of the epochs.
+
+    Where an epoch is all there is, or has but one row, the coherence that is not known is that of all rows.
+    """
+    within, between = pairs - rows, rows**2 - pairs
+    c = (square - power) / (power * max(rows - 1, 1))
+    return (
+        (epochs - power) * (rows / within) / power if within else c,
+        (square - epochs) * (rows / between) / power if between else c,
+    )
+
+
+def kappa_null(fitted: Fitted, c_in: Float64 | float, c_out: Float64 | float, order: Order) -> Float64:
+    """Return the expected kappa of rows in random order, NaN where it is too small to be told from rounding."""
+    a1, a11, a2 = fitted.mean_weights(order.ages)
+    null = 1 - 2 * c_out * a1 + c_out * a11 + (1 - c_out) * a2
+    if order.rows:
+        null = null + (c_in - c_out) * shared(fitted, order, a2)
+    return np.asarray(np.where(null > RESOLUTION * (1 + a2), null, np.nan))
+
+
+def refitted(fitted: Fitted, c_in: float, c_out: float, order: Order) -> Fitted:
+    """Return the best of its class for the same rows in random order, where it is the best for these; else itself.
+
+    >>> order = Order(np.array([[0, 1000]]), np.array([0]))
+    >>> fitted = Fitted(np.empty(0), np.array([1.9, -0.9]), hindsight=True)
+    >>> refitted(fitted, 0.5, 0.5, order).weights.round(2)
+    array([0.33, 0.33])
+    """
+    if not fitted.hindsight:
+        return fitted
+    if fitted.beta is None:
+        M = expected_moments(fitted.weights.shape[-1], c_in, c_out, order)
+        return dataclasses.replace(fitted, weights=least_squares(M))
+    nulls = kappa_null(dataclasses.replace(fitted, beta=BETAS), c_in, c_out, order)
+    return dataclasses.replace(fitted, beta=float(BETAS[np.argmin(np.nan_to_num(nulls, nan=np.inf))]))
+
+
+def expected_moments(lags: int, c_in: float, c_out: float, order: Order) -> Float64:
+    """Return the mean of <g_{t-i}, g_{t-j}> / E||g||^2 over rows in random order, (lags + 1, lags + 1).
+
+    Missing history counts as zero.
+    """
+    first, stop = order.ages.T
+    lag = np.arange(lags + 1)
+    newer, older = np.minimum.outer(lag, lag), np.maximum.outer(lag, lag)
+    reached = (stop - np.clip(lag[:, None], first, stop)).sum(axis=1)  # rows that have so much history
+    M = np.asarray(c_out * reached[older])
+    for begin, end, phase in zip(first.tolist(), stop.tolist(), order.phases.tolist(), strict=True):
+        if not order.rows:
+            break
+        places = (np.clip(older, begin, end) + phase - newer, end + phase - newer)
+        low, high = (_late(place, older - newer, order.rows) for place in places)
+        M += (c_in - c_out) * (high - low)
+    np.fill_diagonal(M, reached)
+    return np.asarray(M / reached[0])
+
+
+def _late(count: NDArray[np.int64], place: NDArray[np.int64], m: int) -> NDArray[np.int64]:
+    """Numbers below ``count`` that are at least ``place`` modulo m: rows with so many before them in their epoch."""
+    return np.asarray(count // m * np.maximum(m - place, 0) + np.maximum(count % m - place, 0))
+
+
+def epoch_gain(fitted: Fitted, c: float, null: float, order: Order, gain: float) -> float:
+    """Most that epochs of few steps with frozen parameters explain of a gain, where the baseline knows of none.
+
+    The shortest epoch explains most, unless there are weights on several steps: those may fit any length up to about
+    twice their number.
+    """
+    *_, a2 = fitted.mean_weights(order.ages)
+    own = float(kappa_null(fitted, c, c, order))
+    longest = max(SHORT, 2 * fitted.weights.shape[-1])
+    less = [(1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) for m in range(SHORT, longest + 1)]
+    return 1 - (own - (max(less) if gain > 0 else min(less))) / null
+
+
+def shared(fitted: Fitted, order: Order, a2: Float64 | float) -> Float64:
+    """Mean over rows of -2 W_0 + sum_e W_e^2 - s2; ``a2`` is the mean of s2."""
+    count = (order.ages[:, 1] - order.ages[:, 0]).sum()
+    total: Float64 | float = 0.0
+    for (first, stop), phase in zip(order.ages.tolist(), order.phases.tolist(), strict=True):
+        if fitted.beta is not None:
+            b, part = np.asarray(fitted.beta, np.float64), order.rows - phase
+            total = total + _ema_until(b, stop, part, order.rows) - _ema_until(b, first, part, order.rows)
+        else:
+            total = total + _linear_between(fitted, first, stop, phase, order.rows)
+    return np.asarray(total / count - a2)
+
+
+def _ema_until(b: Float64, n: int, part: int, m: int) -> Float64:
+    """Sum of -2 W_0 + Q over the rows of ages 0..n-1, Q = sum_e W_e^2; the first epoch ends after ``part`` rows.
+
+    At row p of an epoch W_0 = 1 - b^p and Q = b^{2p} Q_0 + W_0^2, Q_0 that at its first row; a whole epoch takes Q_0
+    to b^{2m} Q_0 + (1 - b^m)^2.
+    """
+
+    def ones(r: int) -> Float64:  # sum of W_0 over r rows of an epoch
+        return r - (1 - b**r) / (1 - b)
+
+    def decay(r: int) -> Float64:
+        return (1 - b ** (2 * r)) / (1 - b * b)
+
+    def squares(r: int) -> Float64:  # sum of W_0^2
+        return r - 2 * (1 - b**r) / (1 - b) + decay(r)
+
+    begun = min(n, part)
+    found = squares(begun) - 2 * ones(begun)
+    whole, rest = divmod(n - begun, m)
+    steady = (1 - b**m) / (1 + b**m)
+    away = (1 - b**part) ** 2 - steady
+    power = (1 - b ** (2 * m * whole)) / (1 - b ** (2 * m))
+    found = found + (whole * steady + away * power) * decay(m) + whole * (squares(m) - 2 * ones(m))
+    left = steady + away * b ** (2 * m * whole)
+    return np.asarray(found + left * decay(rest) + squares(rest) - 2 * ones(rest))
+
+
+def _linear_between(fitted: Fitted, first: int, stop: int, phase: int, m: int) -> Float64:
+    """Sum of -2 W_0 + sum_e W_e^2 over the rows of ages first..stop-1.
+
+    Rows with all their history come back after an epoch; those that have it in their own epoch are all alike.
+    """
+    L = fitted.weights.shape[-1]
+    steady = max(first, min(L, stop))
+    age = np.concatenate([np.arange(first, min(L, stop)), np.arange(steady, min(steady + m, stop))])
+    often = np.where(age < L, 1, (stop - age + m - 1) // m)
+    place = (age + phase) % m
+    inside = (place >= L) & (age >= L)
+    some = np.append(np.flatnonzero(~inside), np.flatnonzero(inside)[:1])
+    often = np.append(often[~inside], often[inside].sum())[: len(some)]
+    age, place = age[some], place[some]
+    sums = np.insert(np.cumsum(fitted.weights, axis=-1), 0, 0.0, axis=-1)
+    history = np.minimum(age, L)
+    before = sums[..., np.minimum(place, history)]
+    value = -2 * before + before**2
+    for back in range(1, -(-L // m) + 1):
+        until = sums[..., np.minimum(place + back * m, history)]
+        value, before = value + (until - before) ** 2, until
+    if fitted.one_row is not None and len(fitted.one_row):
+        own = float(fitted.one_row[0])
+        value = np.where(age == 1, np.where(place >= 1, -2 * own, 0.0) + own * own, value)
+    return np.asarray(value @ often)

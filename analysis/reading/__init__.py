@@ -1,0 +1,1 @@
+"""Open a stored run and read its rows."""

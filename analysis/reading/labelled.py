@@ -1,0 +1,88 @@
+"""Rows of a run as dask arrays, and a run as an xarray Dataset with a lazy sketch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gradlog.analysis.common.text import portable_names, writable
+from gradlog.analysis.reading.rows import RowSource, block_rows
+from gradlog.analysis.reading.run import Run
+
+
+def sketch_array(source: RowSource) -> Any:
+    """Rows as a dask array (step, group, k)."""
+    import dask.array as da
+    from dask import delayed
+
+    rows = block_rows(source)
+    parts = []
+    for start in range(0, len(source), rows):
+        stop = min(start + rows, len(source))
+        read = delayed(_read_cube, pure=True)(source, start, stop)
+        parts.append(da.from_delayed(read, (stop - start, source.groups, source.k), np.float32))
+    return da.concatenate(parts)
+
+
+def increments_array(source: RowSource, chains: NDArray[np.int64]) -> Any:
+    """Increments within chains as a dask array (rows, n)."""
+    import dask.array as da
+    from dask import delayed
+
+    follows = np.zeros(len(source), bool)
+    for start, stop in chains:
+        follows[start + 1 : stop] = True
+    rows = block_rows(source)
+    parts = []
+    for start in range(0, len(source), rows):
+        mask = follows[start : start + rows]
+        count = int(np.count_nonzero(mask))
+        if count:
+            read = delayed(_read_increments, pure=True)(source, start, mask)
+            parts.append(da.from_delayed(read, (count, source.n), np.float32))
+    return da.concatenate(parts) if parts else da.zeros((0, source.n), dtype=np.float32)
+
+
+def _read_cube(source: RowSource, start: int, stop: int) -> NDArray[np.float32]:
+    return source.read(start, stop).reshape(stop - start, source.groups, source.k)
+
+
+def _read_increments(source: RowSource, start: int, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    low = max(start - 1, 0)  # the halo row
+    rows = np.diff(source.read(low, start + len(mask)), axis=0)
+    return rows[mask if start else mask[1:]]
+
+
+def scalars_dataset(run: Run) -> xr.Dataset:
+    """Label the logged scalars by step."""
+    return xr.Dataset(_scalars(run, {"step"}), {"step": ("step", run.steps)})
+
+
+def run_dataset(run: Run) -> xr.Dataset:
+    """Dataset of the run: lazy sketch, squared norms, flags, scalars by name."""
+    about = "squared norm of the gradient" + ("" if run.norms_exact else ", estimated from the sketch")
+    data: dict[str, Any] = {
+        "sketch": (("step", "group", "k"), sketch_array(run.rows), _attrs("gradient", "sketch of the gradient")),
+        "group_norm2": (("step", "group"), run.group_norm2, _attrs("gradient^2", about)),
+        "flags": (("step",), run.flags, _attrs("1", "bits: 1 non-finite, 2 skipped, 4 partial")),
+    }
+    coords = {"step": run.steps, "group": np.array(list(run.header.groups), dtype=object)}
+    attrs = {"title": "gradlog run", "run": json.dumps(run.info)}
+    return xr.Dataset(data | _scalars(run, {*data, *coords, "k"}), coords, attrs)
+
+
+def _scalars(run: Run, taken: set[str]) -> dict[str, Any]:
+    """Scalars as variables under names that every format takes; a name that had to change is kept beside."""
+    names = portable_names(run.scalar_columns, taken)
+    return {
+        label: (("step",), run.scalar_columns[name], {} if label == name else {"original_name": writable(name)})
+        for name, label in names.items()
+    }
+
+
+def _attrs(units: str, text: str) -> dict[str, str]:
+    return {"units": units, "long_name": text}

@@ -1,0 +1,97 @@
+"""Steps that were logged again after a rewind, compared with what the abandoned branch holds.
+
+A free check of whether training repeats itself from a checkpoint. Squared norms are compared, not sketches: they
+are one small array, and equal norms of every group mean equal gradients for all practical purposes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradlog.analysis.reading import concurrent_writers
+from gradlog.analysis.reading.segment import Segment
+
+ROWS = 2**16
+"""Rows that are compared together."""
+
+
+def compare(segments: Sequence[Segment]) -> dict[str, Any]:
+    """Compare each abandoned row with the newest row of the same step and rank.
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+        In order of their numbers.
+
+    Returns
+    -------
+    dict
+        ``steps``: how many were logged again. ``identical``: how many of them with the same squared norms, to the bit.
+        ``first_different``: the first other step, None if there is none. ``largest_difference``: the largest relative
+        difference of a group's squared norm: 0 where all are identical, 1 where only one of the two is finite.
+        ``writers``: pairs of segments that two writers recorded at the same time, whose rows are not compared.
+    """
+    count = different = 0
+    first, largest = None, 0.0
+    together = concurrent_writers.rivals(segments)
+    for rank in sorted({s.header.rank for s in segments}):
+        for steps, old, new in _pairs([s for s in segments if s.header.rank == rank and len(s)], together):
+            apart = _difference(old, new)
+            others = steps[apart > 0]
+            count, different = count + len(steps), different + len(others)
+            first = min([*others[:1].tolist(), *([] if first is None else [first])], default=None)
+            largest = max(largest, float(apart.max(initial=0.0)))
+    return {
+        "steps": count,
+        "identical": count - different,
+        "first_different": first,
+        "largest_difference": largest,
+        "writers": [list(pair) for pair in together],
+    }
+
+
+def describe(found: dict[str, Any]) -> list[str]:
+    """One line for a reader; none where nothing was logged twice."""
+    if not found["steps"]:
+        return []
+    if found["first_different"] is None:
+        return [f"{found['steps']} steps were logged again after a rewind, all with identical norms"]
+    return [
+        f"{found['steps']} steps were logged again after a rewind: {found['identical']} with identical norms, the "
+        f"first other one is step {found['first_different']}; the largest relative difference of a squared norm is "
+        f"{found['largest_difference']:.2g}"
+    ]
+
+
+def _pairs(segments: list[Segment], apart: list[tuple[str, str]]) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield (steps, norms of these rows, newest norms) of the rows that a later segment of the same rank has again.
+
+    Not for pairs of segments that stand ``apart``: two jobs.
+    """
+    for i, old in enumerate(segments[:-1]):
+        later = [new for new in segments[:i:-1] if (old.header.name, new.header.name) not in apart]
+        if not later:
+            continue
+        again = old.numbers.below(min(s.numbers[0] for s in later))
+        for low in range(again, len(old), ROWS):
+            high = min(low + ROWS, len(old))
+            steps = old.numbers.values(low, high)
+            alone = np.ones(len(steps), bool)
+            for new in later:
+                there = new.numbers.below(int(steps[0])), new.numbers.below(int(steps[-1]) + 1)
+                common = np.intersect1d(steps, new.numbers.values(*there), assume_unique=True, return_indices=True)
+                mine, its = (places[alone[common[1]]] for places in common[1:])
+                alone[mine] = False
+                if len(mine):
+                    yield steps[mine], old.norms(low, high)[mine], new.norms(*there)[its]
+
+
+def _difference(old: Any, new: Any) -> Any:
+    """Largest relative difference in each row of (rows, group); NaN agrees with NaN, inf with inf."""
+    same = (old == new) | (np.isnan(old) & np.isnan(new))
+    with np.errstate(all="ignore"):
+        apart = np.abs(old - new) / np.maximum(np.abs(old), np.abs(new))
+    return np.where(same, 0.0, np.where(np.isfinite(apart), apart, 1.0)).max(axis=1, initial=0.0)

@@ -1,0 +1,421 @@
+"""Path or URL -> Run: which rows of which segments make up the run, and everything known about them.
+
+Opening reads metadata and the two small arrays ``step`` and ``flags``; the sketch is read when a result needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis.common.text import optimizer_name
+from gradlog.analysis.reading import segment as zarr_segments
+from gradlog.analysis.reading.launches import launches
+from gradlog.analysis.reading.lifetimes import Lifetime, select
+from gradlog.analysis.reading.replayed_steps import compare
+from gradlog.analysis.reading.rows import RowSource, Span
+from gradlog.analysis.reading.segment import Segment
+from gradlog.analysis.reading.step_runs import Ramps
+from gradlog.analysis.reading.stores import Location, open_store
+from gradlog.errors import TooFewStepsError
+from gradlog.format import masking
+from gradlog.format.schema import HALF_PATTERN, NONFINITE, PARTIAL, SCALAR_COLUMNS, SKIPPED, RunHeader
+
+if TYPE_CHECKING:
+    import dask.array
+    import xarray
+
+View = Literal["latest", "all"]
+
+COLUMNS = 2**20
+"""Bytes of the small columns that are held together."""
+
+
+def open_run(path: Location, view: View = "latest") -> Run:
+    """Open a run for reading; a run that is still being recorded shows every step that was acknowledged.
+
+    Parameters
+    ----------
+    path : str, path-like or zarr store
+        A folder, a .zip of one, or an fsspec URL such as ``s3://bucket/run.zarr``.
+    view : {"latest", "all"}
+        After a resume from an older checkpoint, ``"latest"`` leaves out the rows that were abandoned: those at or
+        after the first step of any later segment. ``"all"`` keeps them, in the order they were written.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    NotARunError, NewerFormatError, CorruptRunError
+        Nothing to read, or bytes that contradict the format.
+    SpecMismatchError
+        Segments of one run that share no step layout.
+
+    Examples
+    --------
+    >>> run = open_run("run.zarr")          # doctest: +SKIP
+    >>> run.info["steps"], run.info["k"]    # doctest: +SKIP
+    (200, 256)
+    """
+    if view not in ("latest", "all"):
+        raise ValueError(f"view must be 'latest' or 'all', got {view!r}")
+    store, prefix = open_store(path)
+    where = path if isinstance(path, str) else os.fspath(path) if isinstance(path, os.PathLike) else str(path)
+    header = zarr_segments.read_header(store, prefix, where)
+    names = zarr_segments.segment_names(store, prefix)
+    segments = [Segment.open(store, prefix, name, header, where) for name in names]
+    return Run(path, where, header, segments, view)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Small columns of view rows from ``start`` on: squared norms (rows, group), finite (rows,), scalars by name."""
+
+    start: int
+    norms: NDArray[np.float64]
+    finite: NDArray[np.bool_]
+    scalars: dict[str, NDArray[np.float64]]
+
+
+class Run:
+    """A view of a recorded run.
+
+    Attributes
+    ----------
+    header : RunHeader
+        Sketch spec, groups, tensors, stage, provenance.
+    steps : int64 array (rows,)
+        Step number of each row of the view; ``numbers`` has them in a form that does not grow with the run.
+    flags : uint32 array (rows,)
+        Bits of ``gradlog.format.schema``: non-finite, skipped, partial; ``marks`` likewise.
+    chains : int64 array (c, 2)
+        Row ranges [start, stop) of finite rows whose steps follow each other at distance ``every``. Increments and
+        predictor history never cross from one to the next.
+    rows : RowSource
+        The sketch rows.
+    """
+
+    def __init__(self, location: Location, where: str, header: RunHeader, segments: list[Segment], view: View) -> None:
+        self.location, self.where, self.header, self.segments, self.view = location, where, header, segments, view
+        lifetimes = [Lifetime.of(members) for members in launches(segments)]
+        self._pieces = select([x for x in lifetimes if len(x)], view)
+        self.numbers = Ramps.joined([x.numbers for x in self._pieces], header.every)
+        self.marks = Ramps.joined([x.marks for x in self._pieces], 0)
+        self._abandoned = sum(map(len, lifetimes)) - len(self.numbers)
+
+    def __repr__(self) -> str:
+        return f"<gradlog.analysis.Run {self.where}: {self.length} steps, groups x k = {self.groups} x {self.k}>"
+
+    def _repr_html_(self) -> str:
+        from gradlog.analysis.reading.notebook import card
+
+        return card(self)
+
+    @property
+    def k(self) -> int:
+        """Sketch coordinates a group."""
+        return self.header.sketch.k
+
+    @property
+    def groups(self) -> int:
+        """Number of parameter groups."""
+        return len(self.header.groups)
+
+    @property
+    def length(self) -> int:
+        """Rows of the view."""
+        return len(self.numbers)
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """See the class."""
+        return self.numbers.values()
+
+    @cached_property
+    def flags(self) -> NDArray[np.uint32]:
+        """See the class."""
+        return self.marks.values().astype(np.uint32)
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Which rows hold no NaN or inf."""
+        return self._finite(0, self.length)
+
+    def _finite(self, start: int, stop: int) -> NDArray[np.bool_]:
+        return np.asarray((self.marks.values(start, stop) & NONFINITE) == 0)
+
+    @cached_property
+    def chains(self) -> NDArray[np.int64]:
+        """See the class."""
+        edges = np.union1d(self.numbers.starts, self.marks.starts)
+        good = (self.marks.at(edges) & NONFINITE) == 0
+        ends = np.append(edges[1:], self.length)[: len(edges)]
+        starts, ends = edges[good], ends[good]
+        apart = ~np.isin(starts, self.numbers.starts)  # other flags begin here, but no gap
+        apart[1:] &= starts[1:] == ends[:-1]
+        apart[:1] = False
+        return np.stack([starts[~apart], ends[~np.append(apart[1:], False)[: len(ends)]]], axis=1)
+
+    @cached_property
+    def rows(self) -> RowSource:
+        """See the class."""
+        spans: list[Span] = []
+        base = 0
+        for piece in self._pieces:
+            edges = np.unique(np.concatenate([*(x.starts for x in piece.local), [len(piece)]])).tolist()
+            for low, high in pairwise(edges):
+                names = [m.header.name for m in piece.members]
+                members = tuple(zip(names, (x[low] for x in piece.local), strict=True))
+                spans.append(Span(base + low, base + high, members))
+            base += len(piece)
+        source = RowSource(self.location, tuple(spans), (self.groups, self.k), self.header.chunk)
+        used = {id(m): m for piece in self._pieces for m in piece.members}
+        for segment in used.values():
+            segment.require_chunks("sketch")
+        source.adopt(list(used.values()))
+        source.numbers = self.numbers
+        return source
+
+    @cached_property
+    def group_norm2(self) -> NDArray[np.float64]:
+        """Squared norm of the gradient, (rows, group); exact, or else that of the sketches (see ``norms_exact``)."""
+        return _concat([b.norms for b in self.columns()], np.float64, (self.groups,))
+
+    def columns(self, names: Sequence[str] = (), norms: bool = True) -> Iterator[Block]:
+        """Squared norms and these scalars block by block, about 1 MiB at a time, NaN where a scalar was not logged.
+
+        Norms that the run does not have exactly are those of the sketches, which are read. Scalars are the mean over
+        ranks.
+        """
+        exact = self.norms_exact
+        width = self.groups + SCALAR_COLUMNS if exact or not norms else self.rows.n
+        step = max(1, COLUMNS // (8 * width * self.header.chunk)) * self.header.chunk
+        base = 0
+        for piece in self._pieces:
+            for low in range(0, len(piece), step):
+                high = min(low + step, len(piece))
+                start, stop = base + low, base + high
+                found = np.empty((high - low, 0))
+                if norms:
+                    found = piece.gather(Segment.norms, low, high)[0] if exact else _norms_of(self.rows, start, stop)
+                logged = piece.gather(partial(Segment.logged, names=names), low, high) if names else []
+                scalars = dict(zip(names, np.mean(logged, axis=0).T, strict=True)) if names else {}
+                yield Block(start, found, self._finite(start, stop), scalars)
+            base += len(piece)
+
+    @property
+    def fewer_ranks(self) -> int:
+        """Rows that fewer ranks recorded than others: if these ranks had a share of the gradient, it is missing."""
+        most = max((len(x.members) for x in self._pieces), default=0)
+        return sum(len(x) for x in self._pieces if len(x.members) < most)
+
+    @property
+    def joined(self) -> list[dict[str, Any]]:
+        """Parameters that came after the run began: ``step`` of the first row that includes them, and ``names``."""
+        known: set[str] = set()
+        found = []
+        for segment in self.segments:
+            names = [t.name for t in segment.header.joined if t.name not in known]
+            known.update(names)
+            if names and len(segment):
+                found.append({"step": segment.numbers[0], "names": names})
+        return found
+
+    @cached_property
+    def relogged(self) -> dict[str, Any]:
+        """How rows that were logged again after a rewind agree with the abandoned ones; norms are read if any."""
+        return compare(self.segments)
+
+    @property
+    def norms_exact(self) -> bool:
+        """Whether the stored norms are those of the rows before they were sketched.
+
+        Not with several ranks, as norms do not add up, nor with sketched updates, whose norms may be the sketch's own.
+        """
+        updates = self.header.what == "update" and not self.header.sketch.exact
+        return not updates and all(len(x.members) == 1 for x in self._pieces)
+
+    @cached_property
+    def scalar_columns(self) -> dict[str, NDArray[np.float64]]:
+        """Scalars by name, each (rows,), NaN where not logged; the mean over ranks."""
+        names = self.scalar_names
+        blocks = list(self.columns(names, norms=False)) if names else []
+        return {name: _concat([b.scalars[name] for b in blocks], np.float64) for name in names}
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was noted of the run at its start; and the optimizer's name and settings where no note says them."""
+        origin = self.info["provenance"]
+        told, notes = origin.get("optimizer"), origin.get("notes")
+        settings = told.get("settings") if isinstance(told, Mapping) else None
+        name = optimizer_name(origin)
+        parts = (settings, {"optimizer": name} if name else {}, notes)
+        return {str(k): v for part in parts if isinstance(part, Mapping) for k, v in part.items()}
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What is known without reading the sketch; plain values that json can write."""
+        h, s = self.header, self.header.sketch
+        steps = [self.numbers[0], self.numbers[-1]] if self.length else [None, None]
+        lost = [np.arange(a, b) for a, b in self._unusable()]
+        newest = self.segments[-1].header if self.segments else None
+        return {
+            "path": self.where,
+            "format": "{}.{}".format(*h.format),
+            "created": h.created,
+            "uuid": h.uuid,
+            "status": newest.status if newest else "empty",
+            "reason": newest.reason if newest else "",
+            "view": self.view,
+            "steps": self.length,
+            "first_step": steps[0],
+            "last_step": steps[1],
+            "every": h.every,
+            "stage": h.stage,
+            "what": h.what,
+            "kind": s.kind,
+            "k": s.k,
+            "m": s.m,
+            "seed": s.seed,
+            "groups": list(h.groups),
+            "group_sizes": list(h.group_sizes()),
+            "dimension": h.dimension,
+            "tensors": len(h.tensors),
+            "scalars": self.scalar_names,
+            "halves": self.halves,
+            "norms": "exact" if self.norms_exact else "estimated from the sketches",
+            "segments": [_segment_info(x) for x in self.segments],
+            "ranks": max((len(x.members) for x in self._pieces), default=0),
+            "fewer_ranks": self.fewer_ranks,
+            "abandoned": self._abandoned,
+            "relogged": self.relogged,
+            "joined": self.joined,
+            "snapshots": [int(step) for segment in self.segments for step in segment.snapshot_steps],
+            "gaps": self._gaps(),
+            "chains": len(self.chains),
+            "nonfinite": [step for rows in lost for step in self.numbers.at(rows).tolist()],
+            "skipped": self._flagged(SKIPPED),
+            "partial": self._flagged(PARTIAL),
+            "journal_rows": sum(len(x.tail) for x in self.segments if x.tail is not None),
+            "storage": self._storage(),
+            "provenance": masking.origin(h.provenance),
+        }
+
+    @property
+    def sketch(self) -> dask.array.Array:
+        """Sketch rows as a lazy dask array (step, group, k), float32."""
+        from gradlog.analysis.reading.labelled import sketch_array
+
+        self.require(1)
+        return sketch_array(self.rows)
+
+    def increments(self) -> dask.array.Array:
+        """Increments h_t = g_t - g_{t-1} as a lazy dask array (rows, group x k), float32.
+
+        One row for each step that directly follows a finite one: T - 1 rows for an unbroken run.
+        """
+        from gradlog.analysis.reading.labelled import increments_array
+
+        self.require(2)
+        return increments_array(self.rows, self.chains)
+
+    @property
+    def scalars(self) -> xarray.Dataset:
+        """Logged scalars over ``step``."""
+        from gradlog.analysis.reading.labelled import scalars_dataset
+
+        return scalars_dataset(self)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Dataset of the run: lazy sketch (step, group, k), group_norm2 (step, group), the scalars by name."""
+        from gradlog.analysis.reading.labelled import run_dataset
+
+        return run_dataset(self)
+
+    def require(self, rows: int) -> None:
+        """Refuse runs that are too short.
+
+        Raises
+        ------
+        TooFewStepsError
+            Fewer than ``rows`` finite rows.
+        """
+        finite = self.length - self._flagged(NONFINITE)
+        if finite < rows:
+            raise TooFewStepsError(f"{self.where}: {finite} finite steps, at least {rows} needed; record a longer run")
+
+    @cached_property
+    def scalar_names(self) -> list[str]:
+        """Names of all scalars, of the oldest segment first; not those that stand for halves of the batch."""
+        return [name for name in self._logged if not HALF_PATTERN.fullmatch(name)]
+
+    @cached_property
+    def halves(self) -> bool:
+        """Whether rows tell how far the gradients of two halves of the batch lay apart."""
+        several = any(len(x.members) > 1 for x in self._pieces)
+        return self.header.what == "gradient" and not several and any(map(HALF_PATTERN.fullmatch, self._logged))
+
+    @cached_property
+    def _logged(self) -> list[str]:
+        return list(dict.fromkeys(name for x in self._pieces for m in x.members for name in m.scalar_names))
+
+    def _gaps(self) -> list[list[int]]:
+        return [[low, high] for low, high in self.numbers.jumps().tolist()]
+
+    def _flagged(self, bit: int) -> int:
+        """Rows with this flag."""
+        held = (self.marks.firsts & bit) != 0
+        return int((self.marks.ends - self.marks.starts)[held].sum())
+
+    def _unusable(self) -> list[tuple[int, int]]:
+        """Ranges of non-finite rows."""
+        held = (self.marks.firsts & NONFINITE) != 0
+        return list(zip(self.marks.starts[held].tolist(), self.marks.ends[held].tolist(), strict=True))
+
+    def _storage(self) -> dict[str, dict[str, int]]:
+        totals = {name: {"bytes": 0, "files": 0} for name in zarr_segments.ARRAYS}
+        for segment in self.segments:
+            for name, found in segment.storage.items():
+                for key, value in found.items():
+                    totals[name][key] += value
+        return totals
+
+
+def _segment_info(segment: Segment) -> dict[str, Any]:
+    h = segment.header
+    return {
+        "name": h.name,
+        "number": h.number,
+        "rank": h.rank,
+        "rows": len(segment),
+        "committed": h.rows,
+        "first_step": segment.numbers[0] if len(segment) else None,
+        "last_step": segment.numbers[-1] if len(segment) else None,
+        "status": h.status,
+        "reason": h.reason,
+        "parent": h.parent,
+        "parent_step": h.parent_step,
+        "opened": h.opened,
+        "closed": h.closed,
+        "dropped": [list(x) for x in h.dropped],
+    }
+
+
+def _norms_of(rows: RowSource, start: int, stop: int) -> NDArray[np.float64]:
+    cube = rows.read(start, stop).reshape(stop - start, rows.groups, rows.k)
+    norms: NDArray[np.float64] = np.einsum("tgk,tgk->tg", cube, cube, dtype=np.float64)
+    return norms
+
+
+def _concat(parts: list[NDArray[Any]], dtype: Any, tail: tuple[int, ...] = ()) -> NDArray[Any]:
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty((0, *tail))
+    return joined.astype(dtype, copy=False)

@@ -1,0 +1,359 @@
+"""A run read through zarr: its header, and its segments.
+
+A segment's shape is taken from the consolidated metadata inside its group metadata, which is the writer's
+commit record: chunks beyond it are not there yet, chunks missing below it are an error and never fill values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import StorePath
+
+from gradlog.analysis.reading import chunks
+from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder
+from gradlog.analysis.reading.journal_tail import following
+from gradlog.analysis.reading.step_runs import Ramps
+from gradlog.analysis.reading.stores import get, list_all, list_names, unbroken
+from gradlog.errors import CorruptRunError, GradlogError, NotARunError
+from gradlog.format import fields, limits, schema
+from gradlog.format import journal as records
+from gradlog.format.journal import Journal
+from gradlog.format.schema import RunHeader, SegmentHeader
+
+ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
+
+
+def read_header(store: Store, prefix: str, where: str) -> RunHeader:
+    """Read the root's header record.
+
+    Raises
+    ------
+    NotARunError, NewerFormatError, CorruptRunError
+        No zarr group, or one that is no run; written by a newer major format; malformed.
+    """
+    try:
+        raw = get(store, prefix + schema.META)
+    except GradlogError:
+        raise
+    except OSError as error:
+        raise NotARunError(f"{where}: cannot be read: {error}") from error
+    if raw is None:
+        raise NotARunError(f"{where}: no {schema.META} inside; expected the folder of a run such as 'run.zarr'")
+    meta = limits.parse_json(raw, f"{where}/{schema.META}")
+    attrs = meta.get("attributes") if isinstance(meta, dict) else None
+    if not isinstance(attrs, Mapping) or schema.ROOT_KEY not in attrs:
+        raise NotARunError(f"{where}: a zarr store, but not a gradlog run (no '{schema.ROOT_KEY}' attribute)")
+    return RunHeader.from_attrs(attrs, where)
+
+
+def segment_names(store: Store, prefix: str) -> list[str]:
+    """Names of the segments with a commit record, oldest first.
+
+    A folder without one, in which nothing but temporary files lies, belongs to a writer that was killed at birth.
+
+    Raises
+    ------
+    CorruptRunError
+        A segment holds files but its commit record is gone.
+    """
+    names = sorted(n for n in list_names(store, prefix) if schema.SEGMENT_PATTERN.fullmatch(n))
+    return [name for name in names if _is_claimed(store, f"{prefix}{name}")]
+
+
+def _is_claimed(store: Store, folder: str) -> bool:
+    key = f"{folder}/{schema.META}"
+    if get(store, key) is not None:
+        return True
+    if not any(not name.endswith(schema.PARTIAL_FILE) for name in list_names(store, folder)):
+        return False
+    if get(store, key) is None:  # asked again: a live writer may have claimed it before it wrote the rest
+        raise CorruptRunError(f"{folder}: files without {schema.META}, the segment's commit record")
+    return True
+
+
+@dataclasses.dataclass
+class Segment:
+    """One writer's committed rows, plus the rows of its journal that no chunk holds yet.
+
+    Attributes
+    ----------
+    numbers, marks : Ramps (rows,)
+        Step number and flags of each row.
+    tail : Journal or None
+        Journal rows after the committed ones; ``numbers`` and ``marks`` have theirs already.
+    waiting : sequence of (int, ndarray (group, k))
+        Step and sketch of the parameters, of those that no flush has taken yet.
+    """
+
+    header: SegmentHeader
+    arrays: Mapping[str, zarr.Array[Any]]
+    run: RunHeader
+    where: str
+    numbers: Ramps
+    marks: Ramps
+    tail: Journal | None = None
+    waiting: Sequence[tuple[int, NDArray[np.float32]]] = ()
+    _whole_norms: bool = False
+
+    @classmethod
+    def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str) -> Segment:
+        """Open by its commit record and check every shape against the headers."""
+        here = f"{where}/{name}"
+        # Journals first: one that a live writer retires from here on is a chunk in the commit record read next.
+        journals, waiting = read_journals(store, f"{prefix}{name}", run)
+        sealed = get(store, f"{prefix}{name}/{schema.META}")
+        if sealed is None or not schema.is_sealed(sealed):
+            raise CorruptRunError(f"{here}/{schema.META}: its bytes contradict its own digest; run: gradlog audit")
+        header, arrays = _read_record(store, f"{prefix}{name}", sealed, run, here)
+        if header.name != name:
+            raise CorruptRunError(f"{here}/{schema.META}: belongs to {header.name}; run: gradlog audit")
+        if header.root != schema.digest(get(store, prefix + schema.META)):
+            raise CorruptRunError(f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit")
+        nothing = Ramps.of([], run.every)
+        segment = cls(header, arrays, run, here, nothing, nothing)
+        segment.require_chunks("step", "flags")  # before any is read: rows that are only declared cost nothing
+        with unbroken(f"{here}/step"):
+            segment.numbers = Ramps.of(_increasing(chunks.pieces(arrays["step"]), here), run.every)
+        with unbroken(f"{here}/flags"):
+            segment.marks = Ramps.of(chunks.pieces(arrays["flags"]), 0)
+        if header.status in schema.UNSETTLED:
+            segment._overlay(journals)
+            coming = range(header.snapshots, header.snapshots + len(waiting))
+            segment.waiting = [waiting[number] for number in coming if number in waiting]
+        if not segment.numbers.increases():
+            raise CorruptRunError(f"{here}: step numbers do not increase")
+        return segment
+
+    def _overlay(self, journals: Mapping[int, Journal]) -> None:
+        for journal, fault in following(journals, self.header.rows, self.run.chunk):
+            if fault:
+                raise CorruptRunError(f"{self.where}/{fault}; run: gradlog audit")
+            self.tail = journal if self.tail is None else _join(self.tail, journal)
+            self.numbers = Ramps.joined([self.numbers, Ramps.of([journal.step], self.run.every)], self.run.every)
+            self.marks = Ramps.joined([self.marks, Ramps.of([journal.flags], 0)], 0)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Step numbers (rows,)."""
+        return self.numbers.values()
+
+    @property
+    def flags(self) -> NDArray[np.uint32]:
+        """Flags (rows,)."""
+        return self.marks.values().astype(np.uint32)
+
+    @property
+    def committed(self) -> int:
+        """Rows that chunks hold."""
+        return self.header.rows
+
+    @cached_property
+    def storage(self) -> dict[str, dict[str, int]]:
+        """Stored bytes and chunk files of each array."""
+        found = {}
+        for name in ARRAYS:
+            array = self._array(name)
+            size, files = chunks.stored(array) or (int(array.nbytes_stored()), _files(array)[0])
+            found[name] = {"bytes": size, "files": files}
+        return found
+
+    def require_chunks(self, *names: str) -> None:
+        """Refuse arrays with a chunk that is not there: it would read as fill values."""
+        for name in names:
+            there, needed = _files(self._array(name))
+            if there < needed:
+                raise CorruptRunError(
+                    f"{self.where}/{name}: {needed - there} of {needed} chunk files are missing; run: gradlog audit"
+                )
+
+    def read_rows(self, start: int, stop: int, out: NDArray[np.float32]) -> None:
+        """Read local rows [start, stop) of the sketch into ``out`` (stop - start, group, k), C order."""
+        cut = min(stop, self.committed)
+        if start < cut:
+            array, wanted = self._array("sketch"), out[: cut - start]
+            with unbroken(f"{self.where}/sketch"):
+                if self.run.codec != "raw" or not chunks.read_raw(array, start, cut, wanted):
+                    buffer = default_buffer_prototype().nd_buffer.from_numpy_array(wanted)
+                    array.get_basic_selection((slice(start, cut),), out=buffer)
+        if cut < stop and self.tail is not None:
+            low = max(start, self.committed) - self.committed
+            out[max(cut - start, 0) :] = self.tail.sketch[low : stop - self.committed]
+
+    @cached_property
+    def snapshot_steps(self) -> NDArray[np.int64]:
+        """Steps before which the parameters were sketched."""
+        late = np.array([step for step, _ in self.waiting], np.int64)
+        if not self.header.snapshots:
+            return late
+        self.require_chunks(*schema.SNAPSHOTS)
+        with unbroken(f"{self.where}/theta_step"):
+            return np.append(np.asarray(self._array("theta_step")[:], np.int64), late)
+
+    @cached_property
+    def snapshots(self) -> NDArray[np.float32]:
+        """Sketches of the parameters, (snapshot, group, k)."""
+        shape = (-1, len(self.run.groups), self.run.sketch.k)
+        late = np.array([theta for _, theta in self.waiting], np.float32).reshape(shape)
+        if not self.header.snapshots:
+            return late
+        self.require_chunks(*schema.SNAPSHOTS)
+        with unbroken(f"{self.where}/theta"):
+            return np.concatenate([np.asarray(self._array("theta")[:], np.float32), late])
+
+    @cached_property
+    def norm2(self) -> NDArray[np.float64]:
+        """Exact squared norms (rows, group)."""
+        return self.norms(0, len(self))
+
+    def norms(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Exact squared norms of local rows [start, stop)."""
+        if not self._whole_norms:
+            self.require_chunks("group_norm2")
+            self._whole_norms = True
+        with unbroken(f"{self.where}/group_norm2"):
+            values = np.asarray(chunks.read(self._array("group_norm2"), *self._stored(start, stop)), np.float64)
+        return values if self.tail is None else np.concatenate([values, self.tail.norm2[self._late(start, stop)]])
+
+    @property
+    def scalar_names(self) -> list[str]:
+        """Names of the scalars that chunks or the journal hold."""
+        return list(dict.fromkeys([*self.header.scalars, *(self.tail.names if self.tail else ())]))
+
+    @cached_property
+    def scalars(self) -> dict[str, NDArray[np.float64]]:
+        """Logged scalars by name, each (rows,), NaN where not logged."""
+        names = self.scalar_names
+        return dict(zip(names, self.logged(0, len(self), names).T, strict=True))
+
+    def logged(self, start: int, stop: int, names: Sequence[str]) -> NDArray[np.float64]:
+        """Scalars of local rows [start, stop), (rows, names), NaN where not logged."""
+        out = np.full((stop - start, len(names)), np.nan)
+        low, high = self._stored(start, stop)
+        known = {name: i for i, name in enumerate(self.header.scalars)}
+        if low < high and known.keys() & set(names):
+            with unbroken(f"{self.where}/scalars"):
+                table = chunks.read(self._array("scalars"), low, high)
+            for i, name in enumerate(names):
+                if name in known:
+                    out[: high - low, i] = table[:, known[name]]
+        if self.tail is not None:
+            late = self.tail.scalars[self._late(start, stop)]
+            for i, name in enumerate(names):
+                if name in self.tail.names:
+                    out[high - low :, i] = late[:, self.tail.names.index(name)]
+        return out
+
+    def _stored(self, start: int, stop: int) -> tuple[int, int]:
+        """Those of local rows [start, stop) that chunks hold."""
+        return min(start, self.committed), min(stop, self.committed)
+
+    def _late(self, start: int, stop: int) -> slice:
+        """Likewise those of the journal, as places in it."""
+        return slice(max(start - self.committed, 0), max(stop - self.committed, 0))
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        return self.arrays[name]
+
+
+def read_journals(
+    store: Store, folder: str, run: RunHeader
+) -> tuple[dict[int, Journal], dict[int, tuple[int, NDArray[np.float32]]]]:
+    """Journals of a segment by the number of their chunk, and by their own number sketches of the parameters."""
+    found, waiting = {}, {}
+    owner = records.owner(run.uuid, folder.rsplit("/", 1)[-1])
+    shape = len(run.groups), run.sketch.k
+    # Newest first: a live writer may go on to the next one between two reads, and retire the one before.
+    for name in sorted(list_names(store, folder), reverse=True):
+        match = schema.JOURNAL_PATTERN.fullmatch(name) or schema.WAITING_PATTERN.fullmatch(name)
+        data = get(store, f"{folder}/{name}") if match else None
+        if not match or data is None:
+            continue
+        number = int(match[1])
+        if match.re is schema.JOURNAL_PATTERN:
+            found[number] = records.read_journal(data, owner, *shape)
+        elif (kept := records.read_snapshot(data, number, owner, *shape)) is not None:
+            waiting[number] = kept
+    return found, waiting
+
+
+def _join(first: Journal, second: Journal) -> Journal:
+    names = list(dict.fromkeys([*first.names, *second.names]))
+    parts = [(j, [names.index(name) for name in j.names]) for j in (first, second)]
+    scalars = np.full((len(first) + len(second), len(names)), np.nan)
+    for (j, places), rows in zip(parts, (slice(len(first)), slice(len(first), None)), strict=True):
+        scalars[rows, places] = j.scalars
+    return dataclasses.replace(
+        second,
+        step=np.concatenate([first.step, second.step]),
+        flags=np.concatenate([first.flags, second.flags]),
+        norm2=np.concatenate([first.norm2, second.norm2]),
+        sketch=np.concatenate([first.sketch, second.sketch]),
+        scalars=scalars,
+        names=names,
+        chunk=first.chunk,
+    )
+
+
+def _increasing(blocks: Iterable[NDArray[Any]], where: str) -> Iterator[NDArray[Any]]:
+    """Step numbers block by block, as long as they increase."""
+    last = -(2**62)
+    for block in blocks:
+        if len(block) and not (last < block[0] and block[-1] < 2**62 and (block[1:] > block[:-1]).all()):
+            raise CorruptRunError(f"{where}: step numbers do not increase")
+        last = int(block[-1]) if len(block) else last
+        yield block
+
+
+def _files(array: zarr.Array[Any]) -> tuple[int, int]:
+    """Chunk files (of a compacted run: shard files) that are there, and that the shape needs."""
+    if (found := chunks.stored(array)) is not None:
+        return found[1], array.nchunks
+    file = array.shards or array.chunks
+    grid = [-(-s // f) for s, f in zip(array.shape, file, strict=True)]
+    folder = array.store_path.path + "/"
+    names = [key.removeprefix(folder) for key in list_all(array.store_path.store, folder)]
+    return sum(chunks.is_chunk(name, grid, "/" if array.shards else ".") for name in names), math.prod(grid)
+
+
+def _read_record(
+    store: Store, path: str, record: bytes, run: RunHeader, where: str
+) -> tuple[SegmentHeader, dict[str, zarr.Array[Any]]]:
+    """Header in a segment's commit record, and its arrays as the headers imply them: the record must say the same."""
+    document = limits.parse_object(record, f"{where}/{schema.META}")
+    header = SegmentHeader.from_attrs(fields.mapping(document.get("attributes", {}), "attributes"), where)
+    header.require_bounds(run, where)
+    try:
+        told = document["consolidated_metadata"]["metadata"]
+    except (KeyError, TypeError) as error:
+        raise CorruptRunError(f"{where}/{schema.META}: carries no metadata of arrays") from error
+    implied = schema.segment_arrays(run, header.rows, len(header.scalars), header.shard)
+    implied |= schema.snapshot_arrays(run, header.snapshots)
+    for name, meta in implied.items():
+        found = told.get(name) if isinstance(told, dict) else None
+        if found != meta:
+            shape = found.get("shape") if isinstance(found, dict) else None
+            raise CorruptRunError(
+                f"{where}/{name}: the headers imply another array, of shape {meta['shape']}, than the metadata in "
+                f"{schema.META}, of shape {fields.shown(shape)}"
+            )
+    if isinstance(store, Bounded):
+        store.expect(run, header)
+    if isinstance(store, BoundedFolder):
+        store.require_plain(path)
+    arrays = {}
+    for name, meta in implied.items():
+        arrays[name] = zarr.Array(zarr.AsyncArray(cast(Any, meta), StorePath(store, f"{path}/{name}")))
+    return header, arrays

@@ -1,0 +1,114 @@
+"""What a report says in sentences: the findings of a run, and how to read each figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradlog.analysis.common.text import numeral, percent
+from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, verdict
+from gradlog.analysis.report.charts import interval
+from gradlog.analysis.report.study import SHARED, Study
+from gradlog.analysis.results.json_document import of_lags
+
+READINGS = {
+    "kappas": "A dot left of 1 predicts better than zero; a dot left of its ring predicts better than it would on the "
+    "same gradients in random order.",
+    "kappa_over_time": "Where a line runs below its dashed twin, the order of the steps helped that predictor in that "
+    "window; where they coincide, the window looks like shuffled noise.",
+    "loss": "Look for the windows where loss moves when kappa or rank move.",
+    "norm": "A few large norms carry most of the energy that kappa divides by.",
+    "lr": "Kappa and rank often change where the schedule does.",
+    "spectrum": "The steeper the start, the fewer directions carry the change from step to step; both axes are "
+    "logarithmic. The sketch flattens the far end.",
+    "tail": "The curve crosses a dotted line at r*(eps), the directions that leave at most eps of the energy; compare "
+    "with the ring and its bar, the mean and the range of 9 in 10 random orders of the same steps.",
+    "rank_over_time": "Below its dashed twin, the changes of a window keep to fewer directions than in random order; "
+    "above it, neighbouring steps agree in what they share, and that cancels. W steps can show at most W.",
+    "configurations": "Two configurations differ where their intervals are apart; the table has the interval of the "
+    "difference itself, which is narrower where they share seeds.",
+    "all_kappa": "A line is a run: hover over it for its name. Below 1 predicting beats zero; the table has each run's "
+    "gain over random order.",
+    "all_training": "A line is a run, in the colour that it has in every figure of this page.",
+    "all_tails": "The sooner a line falls, the fewer directions hold that run's changes from step to step.",
+    "heat_map": f"The darker a cell, the larger the group's share of the error of {SHARED} in that window; each column "
+    "adds up to 100 % over all groups.",
+}
+
+BAND = " The band spans the smallest and the largest value of the steps that a point stands for."
+
+
+def findings(study: Study) -> list[str]:
+    """Sentences that sum a run up, each number with its interval."""
+    return [text for text in (_order(study), _best(study), _rank(study), _signal(study)) if text]
+
+
+def _order(study: Study) -> str:
+    found: dict[str, list[str]] = {HELPS: [], NONE: [], SMALL: [], HURTS: [], EPOCH: []}
+    for name, kappa in study.document["kappa"].items():
+        if name != "zero" and verdict(kappa) in found:
+            found[verdict(kappa)].append(name)
+    said = [
+        (found[HELPS], "Temporal order helps {}."),
+        (
+            found[NONE],
+            "It makes no difference to {}: shuffled steps would give the same, within the interval or by chance.",
+        ),
+        (found[SMALL], "What it does to {} is too small to matter."),
+        (found[HURTS], "It hurts {}: shuffled steps would be predicted better."),
+        (found[EPOCH], "What it does to {} epochs of few steps would do too, and their length is not known."),
+    ]
+    told = [text.format(_listed(names)) for names, text in said if names]
+    steps = study.document["epochs"]["steps"]
+    return " ".join([*told, f"Random order keeps to epochs of {steps:,} steps."] if told and steps else told)
+
+
+def _best(study: Study) -> str:
+    kappas = {n: k for n, k in study.document["kappa"].items() if n != "zero" and k["value"] is not None}
+    if not kappas:
+        return ""
+    name, best = min(kappas.items(), key=lambda item: float(item[1]["value"]))
+    text = f"{name} leaves the least error: kappa {numeral(best['value'])} ({interval(best['low'], best['high'])})"
+    return f"{text}, against {numeral(best['null'])} in random order and 1 for predicting zero."
+
+
+def _rank(study: Study) -> str:
+    eps, rank = next(iter(study.document["rank"].items()))
+    if rank["low"] is None:
+        return ""
+    held = f"{percent(1 - float(eps), 0)} of the energy of the logged increments"
+    span = _span(rank["low"], rank["high"])
+    text = f"{held} lies in {span} directions, certified"
+    if rank.get("null_low") is not None:
+        text += f" ({_among(rank['null_low'], rank['null_high'])} in 9 of 10 random orders of the same steps)"
+    if study.run.header.sketch.exact:
+        return text + "; the gradients themselves were logged, so that is their rank."
+    if rank.get("estimate") is None:
+        return text + "; how many directions the gradients themselves need is not identifiable from this sketch."
+    ends = f"{rank['estimate_low']:.0f} to {rank['estimate_high']:.0f}"
+    return text + f"; of the gradients themselves an estimated {rank['estimate']:.0f} ({ends})."
+
+
+def _among(low: float, high: float) -> str:
+    return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
+
+
+def _span(low: float, high: float | None) -> str:
+    if high is None:
+        return f"{low:.0f} or more"
+    return f"{low:.0f}" if low == high else f"between {low:.0f} and {high:.0f}"
+
+
+def _signal(study: Study) -> str:
+    noise: dict[str, Any] = study.document["noise"]
+    if noise["source"] is None:
+        return f"Signal and minibatch noise cannot be separated by lags: {noise['withheld']}."
+    share = noise["signal_share"]
+    if share is None:
+        return ""
+    shown = f"{numeral(share, 3)} ({interval(noise['signal_share_low'], noise['signal_share_high'])})"
+    said = f"a share of {shown} of the mean squared norm is signal, the rest minibatch noise"
+    return f"From {noise['source']}{of_lags(study.document)}: {said}."
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,1 @@
+"""The analysis itself, and the forms of its result: Dataset, JSON, files."""

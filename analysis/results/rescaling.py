@@ -1,0 +1,71 @@
+"""Gradients whose squares do not fit float32: their rows are read times a power of two, which changes no digit of them.
+
+The pass multiplies rows in float32, whose range is 1e-38 to 3e38: norms below 1e-17 or above 1e17 would come out as 0
+or inf. A run that diverges gets there, and so does a layer that the gradient does not reach. Whatever the pass sums up
+is then in scaled units, and ``measure`` and ``dataset`` go back to the gradient's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis.measures.scope_values import LEAST, Question
+from gradlog.analysis.reading.rows import RowSource
+from gradlog.analysis.reading.run import Run
+from gradlog.analysis.streaming import scalar_sums
+from gradlog.analysis.streaming.scalar_sums import Ledger
+
+MOST = 2.0**48
+"""Largest square root of a whole run's energy that is left as it is, and what other runs are scaled to."""
+
+
+class Scaled(RowSource):
+    """Rows of a run times 2^exponent."""
+
+    def __init__(self, rows: RowSource, exponent: int) -> None:
+        self.__dict__.update(rows.__dict__)
+        self.exponent = exponent
+
+    def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """See RowSource."""
+        found = super().read(start, stop, out)
+        return np.ldexp(found, self.exponent, out=found)
+
+
+def in_range(run: Run, ask: Question, books: Sequence[Ledger]) -> tuple[Run, Question]:
+    """Run and question with rows in the range of float32 products: unchanged for all but extreme gradients.
+
+    Parameters
+    ----------
+    run : Run
+    ask : Question
+    books : sequence of Ledger
+        Of all rows: the squared norms, in float64.
+
+    Returns
+    -------
+    run : Run
+        ``rows`` times a power of two where the energy is above ``MOST`` squared, or a group's mean square below
+        ``measure.LEAST`` squared.
+    ask : Question
+        With that power as its ``scale``.
+    """
+    exponent = _exponent(scalar_sums.add(books))
+    if exponent == 0:
+        return run, ask
+    scaled = copy.copy(run)
+    scaled.__dict__["rows"] = Scaled(run.rows, exponent)
+    return scaled, dataclasses.replace(ask, scale=2.0**exponent)
+
+
+def _exponent(book: Ledger) -> int:
+    size = float(np.sqrt(book.energy.sum()))
+    mean = np.sqrt(book.energy[book.moving > 0] / book.moving[book.moving > 0])
+    if not np.isfinite(size) or (size <= MOST and (mean >= LEAST).all()):  # unflagged NaN: the pass refuses it
+        return 0
+    return int(np.floor(np.log2(MOST / size)))

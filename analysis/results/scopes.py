@@ -1,0 +1,242 @@
+"""The scopes of an analysis: ranges of rows, whole or by group, each a sum of panes of the one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis.caching.summaries import Memo
+from gradlog.analysis.common.blas_threads import single_threaded
+from gradlog.analysis.common.types import Float32, Float64
+from gradlog.analysis.measures import scope_values
+from gradlog.analysis.measures.fluctuation import Blocks
+from gradlog.analysis.measures.order_baseline import Order
+from gradlog.analysis.measures.predictors import Evidence
+from gradlog.analysis.measures.scope_values import Question, Values
+from gradlog.analysis.reading.run import Run
+from gradlog.analysis.results.half_batches import Table
+from gradlog.analysis.spectrum import rank, routes, shuffled_rank, subspaces
+from gradlog.analysis.spectrum.nystrom import Decomposition, nystrom, refine
+from gradlog.analysis.spectrum.rank import Spectrum
+from gradlog.analysis.spectrum.routes import Route, columns_of
+from gradlog.analysis.spectrum.shuffled_rank import ShuffledRank
+from gradlog.analysis.streaming import scalar_sums, schedule
+from gradlog.analysis.streaming.row_sums import row_grams
+from gradlog.analysis.streaming.scalar_sums import BATCH, Ledger
+from gradlog.analysis.streaming.sections import FEWEST_ROWS, Section, thin
+from gradlog.analysis.streaming.summary import Recipe, Totals, add, contributions
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """View rows [start, stop) that a scope counts; the history before them is still used."""
+
+    start: int
+    stop: int
+
+
+class Scopes:
+    """Values of any range that begins and ends at the pass's cuts, for all groups or one.
+
+    ``own`` are totals that single ranges have beside those of their panes.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        ask: Question,
+        route: Route,
+        recipe: Recipe,
+        cuts: list[int],
+        panes: list[Totals],
+        ledgers: list[Ledger],
+        own: dict[Range, Totals],
+        halves: Table | None = None,
+        seed: int = 0,
+        sections: Sequence[Section] = (),
+    ) -> None:
+        self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
+        self.ledgers, self.own, self.halves, self.sections = ledgers, own, halves, sections
+        self.at = {cut: i for i, cut in enumerate(cuts)}
+        self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
+        self.seed, self.rotations = seed, shuffled_rank.Rotations(seed)
+        self._last: tuple[Range, Totals] | None = None
+
+    def totals(self, r: Range) -> Totals:
+        """Totals of the range's rows."""
+        if self._last is None or self._last[0] != r:
+            self._last = r, add(self.panes[self.at[r.start] : self.at[r.stop]]) | self.own.get(r, {})
+        return self._last[1]
+
+    def values(
+        self, r: Range, group: int | None = None, spectrum: Spectrum | None = None, full: bool = False
+    ) -> Values:
+        """All measures of a scope; ``full`` adds the rank behind the sketch."""
+        totals = self.totals(r)
+        ask, evidence = self.ask.within(group), Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
+        spectrum = spectrum or self.spectrum(r, group)
+        halves = self.halves.blocks(r.start, r.stop, group) if self.halves else None
+        found = scope_values.scope(evidence, self._energy(r, group), self._order(r), ask, self._batch(r), halves)
+        found |= scope_values.ranks(spectrum, self.shuffled(r, group), ask.eps) | _curves(spectrum)
+        if full:
+            found |= scope_values.estimates(self._one_sketch(totals, group), self._limit(found, group), ask, found)
+        return found
+
+    def blocks(self, r: Range) -> Blocks | None:
+        """Return sums of equal stretches of the range's steps; None where it is too short for them."""
+        parts: dict[int, list[Totals]] = {}
+        for pane, number, sums in self.sections:
+            if self.at[r.start] <= pane < self.at[r.stop] and sums["rows"] > 0:
+                parts.setdefault(number, []).append(sums)
+        if sum(float(p["rows"]) for own in parts.values() for p in own) < FEWEST_ROWS:
+            return None
+        return Blocks.of([add(own) for own in parts.values()], thin(self.recipe).betas, self.recipe.section)
+
+    def groups(self, r: Range, light: bool) -> list[Values]:
+        """Measures of each group in a window or prefix, or but their shares in its path length."""
+        shares = scope_values.group_shares(Evidence(self.totals(r), self.recipe.betas), self.ask)
+        return shares if light else [self.values(r, g) | share for g, share in enumerate(shares)]
+
+    def spectrum(self, r: Range, group: int | None = None) -> Spectrum | None:
+        """Spectrum of the increments."""
+        if self.row_grams is not None and group is None:
+            index, total = self.row_grams.increment_rows, float(self.totals(r)["increment"].sum())
+            keep = (index >= r.start) & (index < r.stop)
+            return routes.of_rows(self.row_grams.increments, keep, total, self.run.rows.n)
+        return routes.spectrum(self.totals(r), self.recipe, group)
+
+    def shuffled(self, r: Range, group: int | None) -> ShuffledRank | None:
+        """Rank of the increments when the same rows come in random order; None where that was not asked for."""
+        if not self.recipe.scatter or not self.totals(r)["pairs"] > 0:
+            return None
+        chains, eps = self._stretches(r), self.ask.eps
+        lengths = np.diff(chains).ravel()
+        scatter = self._scatter(r, group)
+        if scatter is None:
+            return None
+        columns = self.run.rows.n if group is None else self.run.k
+        whole = shuffled_rank.stretched(scatter, min(int(lengths.sum()) - 1, columns))  # the row before is not in it
+        return self.rotations.rank(whole, lengths, eps)
+
+    def _scatter(self, r: Range, group: int | None) -> Spectrum | None:
+        """Spectrum of the rows about their mean."""
+        if self.row_grams is not None and group is None:
+            return routes.scatter_of_rows(self.row_grams.rows[np.ix_(self._rows(r), self._rows(r))], self.run.rows.n)
+        return routes.scatter(self.totals(r), self.recipe, group)
+
+    def _stretches(self, r: Range) -> NDArray[np.int64]:
+        """Rows that the range's increments join, (stretches, 2): its own, and those just before it."""
+        start, stop = self.run.chains.T
+        inside = (start < r.stop) & (stop > r.start)
+        return np.stack([np.maximum(start[inside], r.start - 1), np.minimum(stop[inside], r.stop)], axis=1)
+
+    def refined(
+        self, r: Range, passes: int, seed: int, scheduler: Any, memo: Memo | None = None
+    ) -> Decomposition | None:
+        """Refine the randomized route by further passes over the rows until every r* is certain."""
+        if self.route.method != "nystrom" or self.recipe.test is None:
+            return None
+        cuts = sorted({0, r.start, r.stop, self.run.length})
+
+        def apply(block: Float32) -> Float64:
+            recipe = Recipe(self.run.groups, self.run.k, lags=0, gram="none", test=block, columns=False)
+            panes = contributions(schedule.compute(self.run.rows, self.run.chains, cuts, recipe, scheduler, memo=memo))
+            image: Float64 = add(panes[cuts.index(r.start) : cuts.index(r.stop)])["image"]
+            return image
+
+        totals = self.totals(r)
+        energy = float(totals["increment"].sum())
+        rows = int(totals["pairs"])
+        return refine(apply, self.recipe.test, totals["image"], energy, passes, self.ask.eps, seed, rows=rows)
+
+    def leading(self, r: Range, count: int) -> Float64 | None:
+        """Leading right singular vectors, (n, <= count), where the pass allows them."""
+        totals = self.totals(r)
+        gram = routes.gram_of(totals, self.recipe, None)
+        if gram is not None:
+            return subspaces.leading(gram, count)
+        if self.recipe.test is None:
+            return None
+        return nystrom(self.recipe.basis, totals["image"])[1][:, :count]
+
+    def components(self, r: Range, found: Decomposition | None, count: int) -> Values:
+        """Right singular vectors (mode, group, k), their scores (increment, mode) by one more pass, and variance."""
+        vectors = found.components[:, :count] if found else self.leading(r, count)
+        if vectors is None:
+            raise ValueError("components need svd='gram' or svd='nystrom'")
+        scores = self.run.increments() @ vectors.astype(np.float32)
+        with single_threaded():
+            kept = np.asarray(scores.compute())
+        steps = _increment_rows(self.run)
+        inside = (steps >= r.start) & (steps < r.stop)
+        energy = float(self.totals(r)["increment"].sum())
+        variance = np.square(kept[inside], dtype=np.float64).sum(axis=0)
+        return {
+            "components": vectors.T.reshape(-1, self.run.groups, self.run.k),
+            "scores": kept[inside],
+            "explained_variance": variance / self.ask.scale**2,
+            "explained_variance_ratio": variance / energy if energy > 0 else np.full(len(variance), np.nan),
+            "increment_step": self.run.numbers.at(steps[inside]),
+        }
+
+    def ledger(self, r: Range) -> Ledger:
+        """Add up the norms and scalars of the range's finite rows."""
+        return scalar_sums.add(self.ledgers[self.at[r.start] : self.at[r.stop]])
+
+    def _order(self, r: Range) -> Order:
+        """Past rows available at the range's rows, as a range for each chain, and where its epochs begin."""
+        start, stop = self.run.chains.T
+        inside = (start < r.stop) & (stop > r.start)
+        start, stop = start[inside], stop[inside]
+        ages = np.stack([np.maximum(start, r.start) - start, np.minimum(stop, r.stop) - start], axis=1)
+        if self.recipe.epoch is None:
+            return Order(ages, np.zeros_like(start))
+        (steps, first), every = self.recipe.epoch, self.run.header.every
+        return Order(ages, (self.run.numbers.at(start) - first) % steps // every, steps // every)
+
+    def _rows(self, r: Range) -> NDArray[np.int64]:
+        return np.arange(r.start, r.stop)[self.run.finite[r.start : r.stop]]
+
+    def steps(self, r: Range) -> Values:
+        """Which steps carry the path of ``last``."""
+        totals = self.totals(r)
+        found = scope_values.step_shares(totals["path"], float(totals["last"].sum()))
+        start, stop = np.clip(self.run.chains, r.start, r.stop).T
+        past = np.cumsum(stop - start)
+        chain = np.searchsorted(past, found["path_rows"], "right")
+        rows = stop[chain] - past[chain] + found["path_rows"]
+        return found | {"path_step": self.run.numbers.at(rows)}
+
+    def _energy(self, r: Range, group: int | None) -> float:
+        """Sum of the exact squared norms of the range's finite rows."""
+        energy = self.ledger(r).energy
+        return float(energy.sum() if group is None else energy[group])
+
+    def _batch(self, r: Range) -> float:
+        """Mean batch size of all ranks that log their own gradients, NaN where it is not logged."""
+        means = [column.mean for name, column in self.ledger(r).scalars.items() if name in BATCH and column.count]
+        return means[0] * (self.halves.parts if self.halves else 1) if means else float("nan")
+
+    def _one_sketch(self, totals: Totals, group: int | None) -> Float64 | None:
+        if group is None and self.run.groups > 1:
+            return totals.get("pooled")
+        return routes.gram_of(totals, self.recipe, group)
+
+    def _limit(self, found: Values, group: int | None) -> float:
+        sizes = self.run.header.group_sizes()
+        return max(1.0, min(float(found["rows"]) - 1, sum(sizes) if group is None else sizes[group]))
+
+
+def _curves(spectrum: Spectrum | None) -> Values:
+    if spectrum is None:
+        return {"singular_value": np.empty(0), "tail_energy": np.empty(0)}
+    return {"singular_value": np.sqrt(spectrum.visible), "tail_energy": rank.tail_curve(spectrum)}
+
+
+def _increment_rows(run: Run) -> NDArray[np.int64]:
+    """View rows that have an increment."""
+    return np.concatenate([np.arange(start + 1, stop) for start, stop in run.chains])

@@ -1,0 +1,1 @@
+"""One pass over the rows: blocks of rows become sums that merge."""

@@ -1,0 +1,78 @@
+"""Sums over the small columns, norms and scalars, by pane; like the sketches they are read once and not kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradlog.analysis.common.types import Column, Float64
+
+if TYPE_CHECKING:
+    from gradlog.analysis.reading.run import Block, Run
+
+BATCH = ("batch_size", "batch")
+SCALARS = ("loss", "lr", *BATCH)
+"""Scalars that an analysis asks for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    """Finite rows of a pane.
+
+    Attributes
+    ----------
+    energy : float64 (group,)
+        Sum of the squared norms.
+    moving : int64 (group,)
+        Rows in which the norm is not zero.
+    still : int
+        Rows in which every norm is zero.
+    scalars : dict of Column
+    """
+
+    energy: Float64
+    moving: Float64
+    still: int
+    scalars: dict[str, Column]
+
+    @classmethod
+    def of(cls, block: Block, start: int, stop: int) -> Ledger:
+        """Of view rows [start, stop) of a block."""
+        rows = slice(start - block.start, stop - block.start)
+        good = block.finite[rows]
+        norms = block.norms[rows][good]
+        scalars = {name: Column.of(values[rows][good]) for name, values in block.scalars.items()}
+        still = int(np.count_nonzero((norms == 0).all(axis=1)))
+        return cls(norms.sum(axis=0), np.count_nonzero(norms, axis=0), still, scalars)
+
+    def add(self, later: Ledger) -> Ledger:
+        """Of these rows and the later ones."""
+        scalars = {name: column.add(later.scalars[name]) for name, column in self.scalars.items()}
+        return Ledger(self.energy + later.energy, self.moving + later.moving, self.still + later.still, scalars)
+
+
+def ledgers(run: Run, cuts: Sequence[int]) -> list[Ledger]:
+    """Ledgers of the panes between consecutive cuts: view rows, ascending, the first 0, the last the run's length."""
+    names = [name for name in SCALARS if name in run.scalar_names]
+    nothing = {name: Column.of(np.empty(0)) for name in names}
+    panes = [Ledger(np.zeros(run.groups), np.zeros(run.groups, np.int64), 0, nothing) for _ in itertools.pairwise(cuts)]
+    pane = 0
+    for block in run.columns(names):
+        start, stop = block.start, block.start + len(block.finite)
+        while start < stop:
+            while cuts[pane + 1] <= start:
+                pane += 1
+            end = min(stop, cuts[pane + 1])
+            panes[pane] = panes[pane].add(Ledger.of(block, start, end))
+            start = end
+    return panes
+
+
+def add(parts: Iterable[Ledger]) -> Ledger:
+    """Of several panes together."""
+    return reduce(Ledger.add, parts)

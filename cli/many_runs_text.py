@@ -1,0 +1,73 @@
+"""``gradlog analyze`` of several runs: tables with a row a run, and the runs that failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradlog.cli import output_files, plain_text, stderr
+
+Document = dict[str, Any]
+
+
+def archive(
+    runs: tuple[str, ...], options: dict[str, Any], as_json: bool, target: Path | None, force: bool, quiet: bool
+) -> None:
+    """Analyze all runs, print and write the result; exit status 1 if any failed."""
+    from gradlog.analysis import analyze_each
+
+    with stderr.progress("analyze", quiet, "runs") as progress:
+        found = analyze_each(runs, progress=progress, **options)
+    document = found.document()
+    if target is not None:
+        output_files.save(found.dataset(), document, target, force)
+        stderr.log.info("wrote %s", target)
+    lines = [json.dumps(document, indent=1, allow_nan=False)] if as_json else tables(document)
+    click.echo("\n".join(lines))
+    stderr.tell_failed(found.failed)
+
+
+def tables(document: Document) -> list[str]:
+    """Kappa, gain and rank: a line a run."""
+    runs = document["runs"]
+    failed = f", {len(document['failed'])} failed" if document["failed"] else ""
+    head = [plain_text.heading(f"{plain_text.count(len(runs), 'run')}{failed}")]
+    if not runs:
+        return head
+    names = _names([r["run"]["path"] for r in runs])
+    predictors = [p for p in runs[0]["kappa"] if p != "zero"]
+    parts = [head]
+    for field, title, digits in (
+        ("value", "kappa", ".3f"),
+        ("gain", "gain over the same gradients in random order", "+.3f"),
+    ):
+        rows = [[name, *(_cell(r["kappa"][p][field], digits) for p in predictors)]
+                for name, r in zip(names, runs, strict=True)]  # fmt: skip
+        parts.append([plain_text.heading(title), *plain_text.table(["run", *predictors], rows)])
+    eps = list(runs[0]["rank"])
+    rows = [[name, f"{r['run']['steps']:,}", f"{len(r['run']['groups'])} x {r['run']['k']}",
+             *(_rank(r["rank"][e]) for e in eps), str(len(r["warnings"]))]
+            for name, r in zip(names, runs, strict=True)]  # fmt: skip
+    title = "rank of the logged increments, certified interval where it is open, at eps"
+    parts.append([plain_text.heading(title), *plain_text.table(["run", "steps", "n", *eps, "warnings"], rows)])
+    return [line for part in parts for line in (*part, "")][:-1]
+
+
+def _cell(value: float | None, digits: str) -> str:
+    return "-" if value is None else format(value, digits)
+
+
+def _rank(rank: Document) -> str:
+    low, high = (f"{rank[end]:g}" if rank[end] is not None else "?" for end in ("low", "high"))
+    return low if low == high else f"{low} .. {high}"
+
+
+def _names(paths: list[str]) -> list[str]:
+    """Paths without the folder that all of them share."""
+    shared = len(paths[0].rpartition("/")[0]) + 1 if "/" in paths[0] else 0
+    while shared and any(p[:shared] != paths[0][:shared] for p in paths):
+        shared = paths[0].rfind("/", 0, shared - 1) + 1
+    return [p[shared:] for p in paths]

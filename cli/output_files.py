@@ -1,0 +1,129 @@
+"""Results into files: all or nothing, and never over something else by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import xarray
+
+    from gradlog.analysis.comparison.compare import Comparison
+
+SUFFIXES = (".json", ".nc", ".zarr")
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def destination(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """Check the suffix of ``-o`` before anything is computed."""
+    if value is not None and Path(value).suffix not in SUFFIXES:
+        raise click.BadParameter(f"{value!r} ends in none of {', '.join(SUFFIXES)}")
+    return None if value is None else Path(value)
+
+
+def page(context: click.Context, parameter: click.Parameter, value: str) -> Path:
+    """Check that a page goes to an ``.html`` file."""
+    if Path(value).suffix not in (".html", ".htm"):
+        raise click.BadParameter(f"{value!r} does not end in .html")
+    return Path(value)
+
+
+def picture(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """Check the suffix of ``--plot`` before anything is computed."""
+    if value is not None and Path(value).suffix.lower() not in PICTURES:
+        raise click.BadParameter(f"{value!r} ends in none of {', '.join(PICTURES)}")
+    return None if value is None else Path(value)
+
+
+def draw(result: xarray.Dataset, target: Path, force: bool) -> None:
+    """Draw the overview of a result."""
+    from gradlog.analysis.report import plots
+
+    with replacing(target, force) as fresh:
+        plots.save(result, fresh)
+
+
+def draw_comparison(found: Comparison, target: Path, force: bool) -> None:
+    """Draw several runs."""
+    from gradlog.analysis.report import plots
+
+    with replacing(target, force) as fresh:
+        plots.save_comparison(found, fresh)
+
+
+def require_free(target: Path, force: bool) -> None:
+    """Refuse a target that must not be written.
+
+    Raises
+    ------
+    FileExistsError
+        It exists and ``force`` is off, or it is a folder that holds no result of ours (a recorded run, say).
+    FileNotFoundError
+        Its folder does not exist.
+    PermissionError
+        Nothing can be written to its folder.
+    """
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}")
+    if target.exists():
+        if not force:
+            raise FileExistsError(f"{target} exists; --force replaces it")
+        if target.is_dir() and not _is_result(target):
+            raise FileExistsError(f"{target} is a folder that gradlog did not export; choose another path")
+    try:  # permission bits do not tell of read-only mounts and their like
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PermissionError(f"{target}: the folder {target.parent} takes no files ({reason})") from error
+
+
+def write_text(text: str, target: Path, force: bool) -> None:
+    """Write beside the target, then move into place."""
+    with replacing(target, force) as fresh:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def replacing(target: Path, force: bool) -> Iterator[Path]:
+    """Yield a path beside the target; what is there in the end takes the target's place, all or nothing.
+
+    Raises
+    ------
+    OSError
+        As of ``require_free``.
+    """
+    require_free(target, force)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        fresh = Path(folder) / target.name
+        yield fresh
+        if target.is_dir():
+            os.replace(target, Path(folder) / "replaced")
+        os.replace(fresh, target)
+
+
+def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: bool) -> None:
+    """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
+    from gradlog.analysis.results.export import export_result
+
+    write: dict[str, Callable[[Path], Any]] = {
+        ".json": lambda p: p.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n"),
+        ".nc": lambda p: export_result(result, p, "netcdf"),
+        ".zarr": lambda p: export_result(result, p, "zarr"),
+    }
+    with replacing(target, force) as fresh:
+        write[target.suffix](fresh)
+
+
+def _is_result(folder: Path) -> bool:
+    try:
+        attributes = json.loads((folder / "zarr.json").read_text())["attributes"]
+        return attributes["title"] in ("gradlog analysis", "gradlog run")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,143 @@
+"""Plain text for 80 columns: a line of labels, numbers below. Strings in, strings out."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import click
+
+from gradlog.analysis.common.text import number as number
+from gradlog.analysis.common.text import printable as printable
+
+WIDTH = 80
+
+SPARK = 40
+"""Letters of a sparkline at most."""
+
+BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
+
+
+def interval(low: float | None, high: float | None, digits: int = 4) -> str:
+    """Show ``low .. high``; nothing where there is none."""
+    return "" if low is None or high is None else f"{number(low, digits)} .. {number(high, digits)}"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def count(number: int, name: str) -> str:
+    """Show how many there are of something.
+
+    >>> count(1, "run"), count(2000, "step")
+    ('1 run', '2,000 steps')
+    """
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def heading(text: str) -> str:
+    """Title of a table."""
+    return click.style(text, bold=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Align cells under their labels, numbers to the right; ``left`` columns to the left."""
+    cells = [[printable(c) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return ("  " + "  ".join(aligned)).rstrip()
+
+    return [click.style(line(columns), dim=True), *map(line, cells)]
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> list[str]:
+    """Aligned ``label  value`` lines, long values wrapped under themselves; empty values left out."""
+    shown = [(label, printable(value)) for label, value in pairs if value not in (None, "", [], {})]
+    width = max((len(label) for label, _ in shown), default=0)
+    return [line for label, value in shown for line in _fact(label, value, width)]
+
+
+def _fact(label: str, value: str, width: int) -> list[str]:
+    first, *more = wrap(value, WIDTH - width - 4)
+    return [f"  {label.ljust(width)}  {first}", *(" " * (width + 4) + m for m in more)]
+
+
+def spark(values: Iterable[float | None], width: int = SPARK) -> str:
+    """Draw values as a line of small bars, from the least to the largest; a gap where there is none.
+
+    Longer rows are cut into ``width`` stretches of nearly equal length, each shown by its mean.
+    """
+    known = [None if v is None or not math.isfinite(v) else v for v in values]
+    cells = [_mean(known[a:b]) for a, b in _stretches(len(known), width)]
+    shown = [c for c in cells if c is not None]
+    if not shown:
+        return ""
+    low, bars = min(shown), BARS if _can_show(BARS) else ASCII_BARS
+    scale = (len(bars) - 1) / (max(shown) - low) if max(shown) > low else 0.0
+    return "".join(" " if c is None else bars[round((c - low) * scale)] for c in cells)
+
+
+def curve(name: str, values: Sequence[float | None], width: int = 0) -> str:
+    """Name, sparkline, and the range that it spans; fewer letters where the terminal is narrow."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    ends = f"{number(min(known))} .. {number(max(known))}" if known else ""
+    label = printable(name).ljust(width)
+    letters = max(8, min(SPARK, _columns() - len(label) - len(ends) - 6))
+    return f"  {label}  {spark(values, letters)}  {ends}".rstrip()
+
+
+def _columns() -> int:
+    """Width of the terminal; of a pipe or file that of every other text."""
+    import shutil
+
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size((WIDTH, 24)).columns if on_terminal else WIDTH
+
+
+def _stretches(count: int, most: int) -> list[tuple[int, int]]:
+    edges = [round(i * count / min(count, most)) for i in range(min(count, most) + 1)] if count else []
+    return list(pairwise(edges))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _can_show(text: str) -> bool:
+    """Whether standard output's encoding has these letters."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break into lines of at most ``width``; a longer word, such as a path to copy, stays whole."""
+    import textwrap
+
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
+
+
+def note(text: str) -> list[str]:
+    """Wrap and indent a warning or remark."""
+    first, *more = wrap(printable(text), WIDTH - 4)
+    return [f"  * {first}", *(f"    {m}" for m in more)]
+
+
+def shorten(names: Sequence[str], most: int = 6) -> str:
+    """List the first names and count the rest."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,188 @@
+"""What happens around a step: norm clipping, steps that a GradScaler skips, and steps of other optimizers.
+
+torch has no hook for the first two. While a run that wants to know is attached, two functions of torch are wrapped; the
+wrappers call through, tell the captures, and go with the last capture. ``clip_grad_norm_`` finds its second half by
+name in its own module, so that it is seen however the caller imported it. All of it can be traced by ``torch.compile``.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch.nn.utils import clip_grad
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gradlog.errors import UnsupportedError
+from gradlog.integrations.torch.compiled import listen, plain, tell
+
+
+def norm_and_coef(max_norm: Any, total_norm: Any) -> tuple[Any, Any]:
+    """Norm of the gradients that are clipped, and by what torch multiplies them."""
+    norm = (total_norm.full_tensor() if hasattr(total_norm, "full_tensor") else total_norm).detach()
+    return norm, torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+
+
+class Watcher(Protocol):
+    """Who wants to know. No method may raise."""
+
+    def clipping(self, parameters: list[Any], max_norm: Any, total_norm: Any) -> None:
+        """Note that gradients are about to be scaled by ``max_norm / total_norm`` where that is below 1."""
+
+    def clipping_compiled(self, parameters: list[Any], grads: list[Any], norm: Any, coef: Any) -> None:
+        """Note the same from inside a graph, where parameters are known by their memory alone."""
+
+    def stepping(self, scaler: Any, optimizer: Any) -> Callable[[], None] | None:
+        """Note that a GradScaler is about to decide on a step; the returned function is called afterwards."""
+
+    def anyone_steps(self, optimizer: Any) -> None:
+        """Note that some optimizer of this process is about to step."""
+
+
+class _Place:
+    """An attribute of torch that holds a wrapper while somebody watches.
+
+    Parameters
+    ----------
+    owner, name : object, str
+        Where the function is found.
+    tell : callable
+        ``tell(original, *args)`` does the work.
+    """
+
+    def __init__(self, owner: Any, name: str, tell: Callable[..., Any]) -> None:
+        self._owner, self._name = owner, name
+        self._original: Any = None  # stays after take_off: another thread may be inside the wrapper
+        self._inside = False
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return tell(self._original, *args, **kwargs)
+
+        self._wrapper = wrapper
+
+    def put(self) -> None:
+        """Wrap, unless the wrapper is still inside one of somebody else's."""
+        now = getattr(self._owner, self._name)
+        if not self._inside or now is self._original:
+            self._original, self._inside = now, True
+            functools.update_wrapper(self._wrapper, now)
+            setattr(self._owner, self._name, self._wrapper)
+
+    def take_off(self) -> None:
+        """Put back what was there, unless somebody wrapped the wrapper: then it stays and only calls through."""
+        if getattr(self._owner, self._name) is self._wrapper:
+            setattr(self._owner, self._name, self._original)
+            self._inside = False
+
+
+_watchers: list[weakref.ref[Watcher]] = []
+_lock = threading.RLock()
+
+
+def _alive() -> list[Watcher]:
+    return [w for ref in tuple(_watchers) if (w := ref()) is not None]
+
+
+def watch(watcher: Watcher) -> None:
+    """Tell ``watcher`` from now on; it is not kept alive.
+
+    Raises
+    ------
+    UnsupportedError
+        This torch has another inside than the wrappers expect.
+    """
+    if not hasattr(torch.nn.utils, "clip_grads_with_norm_"):
+        raise UnsupportedError(f"torch {torch.__version__}: clip_grad_norm_ cannot be watched, needs torch >= 2.6")
+    with _lock:
+        for place in _places:
+            place.put()
+        _watchers.append(weakref.ref(watcher))
+
+
+def unwatch(watcher: Watcher | None = None) -> None:
+    """Forget a watcher, and those that are no more; with the last one torch is as it was."""
+    with _lock:
+        _watchers[:] = [ref for ref in _watchers if ref() not in (None, watcher)]
+        if not _watchers:
+            for place in _places:
+                place.take_off()
+
+
+class _Clipping:
+    """Hears of clipping in compiled code and tells all watchers."""
+
+    def __init__(self) -> None:
+        self.key = listen(self)
+
+    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+        for watcher in _alive():
+            watcher.clipping_compiled(params, grads, *numbers)
+
+
+_clipping = _Clipping()
+
+
+def _clip(original: Any, parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
+    parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+    if torch.compiler.is_compiling():
+        if plain([*parameters, total_norm]):
+            tell(_clipping.key, "clipping", parameters, norm_and_coef(max_norm, total_norm))
+    else:
+        for watcher in _alive():
+            watcher.clipping(parameters, max_norm, total_norm)
+    return original(parameters, max_norm, total_norm, *args, **kwargs)
+
+
+def _step(original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+    after = [watcher.stepping(scaler, optimizer) for watcher in _alive()]
+    result = original(scaler, optimizer, *args, **kwargs)
+    for done in after:
+        if done is not None:
+            done()
+    return result
+
+
+def _anyone(optimizer: Any, args: Any, kwargs: Any) -> None:
+    if not torch.compiler.is_compiling():
+        for watcher in _alive():
+            watcher.anyone_steps(optimizer)
+
+
+class _Global:
+    """torch's hook on the steps of all optimizers, while somebody watches."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._stays = 0
+
+    def put(self) -> None:
+        """Register it, unless it is."""
+        if self._handle is None:
+            self._handle = register_optimizer_step_pre_hook(_anyone)
+
+    def take_off(self) -> None:
+        """Remove it, unless it shall stay."""
+        if self._handle is not None and not self._stays:
+            self._handle.remove()
+            self._handle = None
+
+    def stay(self, stays: bool) -> None:
+        """Keep it, or let it go again: torch does not bear that hooks come or go while it walks through them."""
+        self._stays += 1 if stays else -1
+        self.put()
+        if not _watchers:
+            self.take_off()
+
+
+every_step = _Global()
+
+_places = (
+    _Place(clip_grad, "_clip_grads_with_norm_", _clip),
+    _Place(torch.nn.utils, "clip_grads_with_norm_", _clip),
+    _Place(torch.amp.GradScaler, "step", _step),
+    every_step,
+)

@@ -1,0 +1,202 @@
+"""From the tensors of a run to one row's sketches: on the CPU, on a device, or over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gradlog.errors import UnsupportedError
+from gradlog.format.schema import RunHeader
+from gradlog.integrations.sketch_tables import Part
+from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
+from gradlog.integrations.torch.sketch import DeviceSketch, Few, Flat, HostSketch, fetch, flat
+from gradlog.recorder.recording import Fill
+from gradlog.sketching.fold_hash import from_spec
+from gradlog.sketching.projector import projector
+from gradlog.sketching.pytree import as_entries
+
+Pieces = list[tuple[torch.Tensor, torch.Tensor]]
+"""Sketches (groups, k) and squared norms (groups,), one pair a device; their sum is the row."""
+
+
+class HostMeasure:
+    """CPU tensors through the recorder's own projector, on views of their memory."""
+
+    later = False
+
+    def __init__(self, header: RunHeader) -> None:
+        self._projector = projector(header.sketch, header.tensors, len(header.groups))
+        self._names = [t.name for t in header.tensors]
+        self._shape = (len(header.groups), header.sketch.k)
+
+    def lazy(self, tensors: Sequence[Any]) -> Fill:
+        """Sketch when the row is written: at once."""
+        arrays = [as_entries(t, n) for t, n in zip(tensors, self._names, strict=True)]
+        return lambda out, norm2: self._projector.project(arrays, out, norm2)
+
+    def now(self, tensors: Sequence[Any]) -> Fill:
+        """Sketch before this returns; the tensors may change afterwards."""
+        out, norm2 = np.empty(self._shape, np.float32), np.empty(self._shape[0])
+        missing = self.lazy(tensors)(out, norm2)
+        return filler(lambda: (out, norm2), missing)
+
+
+class Measure:
+    """Everything else: device tensors, shards, and float64 sketches of parameters.
+
+    Parameters
+    ----------
+    header : RunHeader
+        The run.
+    tensors : sequence of Tensor
+        The parameters, in the run's order.
+    precise : bool
+        Sum in float64, for sketches that will be subtracted.
+    """
+
+    def __init__(self, header: RunHeader, tensors: Sequence[Any], precise: bool = False) -> None:
+        self._header = header
+        sharded = any(map(is_sharded, tensors))
+        if header.sketch.exact and sharded:
+            raise UnsupportedError("k='exact' needs whole gradients on one rank; pass a number for k in a sharded run")
+        self.exchange = Exchange() if sharded else None
+        self._shards = [Shard(p) for p in tensors] if sharded else None
+        parts = [Part(t.name, t.group, t.size) for t in header.tensors]
+        if self._shards:
+            parts = [s.part(t.name, t.group) for s, t in zip(self._shards, header.tensors, strict=True)]
+        devices = [t.device for t in tensors]
+        if sharded and len(set(devices)) > 1:
+            raise UnsupportedError(f"a sharded run needs its parameters on one device a rank, got {set(devices)}")
+        self.later = _FORCE_DEVICE or any(d.type != "cpu" for d in devices)
+        self._device = devices[0]
+        self._on = []
+        for device in dict.fromkeys(devices):
+            members = [i for i, d in enumerate(devices) if d == device]
+            self._on.append((members, self._sketch_on(device, [parts[i] for i in members], precise)))
+
+    def _sketch_on(self, device: torch.device, parts: list[Part], precise: bool) -> Callable[[Any], Any]:
+        header = self._header
+        groups = len(header.groups)
+        if header.sketch.exact:
+            return _Exact(parts, groups, header.sketch.k)
+        S = from_spec(header.sketch)
+        if device.type == "cpu" and not _FORCE_DEVICE:
+            return _as_torch(HostSketch(S, parts, groups))
+        if precise and device.type == "mps":
+            raise UnsupportedError("what='update' needs float64, which Apple's GPU does not have")
+        return DeviceSketch(S, parts, groups, device, torch.float64 if precise else torch.float32)
+
+    def pieces(self, tensors: Sequence[Any]) -> Pieces:
+        """Sketch this rank's part. Nothing is waited for."""
+        if self._shards:
+            flats = [s.flat(t) for s, t in zip(self._shards, tensors, strict=True)]
+        else:
+            flats = [flat(t) for t in tensors]
+        return [on([flats[i] for i in members]) for members, on in self._on]
+
+    def total(self, pieces: Pieces, missing: int) -> Fill:
+        """Add up over ranks where there are several, start the copy to the host, and return the way to the row."""
+        if self.exchange:
+            pieces = [self.exchange.add(*pieces[0])]
+        fetched = [(fetch(a), fetch(b)) for a, b in pieces]
+
+        def read() -> tuple[NDArray[Any], NDArray[Any]]:
+            sketches, norms = zip(*((a(), b()) for a, b in fetched), strict=True)
+            return np.sum(sketches, axis=0), np.sum(norms, axis=0)
+
+        return filler(read, missing)
+
+    def now(self, tensors: Sequence[Any]) -> Fill:
+        """Sketch tensors, of which None counts as zeros."""
+        return self.total(self.pieces(tensors), sum(t is None for t in tensors))
+
+    lazy = now
+
+    def blank(self) -> Pieces:
+        """NaN everywhere: what a rank contributes when its own sketch failed, so that the others need not wait."""
+        sketches = torch.full((len(self._header.groups), self._header.sketch.k), torch.nan, device=self._device)
+        return [(sketches, sketches[:, 0].double())]
+
+
+def measure_for(header: RunHeader, params: Sequence[Any]) -> HostMeasure | Measure:
+    """Choose the way from parameters like these to a row."""
+    if header.what == "update":
+        return Measure(header, params, precise=True)
+    if all(p.device.type == "cpu" and not is_sharded(p) for p in params) and not _FORCE_DEVICE:
+        return HostMeasure(header)
+    return Measure(header, params)
+
+
+_FORCE_DEVICE = False
+"""For the tests: the device path on the CPU."""
+
+
+class _Exact:
+    """The coordinates themselves, zero padded, in float64; for small models."""
+
+    def __init__(self, parts: Sequence[Part], groups: int, k: int) -> None:
+        self._parts, self._shape = parts, (groups, k)
+
+    def __call__(self, flats: Sequence[Flat]) -> tuple[torch.Tensor, torch.Tensor]:
+        out = np.zeros(self._shape)
+        at = [0] * self._shape[0]
+        for part, x in zip(self._parts, flats, strict=True):
+            start = at[part.group]
+            at[part.group] += part.size
+            if isinstance(x, Few):
+                x = x.dense(part.size)
+            if x is not None:
+                out[part.group, start : start + part.size] = x.double().cpu().numpy()
+        return torch.from_numpy(out), torch.from_numpy(np.square(out).sum(axis=1))
+
+
+def _as_torch(on: HostSketch) -> Callable[[Any], tuple[torch.Tensor, torch.Tensor]]:
+    def measured(flats: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = on(flats)
+        return torch.from_numpy(a), torch.from_numpy(b)
+
+    return measured
+
+
+def filler(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]], missing: int) -> Fill:
+    """Return a Fill that copies what ``read`` gives."""
+
+    def fill(out: NDArray[np.float32], norm2: NDArray[np.float64]) -> int:
+        out[:], norm2[:] = read()
+        return missing
+
+    return fill
+
+
+def summed(fills: Sequence[Fill], missing: int) -> Fill:
+    """Add up what was sketched of different tensors: sketches and squared norms both add."""
+
+    def fill(out: NDArray[np.float32], norm2: NDArray[np.float64]) -> int:
+        a, b = np.empty_like(out), np.empty_like(norm2)
+        out[:], norm2[:] = 0, 0
+        for part in fills:
+            part(a, b)
+            out += a
+            norm2 += b
+        return missing
+
+    return fill
+
+
+def divided(fill: Fill, scale: Any) -> Fill:
+    """Divide the gradient by a loss scale (None: there is none), after the fact: the sketch is linear."""
+    if scale is None:
+        return fill
+
+    def fill_divided(out: NDArray[np.float32], norm2: NDArray[np.float64]) -> int:
+        missing = fill(out, norm2)
+        s = float(scale)
+        out /= np.float32(s)
+        norm2 /= s * s
+        return missing
+
+    return fill_divided

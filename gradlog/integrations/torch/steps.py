@@ -1,0 +1,185 @@
+"""Which optimizers take a step, and hooks around it that are the last to see the gradient.
+
+An optimizer may hold another one that does the work (SAM, Lookahead, wrappers written by hand), and its ``step`` may
+call that of its parent class, whose hooks fire then too. All of this is one step.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+
+from gradlog.errors import UnsupportedError
+from gradlog.integrations.torch.compiled import plain, tell
+
+OWN_GRADIENTS = {"deepspeed": "DeepSpeed", "megatron": "Megatron", "colossalai": "Colossal-AI"}
+"""Top-level packages of optimizers that do not read ``p.grad`` of the model's parameters."""
+
+
+def stepping(optimizer: Any) -> list[Any]:
+    """Optimizers whose step hooks fire when ``optimizer`` steps: those inside it over the same parameters, and itself.
+
+    The last one is the innermost; its settings are those that count.
+
+    Raises
+    ------
+    UnsupportedError
+        There is none with step hooks, or one that keeps gradients elsewhere.
+    """
+    nested = list(_nested(optimizer, set()))
+    for one in nested:
+        _refuse(one)
+    hooked = {id(one._optimizer_step_pre_hooks): one for one in nested if hasattr(one, "_optimizer_step_pre_hooks")}
+    if not hooked:
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} has no step hooks; attach to the torch.optim.Optimizer inside it, or call "
+            "gradlog.open(...).step(grads)"
+        )
+    firing = [one for one in hooked.values() if getattr(type(one).step, "hooked", False)]
+    if not firing:  # its class never called torch's __init__, which is what makes the hooks fire
+        firing = [list(hooked.values())[-1]]
+        firing[0]._patch_step_function()
+    return firing
+
+
+def _nested(optimizer: Any, seen: set[int]) -> Iterator[Any]:
+    """Walk from the optimizer to those in its attributes: wrappers of Accelerate, Fabric and Lightning look alike."""
+    if id(optimizer) in seen:
+        return
+    seen.add(id(optimizer))
+    yield optimizer
+    mine = _ids(optimizer)
+    for name, held in getattr(optimizer, "__dict__", {}).items():
+        steps = callable(getattr(type(held), "step", None)) and hasattr(held, "param_groups")
+        if (
+            held is not None
+            and (name in ("optimizer", "_optimizer") or steps)
+            and _ids(held) in (None, mine or _ids(held))
+        ):
+            yield from _nested(held, seen)
+
+
+def _ids(optimizer: Any) -> set[int] | None:
+    groups = getattr(optimizer, "param_groups", None)
+    return {id(p) for group in groups for p in group["params"]} if groups else None
+
+
+def _refuse(optimizer: Any) -> None:
+    packages = {c.__module__.partition(".")[0] for c in type(optimizer).__mro__}
+    if kept := packages & OWN_GRADIENTS.keys():
+        raise UnsupportedError(
+            f"{OWN_GRADIENTS[kept.pop()]} keeps gradients in buffers of its own and leaves p.grad empty: a hook has "
+            "nothing to read. Train with FSDP2 (torch.distributed.fsdp.fully_shard) to record a sharded run"
+        )
+
+
+class Observer(Protocol):
+    """Who wants to know about the steps of some parameters. No method may raise."""
+
+    key: int
+    """As :func:`gradlog.integrations.torch.compiled.listen` gave it."""
+
+    params: list[Any]
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        """Note that a step begins; return other arguments for it, or None."""
+
+    def after(self) -> None:
+        """Note that a step is over."""
+
+
+class _Hook:
+    """A hook that compiled code can hold."""
+
+    event = ""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.plainly = torch.compiler.disable(self.eager)
+
+    def __call__(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling() and closure_of(args, kwargs) is None and plain(self.observer.params):
+            tell(self.observer.key, self.event, self.observer.params)
+            return None
+        return self.plainly(args, kwargs)
+
+    def eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+class _Before(_Hook):
+    event = "before"
+
+    def eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.observer.before(args, kwargs)
+
+
+class _After(_Hook):
+    event = "after"
+
+    def eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.observer.after()
+
+
+class StepHooks:
+    """Both hooks on each of some optimizers. Only the optimizers keep the observer alive."""
+
+    def __init__(self, optimizers: list[Any], observer: Observer) -> None:
+        self._handles = []
+        self._optimizers = optimizers
+        for optimizer in optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(_Before(observer)))
+            self._handles.append(optimizer.register_step_post_hook(_After(observer)))
+            vars(optimizer)["register_step_pre_hook"] = _Registering(optimizer)
+
+    def remove(self) -> None:
+        """Take them off; with the last of ours an optimizer is as it was."""
+        for handle in self._handles:
+            handle.remove()
+        for optimizer in self._optimizers:
+            if not is_recorded(optimizer):
+                vars(optimizer).pop("register_step_pre_hook", None)
+
+
+def is_recorded(optimizer: Any) -> bool:
+    """Whether hooks of ours are on an optimizer."""
+    return any(isinstance(hook, _Before) for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
+
+
+class _Registering:
+    """``register_step_pre_hook`` of one optimizer: hooks that come later go before ours, which read what they leave."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._hooks = optimizer._optimizer_step_pre_hooks
+        self._register = type(optimizer).register_step_pre_hook.__get__(optimizer)
+
+    def __call__(self, hook: Any) -> Any:
+        handle = self._register(hook)
+        for key in [key for key, held in self._hooks.items() if isinstance(held, _Before)]:
+            self._hooks.move_to_end(key)
+        return handle
+
+
+def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the closure that a step was handed, or None; ``args[0]`` is the optimizer, and a loss is no closure."""
+    handed = args[1] if len(args) > 1 else kwargs.get("closure")
+    return handed if callable(handed) else None
+
+
+def inside_another_step(optimizers: list[Any]) -> bool:
+    """Whether the hook that asks belongs to a step inside another step of these optimizers, further up the stack."""
+    frame, here = sys._getframe(1), 0
+    while frame is not None:
+        if frame.f_code is _STEP and any(frame.f_locals["self"] is one for one in optimizers):
+            here += 1
+            if here == 2:
+                return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+_STEP = torch.optim.Optimizer.profile_hook_step(lambda self: None).__code__
+"""Code of the wrapper that torch puts around every optimizer's ``step`` to call its hooks."""

@@ -1,0 +1,1 @@
+"""What a training loop calls: open a run, give it gradients, close it."""

@@ -1,0 +1,393 @@
+"""Opening a run: create it, join it, or continue it after a kill; what a new segment takes over from the last."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
+from gradlog.format import limits
+from gradlog.format.fields import shown
+from gradlog.format.layout import is_own
+from gradlog.format.schema import (
+    META,
+    PARTIAL_FILE,
+    RunHeader,
+    SegmentHeader,
+    SketchSpec,
+    TensorInfo,
+    chunk_rows,
+    digest,
+    most_rows,
+)
+from gradlog.recorder import provenance
+from gradlog.sketching import fold_hash
+from gradlog.sketching import groups as grouping
+from gradlog.storage import liveness
+from gradlog.storage.commit import (
+    SegmentWriter,
+    create_root,
+    now,
+    read_root,
+    read_segment,
+    root_metadata,
+    segment_names,
+)
+from gradlog.storage.paths import of_run
+from gradlog.storage.recover import Recovered, recover, settle, still_writes, writers
+from gradlog.storage.sink import Sink, open_sink
+
+__all__ = [
+    "Layout",
+    "Opened",
+    "Plan",
+    "Recovered",
+    "describe_plan",
+    "open_segment",
+    "recover",
+    "require_chunk",
+    "require_same",
+    "with_parent",
+    "writers",
+]
+
+log = logging.getLogger("gradlog")
+
+_TRIES = 5
+"""How often other processes may come in between, before this one gives up."""
+
+Layout = Sequence[tuple[str, tuple[int, ...], str]]
+"""(name, shape, dtype) of every parameter tensor, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The arguments of :func:`gradlog.open`, checked."""
+
+    path: str
+    layout: Layout | None
+    k: int | str
+    seed: int
+    groups: Any
+    every: int
+    mode: str
+    stage: str
+    what: str
+    chunk: int | None
+    codec: str
+    sketch_bits: int
+    rank: int
+    first_step: int | None
+    journal: bool
+    durable: bool
+    hostname: bool
+    notes: Mapping[str, Any]
+    argv: bool = True
+    optimizer: Mapping[str, Any] | None = None
+
+    def provenance(self, notes: bool) -> dict[str, Any]:
+        """Facts about this process, with the run's notes or without."""
+        return provenance.collect(self.hostname, self.notes if notes else None, self.argv, self.optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A segment that is claimed and ready for rows. ``parents``: (name, first, last step) of earlier segments."""
+
+    path: str
+    sink: Sink
+    header: RunHeader
+    segment: SegmentHeader
+    next_step: int
+    parents: list[tuple[str, int, int]]
+
+
+def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[str], None] = log.warning) -> Opened:
+    """Create or join the run at ``plan.path`` and claim a segment of it.
+
+    The header that is returned has every tensor that rows of the segment include: those of the run, those of
+    ``layout`` that joined in an earlier segment, and the ``new`` ones that join in this one.
+
+    Raises
+    ------
+    RunExistsError
+        Mode "w-" and a run is there, or mode "a" and another process of this machine is recording it.
+    SpecMismatchError
+        Mode "a" and the run there was recorded with another sketch, layout, stage or interval.
+    """
+    if plan.mode == "new":
+        return _open_beside(plan, layout, tell)
+    sink = open_sink(plan.path, plan.durable)
+    _require_free(sink, plan.path)
+    least = 0
+    if plan.mode == "w":
+        root_metadata(_header(plan, layout))  # before anything is deleted for a run that nobody could read
+        least = _replace(sink, plan.path, tell)
+    for _ in range(_TRIES):
+        opened = _claim(sink, plan, layout, new, least)
+        if opened is not None:
+            return opened
+    raise RunExistsError(f"{plan.path}: other processes open and replace this run all the time; choose another path")
+
+
+def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> Opened | None:
+    """Claim a segment; None where another process was quicker, and what it did must be looked at first."""
+    there = [found for found in segment_names(sink) if found[0] >= least]
+    mine = [name for _, rank, name in there if rank == plan.rank]
+    if plan.mode == "w-" and mine:
+        raise _exists(plan.path)
+    earlier = {t.name: t for name in mine for t in read_segment(sink, name).joined}
+    wanted = _header(plan, [t for t in layout if t[0] not in earlier])
+    header, root = create_root(sink, wanted)
+    if header.uuid != wanted.uuid:
+        if plan.mode == "w":
+            raise _raced(plan.path)
+        require_same(header, wanted, plan.path)
+    _require_rest(sink, plan.path, header, mine)
+    segment = SegmentHeader(
+        number=_number(there, plan.rank, least),
+        rank=plan.rank,
+        parent=mine[-1] if mine else None,
+        root=digest(root),
+        head=digest(root),
+        joined=_joined(header, layout, earlier, new),
+        opened=now(),
+        process={**liveness.process_identity(), "resumed": plan.provenance(notes=False) if mine else None},
+    )
+    writer = SegmentWriter(sink, header, segment)
+    if not _claimed(sink, writer, mine, least):
+        if plan.mode == "a":
+            return None
+        raise _exists(plan.path) if plan.mode == "w-" else _raced(plan.path)
+    try:
+        return _opened(sink, plan, header, segment, mine, least)
+    except BaseException:
+        writer.withdraw()
+        raise
+
+
+def _claimed(sink: Sink, writer: SegmentWriter, mine: Sequence[str], least: int) -> bool:
+    """Create a segment, and take it back where another process opened the run, or replaced it, at the same moment."""
+    try:
+        if not writer.create():
+            return False
+    except (SpecMismatchError, FileNotFoundError):
+        return False
+    rank, number = writer.segment.rank, writer.segment.number
+    if any(r == rank and least <= n < number and name not in mine for n, r, name in segment_names(sink)):
+        writer.withdraw()
+        return False
+    return True
+
+
+def _opened(
+    sink: Sink, plan: Plan, header: RunHeader, segment: SegmentHeader, mine: Sequence[str], least: int
+) -> Opened:
+    """Settle the earlier segments of this rank, and tell those that this very process still writes."""
+    sink.sweep(segment.name)
+    for number, _, name in segment_names(sink) if plan.mode == "w" else []:
+        if number < least:  # what a live writer put elsewhere, into the run that was replaced, since that was deleted
+            for key in sink.keys(name):
+                sink.discard(key)
+    parents = [settle(sink, header, name) for name in mine]
+    for name in mine:
+        writer = writers.get((header.uuid, name))
+        if writer is not None and writer.writing:
+            writer.supersede(segment.name)
+    ends = [p for p in parents if p[2] >= p[1]]
+    last = ends[-1][2] if ends else -1
+    next_step = plan.first_step if plan.first_step is not None else last + 1
+    whole = dataclasses.replace(header, tensors=header.tensors + segment.joined)
+    return Opened(plan.path, sink, whole, segment, next_step, ends)
+
+
+def _number(there: Sequence[tuple[int, int, str]], rank: int, least: int) -> int:
+    """Choose the next number: one launch has one, that of rank 0 where it has opened already."""
+    numbers = [least, *(n + 1 for n, r, _ in there if r == rank)]
+    return max([*numbers, *(n for n, r, _ in there if r == 0)] if rank else numbers)
+
+
+def _exists(path: str) -> RunExistsError:
+    """Say what may be done where a run is already."""
+    return RunExistsError(
+        f'{path} holds a run; pass mode="new" to record beside it, mode="a" to continue it, mode="w" to replace it'
+    )
+
+
+def _open_beside(plan: Plan, layout: Layout, tell: Callable[[str], None]) -> Opened:
+    """Create the run under the first number whose claim succeeds: of two processes each gets one of its own."""
+    n = 1
+    while True:
+        path = of_run(plan.path, n)
+        try:
+            return open_segment(dataclasses.replace(plan, path=path, mode="w-"), layout, tell=tell)
+        except (RunExistsError, SpecMismatchError, CorruptRunError, NewerFormatError) as error:
+            log.debug("%s is taken: %s", path, error)
+        n += 1
+
+
+def _require_rest(sink: Sink, path: str, header: RunHeader, mine: Sequence[str]) -> None:
+    """Refuse a run that another process of this machine is recording."""
+    for name in mine:
+        segment = read_segment(sink, name)
+        here = segment.process.items() >= liveness.process_identity().items()
+        if segment.status == "recording" and not here and still_writes(header, segment):
+            raise RunExistsError(
+                f"{path} is being recorded by process {segment.process.get('pid')} of this machine ({name}): "
+                "wait until it has ended, or choose another path"
+            )
+
+
+def _raced(path: str) -> RunExistsError:
+    return RunExistsError(f"{path}: another process opened or replaced the run at the same moment; choose another path")
+
+
+def _replace(sink: Sink, path: str, tell: Callable[[str], None]) -> int:
+    """Delete the run that is there, and give the least number for segments of the new one.
+
+    It is none that the old run had: a writer of that which still lives finds its folder gone, and does not share one
+    with the new run. Files in the segments that are not the recorder's forbid it.
+    """
+    there = segment_names(sink)
+    for _, _, name in there:
+        odd = [key for key in sink.keys(name) if not is_own(key)]
+        if odd:
+            raise RunExistsError(
+                f"{path} holds {odd[0]}, which is no file of a run: move it away, or choose another path"
+            )
+    with contextlib.suppress(CorruptRunError, NotARunError):
+        header, _ = read_root(sink)
+        for _, _, name in there:
+            segment = read_segment(sink, name)
+            live = still_writes(header, segment) if segment.status == "recording" else False
+            if live is not False:
+                who = f"process {segment.process.get('pid')} is" if live else "a process of another machine may be"
+                tell(f"the run that is replaced was not closed: {who} still recording {name}, whose rows are deleted")
+    sink.clear()
+    return 1 + max((number for number, _, _ in there), default=-1)
+
+
+def with_parent(segment: SegmentHeader, parents: list[tuple[str, int, int]], first: int) -> SegmentHeader:
+    """Name the step of the parent that this segment's first row follows: less than its last after a rewind."""
+    _, start, last = parents[-1]
+    return dataclasses.replace(segment, parent_step=min(last, first - 1) if first > start else None)
+
+
+def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:
+    """Raise SpecMismatchError naming the first thing in which two headers differ."""
+    for field in ("sketch", "stage", "what", "every", "chunk", "codec", "sketch_bits", "groups"):
+        old, new = getattr(header, field), getattr(wanted, field)
+        if old != new:
+            raise SpecMismatchError(f"{path} was recorded with {field}={shown(old)}, this process wants {shown(new)}")
+    for i, (old, new) in enumerate(zip(header.tensors, wanted.tensors, strict=False)):
+        if old != new:
+            raise SpecMismatchError(f"{path}: parameter {i} was {old}, this process has {new}")
+    if len(header.tensors) != len(wanted.tensors):
+        raise SpecMismatchError(
+            f"{path} was recorded with {len(header.tensors)} parameters, this process has {len(wanted.tensors)}"
+        )
+
+
+def describe_plan(path: str, header: RunHeader) -> str:
+    """One line: what is recorded and what it costs."""
+    row = header.n * 4 + len(header.groups) * 8 + 40
+    files = 6 / header.chunk * 1000
+    kind = "exact" if header.sketch.exact else f"{header.sketch.kind} to k={header.sketch.k}"
+    return (
+        f"recording to {path}: {header.dimension:,} coordinates in {len(header.groups)} groups, {kind}; "
+        f"{row / 1024:.1f} KiB a step, chunks of {header.chunk} steps, {max(files, 1):.0f} files per 1,000 steps, "
+        f"{2 * header.chunk * row / 2**20:.1f} MiB of buffers"
+    )
+
+
+def require_chunk(plan: Plan) -> None:
+    """Refuse a ``chunk`` that readers would refuse, as far as the layout is known already: of one group otherwise.
+
+    Raises
+    ------
+    ValueError
+        Chunks of so many rows would be too large.
+    """
+    sizes = [1] if plan.layout is None else _divided(plan, plan.layout)[2]
+    k = max(sizes) if plan.k == "exact" else int(plan.k)
+    most = most_rows(len(sizes), k)
+    if plan.chunk is not None and 1 <= most < plan.chunk:
+        raise ValueError(
+            f"chunk must be at most {most:,}: larger chunks of rows of {len(sizes):,} groups x {k:,} numbers take more "
+            f"than the {limits.CHUNK // 2**20} MiB that readers take; got {plan.chunk:,}, leave it out for the default"
+        )
+
+
+def _divided(plan: Plan, layout: Layout) -> tuple[tuple[str, ...], tuple[TensorInfo, ...], list[int]]:
+    """Names of the groups, every tensor with its group, and coordinates of each group."""
+    names = [name for name, _, _ in layout]
+    plain = [TensorInfo(name, tuple(shape), dtype, 0) for name, shape, dtype in layout]
+    group_names, index = grouping.assign(names, [t.size for t in plain], plan.groups)
+    infos = tuple(dataclasses.replace(t, group=g) for t, g in zip(plain, index, strict=True))
+    sizes = [0] * len(group_names)
+    for t in infos:
+        sizes[t.group] += t.size
+    return tuple(group_names), infos, sizes
+
+
+def _header(plan: Plan, layout: Layout) -> RunHeader:
+    group_names, infos, sizes = _divided(plan, layout)
+    spec: SketchSpec = (
+        fold_hash.exact_spec(sizes) if plan.k == "exact" else fold_hash.FoldHash(int(plan.k), plan.seed).spec
+    )
+    return RunHeader(
+        sketch=spec,
+        groups=group_names,
+        tensors=infos,
+        chunk=plan.chunk or chunk_rows(len(group_names) * spec.k * 4),
+        codec=plan.codec,
+        sketch_bits=plan.sketch_bits,
+        stage=plan.stage,
+        what=plan.what,
+        every=plan.every,
+        created=now(),
+        uuid=uuid.uuid4().hex,
+        provenance=plan.provenance(notes=True),
+    )
+
+
+def _joined(
+    header: RunHeader, layout: Layout, earlier: Mapping[str, TensorInfo], new: Layout
+) -> tuple[TensorInfo, ...]:
+    """Tensors that a segment has beyond the run's own, each in the group of its nearest relative."""
+    joined = []
+    for name, shape, dtype in layout:
+        if name in earlier:
+            if (tuple(shape), dtype) != (earlier[name].shape, earlier[name].dtype):
+                raise SpecMismatchError(f"parameter {earlier[name]} joined the run, this process has {shape} {dtype}")
+            joined.append(earlier[name])
+    if new and header.sketch.exact:
+        raise SpecMismatchError(f"k='exact' fixes the coordinates of a run: {new[0][0]!r} cannot join it")
+    names, index = [t.name for t in header.tensors], [t.group for t in header.tensors]
+    joined += [TensorInfo(n, tuple(s), d, grouping.nearest(n, names, index)) for n, s, d in new]
+    return tuple(joined)
+
+
+def _require_free(sink: Sink, path: str) -> None:
+    """Refuse a place that holds something other than a run: it is neither written into nor replaced."""
+    taken = RunExistsError(f"{path} exists and is no gradlog run; choose another path")
+    if sink.local is not None and sink.local.exists() and not sink.local.is_dir():
+        raise taken
+    try:
+        read_root(sink)
+    except NotARunError:
+        odd = [name for name in sink.names() if not name.endswith(PARTIAL_FILE)]
+        if odd and META not in odd and not _is_run(sink):  # asked again: another process may be opening it
+            raise taken from None
+
+
+def _is_run(sink: Sink) -> bool:
+    try:
+        read_root(sink)
+    except NotARunError:
+        return False
+    return True

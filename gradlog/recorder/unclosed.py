@@ -1,0 +1,77 @@
+"""What becomes of a logger that nobody closes: told of by a weak hand, closed when it is dropped or at exit.
+
+Nothing here keeps a logger alive: a sweep that forgets its loggers shall not keep their buffers and files.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gradlog.errors import GradlogWarning
+from gradlog.recorder.recording import Recording
+
+if TYPE_CHECKING:
+    from gradlog.recorder.logger import Logger
+
+log = logging.getLogger("gradlog")
+
+CLOSE_WAIT = 60.0
+"""Seconds that closing waits for the disk before it leaves the rest to the journal."""
+
+
+def tell(path: str, message: str) -> None:
+    """Tell the user something, as a warning and to the log if anybody listens to it."""
+    message = f"{path}: {message}"
+    if log.hasHandlers():  # else Python's handler of last resort would print it a second time
+        log.warning("%s", message)
+    # A user who turned warnings into errors must not lose the job to one of ours.
+    with contextlib.suppress(Warning):
+        warnings.warn(message, GradlogWarning, stacklevel=3)
+
+
+def weak_teller(logger: Logger, path: str) -> Callable[[str], None]:
+    """Return the logger's ``warn``, without holding the logger; ``path`` serves when it is gone."""
+    found = weakref.ref(logger)
+
+    def say(message: str) -> None:
+        alive = found()
+        tell(path, message) if alive is None else alive.warn(message)
+
+    return say
+
+
+def close_at_exit(logger: Logger) -> Callable[[], None]:
+    """Have a logger closed when the process ends, if it is still there; return what atexit knows it by."""
+    found = weakref.ref(logger)
+
+    def close() -> None:
+        alive = found()
+        if alive is not None:
+            alive.end_with_process()
+
+    return atexit.register(close)
+
+
+def close_dropped(recording: Recording, at_exit: Callable[[], None], remarks: list[str], pid: int) -> None:
+    """Close what a logger that nobody holds any more was recording; not here, where the collector may have come by."""
+
+    def finish() -> None:
+        try:
+            recording.finish("closed", "; ".join(remarks), CLOSE_WAIT)
+        except Exception as error:
+            recording.notify(f"recording ended: {type(error).__name__}: {error}")
+
+    if os.getpid() == pid and recording.writing:
+        atexit.unregister(at_exit)
+        try:
+            threading.Thread(target=finish, name="gradlog-close").start()
+        except RuntimeError:  # the interpreter is going down and starts no more threads
+            finish()

@@ -1,0 +1,1 @@
+"""From the gradients of one step to the k numbers that are stored."""

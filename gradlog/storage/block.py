@@ -1,0 +1,71 @@
+"""Rows in memory: one block holds exactly the rows of one chunk, allocated when the run opens."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradlog.format.schema import SCALAR_COLUMNS, RunHeader
+
+
+class Block:
+    """The rows of one chunk while they are collected.
+
+    Attributes
+    ----------
+    sketch : (C, G, k) float32
+    norm2 : (C, G) float64
+    scalars : (C, columns) float64, columns a multiple of 16; NaN where nothing was logged
+    step : (C,) int64
+    flags : (C,) uint32
+    rows : int
+        How many rows are filled.
+    index : int
+        Which chunk of the segment this is.
+    before : int or None
+        Step of the row before the first one here; None at the beginning of a segment.
+    names : list of str
+        Scalar names known when the block was handed over for its commit.
+    """
+
+    def __init__(self, header: RunHeader) -> None:
+        C, G, k = header.chunk, len(header.groups), header.sketch.k
+        self.sketch = np.empty((C, G, k), np.float32)  # memory that a short run never touches costs nothing
+        self.norm2 = np.empty((C, G))
+        self.scalars = np.full((C, SCALAR_COLUMNS), np.nan)
+        self.step = np.zeros(C, np.int64)
+        self.flags = np.zeros(C, np.uint32)
+        self.rows = 0
+        self.index = 0
+        self.before: int | None = None
+        self.names: list[str] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether the next row needs another block."""
+        return self.rows == len(self.step)
+
+    @property
+    def last(self) -> int | None:
+        """Step of the newest row, here or before."""
+        return int(self.step[self.rows - 1]) if self.rows else self.before
+
+    def reuse(self, index: int, before: int | None = None) -> Block:
+        """Make it the block of chunk ``index``; rows are overwritten as they come."""
+        self.rows, self.index, self.before = 0, index, before
+        self.scalars.fill(np.nan)
+        self.flags.fill(0)
+        return self
+
+    def widen(self, columns: int) -> None:
+        """Make room for scalar number ``columns - 1``."""
+        missing = columns - self.scalars.shape[1]
+        if missing > 0:
+            wide = -(-missing // SCALAR_COLUMNS) * SCALAR_COLUMNS
+            self.scalars = np.pad(self.scalars, ((0, 0), (0, wide)), constant_values=np.nan)
+
+    def pad(self) -> None:
+        """Set the columns past the end to their fill values, as the last chunk of a segment stores them."""
+        self.norm2[self.rows :] = np.nan
+        self.scalars[self.rows :] = np.nan
+        self.step[self.rows :] = 0
+        self.flags[self.rows :] = 0

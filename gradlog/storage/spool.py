@@ -1,0 +1,143 @@
+"""Where rows wait that the store does not have yet: a segment's journals, beside its chunks or in a spool folder.
+
+A run in a local folder keeps its journals in itself. One whose store is elsewhere keeps them under
+``$GRADLOG_SPOOL/UUID/SEGMENT/``: every row that ``step()`` acknowledged and no commit has taken over. While the store
+does not answer they add up, to ``$GRADLOG_SPOOL_SIZE`` bytes a segment; ``gradlog recover`` uploads what a process
+left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.errors import CorruptRunError
+from gradlog.format import journal as records
+from gradlog.format import limits
+from gradlog.format.journal import Journal
+from gradlog.format.schema import WAITING, RunHeader
+from gradlog.format.sizes import size_setting
+from gradlog.storage.block import Block
+from gradlog.storage.paths import absolute
+from gradlog.storage.sink import Sink
+
+LIMIT = "1G"
+"""Bytes of waiting rows, unless ``$GRADLOG_SPOOL_SIZE`` says otherwise."""
+
+
+def folder(sink: Sink, uuid: str, segment: str) -> Path:
+    """Folder of a segment's journals.
+
+    The environment variable GRADLOG_SPOOL names the spool folder; the default is in the system's temporary one.
+    """
+    if sink.local is not None:
+        return sink.local / segment
+    default = os.path.join(tempfile.gettempdir(), f"gradlog-spool-{os.getuid()}")
+    return Path(absolute(os.environ.get("GRADLOG_SPOOL", default))) / uuid / segment
+
+
+def make(sink: Sink, folder: Path) -> Path:
+    """Make a segment's spool folder, which nobody else may look into or have made before; beside chunks it is there.
+
+    Raises
+    ------
+    PermissionError
+        The spool is another user's.
+    """
+    if sink.local is None:
+        top = folder.parent.parent
+        top.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if top.stat().st_uid not in (os.getuid(), 0):
+            raise PermissionError(f"the spool folder {top} is another user's; let GRADLOG_SPOOL name one of your own")
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def limit() -> int:
+    """Bytes of waiting rows that a segment may have.
+
+    Raises
+    ------
+    UnusableInputError
+        The environment names no size.
+    """
+    return size_setting("GRADLOG_SPOOL_SIZE", LIMIT)
+
+
+def chunk_bytes(header: RunHeader, scalars: int) -> int:
+    """Bytes of a full journal, annotations aside.
+
+    A row is framed (8), and has number, flags and the like (16) before its norms, scalars and sketch.
+    """
+    return header.chunk * (24 + 8 * len(header.groups) + 8 * scalars + 4 * header.n)
+
+
+def command(path: str) -> str:
+    """Command line that uploads what waits for the run at ``path``, on this machine."""
+    spool = os.environ.get("GRADLOG_SPOOL")
+    return f"{f'GRADLOG_SPOOL={shlex.quote(spool)} ' if spool else ''}gradlog recover {shlex.quote(path)}"
+
+
+def fate(rows: int, kept: bool, path: str) -> str:
+    """Say what becomes of the rows that a store elsewhere did not take until the end.
+
+    >>> fate(3, False, "s3://bucket/run.zarr")
+    'without a journal the last 3 rows are lost'
+    """
+    if not kept:
+        return f"without a journal the last {rows} rows are lost"
+    return f"{rows} rows wait in the spool. When the store is back: {command(path)}"
+
+
+def read(path: Path, header: RunHeader) -> Journal:
+    """Journal in a file of a segment's folder. Damage does not raise."""
+    owner = records.owner(header.uuid, path.parent.name)
+    return records.read_journal(limits.read_plain(path.parent, path.name), owner, len(header.groups), header.sketch.k)
+
+
+def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, NDArray[np.float32]]]:
+    """Sketches of the parameters in a segment's folder from number ``first`` on: those that no flush has taken."""
+    found: list[tuple[int, NDArray[np.float32]]] = []
+    owner = records.owner(header.uuid, folder.name)
+    while (path := folder / WAITING.format(first + len(found))).exists():
+        number = first + len(found)
+        kept = records.read_snapshot(
+            limits.read_plain(folder, path.name), number, owner, len(header.groups), header.sketch.k
+        )
+        if kept is None:
+            break
+        found.append(kept)
+    return found
+
+
+def reload(path: Path, header: RunHeader, index: int, committed: Sequence[str]) -> Block:
+    """Read chunk ``index``, all of whose rows a journal must hold.
+
+    Raises
+    ------
+    CorruptRunError
+        It holds fewer.
+    """
+    journal = read(path, header)
+    if journal.chunk != index or len(journal) != header.chunk:
+        raise CorruptRunError(f"{path} holds {len(journal)} of {header.chunk} rows that wait for the store")
+    return block(header, index, journal, committed)
+
+
+def block(header: RunHeader, index: int, journal: Journal, committed: Sequence[str]) -> Block:
+    """Rows of a journal as chunk ``index``; ``committed`` are the names that earlier chunks have."""
+    block = Block(header).reuse(index)
+    block.rows = min(len(journal), header.chunk)
+    block.names = max(list(committed), journal.names, key=len)
+    block.widen(len(block.names))
+    rows = slice(0, block.rows)
+    block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
+    block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]
+    block.scalars[rows, : journal.scalars.shape[1]] = journal.scalars[rows]
+    return block
