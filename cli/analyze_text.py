@@ -53,7 +53,8 @@ def _run(path: str, result: Document) -> list[str]:
                 ("sketch", _sketch(run, result.get("exact_groups") or [])),
                 (
                     "energy",
-                    f"{plain_text.number(result['energy'])}, of the increments {plain_text.number(result['increment_energy'])}",
+                    f"{plain_text.number(result['energy'])}, "
+                    f"of the increments {plain_text.number(result['increment_energy'])}",
                 ),
             ]
         ),

@@ -130,9 +130,27 @@ def test_the_import_contracts_name_every_module_of_the_recorder() -> None:
     contracts = {c["name"]: c for c in PROJECT["tool"]["importlinter"]["contracts"]}
     named = set(contracts["The recorder is light"]["source_modules"])
     modules = {f"gradlog.{p.stem}" for p in (ROOT / "gradlog").glob("*.py")} - {"gradlog.__init__", "gradlog.__main__"}
-    assert named == modules | {"gradlog.integrations"}
+    wings = {f"gradlog.{p.parent.name}" for p in (ROOT / "gradlog").glob("*/__init__.py")}
+    assert named == modules | wings - {"gradlog.analysis", "gradlog.cli"}
     layered = {m for layer in next(iter(contracts.values()))["layers"] for m in layer.split(" : ")}
     assert {name.removeprefix("gradlog.") for name in named} <= layered
+
+
+def test_every_folder_of_the_product_is_packaged() -> None:
+    """A folder that is left out builds a wheel without it, and nothing fails."""
+    folders = {
+        ".".join((*package.split("."), *path.parent.relative_to(ROOT / base).parts))
+        for base, package in (("gradlog", "gradlog"), ("analysis", "gradlog.analysis"), ("cli", "gradlog.cli"))
+        for path in (ROOT / base).rglob("*.py")
+        if not path.is_relative_to(ROOT / "gradlog" / "analysis") and not path.is_relative_to(ROOT / "gradlog" / "cli")
+    }
+    assert folders == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_the_analyzer_has_a_layer_for_each_wing() -> None:
+    wings = {path.parent.name for path in (ROOT / "analysis").glob("*/__init__.py")} | {"following"}
+    layers = [c for c in PROJECT["tool"]["importlinter"]["contracts"] if c.get("containers") == ["gradlog.analysis"]]
+    assert {wing for layer in layers[0]["layers"] for wing in layer.split(" : ")} == wings
 
 
 def test_the_command_line_never_computes() -> None:

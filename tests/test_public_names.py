@@ -72,7 +72,7 @@ def test_every_name_in_the_documents_and_examples_is_public_and_there() -> None:
 
 
 def test_deep_and_missing_names_are_found_out() -> None:
-    text = "gradlog.analysis.comparison.divergence.cosines, gradlog.nothing and\nfrom gradlog.analysis.watch import Look, is_live\n"
+    text = "gradlog.analysis.cosine.cosines, gradlog.nothing and\nfrom gradlog.analysis.watch import Look, is_live\n"
     found = paths(text + "gradlog.open of gradlog.audit/1 in https://a.b/gradlog.html; gradlog.Logger.step")
     assert {path for path in found if not is_public(path)} == {
         ("analysis", "cosine", "cosines"),

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from gradlog.analysis.common.jackknife import LEVEL, Control, jackknife, pool, quantile
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors import Evidence
-from gradlog.analysis.streaming.summary import Float64
 
 LAGS = 4
 ENDS = ("", "_low", "_high")

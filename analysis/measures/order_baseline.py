@@ -21,9 +21,9 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors import BETAS, Fitted, least_squares
-from gradlog.analysis.measures.shuffled import RESOLUTION
-from gradlog.analysis.streaming.summary import Float64
+from gradlog.analysis.spectrum.shuffled_rank import RESOLUTION
 
 SHORT = 4
 """Steps of the shortest epoch that is thought of where epochs are not known."""

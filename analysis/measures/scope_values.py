@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradlog.analysis.common.jackknife import FEWEST, Control, by_group, jackknife, pool, total
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures import bounds, gradient_noise, order_baseline
 from gradlog.analysis.measures import shuffled as baseline
 from gradlog.analysis.measures.gradient_noise import HalfBatches
@@ -17,7 +18,6 @@ from gradlog.analysis.measures.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.spectrum import population, rank, shuffled_rank
 from gradlog.analysis.spectrum.rank import Spectrum
 from gradlog.analysis.spectrum.shuffled_rank import ShuffledRank
-from gradlog.analysis.streaming.summary import Float64
 from gradlog.analysis.streaming.top_rows import Carriers
 
 Values = dict[str, Any]
@@ -156,7 +156,7 @@ def _freedom(evidence: Evidence, ask: Question) -> float:
         gram = gram[evidence.columns, evidence.columns]
     if gram is None:
         return float("nan")
-    centred = baseline.shuffled_gram(gram, summed, int(evidence.totals["rows"]))
+    centred = shuffled_rank.shuffled_gram(gram, summed, int(evidence.totals["rows"]))
     if ask.exact:
         return float(np.trace(centred) ** 2 / np.square(centred).sum()) if np.trace(centred) > 0 else float("nan")
     return population.participation(centred)[0]

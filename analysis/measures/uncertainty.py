@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from gradlog.analysis.common.jackknife import jackknife
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.fluctuation import Blocks, Ratios
 from gradlog.analysis.measures.gradient_noise import LAGS, signal_weights
 from gradlog.analysis.measures.predictors import Evidence
 from gradlog.analysis.measures.scope_values import Question, Values, control, group_shares
-from gradlog.analysis.streaming.summary import Float64
 
 
 def add_to(

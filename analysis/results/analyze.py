@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from gradlog.analysis.streaming.memory_model import check, predict
 
 from gradlog.analysis.caching.cache import Cache, resolve
 from gradlog.analysis.caching.summaries import Memo
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.text import optimizer_name
+from gradlog.analysis.common.types import Progress
 from gradlog.analysis.measures import bounds, gradient_noise, uncertainty
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.measures.predictors import DEFAULT, Evidence, Predictor, needs, parse
@@ -22,12 +22,12 @@ from gradlog.analysis.reading.epochs import Epochs, epochs_of
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.analysis.results import half_batches, rescaling, warnings
 from gradlog.analysis.results.dataset import result_dataset
+from gradlog.analysis.results.memory_model import check, predict
 from gradlog.analysis.results.scopes import Range, Scopes
 from gradlog.analysis.spectrum import routes, subspaces
 from gradlog.analysis.spectrum.nystrom import test_matrix
 from gradlog.analysis.spectrum.routes import Method, Route
 from gradlog.analysis.streaming import compiled_kernel, schedule, sections
-from gradlog.analysis.streaming.dask_client import Progress
 from gradlog.analysis.streaming.scalar_sums import ledgers
 from gradlog.analysis.streaming.summary import TRIANGLES, Recipe, Totals, contributions
 from gradlog.errors import TooFewStepsError
