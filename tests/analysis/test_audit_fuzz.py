@@ -99,6 +99,11 @@ def findings(report: Report | None) -> set[tuple[str, str]]:
     return {(x.check, x.text) for x in lines if x.status in ("FAIL", "WARN")}
 
 
+def cut_short(report: Report) -> bool:
+    """Whether a remark tells of a record that is not whole: a few bytes at a journal's end look like a kill's."""
+    return any("a last row was cut short by a kill" in line.text for line in report.lines)
+
+
 @functools.cache
 def usual(store: Path) -> set[tuple[str, str]]:
     return findings(look(store))
@@ -162,7 +167,7 @@ def test_no_damage_goes_unseen(store: Path, kind: str, which: int, where: float,
     with copy_of(store) as path:
         excuse = damage(path, kind, which, where, byte)
         report = look(path)
-        assert excuse or report is None or findings(report) - usual(store)
+        assert excuse or report is None or findings(report) - usual(store) or cut_short(report)
 
 
 HOSTILE: list[Any] = [
