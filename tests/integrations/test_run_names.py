@@ -16,6 +16,9 @@ from gradlog.analysis import open_run
 from gradlog.cli.app import run as command
 from gradlog.integrations.torch.modules import modules_of
 from gradlog.integrations.torch.optimizer import counted, settings
+from tests.integrations.warm import gradlog_run, server
+
+__all__ = ["gradlog_run", "server"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradlog.errors.GradlogWarning")
 
