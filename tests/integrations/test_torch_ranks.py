@@ -28,7 +28,7 @@ STEPS = 3
 @pytest.fixture(scope="module", autouse=True)
 def imported_once():
     """Ranks are forks of a process that does nothing but import; each of them would take seconds for that otherwise."""
-    multiprocessing.set_forkserver_preload([__name__, "torch.distributed.fsdp", "torch.distributed.tensor.parallel"])
+    multiprocessing.set_forkserver_preload([__name__, "torch.distributed.tensor.parallel", "torch._dynamo"])
 
 
 def spawn(function, arguments, ranks):
