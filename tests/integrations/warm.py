@@ -15,7 +15,7 @@ from tests.small_run import environment
 
 SERVER = """
 import json, os, sys
-import torch._dynamo, gradlog.cli.run, gradlog.run_script  # dynamo is what every first optimizer imports
+import torch._dynamo, gradlog.cli.run, gradlog.integrations.script  # dynamo is what every first optimizer imports
 for line in sys.stdin:
     asked = json.loads(line)
     child = os.fork()
