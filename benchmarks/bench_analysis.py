@@ -21,8 +21,6 @@ import pytest
 import zarr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "analysis"))
-import stores
-
 from gradlog.analysis import Run, open_run
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.measures.predictors import needs, parse
@@ -31,6 +29,7 @@ from gradlog.analysis.spectrum.routes import BLOCK
 from gradlog.analysis.streaming import compiled_kernel, schedule
 from gradlog.analysis.streaming.summary import Recipe, add, contributions
 from gradlog.format.schema import chunk_rows
+from tests.helpers import stores
 
 STEPS, WIDE = (int(os.environ.get(f"GRADLOG_BENCH_{n}", d)) for n, d in (("STEPS", 200_000), ("WIDE", 100_000)))
 PAPER = "zero,last,ema(0.9),ema(0.99),trend,ar(8)"

@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/bench_faults.py [FAULTS] [SEED]
 
-What is looked at after each is in tests/faults.py: rows that are lost or wrong, other files that are touched, errors
-that reach the training loop, and runs that do not go on afterwards.
+What is looked at after each is in tests/helpers/faults.py: rows that are lost or wrong, other files that are touched,
+errors that reach the training loop, and runs that do not go on afterwards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults import campaign
+from tests.helpers.faults import campaign
 
 
 def main(faults: int = 700, seed: int = 0) -> int:

@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/bench_kill.py [KILLS] [SEED]
 
 The verbs (open, step, join, rewind, close, resume, compact, recover, replace) and what is looked at after each kill are
-those of tests/kills.py. A run is killed and continued ten times, then audited, then another one begins: a store with a
-thousand segments would mostly measure how long it takes to open one.
+those of tests/helpers/kills.py. A run is killed and continued ten times, then audited, then another one begins: a
+store with a thousand segments would mostly measure how long it takes to open one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.kills import campaign
+from tests.helpers.kills import campaign
 
 
 def main(kills: int = 1000, seed: int = 0) -> int:

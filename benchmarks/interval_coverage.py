@@ -22,7 +22,6 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import known as known_gradients  # noqa: E402
 import numpy as np  # noqa: E402
-from known import KNOWN, Float32, Known  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from scipy import stats  # noqa: E402
 
@@ -32,6 +31,7 @@ from gradlog.analysis.measures.predictors import Evidence, needs, parse  # noqa:
 from gradlog.analysis.measures.scope_values import Question, kappas  # noqa: E402
 from gradlog.analysis.streaming.kernel import summarise  # noqa: E402
 from gradlog.analysis.streaming.summary import Recipe, Summary, add, contributions  # noqa: E402
+from tests.helpers.known import KNOWN, Float32, Known  # noqa: E402
 
 PREDICTORS = ("last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
 Found = dict[str, dict[str, NDArray[np.float64]]]

@@ -18,11 +18,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import known as known_gradients  # noqa: E402
 import numpy as np  # noqa: E402
-from known import KNOWN  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from scipy import stats  # noqa: E402
 
 from gradlog.analysis.spectrum.population import estimate  # noqa: E402
+from tests.helpers.known import KNOWN  # noqa: E402
 
 Float64 = NDArray[np.float64]
 Spectrum = Callable[[Float64], Float64]

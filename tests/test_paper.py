@@ -34,7 +34,7 @@ from examples.paper import (
 )
 from examples.paper.rows import PREDICTORS, ROWS
 from gradlog.analysis import open_run
-from tests import reference
+from tests.helpers import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,16 +1,13 @@
-"""Make the store helper importable by name; a run whose gradients are fully known."""
-
-import sys
-from pathlib import Path
+"""A run whose gradients are fully known, runs that grow, and a cache folder for each test."""
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.helpers import stores
+from tests.helpers.growing_runs import cache_folder, record, rows_read, small_blocks
+from tests.helpers.walks import smooth
 
-import stores
-
-from tests.analysis.walks import smooth
+__all__ = ["cache_folder", "record", "rows_read", "small_blocks"]
 
 
 @pytest.fixture(scope="module")

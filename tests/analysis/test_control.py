@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import stores
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gradlog
 from gradlog.analysis import analyze
 from gradlog.analysis.common.jackknife import Control, jackknife
-from tests import reference
+from tests.helpers import reference, stores
 
 
 def regressed(x, power, energy):

@@ -10,7 +10,7 @@ import gradlog.analysis
 from gradlog.errors import UnsupportedError
 from gradlog.integrations import torch as integration
 from gradlog.integrations.torch.steps import stepping
-from tests.integrations.torch_loops import loss_of, mlp, snapshot
+from tests.helpers.torch_loops import loss_of, mlp, snapshot
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -9,8 +9,8 @@ import torch
 
 import gradlog
 from gradlog.integrations.script import ScriptRecorder
+from tests.helpers.torch_loops import loss_of, mlp, snapshot
 from tests.integrations.test_torch_steps import InPlace
-from tests.integrations.torch_loops import loss_of, mlp, snapshot
 
 pytestmark = [
     pytest.mark.usefixtures("seeded"),

@@ -9,7 +9,7 @@ import zarr
 from torch import nn
 
 import gradlog
-from tests.integrations.torch_loops import mlp
+from tests.helpers.torch_loops import mlp
 
 
 def norm(params):

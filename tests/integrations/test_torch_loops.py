@@ -14,7 +14,7 @@ from torch import nn
 import gradlog
 import gradlog.analysis
 from gradlog.analysis import open_run
-from tests.integrations.torch_loops import loss_of, mlp, snapshot, train
+from tests.helpers.torch_loops import loss_of, mlp, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

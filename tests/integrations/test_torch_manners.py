@@ -15,7 +15,7 @@ import torch
 import gradlog
 import gradlog.analysis
 from gradlog.errors import GradlogWarning
-from tests.integrations.torch_loops import loss_of, mlp, snapshot, train
+from tests.helpers.torch_loops import loss_of, mlp, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

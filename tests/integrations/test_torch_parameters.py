@@ -12,7 +12,7 @@ import gradlog.analysis
 from gradlog.errors import GradlogWarning
 from gradlog.format.schema import PARTIAL
 from gradlog.sketching.fold_hash import FoldHash
-from tests.integrations.torch_loops import loss_of, mlp, snapshot
+from tests.helpers.torch_loops import loss_of, mlp, snapshot
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -11,7 +11,7 @@ import zarr
 
 import gradlog
 from gradlog.errors import GradlogWarning
-from tests.integrations.torch_loops import loss_of, mlp
+from tests.helpers.torch_loops import loss_of, mlp
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

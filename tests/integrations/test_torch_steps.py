@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradlog
-from tests.integrations.torch_loops import loss_of, mlp, snapshot
+from tests.helpers.torch_loops import loss_of, mlp, snapshot
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

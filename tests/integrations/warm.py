@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.small_run import environment
 
 from tests.integrations.conftest import TRAIN
-from tests.small_run import environment
 
 SERVER = """
 import json, os, sys

@@ -1,0 +1,144 @@
+"""The page in a real browser: it runs, draws, sorts, saves and asks for nothing. Skipped without a Chromium on PATH."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.browser import Browser, find
+
+pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium on PATH: the page is tested as a file only")
+
+OVERLAPS = """(() => {
+  const bad = [];
+  for (const svg of document.querySelectorAll('svg.chart')) {
+    const boxes = [...svg.querySelectorAll('text')].map((t) => [t.textContent, t.getBoundingClientRect()]);
+    boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
+      const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+      const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+      if (wide > 2 && high > 4) bad.push(`${a} / ${b}`);
+    }));
+  }
+  return bad;
+})()"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser(find()) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", ["one", "two", "hostile", "many"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light")])
+def test_pages_open_in_silence(browser, pages, name, width, scheme):
+    browser.open(pages[name], width, 900, scheme)
+    assert browser.messages == []
+    assert browser.requests == [pages[name].resolve().as_uri()]
+    assert browser.run(
+        "[...document.querySelectorAll('figure svg')].every((s) => s.getBoundingClientRect().height > 60)"
+    )
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.run(OVERLAPS) == []
+    ground = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground[4:-1].split(", "))) < 150) == (scheme == "dark")
+
+
+def test_the_theme_button_overrules_the_system(browser, pages):
+    browser.open(pages["one"], scheme="light")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = browser.run(ground)
+    browser.run("theme.click(), theme.click()")
+    assert browser.run("theme.textContent") == "Theme: dark"
+    assert browser.run(ground) != light
+    browser.run("theme.click()")
+    assert browser.run(ground) == light
+
+
+def test_a_heading_sorts_its_table(browser, pages):
+    browser.open(pages["two"])
+    column = "[...document.querySelectorAll('#predictability tbody tr')].map((r) => Number(r.cells[2].dataset.key))"
+    before = browser.run(column)
+    head = "document.querySelectorAll('#predictability th')[2]"
+    browser.run(f"{head}.querySelector('button').click()")
+    assert browser.run(column) == sorted(before) != before
+    browser.run(f"{head}.querySelector('button').click()")
+    assert browser.run(column) == sorted(before, reverse=True)
+    assert browser.run(f"{head}.getAttribute('aria-sort')") == "descending"
+    names = "[...document.querySelectorAll('#predictability tbody tr')].map((r) => r.cells[1].dataset.key)"
+    browser.run("document.querySelectorAll('#predictability th')[1].querySelector('button').click()")
+    assert browser.run(names) == sorted(browser.run(names))
+
+
+def test_hovering_tells_the_number(browser, pages):
+    browser.open(pages["one"], height=4000)
+    spot = browser.run(
+        "(({x, y}) => [x + 4, y + 4])(document.querySelectorAll('circle.dot')[1].getBoundingClientRect())"
+    )
+    browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=spot[0], y=spot[1])
+    assert browser.run("tip.hidden") is False
+    assert "kappa" in browser.run("tip.textContent")
+    assert browser.run("document.querySelectorAll('svg title').length") == 0
+
+
+def test_a_line_among_many_is_named_under_the_pointer(browser, pages):
+    browser.open(pages["many"], height=4000)
+    script = """(() => {
+      const line = document.querySelector('#predictability path.over');
+      line.parentNode.append(line);
+      line.scrollIntoView({block: 'center'});
+      const shown = line.getPointAtLength(line.getTotalLength() / 2).matrixTransform(line.getScreenCTM());
+      return [shown.x, shown.y];
+    })()"""
+    x, y = browser.run(script)
+    browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert browser.run("tip.textContent") == "run0"
+    assert browser.run("getComputedStyle(document.querySelector('path.over:hover')).opacity") == "1"
+
+
+def test_figures_are_saved(browser, pages, tmp_path):
+    browser.open(pages["two"])
+    script = """(async () => {
+      const names = [], kinds = [], heads = [];
+      let blob;
+      URL.createObjectURL = (b) => { blob = b; return '#'; };
+      HTMLAnchorElement.prototype.click = function () { names.push(this.download); };
+      for (const kind of ['svg', 'png']) {
+        blob = undefined;
+        document.querySelector(`[data-save=${kind}]`).click();
+        for (let i = 0; i < 100 && !blob; i++) await new Promise((done) => setTimeout(done, 20));
+        kinds.push(blob.type);
+        heads.push((await blob.text()).slice(0, 20000));
+      }
+      return [names, kinds, heads];
+    })()"""
+    names, kinds, heads = browser.run(script)
+    assert names == ["kappas.svg", "kappas.png"]
+    assert kinds == ["image/svg+xml", "image/png"]
+    assert heads[0].startswith("<svg")
+    assert "var(" not in heads[0]
+    assert "rgb(" in heads[0]
+    assert heads[1][1:4] == "PNG"
+    assert browser.messages == []
+
+
+def test_it_prints(browser, pages):
+    browser.open(pages["one"], scheme="dark")
+    assert browser.pdf().startswith(b"%PDF")
+
+
+def test_without_script_everything_is_there(browser, pages):
+    browser.send("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(pages["one"])
+        assert browser.run("document.querySelectorAll('svg title').length") > 20
+        assert browser.run("getComputedStyle(theme).display") == "none"
+    finally:
+        browser.send("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_the_browser_notices_an_error(browser, tmp_path):
+    page = tmp_path / "broken.html"
+    page.write_text("<!DOCTYPE html><script>nowhere()</script><img src='missing.png'>")
+    browser.open(page)
+    assert any("nowhere" in m for m in browser.messages)
+    assert len(browser.requests) == 2

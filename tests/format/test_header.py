@@ -1,0 +1,395 @@
+"""Format 1 is fixed: the golden stores read as they were recorded, in this library and in a second reader."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradlog
+from gradlog.analysis import open_run
+from gradlog.analysis.audit.integrity import Folder, check, examine, verify
+from gradlog.analysis.reading.run import Run
+from gradlog.cli.app import run as command
+from gradlog.errors import CorruptRunError, NewerFormatError
+from gradlog.format import schema
+from gradlog.format.journal import frame, head, owner, read_journal
+from gradlog.format.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.sketching.projector import projector
+from gradlog.storage.liveness import process_identity
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+NAMES = ["sketched", "joined", "exact", "ranks", "compacted", "rounded", "killed", "halves"]
+SEGMENT = "seg-000000-r0000"
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+second = load(ROOT / "tests" / "second_reader.py")
+make = load(GOLDEN / "make.py")
+
+
+def expected(name: str) -> dict[str, dict[str, np.ndarray]]:
+    """What was recorded: {segment: {array: rows}}."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(GOLDEN / f"{name}.npz") as data:
+        for key in data:
+            segment, array = key.split("/")
+            found.setdefault(segment, {})[array] = data[key]
+    return found
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """To the bit, NaN payloads apart."""
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def segment_rows(run: Run) -> dict[str, dict[str, np.ndarray]]:
+    """Every segment's rows through this library's reader."""
+    found = {}
+    for segment in run.segments:
+        sketch = np.empty((len(segment.steps), run.groups, run.k), np.float32)
+        segment.read_rows(0, len(sketch), sketch)
+        scalars = segment.scalars
+        found[segment.header.name] = {
+            "step": segment.steps,
+            "flags": segment.flags,
+            "norm2": segment.norm2,
+            "sketch": sketch,
+            "names": np.array(list(scalars)),
+            "scalars": np.stack(list(scalars.values()), 1) if scalars else np.empty((len(sketch), 0)),
+        }
+    return found
+
+
+def test_no_byte_of_a_golden_store_has_changed() -> None:
+    digests = {
+        p.relative_to(GOLDEN).as_posix(): hashlib.blake2b(p.read_bytes(), digest_size=32).hexdigest()
+        for store in GOLDEN.glob("*.zarr")
+        for p in store.rglob("*")
+        if p.is_file()
+    }
+    assert digests == json.loads((GOLDEN / "digests.json").read_text())
+    assert sorted(p.stem for p in GOLDEN.glob("*.zarr")) == sorted(NAMES) == sorted(s.__name__ for s in make.STORES)
+
+
+def test_golden_stores_are_small_marked_binary_and_not_shipped() -> None:
+    assert sum(p.stat().st_size for p in GOLDEN.rglob("*") if p.is_file()) < 300_000
+    assert "tests/golden/*.zarr/** binary" in (ROOT / ".gitattributes").read_text().splitlines()
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert not any("tests" in part for part in [*tools["packages"], *tools["package-dir"].values()])
+    assert tools["include-package-data"] is False
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_this_reader_gives_the_recorded_values(name: str) -> None:
+    found = segment_rows(open_run(GOLDEN / f"{name}.zarr"))
+    assert found.keys() == expected(name).keys()
+    for segment, rows in expected(name).items():
+        assert sorted(rows["names"]) == sorted(found[segment]["names"])
+        order = [found[segment]["names"].tolist().index(n) for n in rows["names"].tolist()]
+        assert same(rows["scalars"], found[segment]["scalars"][:, order])
+        for array in ("step", "flags", "norm2", "sketch"):
+            assert same(rows[array], found[segment][array]), (segment, array)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_second_reader_gives_the_recorded_values(name: str) -> None:
+    found = second.Run(GOLDEN / f"{name}.zarr")
+    assert found.segments.keys() == expected(name).keys()
+    for segment, rows in expected(name).items():
+        read = found.segments[segment]
+        order = [read.names.index(n) for n in rows["names"].tolist()]
+        assert same(rows["scalars"], read.rows["scalars"][:, order])
+        for array, there in (("step", "step"), ("flags", "flags"), ("norm2", "group_norm2"), ("sketch", "sketch")):
+            assert same(rows[array], read.rows[there].astype(rows[array].dtype)), (segment, array)
+
+
+@pytest.mark.parametrize("view", ["latest", "all"])
+@pytest.mark.parametrize("name", NAMES)
+def test_both_readers_agree_on_the_views(name: str, view: Any) -> None:
+    run = open_run(GOLDEN / f"{name}.zarr", view)
+    found = second.Run(GOLDEN / f"{name}.zarr").view(view)
+    assert same(run.steps, found["step"])
+    assert same(run.rows.read(0, len(run.steps)).reshape(found["sketch"].shape), found["sketch"])
+
+
+def test_the_second_reader_imports_neither_zarr_nor_gradlog() -> None:
+    text = (ROOT / "tests" / "second_reader.py").read_text()
+    assert not re.search(r"^\s*(import|from) (zarr|gradlog)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["sketched", "ranks", "rounded", "killed", "halves"])
+def test_a_sketch_regenerated_from_its_spec_is_the_recorded_one(name: str) -> None:
+    """The map is pinned: by the second reader from the document, by this library from the header."""
+    header = open_run(GOLDEN / f"{name}.zarr").header
+    raw = json.loads((GOLDEN / f"{name}.zarr" / "zarr.json").read_text())["attributes"]["gradlog"]
+    rows = expected(name)[SEGMENT]
+    for i in (0, len(rows["step"]) - 1):
+        grads = make.gradient(int(rows["step"][i]))
+        out, norm2 = np.empty(rows["sketch"][i].shape, np.float32), np.empty(len(header.groups))
+        projector(header.sketch, header.tensors, len(header.groups)).project(list(grads.values()), out, norm2)
+        for g in range(len(header.groups)):
+            tensors = {t["name"]: grads[t["name"]] for t in raw["tensors"] if t["group"] == g}
+            again = second.round_bits(second.fold_hash(raw["sketch"], tensors), raw["sketch_bits"])
+            assert same(again, rows["sketch"][i, g])
+            assert same(again, second.round_bits(out[g], raw["sketch_bits"]))
+
+
+def test_snapshots_of_the_parameters_are_sketches_by_the_same_map() -> None:
+    rows, raw = expected("sketched")[SEGMENT], second.Run(GOLDEN / "sketched.zarr")
+    found = raw.segments[SEGMENT].snapshots
+    assert list(found) == rows["theta_step"].tolist()
+    assert same(np.stack(list(found.values())), rows["theta"])
+    tensors = {t["name"]: make.gradient(2000)[t["name"]] for t in raw.header["tensors"] if t["group"] == 1}
+    assert same(second.fold_hash(raw.header["sketch"], tensors), found[21][1])
+
+
+def test_a_parameter_that_joined_is_part_of_the_later_segment_only() -> None:
+    raw = second.Run(GOLDEN / "joined.zarr")
+    (new,) = raw.segments["seg-000001-r0000"].header["joined"]
+    assert (new["name"], new["shape"], new["group"]) == ("h.1.weight", [6, 5], 1)
+    grads = make.gradient(7, {**make.SHAPES, "h.1.weight": (6, 5)})
+    names = [t["name"] for t in [*raw.header["tensors"], new] if t["group"] == 1]
+    again = second.fold_hash(raw.header["sketch"], {n: grads[n] for n in names})
+    assert same(again, expected("joined")["seg-000001-r0000"]["sketch"][1, 1])
+
+
+def test_another_seed_gives_another_sketch() -> None:
+    spec = {"k": 8, "m": 32768, "seed": 6}
+    g = make.gradient(0)
+    assert not np.array_equal(second.fold_hash(spec, g), second.fold_hash(spec | {"seed": 5}, g))
+
+
+def test_the_second_reader_finds_the_halves_of_a_batch() -> None:
+    """By docs/format.md alone: the squared distance of the halves, known from the gradients of two steps."""
+    segment = second.Run(GOLDEN / "halves.zarr").segments["seg-000000-r0000"]
+    found = np.stack([segment.rows["scalars"][:, segment.names.index(f"half_norm2:{g}")] for g in range(2)], axis=1)
+    assert np.isnan(found[:3]).all()
+    for t in range(3, 20):
+        square = {n: np.square(make.gradient(t + 1)[n] - x, dtype=float).sum() for n, x in make.gradient(t).items()}
+        rest = sum(x for name, x in square.items() if name != "embed.weight")
+        assert found[t].tolist() == [square["embed.weight"], rest]
+
+
+def test_labels_and_lineage_of_the_golden_stores() -> None:
+    sketched = open_run(GOLDEN / "sketched.zarr")
+    assert {int(t): int(f) for t, f in zip(sketched.steps, sketched.flags, strict=True) if f} == {
+        4: NONFINITE,
+        9: SKIPPED,
+        13: PARTIAL,
+    }
+    assert sketched.info["provenance"]["notes"] == {"batch_size": 32}
+    ranks = open_run(GOLDEN / "ranks.zarr")
+    assert ranks.steps.tolist() == list(range(18))
+    assert ranks.info["abandoned"] == 8
+    assert len(open_run(GOLDEN / "ranks.zarr", "all").steps) == 26
+    # Two ranks each: steps 12 to 15 repeated themselves, 16 and 17 did not.
+    relogged = ranks.info["relogged"]
+    assert (relogged["steps"], relogged["identical"], relogged["first_different"]) == (12, 8, 16)
+    assert 0 < relogged["largest_difference"] < 1
+    killed = open_run(GOLDEN / "killed.zarr").info
+    assert (killed["status"], killed["steps"], killed["journal_rows"]) == ("recording", 21, 5)
+
+
+def test_the_command_line_tells_what_was_logged_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["info", str(GOLDEN / "ranks.zarr")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "12 steps logged again after a rewind, 8 of them with identical norms, not step 16" in out
+    assert command(["audit", str(GOLDEN / "ranks.zarr")]) == 0
+    assert "the first other one is step 16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_stores_pass_the_audit(name: str) -> None:
+    found = check(GOLDEN / f"{name}.zarr")
+    assert found.problems == []
+    words = {"killed": ["cut short by a kill"], "ranks": ["12 steps were logged again"]}.get(name, [])
+    assert len(found.notes) == len(words)
+    assert all(word in note for word, note in zip(words, found.notes, strict=True))
+    assert command(["audit", str(GOLDEN / f"{name}.zarr")]) == 0
+
+
+def rebase(path: Path, version: str) -> None:
+    """Write another format version, and fields of the future, into a store, with all digests made anew."""
+    root = json.loads((path / "zarr.json").read_bytes())
+    root["attributes"]["gradlog"] |= {"format": version, "colour": "blue"}
+    (path / "zarr.json").write_text(json.dumps(root))
+    for folder in path.glob("seg-*"):
+        meta = json.loads((folder / "zarr.json").read_bytes())
+        segment = meta["attributes"]["gradlog_segment"]
+        head = schema.digest((path / "zarr.json").read_bytes())
+        segment |= {"root": head, "taste": "sweet", "check": schema.NO_CHECK}
+        for i in range(segment["flushes"]):
+            manifest = folder / schema.MANIFEST.format(i)
+            document = json.loads(manifest.read_bytes()) | {"prev": head, "format": version, "sound": "low"}
+            manifest.write_text(json.dumps(document))
+            head = schema.digest(manifest.read_bytes())
+        segment["head"] = head
+        (folder / "zarr.json").write_bytes(schema.seal(json.dumps(meta, separators=(",", ":")).encode()))
+
+
+@pytest.mark.parametrize("name", ["sketched", "ranks", "killed"])
+def test_a_newer_minor_version_is_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "r.zarr"
+    shutil.copytree(GOLDEN / f"{name}.zarr", path)
+    rebase(path, "1.7")
+    run = open_run(path)
+    assert run.info["format"] == "1.7"
+    for segment, rows in expected(name).items():
+        assert same(rows["sketch"], segment_rows(run)[segment]["sketch"])
+    assert verify(Folder(path)) == []
+
+
+def test_a_record_kind_of_a_newer_minor_version_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "r.zarr"
+    shutil.copytree(GOLDEN / "killed.zarr", path)
+    journal = path / SEGMENT / ".journal-000002"
+    data = journal.read_bytes()
+    journal.write_bytes(data[:12] + frame(b"Zwhat comes later") + data[12:])
+    assert len(open_run(path).steps) == 21
+    assert len(second.Run(path).segments[SEGMENT].rows["step"]) == 21
+
+
+def test_a_newer_major_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.zarr"
+    shutil.copytree(GOLDEN / "sketched.zarr", path)
+    rebase(path, "2.0")
+    with pytest.raises(NewerFormatError, match="upgrade with: pip install -U gradlog-zarr"):
+        open_run(path)
+    assert command(["info", str(path)]) == 3
+    assert "format 2.0" in capsys.readouterr().err
+
+
+def owner_of(path: Path) -> str:
+    return owner(json.loads((path / "zarr.json").read_bytes())["attributes"]["gradlog"]["uuid"], SEGMENT)
+
+
+def journal_of(path: Path) -> Path:
+    (journal,) = (path / SEGMENT).glob(".journal-*")
+    return journal
+
+
+class TestTail:
+    """The golden store that was killed, and what may happen to its journal."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        shutil.copytree(GOLDEN / "killed.zarr", tmp_path / "r.zarr")
+        return tmp_path / "r.zarr"
+
+    def test_cut_anywhere_it_is_a_shorter_run(self, path: Path) -> None:
+        journal = journal_of(path)
+        data = journal.read_bytes()
+        for size in range(0, len(data), 29):
+            journal.write_bytes(data[:size])
+            steps = open_run(path).steps
+            assert steps.tolist() == list(range(len(steps)))
+            assert 16 <= len(steps) <= 21
+            assert verify(Folder(path)) == []
+
+    def test_every_changed_bit_of_a_whole_record_is_refused(self, path: Path) -> None:
+        journal = journal_of(path)
+        data = journal.read_bytes()
+        whole = len(data) - journal_tail(data)
+        for at in range(whole):
+            for bit in range(8):
+                changed = data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+                assert read_journal(changed, owner_of(path), 1, 8).damaged, (at, bit)
+        for at in (0, 5, 13, 21, 60, whole - 1):
+            journal.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            assert [p for p in verify(Folder(path)) if "damaged behind row" in p]
+            with pytest.raises(CorruptRunError, match=r"\.journal-000002: damaged behind row"):
+                open_run(path)
+            with pytest.raises(second.Refused):
+                second.Run(path)
+
+    def test_a_hole_is_refused_and_named(self, path: Path) -> None:
+        journal = journal_of(path)
+        data = journal.read_bytes()
+        journal.unlink()
+        (path / SEGMENT / ".journal-000003").write_bytes(head(3, owner_of(path)) + data[12:])
+        with pytest.raises(CorruptRunError, match=r"rows 16 to 23 before it are missing; \.journal-000002 held them"):
+            open_run(path)
+        assert verify(Folder(path)) == [
+            f"{SEGMENT}/.journal-000003: rows 16 to 23 before it are missing; .journal-000002 held them"
+        ]
+        with pytest.raises(second.Refused, match="hole"):
+            second.Run(path)
+
+    def test_one_under_another_number_is_refused(self, path: Path) -> None:
+        journal_of(path).rename(path / SEGMENT / ".journal-000003")
+        with pytest.raises(CorruptRunError, match="holds rows of chunk 2"):
+            open_run(path)
+
+    def test_it_does_not_count_once_it_was_taken_over(self, path: Path) -> None:
+        """Its writer was of this host and is gone: no process of that number began when it did."""
+        written_by(path, {**process_identity(), "started": "never"})
+        left = journal_of(path).read_bytes()
+        continue_run(path)
+        rows = segment_rows(open_run(path))[SEGMENT]
+        assert same(rows["sketch"], expected("killed")[SEGMENT]["sketch"])
+        (path / SEGMENT / ".journal-000002").write_bytes(left)  # as if killed before it was removed
+        assert len(open_run(path).steps) == 21
+        assert examine(Folder(path)).problems == []
+        assert any("left over" in note for note in examine(Folder(path)).notes)
+
+    def test_it_is_left_to_a_writer_of_another_host(self, path: Path) -> None:
+        """Nobody here can tell whether that one lives: its rows are read, and its file stays as it is."""
+        written_by(path, {**process_identity(), "host_id": "another"})
+        left = journal_of(path).read_bytes()
+        continue_run(path)
+        assert journal_of(path).read_bytes() == left
+        assert open_run(path).steps.tolist() == list(range(21))
+        assert examine(Folder(path)).problems == []
+
+
+def written_by(path: Path, process: dict[str, Any]) -> None:
+    """Say in the golden store which process wrote it: who lives is a fact about this machine, not about the store."""
+    meta = json.loads((path / SEGMENT / "zarr.json").read_bytes())
+    meta["attributes"]["gradlog_segment"] |= {"process": process, "check": schema.NO_CHECK}
+    (path / SEGMENT / "zarr.json").write_bytes(schema.seal(json.dumps(meta, separators=(",", ":")).encode()))
+
+
+def continue_run(path: Path) -> None:
+    """Open a golden store to go on with it, and close it."""
+    like = {name: np.zeros(shape, np.float32) for name, shape in make.SHAPES.items()}
+    gradlog.open(path, like, mode="a", on_error="raise", k=8, chunk=8, seed=5, groups="all").close()
+
+
+def journal_tail(data: bytes) -> int:
+    """Bytes of the record that was cut short."""
+    at = 12
+    while at + 8 <= len(data) and at + 8 + int.from_bytes(data[at : at + 4], "little") <= len(data):
+        at += 8 + int.from_bytes(data[at : at + 4], "little")
+    return len(data) - at
+
+
+def test_the_script_still_writes_the_same_rows(tmp_path: Path) -> None:
+    for write in make.STORES:
+        rows = write(tmp_path / f"{write.__name__}.zarr")
+        found = segment_rows(open_run(tmp_path / f"{write.__name__}.zarr"))
+        for segment, there in expected(write.__name__).items():
+            for array in ("step", "flags", "sketch", "scalars"):
+                assert same(rows[segment][array], there[array]), (segment, array)
+            assert same(found[segment]["sketch"], there["sketch"])
+            np.testing.assert_allclose(found[segment]["norm2"], there["norm2"], rtol=1e-6)
