@@ -28,7 +28,7 @@ from gradlog.analysis.spectrum.nystrom import test_matrix as random_block
 from gradlog.analysis.spectrum.routes import BLOCK
 from gradlog.analysis.streaming import compiled_kernel, schedule
 from gradlog.analysis.streaming.summary import Recipe, add, contributions
-from gradlog.format.schema import chunk_rows
+from gradlog.format.layout import chunk_rows
 from tests.helpers import stores
 
 STEPS, WIDE = (int(os.environ.get(f"GRADLOG_BENCH_{n}", d)) for n, d in (("STEPS", 200_000), ("WIDE", 100_000)))

@@ -23,7 +23,9 @@ import numpy as np  # noqa: E402
 from gradlog.analysis import audit_run  # noqa: E402
 from gradlog.analysis.audit.integrity import Folder, verify  # noqa: E402
 from gradlog.analysis.audit.listing import tree_digest  # noqa: E402
-from gradlog.format.schema import RunHeader, SegmentHeader, SketchSpec, TensorInfo, chunk_rows, digest  # noqa: E402
+from gradlog.format.chain import digest  # noqa: E402
+from gradlog.format.header import RunHeader, SegmentHeader, SketchSpec, TensorInfo  # noqa: E402
+from gradlog.format.layout import chunk_rows  # noqa: E402
 from gradlog.storage.block import Block  # noqa: E402
 from gradlog.storage.commit import SegmentWriter, create_root, now  # noqa: E402
 from gradlog.storage.compact import compact  # noqa: E402

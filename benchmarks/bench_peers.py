@@ -92,7 +92,7 @@ def test_histogram_of_a_gradient(benchmark: Any) -> None:
     """What dashboards do to a gradient of 11 million coordinates, against the sketch of the same, one thread."""
     import torch
 
-    from gradlog.format.schema import TensorInfo
+    from gradlog.format.header import TensorInfo
     from gradlog.sketching.fold_hash import FoldHash
     from gradlog.sketching.projector import projector
 

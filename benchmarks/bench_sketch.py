@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradlog.format.schema import TensorInfo
+from gradlog.format.header import TensorInfo
 from gradlog.sketching.fold_hash import FoldHash
 from gradlog.sketching.projector import projector
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # for examples.paper
 
 from examples.paper import mlp_tabular, session, tiny_transformer  # noqa: E402
 from gradlog.analysis import open_run  # noqa: E402
-from gradlog.format.schema import TensorInfo  # noqa: E402
+from gradlog.format.header import TensorInfo  # noqa: E402
 from gradlog.sketching.fold_hash import FoldHash  # noqa: E402
 from gradlog.sketching.projector import projector  # noqa: E402
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import CorruptRunError, GradientError, MissingDependencyError, SpecMismatchError
-from gradlog.format.schema import FULL_BITS, TensorInfo
+from gradlog.format.header import FULL_BITS, TensorInfo
 from gradlog.sketching.groups import canonical
 from gradlog.sketching.pytree import as_numpy
 

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from gradlog.errors import CorruptRunError, GradlogError
 from gradlog.format import fields, limits, shards
-from gradlog.format.schema import MANIFESTS, META, SNAPSHOTS, RunHeader, SegmentHeader
+from gradlog.format.header import RunHeader, SegmentHeader
+from gradlog.format.layout import SNAPSHOTS
+from gradlog.format.names import MANIFESTS, META
 
 
 class Files(Protocol):

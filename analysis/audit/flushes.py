@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlog.format import fields
-from gradlog.format.schema import WIDENED_GAP, RunHeader
+from gradlog.format.header import WIDENED_GAP, RunHeader
 
 if TYPE_CHECKING:
     from gradlog.analysis.audit.reader import Evidence

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gradlog.errors import NotARunError, UnsupportedError
 from gradlog.format import limits
-from gradlog.format.schema import META
+from gradlog.format.names import META
 
 
 def require_folder(path: str | os.PathLike[str]) -> Path:

@@ -20,8 +20,11 @@ from gradlog.analysis.reading.journal_tail import following
 from gradlog.errors import CorruptRunError, GradlogError, StoreUnavailableError
 from gradlog.format import journal as records
 from gradlog.format import limits
+from gradlog.format.chain import digest, is_sealed
 from gradlog.format.fields import shown
-from gradlog.format.schema import (
+from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
+from gradlog.format.layout import SNAPSHOTS, segment_arrays, snapshot_arrays
+from gradlog.format.names import (
     JOURNAL,
     JOURNAL_PATTERN,
     MANIFEST,
@@ -29,15 +32,7 @@ from gradlog.format.schema import (
     META,
     PARTIAL_FILE,
     SEGMENT_PATTERN,
-    SNAPSHOTS,
     TORN,
-    UNSETTLED,
-    RunHeader,
-    SegmentHeader,
-    digest,
-    is_sealed,
-    segment_arrays,
-    snapshot_arrays,
 )
 
 __all__ = ["Files", "Findings", "Folder", "check", "examine", "open_files", "verify"]

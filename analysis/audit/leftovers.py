@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from gradlog.format.schema import MANIFESTS, PARTIAL_FILE, RunHeader, SegmentHeader, segment_arrays
+from gradlog.format.header import RunHeader, SegmentHeader
+from gradlog.format.layout import segment_arrays
+from gradlog.format.names import MANIFESTS, PARTIAL_FILE
 
 _FOREIGN = re.compile(r"\.DS_Store|\._.*|\.directory|Thumbs\.db|desktop\.ini|\.nfs\w+|\.fuse_hidden\w+")
 """Names that file managers and network file systems give to files of their own."""

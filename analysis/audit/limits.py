@@ -16,20 +16,9 @@ from typing import Any
 
 from gradlog.errors import CorruptRunError
 from gradlog.format import fields, limits
-from gradlog.format.schema import (
-    JOURNAL_PATTERN,
-    MANIFEST,
-    MANIFESTS,
-    META,
-    PARTIAL_FILE,
-    SCALAR_COLUMNS,
-    SEGMENT_PATTERN,
-    RunHeader,
-    SegmentHeader,
-    decoded_bytes,
-    segment_arrays,
-    snapshot_arrays,
-)
+from gradlog.format.header import RunHeader, SegmentHeader
+from gradlog.format.layout import SCALAR_COLUMNS, decoded_bytes, segment_arrays, snapshot_arrays
+from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, PARTIAL_FILE, SEGMENT_PATTERN
 
 _ROWS = {"sketch", "group_norm2", "scalars", "step", "flags"}
 """The arrays over steps. Others may stand beside them."""

@@ -26,16 +26,10 @@ from gradlog.analysis.audit.limits import headers
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.errors import CorruptRunError
 from gradlog.format import shards
+from gradlog.format.header import NONFINITE, RunHeader, SegmentHeader
+from gradlog.format.layout import SCALAR_COLUMNS, segment_arrays
 from gradlog.format.limits import parse_object
-from gradlog.format.schema import (
-    JOURNAL_PATTERN,
-    MANIFEST,
-    NONFINITE,
-    SCALAR_COLUMNS,
-    RunHeader,
-    SegmentHeader,
-    segment_arrays,
-)
+from gradlog.format.names import JOURNAL_PATTERN, MANIFEST
 
 Floats = NDArray[np.float64]
 

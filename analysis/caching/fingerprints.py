@@ -17,7 +17,9 @@ from gradlog.analysis.reading import segment as segments
 from gradlog.analysis.reading import stores
 from gradlog.errors import GradlogError
 from gradlog.format import limits
-from gradlog.format.schema import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, SegmentHeader, digest, is_sealed
+from gradlog.format.chain import digest, is_sealed
+from gradlog.format.header import SegmentHeader
+from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META
 
 if TYPE_CHECKING:
     from gradlog.analysis.reading.stores import Location

@@ -24,7 +24,7 @@ from gradlog.analysis.streaming.schedule import FAN, Pane
 from gradlog.analysis.streaming.sections import thin
 from gradlog.analysis.streaming.summary import Recipe, Summary
 from gradlog.analysis.streaming.top_rows import Carriers
-from gradlog.format.schema import digest
+from gradlog.format.chain import digest
 
 if TYPE_CHECKING:
     from gradlog.analysis.reading.run import Run

@@ -14,7 +14,8 @@ from gradlog.analysis.reading.remote_store import answering
 from gradlog.analysis.reading.stores import get, open_store
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.format import limits
-from gradlog.format.schema import META, ROOT_KEY
+from gradlog.format.header import ROOT_KEY
+from gradlog.format.names import META
 
 DEEPEST, BEHIND_LINKS = 64, 3
 """Folders in each other that are looked through for runs, and those behind a link, which may point anywhere."""

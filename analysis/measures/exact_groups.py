@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from gradlog.errors import UnsupportedError
-from gradlog.format.schema import FULL_BITS, RunHeader, SketchSpec
+from gradlog.format.header import FULL_BITS, RunHeader, SketchSpec
 from gradlog.sketching.fold_hash import from_spec
 
 LONGEST = 2**22

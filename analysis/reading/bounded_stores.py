@@ -25,8 +25,8 @@ from zarr.storage import LocalStore, ZipStore
 from gradlog.errors import CorruptRunError
 from gradlog.format import limits, shards
 from gradlog.format.fields import shown
-from gradlog.format.layout import is_temporary
-from gradlog.format.schema import PARTIAL_FILE, RunHeader, SegmentHeader
+from gradlog.format.header import RunHeader, SegmentHeader
+from gradlog.format.names import PARTIAL_FILE, is_temporary
 
 _CHUNK = re.compile(r"(?:.*/)?([^/]+)/([a-z0-9_]+)/c([./]).+")
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

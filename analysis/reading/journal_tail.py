@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from gradlog.format.journal import Journal
-from gradlog.format.schema import JOURNAL
+from gradlog.format.names import JOURNAL
 
 
 def following(journals: Mapping[int, Journal], rows: int, chunk: int) -> Iterator[tuple[Journal, str]]:

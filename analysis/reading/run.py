@@ -26,7 +26,9 @@ from gradlog.analysis.reading.step_runs import Ramps
 from gradlog.analysis.reading.stores import Location, open_store
 from gradlog.errors import TooFewStepsError
 from gradlog.format import masking
-from gradlog.format.schema import HALF_PATTERN, NONFINITE, PARTIAL, SCALAR_COLUMNS, SKIPPED, RunHeader
+from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader
+from gradlog.format.layout import SCALAR_COLUMNS
+from gradlog.format.names import HALF_PATTERN
 
 if TYPE_CHECKING:
     import dask.array
@@ -96,7 +98,7 @@ class Run:
     steps : int64 array (rows,)
         Step number of each row of the view; ``numbers`` has them in a form that does not grow with the run.
     flags : uint32 array (rows,)
-        Bits of ``gradlog.format.schema``: non-finite, skipped, partial; ``marks`` likewise.
+        Bits of ``gradlog.format.header``: non-finite, skipped, partial; ``marks`` likewise.
     chains : int64 array (c, 2)
         Row ranges [start, stop) of finite rows whose steps follow each other at distance ``every``. Increments and
         predictor history never cross from one to the next.

@@ -25,10 +25,13 @@ from gradlog.analysis.reading.journal_tail import following
 from gradlog.analysis.reading.step_runs import Ramps
 from gradlog.analysis.reading.stores import get, list_all, list_names, unbroken
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
-from gradlog.format import fields, limits, schema
+from gradlog.format import fields, limits
 from gradlog.format import journal as records
+from gradlog.format.chain import digest, is_sealed
+from gradlog.format.header import ROOT_KEY, UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.journal import Journal
-from gradlog.format.schema import RunHeader, SegmentHeader
+from gradlog.format.layout import SNAPSHOTS, segment_arrays, snapshot_arrays
+from gradlog.format.names import JOURNAL_PATTERN, META, PARTIAL_FILE, SEGMENT_PATTERN, WAITING_PATTERN
 
 ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
 
@@ -42,17 +45,17 @@ def read_header(store: Store, prefix: str, where: str) -> RunHeader:
         No zarr group, or one that is no run; written by a newer major format; malformed.
     """
     try:
-        raw = get(store, prefix + schema.META)
+        raw = get(store, prefix + META)
     except GradlogError:
         raise
     except OSError as error:
         raise NotARunError(f"{where}: cannot be read: {error}") from error
     if raw is None:
-        raise NotARunError(f"{where}: no {schema.META} inside; expected the folder of a run such as 'run.zarr'")
-    meta = limits.parse_json(raw, f"{where}/{schema.META}")
+        raise NotARunError(f"{where}: no {META} inside; expected the folder of a run such as 'run.zarr'")
+    meta = limits.parse_json(raw, f"{where}/{META}")
     attrs = meta.get("attributes") if isinstance(meta, dict) else None
-    if not isinstance(attrs, Mapping) or schema.ROOT_KEY not in attrs:
-        raise NotARunError(f"{where}: a zarr store, but not a gradlog run (no '{schema.ROOT_KEY}' attribute)")
+    if not isinstance(attrs, Mapping) or ROOT_KEY not in attrs:
+        raise NotARunError(f"{where}: a zarr store, but not a gradlog run (no '{ROOT_KEY}' attribute)")
     return RunHeader.from_attrs(attrs, where)
 
 
@@ -66,18 +69,18 @@ def segment_names(store: Store, prefix: str) -> list[str]:
     CorruptRunError
         A segment holds files but its commit record is gone.
     """
-    names = sorted(n for n in list_names(store, prefix) if schema.SEGMENT_PATTERN.fullmatch(n))
+    names = sorted(n for n in list_names(store, prefix) if SEGMENT_PATTERN.fullmatch(n))
     return [name for name in names if _is_claimed(store, f"{prefix}{name}")]
 
 
 def _is_claimed(store: Store, folder: str) -> bool:
-    key = f"{folder}/{schema.META}"
+    key = f"{folder}/{META}"
     if get(store, key) is not None:
         return True
-    if not any(not name.endswith(schema.PARTIAL_FILE) for name in list_names(store, folder)):
+    if not any(not name.endswith(PARTIAL_FILE) for name in list_names(store, folder)):
         return False
     if get(store, key) is None:  # asked again: a live writer may have claimed it before it wrote the rest
-        raise CorruptRunError(f"{folder}: files without {schema.META}, the segment's commit record")
+        raise CorruptRunError(f"{folder}: files without {META}, the segment's commit record")
     return True
 
 
@@ -111,14 +114,14 @@ class Segment:
         here = f"{where}/{name}"
         # Journals first: one that a live writer retires from here on is a chunk in the commit record read next.
         journals, waiting = read_journals(store, f"{prefix}{name}", run)
-        sealed = get(store, f"{prefix}{name}/{schema.META}")
-        if sealed is None or not schema.is_sealed(sealed):
-            raise CorruptRunError(f"{here}/{schema.META}: its bytes contradict its own digest; run: gradlog audit")
+        sealed = get(store, f"{prefix}{name}/{META}")
+        if sealed is None or not is_sealed(sealed):
+            raise CorruptRunError(f"{here}/{META}: its bytes contradict its own digest; run: gradlog audit")
         header, arrays = _read_record(store, f"{prefix}{name}", sealed, run, here)
         if header.name != name:
-            raise CorruptRunError(f"{here}/{schema.META}: belongs to {header.name}; run: gradlog audit")
-        if header.root != schema.digest(get(store, prefix + schema.META)):
-            raise CorruptRunError(f"{where}/{schema.META}: not the one {name} was recorded under; run: gradlog audit")
+            raise CorruptRunError(f"{here}/{META}: belongs to {header.name}; run: gradlog audit")
+        if header.root != digest(get(store, prefix + META)):
+            raise CorruptRunError(f"{where}/{META}: not the one {name} was recorded under; run: gradlog audit")
         nothing = Ramps.of([], run.every)
         segment = cls(header, arrays, run, here, nothing, nothing)
         segment.require_chunks("step", "flags")  # before any is read: rows that are only declared cost nothing
@@ -126,7 +129,7 @@ class Segment:
             segment.numbers = Ramps.of(_increasing(chunks.pieces(arrays["step"]), here), run.every)
         with unbroken(f"{here}/flags"):
             segment.marks = Ramps.of(chunks.pieces(arrays["flags"]), 0)
-        if header.status in schema.UNSETTLED:
+        if header.status in UNSETTLED:
             segment._overlay(journals)
             coming = range(header.snapshots, header.snapshots + len(waiting))
             segment.waiting = [waiting[number] for number in coming if number in waiting]
@@ -198,7 +201,7 @@ class Segment:
         late = np.array([step for step, _ in self.waiting], np.int64)
         if not self.header.snapshots:
             return late
-        self.require_chunks(*schema.SNAPSHOTS)
+        self.require_chunks(*SNAPSHOTS)
         with unbroken(f"{self.where}/theta_step"):
             return np.append(np.asarray(self._array("theta_step")[:], np.int64), late)
 
@@ -209,7 +212,7 @@ class Segment:
         late = np.array([theta for _, theta in self.waiting], np.float32).reshape(shape)
         if not self.header.snapshots:
             return late
-        self.require_chunks(*schema.SNAPSHOTS)
+        self.require_chunks(*SNAPSHOTS)
         with unbroken(f"{self.where}/theta"):
             return np.concatenate([np.asarray(self._array("theta")[:], np.float32), late])
 
@@ -277,12 +280,12 @@ def read_journals(
     shape = len(run.groups), run.sketch.k
     # Newest first: a live writer may go on to the next one between two reads, and retire the one before.
     for name in sorted(list_names(store, folder), reverse=True):
-        match = schema.JOURNAL_PATTERN.fullmatch(name) or schema.WAITING_PATTERN.fullmatch(name)
+        match = JOURNAL_PATTERN.fullmatch(name) or WAITING_PATTERN.fullmatch(name)
         data = get(store, f"{folder}/{name}") if match else None
         if not match or data is None:
             continue
         number = int(match[1])
-        if match.re is schema.JOURNAL_PATTERN:
+        if match.re is JOURNAL_PATTERN:
             found[number] = records.read_journal(data, owner, *shape)
         elif (kept := records.read_snapshot(data, number, owner, *shape)) is not None:
             waiting[number] = kept
@@ -332,22 +335,22 @@ def _read_record(
     store: Store, path: str, record: bytes, run: RunHeader, where: str
 ) -> tuple[SegmentHeader, dict[str, zarr.Array[Any]]]:
     """Header in a segment's commit record, and its arrays as the headers imply them: the record must say the same."""
-    document = limits.parse_object(record, f"{where}/{schema.META}")
+    document = limits.parse_object(record, f"{where}/{META}")
     header = SegmentHeader.from_attrs(fields.mapping(document.get("attributes", {}), "attributes"), where)
     header.require_bounds(run, where)
     try:
         told = document["consolidated_metadata"]["metadata"]
     except (KeyError, TypeError) as error:
-        raise CorruptRunError(f"{where}/{schema.META}: carries no metadata of arrays") from error
-    implied = schema.segment_arrays(run, header.rows, len(header.scalars), header.shard)
-    implied |= schema.snapshot_arrays(run, header.snapshots)
+        raise CorruptRunError(f"{where}/{META}: carries no metadata of arrays") from error
+    implied = segment_arrays(run, header.rows, len(header.scalars), header.shard)
+    implied |= snapshot_arrays(run, header.snapshots)
     for name, meta in implied.items():
         found = told.get(name) if isinstance(told, dict) else None
         if found != meta:
             shape = found.get("shape") if isinstance(found, dict) else None
             raise CorruptRunError(
                 f"{where}/{name}: the headers imply another array, of shape {meta['shape']}, than the metadata in "
-                f"{schema.META}, of shape {fields.shown(shape)}"
+                f"{META}, of shape {fields.shown(shape)}"
             )
     if isinstance(store, Bounded):
         store.expect(run, header)

@@ -18,7 +18,7 @@ from zarr.core.sync import sync
 from gradlog.analysis.reading.bounded_stores import BoundedFolder, BoundedZip
 from gradlog.analysis.reading.remote_store import RemoteStore
 from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
-from gradlog.format import schema
+from gradlog.format.names import META
 
 Location = str | os.PathLike[str] | Store
 
@@ -56,8 +56,8 @@ def open_store(location: Location) -> tuple[Store, str]:
     if not path.is_file():
         raise NotARunError(f"{text}: neither a folder nor a file; expected a run such as 'run.zarr'")
     store = _open_zip(path)
-    if get(store, schema.META) is None:
-        folders = [f for f in list_names(store, "") if get(store, f"{f}/{schema.META}") is not None]
+    if get(store, META) is None:
+        folders = [f for f in list_names(store, "") if get(store, f"{f}/{META}") is not None]
         if len(folders) == 1:
             return store, folders[0] + "/"
     return store, ""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.gradient_noise import BLOCKS, HalfBatches
 from gradlog.analysis.reading.run import Run
-from gradlog.format.schema import HALF_NORM2
+from gradlog.format.names import HALF_NORM2
 
 SHORT = 100
 """Steps of an epoch up to which what is left of it is told from all data."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlog.errors import GradientError
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part, pieces, tables
 from gradlog.recorder.recording import Fill
 from gradlog.sketching import fold_hash as sketch

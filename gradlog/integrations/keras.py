@@ -21,7 +21,7 @@ except ImportError as error:
 
 import numpy as np
 
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.recording import Row
 

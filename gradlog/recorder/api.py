@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from gradlog.errors import GradlogWarning
-from gradlog.format.schema import CODECS, FULL_BITS, MOST_EVERY, MOST_RANK, MOST_ROWS, STAGES
+from gradlog.format.header import CODECS, FULL_BITS, MOST_EVERY, MOST_RANK, STAGES
+from gradlog.format.layout import MOST_ROWS
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.setup import Plan, require_chunk
 from gradlog.sketching.pytree import describe, flatten

@@ -7,7 +7,7 @@ import os
 import re
 
 from gradlog.errors import GradlogError
-from gradlog.format.schema import META
+from gradlog.format.names import META
 from gradlog.storage.commit import read_root
 from gradlog.storage.paths import SUFFIX, is_url, of_optimizer, of_run
 from gradlog.storage.sink import open_sink

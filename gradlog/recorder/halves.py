@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
-from gradlog.format.schema import HALF_NORM2, RunHeader
+from gradlog.format.header import RunHeader
+from gradlog.format.names import HALF_NORM2
 from gradlog.sketching.fold_hash import in_range, squared_norm
 
 _PART = 2**16

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from gradlog.errors import GradientError
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 from gradlog.recorder.halves import half_norms
 from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import PATIENCE, Fill, Recording, Row

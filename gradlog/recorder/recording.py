@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError, RunExistsError, SpecMismatchError, StepOrderError, StoreUnavailableError
-from gradlog.format.schema import NONFINITE, PARTIAL, SKIPPED, WIDENED_GAP
+from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, WIDENED_GAP
 from gradlog.recorder.setup import Layout, Plan, open_segment, with_parent, writers
 from gradlog.recorder.step_numbers import Steps
 from gradlog.sketching.projector import Entries, projector

@@ -11,19 +11,11 @@ from typing import Any
 
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
 from gradlog.format import limits
+from gradlog.format.chain import digest
 from gradlog.format.fields import shown
-from gradlog.format.layout import is_own
-from gradlog.format.schema import (
-    META,
-    PARTIAL_FILE,
-    RunHeader,
-    SegmentHeader,
-    SketchSpec,
-    TensorInfo,
-    chunk_rows,
-    digest,
-    most_rows,
-)
+from gradlog.format.header import RunHeader, SegmentHeader, SketchSpec, TensorInfo
+from gradlog.format.layout import chunk_rows, most_rows
+from gradlog.format.names import META, PARTIAL_FILE, is_own
 from gradlog.recorder import provenance
 from gradlog.sketching import fold_hash
 from gradlog.sketching import groups as grouping

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
-from gradlog.format.schema import SketchSpec
+from gradlog.format.header import SketchSpec
 from gradlog.sketching.small_groups import Scatter
 
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
-from gradlog.format.schema import SketchSpec, TensorInfo
+from gradlog.format.header import SketchSpec, TensorInfo
 from gradlog.sketching.fold_hash import Floats, FoldHash, from_spec, in_range, squared_norm
 from gradlog.sketching.sparse import Sparse
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradlog.format.schema import SCALAR_COLUMNS, RunHeader
+from gradlog.format.header import RunHeader
+from gradlog.format.layout import SCALAR_COLUMNS
 
 
 class Block:

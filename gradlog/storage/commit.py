@@ -24,24 +24,10 @@ from numpy.typing import NDArray
 
 from gradlog.errors import CorruptRunError, NotARunError, SpecMismatchError
 from gradlog.format import limits
-from gradlog.format.schema import (
-    FULL_BITS,
-    MANIFEST,
-    MANIFESTS,
-    META,
-    NO_CHECK,
-    PARTIAL_FILE,
-    SCALAR_COLUMNS,
-    SEGMENT_PATTERN,
-    RunHeader,
-    SegmentHeader,
-    digest,
-    group_metadata,
-    is_sealed,
-    seal,
-    segment_arrays,
-    snapshot_arrays,
-)
+from gradlog.format.chain import NO_CHECK, digest, is_sealed, seal
+from gradlog.format.header import FULL_BITS, RunHeader, SegmentHeader
+from gradlog.format.layout import SCALAR_COLUMNS, group_metadata, segment_arrays, snapshot_arrays
+from gradlog.format.names import MANIFEST, MANIFESTS, META, PARTIAL_FILE, SEGMENT_PATTERN
 from gradlog.storage.block import Block
 from gradlog.storage.sink import Buffers, Sink
 

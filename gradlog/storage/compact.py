@@ -15,18 +15,11 @@ from typing import Any
 
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.format import limits, shards
+from gradlog.format.chain import digest
+from gradlog.format.header import RunHeader, SegmentHeader
+from gradlog.format.layout import segment_arrays
 from gradlog.format.limits import parse_object
-from gradlog.format.schema import (
-    JOURNAL_PATTERN,
-    MANIFEST,
-    MANIFESTS,
-    META,
-    WAITING_PATTERN,
-    RunHeader,
-    SegmentHeader,
-    digest,
-    segment_arrays,
-)
+from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, WAITING_PATTERN
 from gradlog.storage import spool
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
 from gradlog.storage.paths import absolute

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.format import journal
-from gradlog.format.layout import temporary
-from gradlog.format.schema import JOURNAL, WAITING
+from gradlog.format.names import JOURNAL, WAITING, temporary
 from gradlog.storage.sink import new_file, write_new
 
 

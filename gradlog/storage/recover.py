@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Protocol
 
 from gradlog.errors import CorruptRunError
+from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.limits import parse_object
-from gradlog.format.schema import JOURNAL_PATTERN, PARTIAL_FILE, UNSETTLED, RunHeader, SegmentHeader
+from gradlog.format.names import JOURNAL_PATTERN, PARTIAL_FILE
 from gradlog.storage import liveness, spool
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
 from gradlog.storage.sink import Sink, open_sink

@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 from gradlog.errors import CorruptRunError, MissingDependencyError, StoreUnavailableError
 from gradlog.format import limits
-from gradlog.format.layout import is_leftover, is_part_of_run, is_temporary, temporary
-from gradlog.format.schema import META, WAITING_PATTERN
+from gradlog.format.names import META, WAITING_PATTERN, is_leftover, is_part_of_run, is_temporary, temporary
 from gradlog.storage.paths import absolute, is_url
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from gradlog.errors import CorruptRunError
 from gradlog.format import journal as records
 from gradlog.format import limits
+from gradlog.format.header import RunHeader
 from gradlog.format.journal import Journal
-from gradlog.format.schema import WAITING, RunHeader
+from gradlog.format.names import WAITING
 from gradlog.format.sizes import size_setting
 from gradlog.storage.block import Block
 from gradlog.storage.paths import absolute

@@ -72,7 +72,7 @@ def test_the_digest_is_one_line(path: Path, capsys: Capture) -> None:
 def test_what_was_kept_elsewhere(path: Path, tmp_path: Path, capsys: Capture) -> None:
     shell = "find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > ../run.sha256"
     subprocess.run(["bash", "-c", shell], cwd=path, check=True)
-    head = gradlog.format.schema.digest((path / "seg-000000-r0000/manifest/000001.json").read_bytes())
+    head = gradlog.format.chain.digest((path / "seg-000000-r0000/manifest/000001.json").read_bytes())
     kept = [f"--checkpoint={t}={tmp_path / f'{t}.npz'}" for t in (0, 10, 20)]
     options = ["--manifest", str(tmp_path / "run.sha256"), "--head", head, "--sgd", *kept]
     assert run(["audit", str(path), *options]) == 0

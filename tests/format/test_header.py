@@ -22,9 +22,10 @@ from gradlog.analysis.audit.integrity import Folder, check, examine, verify
 from gradlog.analysis.reading.run import Run
 from gradlog.cli.app import run as command
 from gradlog.errors import CorruptRunError, NewerFormatError
-from gradlog.format import schema
+from gradlog.format.chain import NO_CHECK, digest, seal
+from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
 from gradlog.format.journal import frame, head, owner, read_journal
-from gradlog.format.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.format.names import MANIFEST
 from gradlog.sketching.projector import projector
 from gradlog.storage.liveness import process_identity
 
@@ -237,15 +238,15 @@ def rebase(path: Path, version: str) -> None:
     for folder in path.glob("seg-*"):
         meta = json.loads((folder / "zarr.json").read_bytes())
         segment = meta["attributes"]["gradlog_segment"]
-        head = schema.digest((path / "zarr.json").read_bytes())
-        segment |= {"root": head, "taste": "sweet", "check": schema.NO_CHECK}
+        head = digest((path / "zarr.json").read_bytes())
+        segment |= {"root": head, "taste": "sweet", "check": NO_CHECK}
         for i in range(segment["flushes"]):
-            manifest = folder / schema.MANIFEST.format(i)
+            manifest = folder / MANIFEST.format(i)
             document = json.loads(manifest.read_bytes()) | {"prev": head, "format": version, "sound": "low"}
             manifest.write_text(json.dumps(document))
-            head = schema.digest(manifest.read_bytes())
+            head = digest(manifest.read_bytes())
         segment["head"] = head
-        (folder / "zarr.json").write_bytes(schema.seal(json.dumps(meta, separators=(",", ":")).encode()))
+        (folder / "zarr.json").write_bytes(seal(json.dumps(meta, separators=(",", ":")).encode()))
 
 
 @pytest.mark.parametrize("name", ["sketched", "ranks", "killed"])
@@ -366,8 +367,8 @@ class TestTail:
 def written_by(path: Path, process: dict[str, Any]) -> None:
     """Say in the golden store which process wrote it: who lives is a fact about this machine, not about the store."""
     meta = json.loads((path / SEGMENT / "zarr.json").read_bytes())
-    meta["attributes"]["gradlog_segment"] |= {"process": process, "check": schema.NO_CHECK}
-    (path / SEGMENT / "zarr.json").write_bytes(schema.seal(json.dumps(meta, separators=(",", ":")).encode()))
+    meta["attributes"]["gradlog_segment"] |= {"process": process, "check": NO_CHECK}
+    (path / SEGMENT / "zarr.json").write_bytes(seal(json.dumps(meta, separators=(",", ":")).encode()))
 
 
 def continue_run(path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gradlog.errors import CorruptRunError
 from gradlog.format import journal as records
 from gradlog.format import limits
-from gradlog.format.schema import ROOT_KEY, SEGMENT_KEY, RunHeader, SegmentHeader, SketchSpec, TensorInfo
+from gradlog.format.header import ROOT_KEY, SEGMENT_KEY, RunHeader, SegmentHeader, SketchSpec, TensorInfo
 
 HEADER = RunHeader(SketchSpec("fold-hash/1", 8, 2**15, 0), ("w",), (TensorInfo("w", (30,), "float32", 0),), 16)
 

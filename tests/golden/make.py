@@ -25,7 +25,7 @@ import numpy as np
 
 import gradlog
 from gradlog.errors import GradlogWarning
-from gradlog.format.schema import NONFINITE, PARTIAL, SKIPPED
+from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
 from gradlog.recorder.halves import half_norms
 from gradlog.recorder.recording import Row
 from gradlog.sketching.projector import projector

@@ -13,7 +13,9 @@ import numpy as np
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.format.schema import MANIFEST, META, RunHeader, SegmentHeader, digest
+from gradlog.format.chain import digest
+from gradlog.format.header import RunHeader, SegmentHeader
+from gradlog.format.names import MANIFEST, META
 from gradlog.storage.block import Block
 from gradlog.storage.commit import Commit, SegmentWriter, create_root
 from gradlog.storage.sink import LocalSink

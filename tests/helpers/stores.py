@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from gradlog.format import schema
-from gradlog.format.schema import RunHeader, SegmentHeader, SketchSpec, TensorInfo
+from gradlog.format.chain import NO_CHECK, digest, seal
+from gradlog.format.header import SEGMENT_KEY, RunHeader, SegmentHeader, SketchSpec, TensorInfo
+from gradlog.format.layout import group_metadata, segment_arrays
+from gradlog.format.names import META
 
 
 def header(groups=2, k=8, chunk=16, exact=False, sizes=None, **fields) -> RunHeader:
@@ -25,11 +27,11 @@ def header(groups=2, k=8, chunk=16, exact=False, sizes=None, **fields) -> RunHea
 
 def write_root(path: Path, head: RunHeader) -> None:
     path.mkdir(parents=True)
-    (path / schema.META).write_text(json.dumps(schema.group_metadata(head.to_attrs())))
+    (path / META).write_text(json.dumps(group_metadata(head.to_attrs())))
 
 
 def write_meta(folder: Path, meta) -> None:
-    (folder / schema.META).write_bytes(schema.seal(json.dumps(meta, separators=(",", ":")).encode()))
+    (folder / META).write_bytes(seal(json.dumps(meta, separators=(",", ":")).encode()))
 
 
 def write_segment(path, head, sketch, steps=None, flags=None, scalars=None, norm2=None, **fields) -> SegmentHeader:
@@ -43,13 +45,13 @@ def write_segment(path, head, sketch, steps=None, flags=None, scalars=None, norm
         "step": steps,
         "flags": np.zeros(T, np.uint32) if flags is None else np.asarray(flags, np.uint32),
     }
-    root = schema.digest((path / schema.META).read_bytes())
+    root = digest((path / META).read_bytes())
     counts = {"rows": T, "flushes": -(-T // head.chunk)}
     seg = SegmentHeader(**{"status": "closed", "root": root, **counts, **fields, "scalars": tuple(scalars)})
     folder = path / seg.name
     folder.mkdir()
-    arrays = schema.segment_arrays(head, T, len(scalars))
-    write_meta(folder, schema.group_metadata(seg.to_attrs(), arrays))
+    arrays = segment_arrays(head, T, len(scalars))
+    write_meta(folder, group_metadata(seg.to_attrs(), arrays))
     group = zarr.open_group(folder, mode="r+", use_consolidated=True)
     with zarr.config.set({"array.write_empty_chunks": True}):
         for name, data in values.items():
@@ -68,8 +70,8 @@ def write_run(path: Path, rows, *, exact=False, chunk=16, every=1, sizes=None, *
 
 
 def edit_segment(folder: Path, **fields) -> None:
-    meta = json.loads((folder / schema.META).read_text())
-    attrs = meta["attributes"][schema.SEGMENT_KEY]
+    meta = json.loads((folder / META).read_text())
+    attrs = meta["attributes"][SEGMENT_KEY]
     assert set(fields) <= {f.name for f in dataclasses.fields(SegmentHeader)}
-    attrs.update(fields, check=schema.NO_CHECK)
+    attrs.update(fields, check=NO_CHECK)
     write_meta(folder, meta)

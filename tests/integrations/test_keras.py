@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradlog.format.schema import PARTIAL
+from gradlog.format.header import PARTIAL
 
 if importlib.util.find_spec("keras") is None:
     pytest.skip("needs keras", allow_module_level=True)

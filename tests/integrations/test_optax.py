@@ -10,7 +10,7 @@ jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
 import jax.numpy as jnp
 
-from gradlog.format.schema import PARTIAL
+from gradlog.format.header import PARTIAL
 from gradlog.integrations.jax_sketch import JaxSketch
 from gradlog.integrations.optax import log_gradients, named_leaves, open_run, record, sketcher
 from gradlog.sketching.fold_hash import FoldHash

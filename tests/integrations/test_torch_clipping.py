@@ -8,7 +8,7 @@ import torch
 
 import gradlog
 import gradlog.analysis
-from gradlog.format.schema import NONFINITE, SKIPPED
+from gradlog.format.header import NONFINITE, SKIPPED
 from tests.helpers.torch_loops import loss_of, mlp, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("seeded")

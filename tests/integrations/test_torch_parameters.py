@@ -10,7 +10,7 @@ from torch import nn
 import gradlog
 import gradlog.analysis
 from gradlog.errors import GradlogWarning
-from gradlog.format.schema import PARTIAL
+from gradlog.format.header import PARTIAL
 from gradlog.sketching.fold_hash import FoldHash
 from tests.helpers.torch_loops import loss_of, mlp, snapshot
 

@@ -10,7 +10,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.format.schema import RunHeader, SketchSpec, TensorInfo
+from gradlog.format.header import RunHeader, SketchSpec, TensorInfo
 from gradlog.storage.block import Block
 from gradlog.storage.scalar_columns import Columns
 

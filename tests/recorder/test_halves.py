@@ -13,7 +13,7 @@ import gradlog
 from gradlog.analysis import analyze, open_run
 from gradlog.analysis.audit.integrity import Folder, verify
 from gradlog.errors import GradientError, GradlogWarning
-from gradlog.format.schema import HALF_NORM2
+from gradlog.format.names import HALF_NORM2
 from gradlog.storage.compact import compact
 from tests.helpers.small_run import LIKE, gradient, start
 

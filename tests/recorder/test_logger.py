@@ -13,7 +13,7 @@ import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.audit.integrity import Folder, verify
 from gradlog.errors import GradlogWarning, SpecMismatchError
-from gradlog.format.schema import NONFINITE, PARTIAL
+from gradlog.format.header import NONFINITE, PARTIAL
 from tests.helpers.small_run import gradient, start
 
 

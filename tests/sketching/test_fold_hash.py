@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlog.format.schema import SketchSpec
+from gradlog.format.header import SketchSpec
 from gradlog.sketching.fold_hash import FoldHash, default_m, from_spec
 from tests.helpers import reference
 from tests.helpers.sketches import normal, sketch_of

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError, UnsupportedError
-from gradlog.format.schema import SketchSpec, TensorInfo
+from gradlog.format.header import SketchSpec, TensorInfo
 from gradlog.sketching.fold_hash import FoldHash, exact_spec, from_spec
 from gradlog.sketching.projector import projector
 from tests.helpers.sketches import normal, sketch_of

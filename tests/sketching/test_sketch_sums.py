@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlog.format.schema import TensorInfo
+from gradlog.format.header import TensorInfo
 from gradlog.sketching.fold_hash import FoldHash
 from gradlog.sketching.projector import projector
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.errors import GradientError
-from gradlog.format.schema import TensorInfo
+from gradlog.format.header import TensorInfo
 from gradlog.sketching.fold_hash import FoldHash, exact_spec
 from gradlog.sketching.projector import projector
 from gradlog.sketching.pytree import as_entries

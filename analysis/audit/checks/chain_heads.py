@@ -8,7 +8,9 @@ from typing import Any
 
 from gradlog.analysis.audit.findings import Line
 from gradlog.format import limits
-from gradlog.format.schema import MANIFEST, MANIFESTS, RunHeader, SegmentHeader, digest
+from gradlog.format.chain import digest
+from gradlog.format.header import RunHeader, SegmentHeader
+from gradlog.format.names import MANIFEST, MANIFESTS
 
 
 def chain(folder: Path, segment: SegmentHeader) -> dict[str, int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradlog.analysis.audit.findings import Line, enumerate_some, problems
 from gradlog.analysis.audit.flushes import changed_gaps, odd_dates, seconds
 from gradlog.analysis.audit.reader import Evidence
-from gradlog.format.schema import PARTIAL, SKIPPED, RunHeader
+from gradlog.format.header import PARTIAL, SKIPPED, RunHeader
 
 IRREGULAR = 0.1
 """Share of steps at another distance than the usual one, above which the numbering itself is irregular."""

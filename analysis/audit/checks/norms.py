@@ -26,7 +26,7 @@ from scipy.stats import chi2
 
 from gradlog.analysis.audit.findings import MOST_LINES, Line, enumerate_some, problems
 from gradlog.analysis.audit.reader import Evidence
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 from gradlog.sketching.fold_hash import from_spec
 
 FALSE_ALARM = 1e-6

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gradlog.analysis.audit.findings import Line
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 
 _DIGEST = re.compile(r"(sha\d*|md5|blake|crc|digest|hash|checksum|etag|revision)", re.IGNORECASE)
 _DATA = re.compile(r"(data|corpus|dataset|train)", re.IGNORECASE)
@@ -19,7 +19,7 @@ def checklist(header: RunHeader) -> dict[str, bool]:
 
     Examples
     --------
-    >>> from gradlog.format.schema import SketchSpec
+    >>> from gradlog.format.header import SketchSpec
     >>> checklist(RunHeader(SketchSpec("fold-hash/1", 8, 2**15, 0), ("w",), (), 64))["git commit"]
     False
     """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.audit.findings import Line, enumerate_some, problems
 from gradlog.analysis.audit.reader import Evidence, Floats
-from gradlog.format.schema import SKIPPED, RunHeader
+from gradlog.format.header import SKIPPED, RunHeader
 
 TOLERANCE = 2e-3
 """Relative. Frameworks take norms in float32, or in the type of the gradient."""

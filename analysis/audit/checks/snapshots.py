@@ -17,7 +17,7 @@ from gradlog.analysis.audit.findings import Line, enumerate_some
 from gradlog.analysis.audit.reader import Floats
 from gradlog.analysis.reading.run import Run
 from gradlog.errors import SpecMismatchError
-from gradlog.format.schema import TensorInfo
+from gradlog.format.header import TensorInfo
 from gradlog.sketching.projector import projector
 
 RELATIVE = 1e-5

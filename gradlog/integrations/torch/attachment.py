@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from gradlog.errors import UnsupportedError
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 from gradlog.integrations.torch.capture import Capture
 from gradlog.integrations.torch.ddp import LocalCapture, averaging
 from gradlog.integrations.torch.optimizer import settings

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from gradlog.errors import GradientError
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 from gradlog.integrations.torch.compiled import listen
 from gradlog.integrations.torch.patches import norm_and_coef, unwatch, watch
 from gradlog.integrations.torch.sightings import Sightings

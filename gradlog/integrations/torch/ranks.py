@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from gradlog.errors import GradlogWarning, UnsupportedError
-from gradlog.format.schema import digest
+from gradlog.format.chain import digest
 
 WAIT = 10.0
 """Seconds that a rank waits for the notes of the others."""

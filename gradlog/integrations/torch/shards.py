@@ -16,7 +16,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.sketch import Flat, fetch, flat
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
-from gradlog.format.schema import RunHeader
+from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
 from gradlog.integrations.torch.sketch import DeviceSketch, Few, Flat, HostSketch, fetch, flat

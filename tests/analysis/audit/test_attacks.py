@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import audit_run
-from gradlog.format.schema import digest
+from gradlog.format.chain import digest
 from tests.helpers import forger
 from tests.helpers.forger import STEPS, Rows, Training
 

@@ -12,7 +12,7 @@ import pytest
 import gradlog
 from gradlog.analysis import audit_run, open_run
 from gradlog.analysis.audit.checks import norms
-from gradlog.format.schema import PARTIAL, SKIPPED, WIDENED_GAP
+from gradlog.format.header import PARTIAL, SKIPPED, WIDENED_GAP
 from gradlog.sketching.fold_hash import FoldHash
 from gradlog.storage.compact import compact
 from tests.helpers import forger

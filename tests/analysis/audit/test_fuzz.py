@@ -21,7 +21,10 @@ import gradlog
 from gradlog.analysis import audit_run
 from gradlog.analysis.audit.findings import Report
 from gradlog.errors import NotARunError
-from gradlog.format import schema
+from gradlog.format.chain import NO_CHECK, digest, seal
+from gradlog.format.header import SEGMENT_KEY, RunHeader, SegmentHeader
+from gradlog.format.layout import segment_arrays
+from gradlog.format.names import META
 from gradlog.storage.compact import compact
 
 PATIENCE = 20.0
@@ -201,7 +204,7 @@ def forge(path: Path, fresh: dict[Path, Any]) -> None:
     """Write edited JSON files and recompute every digest that depends on them, as far as the edit left a place."""
     for file, document in fresh.items():
         file.write_bytes(dump(document))
-    root = schema.digest((path / schema.META).read_bytes())
+    root = digest((path / META).read_bytes())
     for folder in sorted(path.glob("seg-*")):
         previous = root
         for file in sorted(folder.glob("manifest/*.json")):
@@ -209,21 +212,21 @@ def forge(path: Path, fresh: dict[Path, Any]) -> None:
             if isinstance(document, dict):
                 document["prev"] = previous
             file.write_bytes(dump(document))
-            previous = schema.digest(file.read_bytes())
-        meta = json.loads((folder / schema.META).read_bytes())
+            previous = digest(file.read_bytes())
+        meta = json.loads((folder / META).read_bytes())
         with contextlib.suppress(KeyError, TypeError):
-            attrs = meta["attributes"][schema.SEGMENT_KEY]
-            attrs.update(root=root, check=schema.NO_CHECK)
+            attrs = meta["attributes"][SEGMENT_KEY]
+            attrs.update(root=root, check=NO_CHECK)
             if not attrs["shard"]:
                 attrs["head"] = previous
         with contextlib.suppress(Exception):
-            head = schema.RunHeader.from_attrs(json.loads((path / schema.META).read_bytes())["attributes"])
-            segment = schema.SegmentHeader.from_attrs(meta["attributes"])
-            arrays = schema.segment_arrays(head, segment.rows, len(segment.scalars), segment.shard)
+            head = RunHeader.from_attrs(json.loads((path / META).read_bytes())["attributes"])
+            segment = SegmentHeader.from_attrs(meta["attributes"])
+            arrays = segment_arrays(head, segment.rows, len(segment.scalars), segment.shard)
             meta["consolidated_metadata"]["metadata"] = arrays
             for name, array in arrays.items():
-                (folder / name / schema.META).write_bytes(dump(array))
-        (folder / schema.META).write_bytes(schema.seal(dump(meta)))
+                (folder / name / META).write_bytes(dump(array))
+        (folder / META).write_bytes(seal(dump(meta)))
 
 
 def edited(path: Path, which: int, where: float, value: Any) -> None:

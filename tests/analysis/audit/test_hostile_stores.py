@@ -18,7 +18,10 @@ import gradlog
 from gradlog.analysis import audit_run
 from gradlog.analysis.audit.findings import MOST_LINES, MOST_TEXT, Line, Report, enumerate_some, problems
 from gradlog.errors import NotARunError, UnsupportedError
-from gradlog.format import limits, schema
+from gradlog.format import limits
+from gradlog.format.chain import NO_CHECK, digest, seal
+from gradlog.format.header import ROOT_KEY, SEGMENT_KEY
+from gradlog.format.names import META
 from gradlog.storage.compact import compact
 
 SEGMENT = "seg-000000-r0000"
@@ -42,19 +45,19 @@ def failure(path: Path) -> str:
 
 def declare(path: Path, **fields) -> None:
     """Change the run's header, with the digest of the root recomputed in the segment."""
-    root = json.loads((path / schema.META).read_text())
+    root = json.loads((path / META).read_text())
     for name, value in fields.items():
         part, _, field = name.rpartition("__")
-        target = root["attributes"][schema.ROOT_KEY]
+        target = root["attributes"][ROOT_KEY]
         (target[part] if part else target)[field] = value
-    (path / schema.META).write_text(json.dumps(root))
-    edit_segment(path, root=schema.digest((path / schema.META).read_bytes()))
+    (path / META).write_text(json.dumps(root))
+    edit_segment(path, root=digest((path / META).read_bytes()))
 
 
 def edit_segment(path: Path, **fields) -> None:
-    meta = json.loads((path / SEGMENT / schema.META).read_text())
-    meta["attributes"][schema.SEGMENT_KEY].update(fields, check=schema.NO_CHECK)
-    (path / SEGMENT / schema.META).write_bytes(schema.seal(json.dumps(meta, separators=(",", ":")).encode()))
+    meta = json.loads((path / SEGMENT / META).read_text())
+    meta["attributes"][SEGMENT_KEY].update(fields, check=NO_CHECK)
+    (path / SEGMENT / META).write_bytes(seal(json.dumps(meta, separators=(",", ":")).encode()))
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "/", "zarr.json"])
@@ -126,20 +129,20 @@ def test_rows_that_would_fill_the_memory(path: Path) -> None:
 
 
 def test_nested_json(path: Path) -> None:
-    (path / schema.META).write_text('{"attributes":' * 200_000)
+    (path / META).write_text('{"attributes":' * 200_000)
     assert "zarr.json" in failure(path)
 
 
 def rechain(path: Path, edit) -> None:
     """Edit the manifests and recompute their chain."""
-    meta = json.loads((path / SEGMENT / schema.META).read_text())["attributes"][schema.SEGMENT_KEY]
+    meta = json.loads((path / SEGMENT / META).read_text())["attributes"][SEGMENT_KEY]
     previous = meta["root"]
     for file in sorted((path / SEGMENT / "manifest").iterdir()):
         document = json.loads(file.read_text())
         edit(document)
         document["prev"] = previous
         file.write_text(json.dumps(document, separators=(",", ":")))
-        previous = schema.digest(file.read_bytes())
+        previous = digest(file.read_bytes())
     edit_segment(path, head=previous)
 
 
@@ -149,7 +152,7 @@ def put_chunk(path: Path, key: str, data: bytes) -> None:
 
     def entry(manifest: dict) -> None:
         if key in manifest["chunks"]:
-            manifest["chunks"][key] = {"size": len(data), "blake2b": schema.digest(data)}
+            manifest["chunks"][key] = {"size": len(data), "blake2b": digest(data)}
 
     rechain(path, entry)
 

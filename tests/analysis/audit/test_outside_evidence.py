@@ -99,7 +99,7 @@ def test_safetensors_torch_and_npz_read_alike(tmp_path: Path) -> None:
     torch.save({"state_dict": {f"module.{n}": v for n, v in values.items()}}, tmp_path / "x.pt")
     np.savez(tmp_path / "x.npz", **{n: v.double().numpy() for n, v in values.items()})
     write_safetensors(tmp_path / "x.safetensors", values)
-    from gradlog.format.schema import TensorInfo
+    from gradlog.format.header import TensorInfo
 
     tensors = [TensorInfo(n, tuple(v.shape), "float32", 0) for n, v in values.items()]
     for name in ("x.pt", "x.npz", "x.safetensors"):

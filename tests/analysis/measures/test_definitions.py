@@ -9,7 +9,7 @@ import pytest
 
 from gradlog.analysis import Linear, analyze
 from gradlog.analysis.measures.predictors import Fitted
-from gradlog.format.schema import HALF_NORM2
+from gradlog.format.names import HALF_NORM2
 from tests.helpers import reference, stores
 from tests.helpers.walks import oracle_kappa, smooth
 

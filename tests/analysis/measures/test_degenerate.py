@@ -14,7 +14,7 @@ from gradlog.analysis.measures import bounds, shuffled
 from gradlog.analysis.measures.interpretation import verdict
 from gradlog.analysis.measures.predictors import Fitted
 from gradlog.analysis.spectrum import subspaces
-from gradlog.format.schema import HALF_NORM2
+from gradlog.format.names import HALF_NORM2
 from tests.helpers import stores
 
 T = 40

@@ -14,7 +14,7 @@ from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.comparison.divergence import cosines
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.measures.interpretation import verdict
-from gradlog.format.schema import FULL_BITS, RunHeader, SketchSpec, TensorInfo
+from gradlog.format.header import FULL_BITS, RunHeader, SketchSpec, TensorInfo
 from gradlog.sketching.fold_hash import FoldHash
 
 K, T = 64, 240

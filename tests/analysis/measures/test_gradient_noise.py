@@ -9,7 +9,7 @@ from gradlog.analysis import analyze, to_json
 from gradlog.analysis.measures import gradient_noise
 from gradlog.analysis.measures.gradient_noise import HalfBatches
 from gradlog.analysis.measures.predictors import Evidence, parse
-from gradlog.format.schema import HALF_NORM2
+from gradlog.format.names import HALF_NORM2
 from tests.helpers import stores
 from tests.helpers.known import evidence
 

@@ -17,7 +17,7 @@ import xarray as xr
 
 from gradlog.analysis import analyze, open_run
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, SpecMismatchError, TooFewStepsError
-from gradlog.format import schema
+from gradlog.format.names import META
 from tests.helpers import stores
 
 
@@ -182,15 +182,15 @@ def test_damaged_chunks_are_errors_not_numbers(path, name, how):
 
 def test_contradicting_metadata_is_refused(path):
     folder = path / "seg-000000-r0000"
-    whole = (folder / schema.META).read_bytes()
-    (folder / schema.META).write_bytes(whole[:-30])
+    whole = (folder / META).read_bytes()
+    (folder / META).write_bytes(whole[:-30])
     with pytest.raises(CorruptRunError):
         open_run(path)
-    (folder / schema.META).write_bytes(whole)
+    (folder / META).write_bytes(whole)
     stores.edit_segment(folder, rows=49)
     with pytest.raises(CorruptRunError, match=r"of shape \[49, 2, 8\], than the metadata in zarr.json, of shape \[50"):
         open_run(path)
-    (folder / schema.META).unlink()
+    (folder / META).unlink()
     with pytest.raises(CorruptRunError, match="commit record"):
         open_run(path)
 
@@ -209,15 +209,15 @@ def test_what_is_not_a_run(tmp_path, path):
     for bad in ("missing", "empty", "file"):
         with pytest.raises(NotARunError):
             open_run(tmp_path / bad)
-    meta = json.loads((path / schema.META).read_text())
+    meta = json.loads((path / META).read_text())
     meta["attributes"]["gradlog"]["format"] = "9.0"
-    (path / schema.META).write_text(json.dumps(meta))
+    (path / META).write_text(json.dumps(meta))
     with pytest.raises(NewerFormatError, match="upgrade"):
         open_run(path)
-    (path / schema.META).write_text("{")
+    (path / META).write_text("{")
     with pytest.raises(CorruptRunError, match="malformed JSON"):
         open_run(path)
-    (path / schema.META).write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    (path / META).write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     with pytest.raises(NotARunError, match="not a gradlog run"):
         open_run(path)
 

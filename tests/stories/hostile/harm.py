@@ -20,7 +20,10 @@ from numcodecs.zstd import Zstd
 
 import gradlog
 from gradlog.format import journal as records
-from gradlog.format import schema
+from gradlog.format.chain import NO_CHECK, digest, seal
+from gradlog.format.header import ROOT_KEY, SEGMENT_KEY, RunHeader, SegmentHeader
+from gradlog.format.layout import segment_arrays
+from gradlog.format.names import JOURNAL, META
 from gradlog.storage.compact import compact
 
 KINDS = ("plain", "packed", "compact", "journal")
@@ -42,7 +45,7 @@ def write(path: Path, kind: str) -> Path:
     log = gradlog.open(path, mode="a", **options)
     for t in range(20, 25):
         log.step(grads(t), loss=float(t))
-    left = {f: f.read_bytes() for f in [path / "seg-000001-r0000" / schema.META, *path.glob("*/.journal-*")]}
+    left = {f: f.read_bytes() for f in [path / "seg-000001-r0000" / META, *path.glob("*/.journal-*")]}
     log.close()
     if kind == "journal":
         shutil.rmtree(path / "seg-000001-r0000")
@@ -92,7 +95,7 @@ def checked(data: bytes) -> bytes:
 
 def reseal(path: Path, arrays: bool = True) -> None:
     """Recompute every digest as far as the store has a place for it, and the arrays' metadata."""
-    root = schema.digest((path / schema.META).read_bytes())
+    root = digest((path / META).read_bytes())
     for folder in sorted(path.glob("seg-*")):
         with contextlib.suppress(Exception):  # an edit may have left nothing to recompute
             _reseal_segment(path, folder, root, arrays)
@@ -108,27 +111,27 @@ def _reseal_segment(path: Path, folder: Path, root: str, arrays: bool) -> None:
         document = json.loads(data)
         for key, entry in document["chunks"].items():
             if (file := folder / key).is_file():
-                entry.update(size=file.stat().st_size, blake2b=schema.digest(file.read_bytes()))
+                entry.update(size=file.stat().st_size, blake2b=digest(file.read_bytes()))
         document["prev"] = previous
         chained.append(dump(document))
-        previous = schema.digest(chained[-1])
+        previous = digest(chained[-1])
     if whole.exists():
         whole.write_bytes(b"\n".join(chained))
     else:
         for file, data in zip(sorted(folder.glob("manifest/*.json")), chained, strict=True):
             file.write_bytes(data)
-    meta = json.loads((folder / schema.META).read_bytes())
+    meta = json.loads((folder / META).read_bytes())
     with contextlib.suppress(KeyError, TypeError):
-        meta["attributes"][schema.SEGMENT_KEY].update(root=root, head=previous, check=schema.NO_CHECK)
+        meta["attributes"][SEGMENT_KEY].update(root=root, head=previous, check=NO_CHECK)
     with contextlib.suppress(Exception):
-        header = schema.RunHeader.from_attrs(json.loads((path / schema.META).read_bytes())["attributes"])
-        segment = schema.SegmentHeader.from_attrs(meta["attributes"])
-        implied = schema.segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)
+        header = RunHeader.from_attrs(json.loads((path / META).read_bytes())["attributes"])
+        segment = SegmentHeader.from_attrs(meta["attributes"])
+        implied = segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)
         if arrays:
             meta["consolidated_metadata"]["metadata"] = implied
             for name, array in implied.items():
-                (folder / name / schema.META).write_bytes(dump(array))
-    (folder / schema.META).write_bytes(schema.seal(dump(meta)))
+                (folder / name / META).write_bytes(dump(array))
+    (folder / META).write_bytes(seal(dump(meta)))
 
 
 Harm = Callable[[Path, random.Random], None]
@@ -147,9 +150,9 @@ def edit_json(path: Path, rng: random.Random) -> None:
 def edit_header(path: Path, rng: random.Random) -> None:
     """One to three other fields of a header, all digests recomputed."""
     segment = rng.random() < 0.6
-    file = rng.choice(sorted(path.glob("seg-*/zarr.json"))) if segment else path / schema.META
+    file = rng.choice(sorted(path.glob("seg-*/zarr.json"))) if segment else path / META
     document = json.loads(file.read_bytes())
-    fields = document["attributes"][schema.SEGMENT_KEY if segment else schema.ROOT_KEY]
+    fields = document["attributes"][SEGMENT_KEY if segment else ROOT_KEY]
     for _ in range(rng.randint(1, 3)):
         put(fields, rng.choice(list(places(fields))), rng.choice(HOSTILE))
     file.write_bytes(dump(document))
@@ -158,11 +161,11 @@ def edit_header(path: Path, rng: random.Random) -> None:
 
 def declare(path: Path, rng: random.Random) -> None:
     """Far more rows, scalars, tensors, groups, flushes, snapshots or chunks to a shard than there are."""
-    root = json.loads((path / schema.META).read_bytes())
-    header = root["attributes"][schema.ROOT_KEY]
+    root = json.loads((path / META).read_bytes())
+    header = root["attributes"][ROOT_KEY]
     file = rng.choice(sorted(path.glob("seg-*/zarr.json")))
     meta = json.loads(file.read_bytes())
-    segment = meta["attributes"][schema.SEGMENT_KEY]
+    segment = meta["attributes"][SEGMENT_KEY]
     what = rng.choice(["rows", "flushes", "scalars", "tensors", "groups", "snapshots", "shard", "chunk", "k"])
     many = rng.choice([10**5, 10**6, 2**31, 2**48, 2**62])
     if what in ("rows", "flushes", "snapshots", "shard"):
@@ -179,7 +182,7 @@ def declare(path: Path, rng: random.Random) -> None:
         header["chunk"] = min(many, 2**20)
     else:
         header["sketch"]["k"] = min(many, 2**31)
-    (path / schema.META).write_bytes(dump(root))
+    (path / META).write_bytes(dump(root))
     file.write_bytes(dump(meta))
     reseal(path)
 
@@ -221,7 +224,7 @@ def damage(path: Path, rng: random.Random) -> None:
         file.unlink()
     else:
         file.write_bytes(new)
-    if rng.random() < 0.5 and (path / schema.META).exists():
+    if rng.random() < 0.5 and (path / META).exists():
         reseal(path)
 
 
@@ -234,7 +237,7 @@ def bomb(path: Path, rng: random.Random) -> None:
         entry = rng.choice([(0, 2**62), (2**63, 2**63), (0, len(data)), (2**64 - 1, 2**64 - 1)])
         file.write_bytes(data[: -16 * count - 4] + checked(struct.pack("<QQ", *entry) * count))
     else:
-        chunks = [f for f in files_of(path) if f.name.startswith("c.")] or [path / schema.META]
+        chunks = [f for f in files_of(path) if f.name.startswith("c.")] or [path / META]
         size = rng.choice([2**20, 2**24, 2**27])
         rng.choice(chunks).write_bytes(checked(bytes(Zstd(level=1).encode(np.zeros(size, np.uint8)))))
     reseal(path)
@@ -243,7 +246,7 @@ def bomb(path: Path, rng: random.Random) -> None:
 def journal(path: Path, rng: random.Random) -> None:
     """A journal of sound records that say too much: names, rows, columns, numbers."""
     folder = path / "seg-000001-r0000"
-    uuid = json.loads((path / schema.META).read_bytes())["attributes"][schema.ROOT_KEY]["uuid"]
+    uuid = json.loads((path / META).read_bytes())["attributes"][ROOT_KEY]["uuid"]
     names = records.names_record([f"s{i}" for i in range(rng.choice([1, 500, 65_000]))])
     step = rng.choice([0, 25, 2**62, -(2**63), 2**63 - 1])
     norm2 = np.full(2, rng.choice([1.0, np.nan, np.inf, -1.0]))
@@ -252,7 +255,7 @@ def journal(path: Path, rng: random.Random) -> None:
     index = rng.choice([0, 1, 2, 999_999])
     data = records.head(index, records.owner(uuid, folder.name)) + row * rng.choice([1, 9, 2_000]) + names + note
     folder.mkdir(exist_ok=True)
-    (folder / schema.JOURNAL.format(index)).write_bytes(data + rng.choice([b"", b"N", rng.randbytes(30)]))
+    (folder / JOURNAL.format(index)).write_bytes(data + rng.choice([b"", b"N", rng.randbytes(30)]))
 
 
 def names(path: Path, rng: random.Random) -> None:

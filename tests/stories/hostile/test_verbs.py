@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradlog.format import journal, schema
+from gradlog.format import journal
+from gradlog.format.header import ROOT_KEY, SEGMENT_KEY
+from gradlog.format.names import META
 from tests.helpers.small_run import environment
 from tests.stories.hostile import fuzz, harm
 
@@ -23,17 +25,17 @@ SEGMENT = "seg-000000-r0000"
 
 
 def header_field(path: Path, name: str, value: object) -> None:
-    file = path / schema.META
+    file = path / META
     document = json.loads(file.read_bytes())
-    document["attributes"][schema.ROOT_KEY][name] = value
+    document["attributes"][ROOT_KEY][name] = value
     file.write_bytes(harm.dump(document))
     harm.reseal(path)
 
 
 def segment_fields(path: Path, **fields: object) -> None:
-    file = path / SEGMENT / schema.META
+    file = path / SEGMENT / META
     document = json.loads(file.read_bytes())
-    document["attributes"][schema.SEGMENT_KEY].update(fields)
+    document["attributes"][SEGMENT_KEY].update(fields)
     file.write_bytes(harm.dump(document))
     harm.reseal(path)
 
@@ -55,7 +57,7 @@ def sparse(file: Path) -> None:
 
 def journal_bomb(path: Path) -> None:
     folder = path / "seg-000001-r0000"
-    uuid = json.loads((path / schema.META).read_bytes())["attributes"][schema.ROOT_KEY]["uuid"]
+    uuid = json.loads((path / META).read_bytes())["attributes"][ROOT_KEY]["uuid"]
     row = journal.row_record(25, 0, np.ones(2), np.ones((2, 8), np.float32), np.empty(0))
     names = journal.names_record([f"s{i}" for i in range(60_000)])
     notes = b"".join(journal.annotation_record(i, [59_999], [1.0]) for i in range(2_000))

@@ -1,46 +1,28 @@
-"""Format 1 of a run on disk: names, dimensions, dtypes, and the two attribute records.
+"""The two attribute records of a run: what is fixed for all of it, and what one writer did.
 
-Pure: no file is touched here. The recorder writes what this module describes, the analyzer reads it, and
-nothing else is shared between the two halves but the errors, the journal's record layout and the sketch.
-``docs/format.md`` describes the same for a second implementation.
+Pure: no file is touched here. ``docs/format.md`` describes the same for a second implementation.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from gradlog.errors import CorruptRunError, NewerFormatError
 from gradlog.format import fields, limits
+from gradlog.format.chain import NO_CHECK
 from gradlog.format.fields import shown, text, whole_number
+from gradlog.format.layout import MOST_ROWS, decoded_bytes, most_rows, row_bytes, segment_arrays, snapshot_arrays
+from gradlog.format.names import SEGMENT
 
 FORMAT = (1, 0)
 ROOT_KEY = "gradlog"
 SEGMENT_KEY = "gradlog_segment"
-META = "zarr.json"
-MANIFEST = "manifest/{:06d}.json"
-MANIFESTS = "manifest/all.jsonl"
-JOURNAL = ".journal-{:06d}"
-WAITING = ".theta-{:06d}.partial"
-TORN = ".torn-"
-PARTIAL_FILE = ".partial"
-SEGMENT = "seg-{number:06d}-r{rank:04d}"
-SEGMENT_PATTERN = re.compile(r"seg-(\d{6})-r(\d{4})")
-JOURNAL_PATTERN = re.compile(r"\.journal-(\d{6})")
-WAITING_PATTERN = re.compile(r"\.theta-(\d{6})\.partial")
 
 UNSETTLED = ("recording", "failed")
 """States of a segment in which journals may hold rows beyond its chunks, and sketches of parameters wait."""
-
-NO_CHECK = "0" * 64
-_CHECK = b'"check":"%s"'
-
-SCALAR_COLUMNS = 16
-"""Scalars are chunked in columns of 16, so that a name first seen at a late step needs no rewrite."""
 
 WIDENED_GAP = "some of these steps: "
 """Beginning of the reason of a gap that stands for several: recorded steps lie between them."""
@@ -54,30 +36,11 @@ STAGES = ("consumed", "preclip", "local")
 CODECS = ("raw", "bitshuffle-zstd")
 """How ``sketch`` chunks are encoded. Random floats barely compress, so raw is the default."""
 
-HALF_NORM2 = "half_norm2:{}"
-HALF_PATTERN = re.compile(r"half_norm2:\d+")
-"""Scalars of a row whose batch was recorded in two halves: for each group, by its number, the squared norm of half the
-difference of their gradients."""
-
-SNAPSHOTS = ("theta", "theta_step")
-"""Arrays of a segment that hold sketches of the parameters."""
-
 FULL_BITS = 23
 """Mantissa bits of a float32."""
 
-MOST_ROWS, MOST_EVERY, MOST_RANK = 2**20, 2**40, 9_999
-"""The most of ``chunk``, ``every`` and ``rank`` that a run may have."""
-
-_RAW: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-_SHUFFLED: list[dict[str, Any]] = [
-    _RAW[0],
-    {
-        "name": "blosc",
-        "configuration": {"typesize": 4, "cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0},
-    },
-    _RAW[1],
-]
-_PACKED: list[dict[str, Any]] = [_RAW[0], {"name": "zstd", "configuration": {"level": 1, "checksum": False}}, _RAW[1]]
+MOST_EVERY, MOST_RANK = 2**40, 9_999
+"""The most of ``every`` and ``rank`` that a run may have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,144 +342,3 @@ def _version(text: Any, where: str) -> tuple[int, int]:
             "upgrade with: pip install -U gradlog-zarr"
         )
     return major, minor
-
-
-def digest(*pieces: Any) -> str:
-    """BLAKE2b-256 of bytes-like pieces in hex, as ``b2sum -l 256`` prints it."""
-    h = hashlib.blake2b(digest_size=32)
-    for piece in pieces:
-        h.update(memoryview(piece).cast("B"))
-    return h.hexdigest()
-
-
-def seal(metadata: bytes) -> bytes:
-    """Put the digest of a segment's metadata file into its ``check`` field, which holds zeros so far."""
-    return metadata.replace(_CHECK % NO_CHECK.encode(), _CHECK % digest(metadata).encode(), 1)
-
-
-def is_sealed(metadata: bytes) -> bool:
-    """Whether a segment's metadata file agrees with its own digest."""
-    found = re.search(rb'"check":"([0-9a-f]{64})"', metadata)
-    return found is not None and digest(metadata.replace(found[1], NO_CHECK.encode(), 1)) == found[1].decode()
-
-
-def row_bytes(groups: int, k: int) -> int:
-    """Bytes of one row of the widest array over groups."""
-    return groups * max(8, 4 * k)
-
-
-def most_rows(groups: int, k: int) -> int:
-    """Rows of the largest chunk that readers take; 0 where one row alone is too wide.
-
-    >>> most_rows(16, 256)
-    16384
-    """
-    row = row_bytes(groups, k)
-    return 0 if row > limits.ROW else min(MOST_ROWS, max(1, limits.CHUNK // row))
-
-
-def chunk_rows(bytes_of_row: int) -> int:
-    """Rows of a chunk: the power of two nearest below 4 MiB of sketch, 64 to 2048.
-
-    Very wide rows (exact mode) get fewer than 64, so that a chunk stays within 64 MiB.
-
-    >>> chunk_rows(16 * 256 * 4)
-    256
-    """
-    rows = 1 << max(0, (4 * 2**20 // max(bytes_of_row, 1)).bit_length() - 1)
-    floor = min(64, 1 << max(0, (64 * 2**20 // max(bytes_of_row, 1)).bit_length() - 1))
-    return max(floor, min(2048, rows))
-
-
-def group_metadata(attrs: Mapping[str, Any], consolidated: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Zarr v3 metadata of a group, optionally with its arrays' metadata inline."""
-    meta: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
-    if consolidated is not None:
-        meta["consolidated_metadata"] = {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": dict(consolidated),
-        }
-    return meta
-
-
-def segment_arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0) -> dict[str, dict[str, Any]]:
-    """Zarr v3 metadata of a segment's five arrays when ``rows`` rows and ``scalars`` names are committed.
-
-    With ``shard`` chunks to a file the chunks are those of an unsharded segment, byte for byte, as the inner chunks
-    of Zarr's ``sharding_indexed`` codec.
-
-    ``sketch`` (step, group, k) float32; ``group_norm2`` (step, group) float64; ``scalars`` (step, scalar)
-    float64; ``step`` (step) int64; ``flags`` (step) uint32.
-    """
-    C, G, k = header.chunk, len(header.groups), header.sketch.k
-    codecs = _RAW if header.codec == "raw" else _SHUFFLED
-    arrays = {
-        "sketch": _array((rows, G, k), (C, G, k), "float32", ("step", "group", "k"), codecs),
-        "group_norm2": _array((rows, G), (C, G), "float64", ("step", "group"), _PACKED),
-        "scalars": _array((rows, scalars), (C, SCALAR_COLUMNS), "float64", ("step", "scalar"), _PACKED),
-        "step": _array((rows,), (C,), "int64", ("step",), _PACKED),
-        "flags": _array((rows,), (C,), "uint32", ("step",), _PACKED),
-    }
-    return {name: _sharded(meta, shard) for name, meta in arrays.items()} if shard else arrays
-
-
-def snapshot_arrays(header: RunHeader, snapshots: int) -> dict[str, dict[str, Any]]:
-    """Zarr v3 metadata of the arrays that a segment has where sketches of the parameters were kept.
-
-    ``theta`` (snapshot, group, k) float32: the run's random map applied to the parameters; ``theta_step`` (snapshot)
-    int64: the step before which they had these values. One chunk a snapshot, never in shards.
-    """
-    if not snapshots:
-        return {}
-    G, k = len(header.groups), header.sketch.k
-    return {
-        "theta": _array((snapshots, G, k), (1, G, k), "float32", ("snapshot", "group", "k"), _RAW),
-        "theta_step": _array((snapshots,), (1,), "int64", ("snapshot",), _PACKED),
-    }
-
-
-def decoded_bytes(meta: Mapping[str, Any]) -> int:
-    """Bytes that a chunk of an array with this metadata decodes to."""
-    shape: list[int] = meta["chunk_grid"]["configuration"]["chunk_shape"]
-    return math.prod(shape) * int(meta["data_type"][-2:]) // 8
-
-
-def _sharded(meta: dict[str, Any], shard: int) -> dict[str, Any]:
-    inner = meta["chunk_grid"]["configuration"]["chunk_shape"]
-    codec = {
-        "name": "sharding_indexed",
-        "configuration": {
-            "chunk_shape": inner,
-            "codecs": meta["codecs"],
-            "index_codecs": _RAW,
-            "index_location": "end",
-        },
-    }
-    return meta | {
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [inner[0] * shard, *inner[1:]]}},
-        # Another separator than chunks have: shards are written beside them and then take over in one commit.
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "codecs": [codec],
-    }
-
-
-def _array(
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dtype: str,
-    dims: tuple[str, ...],
-    codecs: list[dict[str, Any]],
-) -> dict[str, Any]:
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": list(shape),
-        "data_type": dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": "NaN" if dtype.startswith("float") else 0,
-        "codecs": codecs,
-        "dimension_names": list(dims),
-        "attributes": {},
-    }
