@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.small_run import environment
+from tests.helpers.small_run import environment
 
 from tests.integrations.conftest import TRAIN
 
