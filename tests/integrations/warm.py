@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.helpers.small_run import environment
 
+from tests.helpers.small_run import environment
 from tests.integrations.conftest import TRAIN
 
 SERVER = """
