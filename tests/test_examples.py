@@ -21,6 +21,7 @@ def told(name: str) -> list[str]:
     return [str(PROGRAMS / program), *words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "output", "says"),
     [

@@ -113,6 +113,7 @@ def test_the_howto_on_seeds_runs(call, tmp_path, monkeypatch):
     assert (tmp_path / "seeds.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_the_example_on_seeds_runs(tmp_path):
     pytest.importorskip("torch")
     command = [sys.executable, str(ROOT / "examples" / "seeds.py"), "--seeds", "2", "--steps", "30"]

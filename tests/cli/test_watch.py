@@ -101,6 +101,7 @@ def test_json_is_a_line_a_look_and_files_are_replaced(tmp_path, live, start):
     assert start("analyze", tmp_path / "live.zarr", "--watch", "-o", target).wait(60) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["analyze", "report"])
 def test_control_c_ends_without_a_trace(tmp_path, live, start, verb):
     live.step(60)
@@ -113,6 +114,7 @@ def test_control_c_ends_without_a_trace(tmp_path, live, start, verb):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_at_any_time(tmp_path, live, start):
     target = tmp_path / "page.html"
     live.step(60)

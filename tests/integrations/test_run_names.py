@@ -27,6 +27,7 @@ def stores(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.glob("*.zarr"))
 
 
+@pytest.mark.slow
 def test_a_script_that_is_started_again(tmp_path, gradlog_run):
     """It is numbered; the newest is continued, or replaced; and no number is a further optimizer's name."""
     for options in ([], [], ["--append"], ["--force"]):
@@ -38,6 +39,7 @@ def test_a_script_that_is_started_again(tmp_path, gradlog_run):
     assert gradlog_run("--append", "--force", "train.py").returncode == 2
 
 
+@pytest.mark.slow
 def test_append_counts_on_and_says_so(tmp_path, gradlog_run):
     assert gradlog_run("-o", "r.zarr", "--k", "8", "train.py").returncode == 0
     done = gradlog_run("-o", "r.zarr", "--k", "8", "--append", "train.py")
@@ -48,6 +50,7 @@ def test_append_counts_on_and_says_so(tmp_path, gradlog_run):
     assert open_run(tmp_path / "r.zarr").steps.tolist() == list(range(10))
 
 
+@pytest.mark.slow
 def test_what_is_left_of_another_run_is_found_before_the_script_starts(tmp_path, gradlog_run):
     (tmp_path / "out.optimizer2.zarr").mkdir()
     done = gradlog_run("-o", "out.zarr", "train.py")
@@ -75,6 +78,7 @@ for t in range(first, first + 6):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [["--append"], []])
 def test_steps_after_a_checkpoint_are_those_that_the_optimizer_counts(tmp_path, gradlog_run, recorded, again):
     (tmp_path / "train.py").unlink()
@@ -113,6 +117,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_one_optimizer_over_two_models(tmp_path, gradlog_run, recorded):
     """Each is called as the script calls it, and the command that is printed works in the folder it is printed in."""
     (tmp_path / "sac.py").write_text(ACTOR_CRITIC)
@@ -175,6 +180,7 @@ def test_the_optimizer_is_recorded_and_shown(tmp_path, capsys):
     assert "group 1: lr 0.5" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "said"), [
     ("raise", "ended early, after step 2: training ended by ValueError: the script's own fault"),
     ("sigint", "ended early, after step 2: training ended by KeyboardInterrupt"),
@@ -196,6 +202,7 @@ def test_a_run_that_goes_on_says_so_first(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[0].endswith("r.zarr: being recorded, after step 0")
 
 
+@pytest.mark.slow
 def test_two_scripts_at_once_get_a_run_each(tmp_path, gradlog_run):
     (tmp_path / "train.py").write_text(RESUMED)
     program = [sys.executable, "-m", "gradlog", "run", "--k", "8", "train.py"]

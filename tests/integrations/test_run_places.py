@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tests.integrations.warm import gradlog_run, server
+
+__all__ = ["gradlog_run", "server"]
+
+pytestmark = pytest.mark.slow
+
 
 def test_an_existing_run_is_not_touched(tmp_path, gradlog_run):
     assert gradlog_run("-o", "out.zarr", "train.py").returncode == 0

@@ -49,6 +49,7 @@ def moments(make: Callable[[int], FoldHash], tensors: Tensors) -> tuple[float, f
 
 # A chi-squared estimate with k degrees of freedom has 1.9 % standard error of its variance over 8000 seeds; the proven
 # bound is 1.053 here, so that 1.15 leaves five standard errors.
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_unbiased_and_of_the_proven_variance(case: str) -> None:
     mean, mean_error, variance, error = moments(lambda seed: FoldHash(K, seed, M), CASES[case])

@@ -203,6 +203,7 @@ def test_resumed_equals_uninterrupted(options: Options, lives: list[Life]) -> No
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_around_the_writes_of_a_flush(tmp_path: Path, after: bool) -> None:
     """Chunks, manifest, the arrays' metadata, the commit record, and the first chunk of the next flush."""

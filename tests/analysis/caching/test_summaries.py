@@ -286,6 +286,7 @@ def _hammer(folder, seed):
             store.trim()
 
 
+@pytest.mark.slow
 def test_processes_share_a_folder(tmp_path):
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_hammer, args=(tmp_path / "c", seed)) for seed in range(3)]

@@ -57,9 +57,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"svd": "rows", "window": 10}, {"svd": "nystrom", "burn_in": 5, "prefixes": 3}]
-)
+@pytest.mark.parametrize("options", [
+    {},
+    pytest.param({"svd": "rows", "window": 10}, marks=pytest.mark.slow),
+    pytest.param({"svd": "nystrom", "burn_in": 5, "prefixes": 3}, marks=pytest.mark.slow),
+])  # fmt: skip
 @pytest.mark.parametrize("name", CASES)
 def test_every_number_is_finite_or_withheld(tmp_path, name, options):
     X, written = CASES[name]
@@ -192,6 +194,7 @@ def test_intervals_of_the_bounds_follow_those_of_the_path_length(tmp_path, what)
         assert sides["left_noise_free"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 def test_random_orders_are_not_called_an_order(tmp_path, exact):
     """Noise in few directions over few steps: gains scatter by far more than 2 %, and by as much as is said."""

@@ -28,6 +28,7 @@ def browser():
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one", "two", "hostile", "many"])
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light")])
 def test_pages_open_in_silence(browser, pages, name, width, scheme):

@@ -50,6 +50,7 @@ def cells():
     return ["".join(line for line in "".join(s).splitlines(True) if not line.startswith("%")) for s in found]
 
 
+@pytest.mark.slow
 def test_the_example_notebook_runs(monkeypatch):
     """Cell by cell in the notebook's folder, as a kernel does, the last expression of each evaluated to be shown."""
     import matplotlib as mpl

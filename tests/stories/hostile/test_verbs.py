@@ -155,7 +155,8 @@ def in_process(*args: object) -> tuple[int, list[str], int]:
     return done.returncode, lines, int(peak)
 
 
-@pytest.mark.parametrize("verb", ["info", "analyze", "audit", "recover", "compact"])
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["analyze", "audit", "compact"])
 @pytest.mark.parametrize("name", ["a chunk is a pipe", "a journal that unpacks to 1 GB", "zarr.json is sparse"])
 def test_a_fresh_process_stays_small(runs: Path, tmp_path: Path, name: str, verb: str) -> None:
     kind, change = STORES[name]
@@ -167,6 +168,7 @@ def test_a_fresh_process_stays_small(runs: Path, tmp_path: Path, name: str, verb
     assert peak < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ["large", "twice", "bzip2"])
 @pytest.mark.parametrize("verb", ["info", "audit"])
 def test_archives_that_unpack_to_too_much(runs: Path, tmp_path: Path, odd: str, verb: str) -> None:
