@@ -66,7 +66,7 @@ def flawed(path, rows, chunk):
 
 @pytest.mark.parametrize(
     "options",
-    [{"window": 45}, {"scheduler": "synchronous"}, {"scheduler": "threads"}, pytest.param({"kernel": "numba"}, marks=pytest.mark.slow),
+    [{"window": 45}, {"scheduler": "synchronous"}, {"scheduler": "threads"}, {"kernel": "numba"},
      {"light": True, "svd": "nystrom", "window": 70}],
     ids=lambda o: next(iter(o)),
 )  # fmt: skip

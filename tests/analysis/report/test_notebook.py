@@ -7,6 +7,8 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from gradlog.analysis import open_run
 from gradlog.analysis.reading.rows import RowSource
 
