@@ -15,70 +15,78 @@ from gradlog.analysis import analyze, open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = {
-    "tiny_sort_rmsprop": ("transformer, RMSprop", "#0072B2"),
-    "cnn_digits_sgd": ("CNN, SGD momentum", "#D55E00"),
+    "cnn_digits_sgd": "CNN, digits, SGD momentum",
+    "mlp_wine_exact": "perceptron, wine, SGD",
+    "resnet18_photo100_adamw": "ResNet-18, photos, AdamW",
+    "mlp_synth_adamw": "perceptron, AdamW, 2,000 steps",
+    "gpt2_manual_adamw": "GPT-2, text, AdamW, 50 steps",
+    "tiny_sort_rmsprop": "transformer, sorting, RMSprop",
 }
-PREDICTORS = ["last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)"]
-EPS = (0.1, 0.05, 0.01)
+CURVES = {"tiny_sort_rmsprop": "#D55E00", "cnn_digits_sgd": "#0072B2"}
+"""Runs with a curve of directions; their exact rank is known from their full gradients."""
+STEPS_PER_EPOCH = {"mlp_wine_exact": 5, "cnn_digits_sgd": 28}
+"""Where batches repeat after an epoch, random order keeps to epochs."""
 STYLE = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9.5,
-    "axes.titlelocation": "left", "svg.hashsalt": "gradlog", "svg.fonttype": "path", "legend.frameon": False,
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "svg.hashsalt": "gradlog", "svg.fonttype": "path",
+    "legend.frameon": False,
 }  # fmt: skip
 
 
-def kappas(ax, results):
-    """Draw kappa of each predictor as a dot, and what random order would give as an open one."""
-    for i, (name, ds) in enumerate(results.items()):
-        label, colour = RUNS[name]
-        y = np.arange(len(PREDICTORS)) + 0.15 * (2 * i - 1)
-        kappa = ds["kappa"].sel(predictor=PREDICTORS).values
-        null = ds["kappa_null"].sel(predictor=PREDICTORS).values
-        ax.hlines(y, np.minimum(kappa, null), np.maximum(kappa, null), color=colour, lw=1, alpha=0.5)
-        ax.plot(null, y, "o", mfc="white", mec=colour, ms=5.5)
-        ax.plot(kappa, y, "o", color=colour, ms=5.5, label=label)
-    ax.plot([], [], "o", mfc="white", mec="0.4", ms=5.5, label="same gradients, shuffled")
-    ax.axvline(1, color="0.75", lw=0.8, zorder=0)
-    ax.set_xscale("log")
-    ax.set_xticks([0.3, 1, 2, 6, 14], ["0.3", "1", "2", "6", "14"])
-    ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    ax.set_yticks(range(len(PREDICTORS)), PREDICTORS)
-    ax.invert_yaxis()
-    ax.set_xlabel("kappa = squared prediction error / energy")
-    ax.set_title("How well do past gradients predict the next one?")
-    ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.63), handletextpad=0.3, fontsize=8)
+def predictability(ax, results):
+    """Draw the error of predicting the last gradient again, over that of the same gradients in random order."""
+    ratio = [float((ds["kappa"] / ds["kappa_null"]).sel(predictor="last")) for ds in results.values()]
+    y = np.arange(len(ratio))
+    colours = [CURVES.get(name, "0.35") for name in results]
+    ax.axvline(1, color="0.6", lw=1)
+    ax.hlines(y, 1, ratio, color=colours, lw=2.5)
+    ax.scatter(ratio, y, color=colours, s=36, zorder=3)
+    for value, at in zip(ratio, y, strict=True):
+        ax.annotate(f"{value:.2f}", (value, at), (8 if value >= 1 else -8, 0), textcoords="offset points",
+                    ha="left" if value >= 1 else "right", va="center", fontsize=8)  # fmt: skip
+    ax.set_xlim(0.3, 2.1)
+    ax.set_ylim(len(ratio) - 0.3, -1.1)
+    ax.set_yticks(y, [RUNS[name] for name in results])
+    ax.tick_params(axis="y", length=0)
+    ax.text(0.97, -0.75, "steps resemble\neach other", ha="right", va="center", fontsize=8, color="0.35")
+    ax.text(1.03, -0.75, "steps oppose\neach other", ha="left", va="center", fontsize=8, color="0.35")
+    ax.set_xlabel("error of guessing the previous gradient again\n(1 = the same gradients in random order)")
+    ax.set_title("Is the next gradient like the last one?")
 
 
-def tails(ax, results, truth):
-    """Draw the energy that the leading directions leave, and the exact ranks of the full gradients."""
-    for name, ds in results.items():
-        label, colour = RUNS[name]
-        ax.plot(ds["tail_energy"].values, color=colour, lw=1.6, label=label)
-        exact = [truth[name]["rank"][str(e)] for e in EPS]
-        ax.plot(exact, EPS, "x", color=colour, ms=7, mew=1.6)
-    ax.plot([], [], "x", color="0.4", ms=7, mew=1.6, label="exact rank, from the full gradients")
-    for e in EPS:
-        ax.axhline(e, color="0.8", lw=0.8, ls=":", zorder=0)
-    ax.set_yscale("log")
-    ax.set_xlim(0, 130)
-    ax.set_ylim(4e-3, 1.1)
-    ax.set_yticks([1, *EPS], ["1", *map(str, EPS)])
-    ax.yaxis.set_minor_locator(mpl.ticker.NullLocator())
-    ax.set_xlabel("directions r")
-    ax.set_ylabel("energy outside the leading r")
-    ax.set_title("How many directions hold the increments?")
-    ax.legend(loc="upper right", fontsize=8)
+def directions(ax, results, truth):
+    """Draw the share of the change that the leading directions hold, with the exact rank of the full gradients."""
+    for height, (name, colour) in zip((58, 34), CURVES.items(), strict=True):
+        held = 100 * (1 - results[name]["tail_energy"].values)
+        exact, dimension = truth[name]["rank"]["0.1"], truth[name]["dimension"]
+        ax.plot(held, color=colour, lw=1.8)
+        ax.plot(exact, 90, "o", color=colour, ms=6)
+        ax.text(26, height, f"{RUNS[name]}:\n{exact} of {dimension:,} directions", color=colour)
+    ax.axhline(90, color="0.75", lw=0.8, ls=":", zorder=0)
+    ax.text(80, 91, "90 %", ha="right", va="bottom", color="0.35", fontsize=8)
+    ax.set_xlim(0, 80)
+    ax.set_ylim(0, 103)
+    ax.set_xlabel("number of directions")
+    ax.set_ylabel("% of the change from step to step")
+    ax.set_title("In how many directions does it change?")
 
 
 def main():
-    target = sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs" / "img" / "two_runs.svg"
+    target = sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs" / "img" / "sample_runs.svg"
     truth = json.loads((ROOT / "sample_logs" / "expected.json").read_text())
     results = {
-        name: analyze(open_run(ROOT / "sample_logs" / f"{name}.zarr"), predictors=PREDICTORS, eps=EPS) for name in RUNS
+        name: analyze(
+            open_run(ROOT / "sample_logs" / f"{name}.zarr"),
+            predictors=["last"],
+            eps=[0.1],
+            steps_per_epoch=STEPS_PER_EPOCH.get(name),
+        )
+        for name in RUNS
     }
     with mpl.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), layout="constrained")
-        kappas(left, results)
-        tails(right, results, truth)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+        predictability(left, results)
+        directions(right, results, truth)
         figure.savefig(
             target, dpi=150, facecolor="white", metadata={"Date": None} if str(target).endswith("svg") else {}
         )

@@ -1,24 +1,11 @@
-"""Two things that pages cannot say themselves: which other pages there are, and what the commands' options are."""
+"""What no page can say itself: the options of the commands."""
 
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import click
-
-KINDS = {"howto": ("howto-*",), "reference": ("format*", "schema*")}
-"""Patterns of pages by kind; every other page of the folder explains a concept."""
-
-LISTED = {"index", "tutorial", "cli", "api"}
-
-
-def names_of(kind: str, folder: Path) -> list[str]:
-    """Pages of a kind, in alphabetical order."""
-    everything = {p.stem for p in folder.glob("*.md")} - LISTED
-    kinds = {k: {p.stem for pattern in patterns for p in folder.glob(f"{pattern}.md")} for k, patterns in KINDS.items()}
-    return sorted(kinds[kind] if kind in kinds else everything - set().union(*kinds.values()))
 
 
 def command_reference() -> str:
@@ -47,13 +34,9 @@ def _plain(text: str) -> str:
 
 
 def fill(app: Any, docname: str, source: list[str]) -> None:
-    """Replace ``@@kind@@`` by the pages of that kind, and ``@@commands@@`` by the command reference."""
-    text = source[0]
-    if "@@" not in text:
-        return
-    for kind in (*KINDS, "concepts"):
-        text = text.replace(f"@@{kind}@@", "\n".join(names_of(kind, Path(app.srcdir))))
-    source[0] = text.replace("@@commands@@", command_reference() if "@@commands@@" in text else "")
+    """Replace ``@@commands@@`` by the command reference."""
+    if "@@commands@@" in source[0]:
+        source[0] = source[0].replace("@@commands@@", command_reference())
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -106,6 +106,14 @@ def test_the_howto_on_reports_runs(call, tmp_path, monkeypatch):
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_the_page_on_what_to_do_next_runs(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("run", "half-rate")):
+        walk(tmp_path / f"{name}.zarr", seed)
+    assert run_page("what-next", call) == 9
+    assert {"report.html", "spike.html", "run.csv"} <= {p.name for p in tmp_path.iterdir()}
+
+
 def test_the_howto_on_seeds_runs(call, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
