@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gradlog.analysis.comparison.divergence import Cosines, cosines
     from gradlog.analysis.comparison.replicates import Configuration, Difference, Mean, Replicates, replicates
     from gradlog.analysis.following import Look, is_live, silence, watch
-    from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor
+    from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor, register_predictor
     from gradlog.analysis.reading.run import Run, open_run
     from gradlog.analysis.report import archive_report, html_report, plots, write_report
     from gradlog.analysis.results.analyze import analyze
@@ -32,8 +32,8 @@ __all__ = [
     "Cache", "Comparison", "Configuration", "Cosines", "Difference", "Evidence", "Fitted", "GroupTime", "Linear",
     "Look", "Mean", "Predictor", "Replicates", "Report", "Row", "Run", "analyze", "analyze_each", "analyze_many",
     "archive_report", "audit_run", "compare", "compare_archive", "cosines", "export_result", "export_rows",
-    "group_time", "html_report", "is_live", "open_run", "plots", "replicates", "silence", "to_json", "watch",
-    "write_report",
+    "group_time", "html_report", "is_live", "open_run", "plots", "register_predictor", "replicates", "silence",
+    "to_json", "watch", "write_report",
 ]  # fmt: skip
 
 _HOME = {
@@ -47,7 +47,7 @@ _HOME = {
         "comparison.divergence": ["Cosines", "cosines"],
         "comparison.replicates": ["Configuration", "Difference", "Mean", "Replicates", "replicates"],
         "following": ["Look", "is_live", "silence", "watch"],
-        "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor"],
+        "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor", "register_predictor"],
         "reading.run": ["Run", "open_run"],
         "report": ["archive_report", "html_report", "write_report"],
         "results.analyze": ["analyze"],

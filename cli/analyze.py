@@ -27,7 +27,7 @@ from gradlog.cli.many_runs_text import archive
 )
 @click.option("--plot", callback=output_files.picture, metavar="FILE", help="Also draw the result: .png, .svg or .pdf.")
 @options.force
-@options.predictors("zero, last, ema(B), trend, ar(P) or best-ema", default="the usual seven")
+@options.predictors("analyze")
 @options.eps
 @options.burn_in
 @options.view

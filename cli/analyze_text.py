@@ -6,6 +6,7 @@ from typing import Any
 
 from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at
 from gradlog.analysis.measures.interpretation import verdict as verdict
+from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
 from gradlog.analysis.results.json_document import UNDEFINED, of_lags
 from gradlog.cli import plain_text
 
@@ -15,8 +16,8 @@ UNKNOWN_EPOCHS = """\
 epoch unknown: epochs of few steps, drawn without replacement, would show the same; say how many with --steps-per-epoch,
 0 if every batch is drawn anew."""
 
-READING = """\
-shuffled: what the same gradients would show in random order, ar and best-ema fitted to that; gain = 1 - kappa /
+READING = f"""\
+shuffled: what the same gradients would show in random order, {fitted_in_hindsight()} fitted to that; gain = 1 - kappa /
 shuffled. helps, hurts: what the order of the steps does to this predictor. The interval is the sketch's error only."""
 
 
@@ -75,7 +76,9 @@ def _kappa(result: Document) -> list[str]:
 
 def _errors(result: Document) -> list[str]:
     """Both errors of each kappa, half-widths at 95 %, and their sum."""
-    kappas = {n: k for n, k in result["kappa"].items() if n != "zero" and "run_half" in k and k["value"] is not None}
+    kappas = {
+        n: k for n, k in result["kappa"].items() if not is_reference(n) and "run_half" in k and k["value"] is not None
+    }
     if not kappas:
         return []
     title, reasons = plain_text.heading("how well kappa is known, 95 %"), [k["run_withheld"] for k in kappas.values()]
@@ -100,7 +103,7 @@ def _half(end: float | None, value: float = 0.0) -> str:
 
 
 def _reading(result: Document) -> str:
-    words = [verdict(k) for name, k in result["kappa"].items() if name != "zero"]
+    words = [verdict(k) for name, k in result["kappa"].items() if not is_reference(name)]
     count, steps = looked_at(words), result["epochs"]["steps"]
     parts = [READING, f"Random order keeps to epochs of {steps:,} steps." if steps else ""]
     parts.append(caution(count) if count > 1 else "")
@@ -109,7 +112,7 @@ def _reading(result: Document) -> str:
 
 
 def _kappa_cells(name: str, k: Document) -> list[str]:
-    if name == "zero":
+    if is_reference(name):
         return [name, _fixed(k["value"]), "", _fixed(k["null"]), "", "reference"]
     known = k["low"] is not None
     return [
@@ -131,7 +134,7 @@ def _signed(value: float | None) -> str:
 
 
 def _label(name: str, kappa: Document) -> str:
-    return name if kappa.get("beta") is None or "(" in name else f"{name} ({kappa['beta']:.4g})"
+    return name if kappa.get("beta") is None else f"{name} ({kappa['beta']:.4g})"
 
 
 def _rank(result: Document) -> list[str]:
@@ -211,7 +214,7 @@ def _in_time(result: Document, kind: str, title: str) -> list[str]:
     """Kappa beside its shuffled baseline, and the certified rank, of each range of steps."""
     if not result[kind]:
         return []
-    names = [name for name in result["kappa"] if name != "zero"][:2]
+    names = without_reference(result["kappa"])[:2]
     eps = next(iter(result["rank"]))
     rows = []
     for part in result[kind]:
@@ -227,7 +230,7 @@ def _curves(result: Document, kind: str) -> list[str]:
     """Kappa of each predictor over the ranges, as a line of bars."""
     if len(result[kind]) < 3:
         return []
-    names = [name for name in result["kappa"] if name != "zero"]
+    names = without_reference(result["kappa"])
     width = max(map(len, names))
     return [plain_text.curve(n, [part["kappa"][n]["value"] for part in result[kind]], width) for n in names]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv", "markdown", "latex"]), default="table",
               show_default=True, help="How to print.")  # fmt: skip
-@options.predictors("last, ema(B), trend, ar(P) or best-ema", default="last, ema(0.9), ema(0.99), trend")
+@options.predictors("compare")
 @click.option("--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows.")
 @click.option("--reference", metavar="FILE", help="JSON file of published figures to show below.")
 @options.steps_per_epoch
@@ -45,8 +45,8 @@ def compare(
     --format csv prints these in place of the runs.
     """
     from gradlog.analysis.comparison import tables
-    from gradlog.analysis.comparison.compare import PREDICTORS, compare_archive, to_document
     from gradlog.analysis.comparison.compare import compare as of_runs
+    from gradlog.analysis.comparison.compare import compare_archive, to_document
     from gradlog.analysis.comparison.find import is_several
 
     options.check(predictors)
@@ -55,7 +55,7 @@ def compare(
     measure = compare_archive if is_several(runs) else of_runs
     with stderr.progress("compare", quiet) as progress:
         found = measure(
-            runs, predictors or PREDICTORS, window, reference, burn_in, progress, group_by=group_by,
+            runs, predictors or None, window, reference, burn_in, progress, group_by=group_by,
             replicate=replicate, steps_per_epoch=steps_per_epoch,
         )  # fmt: skip
     if plot is not None:

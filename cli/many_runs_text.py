@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.cli import output_files, plain_text, stderr
 
 Document = dict[str, Any]
@@ -38,7 +39,7 @@ def tables(document: Document) -> list[str]:
     if not runs:
         return head
     names = _names([r["run"]["path"] for r in runs])
-    predictors = [p for p in runs[0]["kappa"] if p != "zero"]
+    predictors = without_reference(runs[0]["kappa"])
     parts = [head]
     for field, title, digits in (
         ("value", "kappa", ".3f"),

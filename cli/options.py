@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from gradlog.analysis.measures.predictors import parse
+from gradlog.analysis.measures.predictors.registry import Result, forms, usual
+
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 view = click.option(
@@ -31,11 +34,11 @@ steps_per_epoch = click.option(
 force = click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 
 
-def predictors(known: str, default: str) -> Decorator:
+def predictors(shown_in: Result) -> Decorator:
     """``--predictor``, which verbs offer with different defaults."""
     return click.option(
         "--predictor", "predictors", multiple=True, metavar="NAME",
-        help=f"{known}; may be repeated. Default: {default}.",
+        help=f"{forms()}; may be repeated. Default: {', '.join(usual(shown_in))}.",
     )  # fmt: skip
 
 
@@ -66,7 +69,6 @@ def grouping(command: Callable[..., None]) -> Callable[..., None]:
 
 def check(predictors: tuple[str, ...] = (), memory: str | None = None, eps: tuple[float, ...] = ()) -> None:
     """Wrong values of options are wrong usage, found before the run is opened."""
-    from gradlog.analysis.measures.predictors import parse
     from gradlog.format.sizes import parse_size
 
     if len(set(eps)) < len(eps):

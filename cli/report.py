@@ -17,7 +17,7 @@ from gradlog.cli import options, output_files, stderr, watch
               callback=output_files.page, help="Where the page goes: .html.")  # fmt: skip
 @options.force
 @click.option("--title", default="Gradient report", show_default=True, help="Heading of the page.")
-@options.predictors("zero, last, ema(B), trend, ar(P) or best-ema", default="the usual seven but best-ema")
+@options.predictors("report")
 @options.eps
 @options.burn_in
 @options.steps_per_epoch

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gradlog.analysis.caching.cache import Cache, key, resolve
 from gradlog.analysis.caching.fingerprints import fingerprint
 from gradlog.analysis.comparison.find import Failure, Paths, find
+from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.run import Run, View, open_run
 from gradlog.analysis.results.analyze import analyze
 from gradlog.analysis.results.concat import from_arrays, stack, to_arrays
@@ -201,6 +202,8 @@ def _attempt(path: str, cache: Cache | None, view: View, options: dict[str, Any]
 def _question(content: str, view: View, options: dict[str, Any]) -> str | None:
     """Key of a result; None for options that have no plain form, such as predictors of one's own."""
     asked = {name: value for name, value in options.items() if name not in ("scheduler", "memory")}
+    if not built_in(asked.get("predictors")):
+        return None
     try:
         return key("result", content, view, asked)
     except TypeError:

@@ -19,6 +19,7 @@ from gradlog.analysis.comparison.divergence import Cosines, cosines
 from gradlog.analysis.comparison.find import Failure, find
 from gradlog.analysis.comparison.labels import Phases, labels
 from gradlog.analysis.comparison.replicates import Replicates, replicates
+from gradlog.analysis.measures.predictors import parse
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.analysis.results.analyze import analyze
 from gradlog.analysis.results.json_document import to_json
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from gradlog.analysis.common.types import Progress
 
 SCHEMA = "gradlog.comparison/1"
-PREDICTORS = ("last", "ema(0.9)", "ema(0.99)", "trend")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Comparison:
 
 def compare(
     runs: Sequence[Run | str | os.PathLike[str]],
-    predictors: Sequence[str] = PREDICTORS,
+    predictors: Sequence[str] | None = None,
     window: int | None = None,
     reference: str | os.PathLike[str] | None = None,
     burn_in: int = 0,
@@ -113,6 +113,7 @@ def compare(
     ----------
     runs : sequence of Run or path
     predictors : sequence of str
+        Default: those of the paper's table.
     window : int, optional
         Also kappa by windows of so many rows, for aligned curves.
     reference : path, optional
@@ -158,7 +159,7 @@ def compare(
 
 def compare_archive(
     paths: Sequence[str | os.PathLike[str]],
-    predictors: Sequence[str] = PREDICTORS,
+    predictors: Sequence[str] | None = None,
     window: int | None = None,
     reference: str | os.PathLike[str] | None = None,
     burn_in: int = 0,
@@ -203,8 +204,8 @@ def compare_archive(
     return Comparison(tuple(rows[0].kappa), rows, figures, source, found, note, tuple(failed), configurations)
 
 
-def _row(run: Run, label: str, predictors: Sequence[str], progress: Progress, **asked: Any) -> Row:
-    result = analyze(run, predictors, by_group=False, null_rank=False, progress=progress, **asked)
+def _row(run: Run, label: str, predictors: Sequence[str] | None, progress: Progress, **asked: Any) -> Row:
+    result = analyze(run, parse(predictors, "compare"), by_group=False, null_rank=False, progress=progress, **asked)
     said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
     return Row(label, run.length, _batch(run), to_json(result), said, run.notes)
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.errors import UnusableInputError
 
 Float64 = NDArray[np.float64]
@@ -140,7 +141,7 @@ def replicates(
     groups = _grouped(rows, by) if by else _inferred(rows, replicate)
     if not by and max(map(len, groups.values()), default=0) < 2:
         return None
-    shown = [p for p in predictors if p != "zero"]
+    shown = without_reference(predictors)
     found = [_configuration(label, members, shown, replicate) for label, members in groups.items()]
     sketched = {c.label: _sketch_half_widths(members, shown) for c, members in zip(found, groups.values(), strict=True)}
     differences = [_difference(a, b, p, sketched) for a, b in combinations(found, 2) for p in shown]

@@ -22,7 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.measures.predictors import BETAS, Fitted, least_squares
+from gradlog.analysis.measures.predictors import Fitted
+from gradlog.analysis.measures.predictors.ar import least_squares
+from gradlog.analysis.measures.predictors.best_ema import BETAS
 from gradlog.analysis.spectrum.shuffled_rank import RESOLUTION
 
 SHORT = 4

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradlog.analysis.common.text import abbreviate, numeral, percent
 from gradlog.analysis.measures.interpretation import sentence
+from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.analysis.report.axes import Axis, linear, logarithmic
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.report.svg import Legend, Panel
@@ -58,7 +59,7 @@ def column(study: Study, name: str, windows: bool = False) -> NDArray[np.float64
 
 def kappas(studies: Sequence[Study]) -> str:
     """Dots: kappa of each predictor and run, with its interval and what random order would give."""
-    names = [str(p) for p in studies[0].result["predictor"].values if str(p) != "zero"]
+    names = without_reference(studies[0].result["predictor"].values)
     gaps = _offsets(len(studies))
     ends = [np.concatenate([column(s, f"kappa{e}") for e in ("", "_low", "_high", "_null")]) for s in studies]
     axis = logarithmic("kappa: squared prediction error over energy", *ends, [1.0])

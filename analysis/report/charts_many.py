@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradlog.analysis.common.text import numeral
+from gradlog.analysis.measures.predictors.registry import usual, without_reference
 from gradlog.analysis.report.axes import Axis, exact, linear, logarithmic
 from gradlog.analysis.report.charts import WIDE, column, style
 from gradlog.analysis.report.charts_over_time import SCALARS, STEP
-from gradlog.analysis.report.study import OVER_TIME, Study
+from gradlog.analysis.report.study import Study
 from gradlog.analysis.report.svg import Legend, Panel
 from gradlog.analysis.report.tables import Cell, Table, count_cell, gain_cell, number_cell, rank_cell
 
@@ -29,7 +30,7 @@ NOTE = (
 
 def overview(studies: Sequence[Study]) -> Table:
     """Show steps, kappa, gain and rank: a row a run."""
-    names = [p for p in studies[0].document["kappa"] if p != "zero"][:2]
+    names = without_reference(studies[0].document["kappa"])[:2]
     eps = next(iter(studies[0].document["rank"]))
     columns = [
         "run",
@@ -63,7 +64,7 @@ def _ends(low: float | None, high: float | None) -> str:
 
 def kappa(studies: Sequence[Study], name: str) -> list[str]:
     """Kappa of one predictor by window, a line a run."""
-    at = OVER_TIME.index(name)
+    at = usual("windows").index(name)
     curves = [(s, _middle(s), column(s, "window_kappa", windows=True)[:, at]) for s in studies if s.windows is not None]
     y = logarithmic("kappa, log scale", *(v for *_, v in curves), [1.0])
     return _shared(f"Kappa of {name} over time", curves, _steps(studies), y, rule=1.0)

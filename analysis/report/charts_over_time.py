@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradlog.analysis.common.text import numeral, percent
+from gradlog.analysis.measures.predictors.registry import usual
 from gradlog.analysis.reading.binning import Series
 from gradlog.analysis.report.axes import Axis, exact, linear, logarithmic
 from gradlog.analysis.report.charts import WIDE, column, interval, style, titled, width
-from gradlog.analysis.report.study import OVER_TIME, Study
+from gradlog.analysis.report.study import Study
 from gradlog.analysis.report.svg import Legend, Panel
 from gradlog.analysis.results.group_time import GroupTime
 
@@ -58,15 +59,16 @@ def _kappa_over_time(study: Study, x: Axis, y: Axis, title: str, wide: int) -> s
     at = _middle(study)
     value, low, high, null = (column(study, f"window_kappa{e}", windows=True) for e in ("", "_low", "_high", "_null"))
     ends = []
-    for i, name in enumerate(OVER_TIME):
+    names = usual("windows")
+    for i, name in enumerate(names):
         panel.line(at, null[:, i], f"{style(i)} thin", dashed=True)
         panel.band(at, low[:, i], high[:, i], style(i))
         panel.line(at, value[:, i], style(i))
         ends.append((float(value[-1, i]), style(i), name))
-    for i, name in enumerate(OVER_TIME):
+    for i, name in enumerate(names):
         panel.dots(at, value[:, i], style(i), _kappa_tips(study, name, i), mark="spot")
     panel.name_lines(ends)
-    return panel.svg(f"Kappa of {', '.join(OVER_TIME)} by window of steps of {study.label}")
+    return panel.svg(f"Kappa of {', '.join(names)} by window of steps of {study.label}")
 
 
 def _kappa_tips(study: Study, name: str, i: int) -> list[str]:

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from gradlog.analysis.common.text import optimizer_in_words, printable
+from gradlog.analysis.measures.predictors.registry import usual
 from gradlog.analysis.report import charts as figures
 from gradlog.analysis.report import charts_many, charts_over_time, charts_seeds, palette, sentences, tables
 from gradlog.analysis.report.study import Study
@@ -118,7 +119,7 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
 
 
 def _of_many(studies: Sequence[Study]) -> list[Section]:
-    kappas = [drawn for name in ("last", "ema(0.9)") for drawn in charts_many.kappa(studies, name)]
+    kappas = [drawn for name in usual("windows")[:2] for drawn in charts_many.kappa(studies, name)]
     meanwhile = [drawn for name in ("loss", "norm") for drawn in charts_many.training(studies, name)]
     return [
         Section("runs", "The runs at a glance", [], [charts_many.overview(studies)]),

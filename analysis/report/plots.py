@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradlog.analysis.common.text import abbreviate
+from gradlog.analysis.measures.predictors.registry import usual, without_reference
 from gradlog.analysis.report.palette import SERIES_LIGHT
 from gradlog.errors import UnusableInputError
 
@@ -59,7 +60,7 @@ def kappa(ds: xarray.Dataset, ax: Axes | None = None, colour: str = SERIES_LIGHT
     matplotlib Axes
     """
     ax = _axes(ax)
-    shown = ds.sel(predictor=[p for p in ds["predictor"].values if p != "zero"])
+    shown = ds.sel(predictor=without_reference(ds["predictor"].values))
     y = np.arange(shown.sizes["predictor"])
     value, low, high, null = (shown[f"kappa{end}"].values for end in ("", "_low", "_high", "_null"))
     ax.hlines(y, np.minimum(value, null), np.maximum(value, null), color=colour, lw=0.8, alpha=0.5)
@@ -85,7 +86,7 @@ def kappa_over_time(ds: xarray.Dataset, ax: Axes | None = None, predictors: Sequ
     """
     ax = _axes(ax)
     at = _windows(ds)
-    names = predictors or [str(p) for p in ds["predictor"].values if p in ("last", "ema(0.9)", "ema(0.99)", "trend")]
+    names = predictors or [str(p) for p in ds["predictor"].values if p in usual("windows")]
     for colour, name in zip(_cycle(len(names)), names, strict=True):
         here = ds.sel(predictor=name)
         value, low, high, null = (here[f"window_kappa{end}"].values for end in ("", "_low", "_high", "_null"))

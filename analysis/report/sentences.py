@@ -6,6 +6,7 @@ from typing import Any
 
 from gradlog.analysis.common.text import numeral, percent
 from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, verdict
+from gradlog.analysis.measures.predictors.registry import is_reference
 from gradlog.analysis.report.charts import interval
 from gradlog.analysis.report.study import SHARED, Study
 from gradlog.analysis.results.json_document import of_lags
@@ -45,7 +46,7 @@ def findings(study: Study) -> list[str]:
 def _order(study: Study) -> str:
     found: dict[str, list[str]] = {HELPS: [], NONE: [], SMALL: [], HURTS: [], EPOCH: []}
     for name, kappa in study.document["kappa"].items():
-        if name != "zero" and verdict(kappa) in found:
+        if not is_reference(name) and verdict(kappa) in found:
             found[verdict(kappa)].append(name)
     said = [
         (found[HELPS], "Temporal order helps {}."),
@@ -63,7 +64,7 @@ def _order(study: Study) -> str:
 
 
 def _best(study: Study) -> str:
-    kappas = {n: k for n, k in study.document["kappa"].items() if n != "zero" and k["value"] is not None}
+    kappas = {n: k for n, k in study.document["kappa"].items() if not is_reference(n) and k["value"] is not None}
     if not kappas:
         return ""
     name, best = min(kappas.items(), key=lambda item: float(item[1]["value"]))

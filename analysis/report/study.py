@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from gradlog.analysis.measures.predictors import parse
+from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import EPS, analyze
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from gradlog.analysis.common.types import Progress
     from gradlog.analysis.measures.predictors import Predictor
 
-PREDICTORS = ("zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
-"""The usual ones without best-ema, whose 28 averages make a report of a wide run a quarter slower."""
-OVER_TIME = ("last", "ema(0.9)", "ema(0.99)", "trend")
 SHARED = "last"
 """Predictor whose path length is shared out between groups and times."""
 
@@ -92,7 +89,7 @@ def study(
     run: Run,
     label: str,
     *,
-    predictors: Sequence[str | Predictor] = PREDICTORS,
+    predictors: Sequence[str | Predictor] | None = None,
     eps: Sequence[float] = EPS,
     burn_in: int = 0,
     memory: str | int | None = None,
@@ -115,10 +112,10 @@ def study(
         "cache": cache,
         "steps_per_epoch": steps_per_epoch,
     }
-    asked = parse(predictors)
+    asked, over_time = parse(predictors, "report"), usual("windows")
     names = [p.name for p in asked]
     size = window_rows(run.length - burn_in, growing)
-    more = [name for name in OVER_TIME if size is not None and name not in names]
+    more = [name for name in over_time if size is not None and name not in names]
     measured = analyze(
         run,
         [*asked, *more],
@@ -129,7 +126,7 @@ def study(
         **common,
     )
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
-    windows = None if size is None else measured.sel(predictor=list(OVER_TIME))
+    windows = None if size is None else measured.sel(predictor=list(over_time))
     shares = None if windows is None else group_time(windows, SHARED)
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}

@@ -9,6 +9,7 @@ from typing import Any
 
 from gradlog.analysis.common.text import numeral, percent
 from gradlog.analysis.measures.interpretation import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, sentence, verdict
+from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference
 from gradlog.analysis.report.study import SHARED, Study
 
 MOST_GROUPS = 200
@@ -36,7 +37,12 @@ class Table:
 
 def kappa_table(studies: Sequence[Study]) -> Table:
     """Kappa with interval, baseline, gain, and the verdict in words."""
-    rows = [[*_who(s, studies), *_kappa(n, k)] for s in studies for n, k in s.document["kappa"].items() if n != "zero"]
+    rows = [
+        [*_who(s, studies), *_kappa(n, k)]
+        for s in studies
+        for n, k in s.document["kappa"].items()
+        if not is_reference(n)
+    ]
     columns = [
         *_run_column(studies),
         "predictor",
@@ -48,12 +54,12 @@ def kappa_table(studies: Sequence[Study]) -> Table:
         "gain",
         "in words",
     ]
-    words = [verdict(k) for s in studies for n, k in s.document["kappa"].items() if n != "zero"]
+    words = [verdict(k) for s in studies for n, k in s.document["kappa"].items() if not is_reference(n)]
     note = (
         "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
         "shuffled: what the same gradients would show in random order. gain = 1 − kappa / shuffled. sketch 95 %: the "
         "sketch's error; within the run: how far kappa fluctuates, from blocks of the run's own steps; both: the two "
-        "together. Another seed or a longer run may differ by more; ar and best-ema are fitted in hindsight. "
+        f"together. Another seed or a longer run may differ by more; {fitted_in_hindsight()} are fitted in hindsight. "
         "Order hurts a predictor that would do better on shuffled steps, and makes no difference where the gain's "
         "interval holds 0 or one random order in twenty would show as much; too small to matter is what a correlation "
         f"of {NEGLIGIBLE:.0%} between gradients and predictions would give. {caution(looked_at(words))}"
@@ -163,7 +169,7 @@ def _who(study: Study, studies: Sequence[Study]) -> list[Cell]:
 
 
 def _kappa(name: str, kappa: dict[str, Any]) -> list[Cell]:
-    shown = f"{name} (beta {kappa['beta']:.4g})" if kappa.get("beta") is not None and "(" not in name else name
+    shown = f"{name} (beta {kappa['beta']:.4g})" if kappa.get("beta") is not None else name
     return [
         Cell(shown, name, "name"),
         number_cell(kappa["value"]),

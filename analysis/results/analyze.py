@@ -16,7 +16,7 @@ from gradlog.analysis.common.text import optimizer_name
 from gradlog.analysis.common.types import Progress
 from gradlog.analysis.measures import bounds, gradient_noise, uncertainty
 from gradlog.analysis.measures.exact_groups import exact_groups
-from gradlog.analysis.measures.predictors import DEFAULT, Evidence, Predictor, needs, parse
+from gradlog.analysis.measures.predictors import Evidence, Predictor, needs, parse
 from gradlog.analysis.measures.scope_values import Question, Values, bound_sides, shares
 from gradlog.analysis.reading.epochs import Epochs, epochs_of
 from gradlog.analysis.reading.run import Run, open_run
@@ -43,7 +43,7 @@ SUBSPACE = 8
 @single_threaded()  # spectra of windows and groups are small: threads of BLAS would wait for each other
 def analyze(
     run: Run | str,
-    predictors: str | Sequence[str | Predictor] = DEFAULT,
+    predictors: str | Sequence[str | Predictor] | None = None,
     eps: Sequence[float] = EPS,
     window: int | None = None,
     by_group: bool = True,
@@ -73,8 +73,9 @@ def analyze(
     ----------
     run : Run or path
     predictors : names or objects
-        ``zero``, ``last``, ``ema(B)``, ``trend``, ``ar(P)``, ``best-ema``, or any ``predictors.Predictor`` such as
-        ``Linear("mean of two", (0.5, 0.5))``.
+        ``zero``, ``last``, ``ema(B)``, ``trend``, ``ar(P)``, ``best-ema``, any other that was registered (see
+        ``register_predictor``), or any ``Predictor`` such as ``Linear("mean of two", (0.5, 0.5))``. Default: the usual
+        ones.
     eps : sequence of float
         Tail energies at which r*(eps) is read.
     window, stride : int, optional

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gradlog.analysis.measures.bounds import about
 from gradlog.analysis.measures.fluctuation import REASONS
 from gradlog.analysis.measures.interpretation import looked_at, verdict
+from gradlog.analysis.measures.predictors.registry import fits_beta, is_reference
 
 if TYPE_CHECKING:
     import xarray
@@ -116,7 +117,7 @@ def _scope(ds: xarray.Dataset, prefix: str) -> dict[str, Any]:
         ends = {"value": "kappa", "low": "kappa_low", "high": "kappa_high", "null": "kappa_null", "gain": "gain"}
         ends |= {field: field for field in ("gain_low", "gain_high", "gain_chance", "gain_floor", "gain_epochs")}
         kappa[p] = {field: value(name, predictor=p) for field, name in ends.items()}
-        if p == "best-ema":
+        if fits_beta(p):
             kappa[p]["beta"] = value("beta", predictor=p)
         if prefix + "kappa_run" in ds:
             kappa[p] |= {f"{n}_half": value(f"kappa_{n}", predictor=p) for n in ERRORS}
@@ -154,7 +155,7 @@ def _judge(scope: dict[str, Any]) -> int:
     """Add the verdict on each predictor of a scope and of those inside it; return how many there are."""
     said = []
     for name, kappa in scope["kappa"].items():
-        kappa["verdict"] = verdict(kappa) if name != "zero" else "reference"
+        kappa["verdict"] = "reference" if is_reference(name) else verdict(kappa)
         said.append(kappa["verdict"])
     inside = [*scope.get("windows", []), *scope.get("prefixes", []), *scope.get("by_group", {}).values()]
     return looked_at(said) + sum(map(_judge, inside))

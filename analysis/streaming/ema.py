@@ -115,12 +115,12 @@ NODES, LONGEST = 28, 1024.0
 """EMAs measured for best-ema, and the longest averaging length 1 / (1 - beta) that it considers."""
 
 
-def _knots(nodes: int) -> Float64:
+def chebyshev_points(nodes: int) -> Float64:
     """Chebyshev points from 1 to -1."""
     return np.asarray(np.cos(np.pi * np.arange(nodes) / (nodes - 1)))
 
 
-BETA_NODES = tuple((1 - LONGEST ** ((_knots(NODES) - 1) / 2)).tolist())
+BETA_NODES = tuple((1 - LONGEST ** ((chebyshev_points(NODES) - 1) / 2)).tolist())
 """Their betas: Chebyshev points in log(1 - beta), from 0 to 1 - 1 / LONGEST."""
 
 

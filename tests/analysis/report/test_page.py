@@ -14,6 +14,7 @@ import pytest
 
 from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.comparison import labels
+from gradlog.analysis.measures.predictors.registry import usual
 from gradlog.analysis.report import html_report, study
 from gradlog.analysis.report.page import page
 from tests.helpers import stores
@@ -166,7 +167,7 @@ def test_hostile_text_stays_text(pages):
 def test_the_kappa_table_holds_the_numbers_of_the_analysis(pages):
     found = outline(pages, "one")
     cells = [data.strip() for tag, data in found.texts if tag in ("td", "bdi") and data.strip()]
-    result = analyze(open_run(str(SAMPLE)), study.PREDICTORS)
+    result = analyze(open_run(str(SAMPLE)), usual("report"))
     for p in ("last", "ema(0.9)", "trend"):
         at = cells.index(p)
         value = float(result["kappa"].sel(predictor=p))
@@ -194,7 +195,7 @@ def test_every_side_of_a_bound_stands_over_its_interval():
 
 def test_words_name_every_predictor_once(pages):
     said = " ".join(data for tag, data in outline(pages, "one").texts if tag == "li")
-    for name in study.PREDICTORS[1:]:
+    for name in usual("report")[1:]:
         assert said.split("leaves the least error")[0].count(name) >= 1
     assert "Temporal order" in said or "It does not help" in said
 

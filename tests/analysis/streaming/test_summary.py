@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlog.analysis.measures.predictors import BestEMA, Evidence
+from gradlog.analysis.measures.predictors import Evidence
+from gradlog.analysis.measures.predictors.best_ema import BestEMA
 from gradlog.analysis.streaming.kernel import SEGMENT, squares, summarise, tile_rows
 from gradlog.analysis.streaming.summary import Recipe, Summary, add, contributions, merge, moments
 from gradlog.analysis.streaming.top_rows import LARGEST
