@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from functools import cached_property
 from typing import Protocol
 
 from gradlog.errors import CorruptRunError, GradlogError
-from gradlog.format import fields, limits, shards
-from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.layout import SNAPSHOTS
+from gradlog.format import limits, shards
+from gradlog.format.chain import split_lines
+from gradlog.format.header import RunHeader, SegmentHeader, attributes
+from gradlog.format.layout import SNAPSHOTS, ChunkKey, split_key
 from gradlog.format.names import MANIFESTS, META
 
 
@@ -42,15 +44,14 @@ class Folder:
         if self._header is not None:
             return self._header.largest_file
         try:
-            attributes = limits.parse_object(limits.read_plain(self._path, META), META).get("attributes")
-            return RunHeader.from_attrs(fields.mapping(attributes, "attributes")).largest_file
-        except (GradlogError, OSError, ValueError):
+            return RunHeader.from_attrs(attributes(limits.read_plain(self._path, META), META)).largest_file
+        except (GradlogError, OSError):
             return limits.FILE
 
     def get(self, key: str) -> bytes | None:
         """Read a plain file; None if there is none, empty if it is no plain file or too large."""
         try:
-            return limits.read_plain(self._path, key, self._largest if "/c" in key else None)
+            return limits.read_plain(self._path, key, self._largest if ChunkKey.parse(split_key(key)[1]) else None)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except CorruptRunError:
@@ -91,7 +92,7 @@ class Shards:
         self._open: dict[str, tuple[str, list[memoryview | None]]] = {}
         lines = files.get(f"{segment.name}/{MANIFESTS}")
         try:
-            self._manifests = [] if lines is None else limits.split_lines(lines, segment.flushes, MANIFESTS)
+            self._manifests = [] if lines is None else split_lines(lines, segment.flushes, MANIFESTS)
         except CorruptRunError:
             self._manifests = []
         self.listed = {MANIFESTS}
@@ -102,13 +103,15 @@ class Shards:
         if key.startswith("manifest/"):
             i = int(key[-11:-5])
             return self._manifests[i] if i < len(self._manifests) else None
-        array, _, place = key.partition("/c.")
-        if array in SNAPSHOTS:  # never in shards
+        chunk = ChunkKey.parse(key)
+        if chunk is None or chunk.array in SNAPSHOTS:  # never in shards
             self.listed.add(key)
             return self._files.get(f"{self._name}/{key}")
-        row, *rest = map(int, place.split("."))
-        shard = f"{array}/c/" + "/".join(map(str, [row // self._count, *rest]))
-        column = f"{array}/{rest}"
+        row, *rest = chunk.place
+        shard, column = (
+            str(dataclasses.replace(chunk, place=(row // self._count, *rest), shard=True)),
+            f"{chunk.array}/{rest}",
+        )
         if column not in self._open or self._open[column][0] != shard:
             self._open[column] = (shard, self._chunks(shard))
             self.listed.add(shard)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +18,10 @@ from gradlog.analysis.audit.files import Chunks, Files, Folder, Shards, open_fil
 from gradlog.analysis.reading.journal_tail import following
 from gradlog.errors import CorruptRunError, GradlogError, StoreUnavailableError
 from gradlog.format import journal as records
-from gradlog.format import limits
+from gradlog.format import layout, limits
 from gradlog.format.chain import digest, is_sealed
 from gradlog.format.fields import shown
-from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
-from gradlog.format.layout import SNAPSHOTS, segment_arrays, snapshot_arrays
+from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader, attributes
 from gradlog.format.names import (
     JOURNAL,
     JOURNAL_PATTERN,
@@ -130,7 +128,7 @@ def _run(files: Files, notes: list[str]) -> Iterator[str]:
         yield f"{META}: missing"
         return
     try:
-        header = RunHeader.from_attrs(_attributes(root), META)
+        header = RunHeader.from_attrs(attributes(root, META), META)
     except GradlogError as error:
         yield str(error)
         return
@@ -191,7 +189,7 @@ def _segment(
         yield f"{META}: its bytes contradict its own digest"
         return
     try:
-        segment = SegmentHeader.from_attrs(_attributes(data), META)
+        segment = SegmentHeader.from_attrs(attributes(data, META), META)
         segment.require_bounds(header, META)
         arrays = limits.parse_object(data, META)["consolidated_metadata"]["metadata"]
     except (GradlogError, TypeError, KeyError) as error:
@@ -204,8 +202,7 @@ def _segment(
     if segment.parent is not None and segment.parent not in segments:
         yield f"{META}: continues {segment.parent}, which is missing"
     # A newer minor version may have more arrays.
-    implied = segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)
-    implied |= snapshot_arrays(header, segment.snapshots)
+    implied = layout.arrays(header, segment.rows, len(segment.scalars), segment.snapshots, segment.shard)
     if not isinstance(arrays, dict) or arrays != arrays | implied:
         yield f"{META}: the arrays' metadata is not what the headers imply"
         return
@@ -246,9 +243,9 @@ def _arrays(
     allowed = [committed]
     if coming:
         names, chunks = coming.get("scalars"), coming.get("chunks")
-        taken = sum(str(key).startswith("theta_step/") for key in chunks) if isinstance(chunks, dict) else 0
-        rows = segment_arrays(header, _interval(coming.get("rows"))[1], len(names) if isinstance(names, list) else 0)
-        allowed.append(rows | snapshot_arrays(header, segment.snapshots + taken))
+        taken = segment.snapshots + (layout.snapshots_in(chunks) if isinstance(chunks, dict) else 0)
+        scalars = len(names) if isinstance(names, list) else 0
+        allowed.append(layout.arrays(header, _interval(coming.get("rows"))[1], scalars, taken))
     unwritten = segment.flushes == 0 and segment.status == "recording"
     for array in committed:
         data = files.get(f"{segment.name}/{array}/{META}")
@@ -289,7 +286,8 @@ def _chunks(files: Chunks, name: str, chunks: Any, listed: set[str]) -> Iterator
         yield "manifest: lists no chunks"
         return
     for key, entry in chunks.items():
-        if not re.fullmatch(r"[a-z0-9_]+/c(\.\d{1,12})+", key) or not isinstance(entry, dict) or key in listed:
+        chunk = layout.ChunkKey.parse(key)
+        if chunk is None or chunk.shard or not isinstance(entry, dict) or key in listed:
             yield f"{shown(key)}: not a chunk of this format, or listed twice"
             continue
         listed.add(key)
@@ -350,12 +348,15 @@ def _unlisted(
 
 def _of_a_flush(key: str, header: RunHeader, segment: SegmentHeader) -> bool:
     """Whether this is what the flush after the last committed one writes."""
-    match = re.fullmatch(r"([a-z0-9_]+)/(?:c\.(\d+)(?:\.\d+)*|zarr\.json)", key)
-    if match is None:
+    array, _, file = key.partition("/")
+    if array in layout.SNAPSHOTS and file == META:
+        return True
+    chunk = layout.ChunkKey.parse(key)
+    if chunk is None or chunk.shard:
         return False
-    if match[1] in SNAPSHOTS:
-        return match[2] is None or int(match[2]) >= segment.snapshots
-    return match[2] is not None and int(match[2]) == segment.rows // header.chunk
+    if chunk.array in layout.SNAPSHOTS:
+        return chunk.index >= segment.snapshots
+    return chunk.index == segment.rows // header.chunk
 
 
 def _interval(rows: Any) -> tuple[int, int]:
@@ -369,8 +370,3 @@ def _json(data: bytes | memoryview | None) -> Any:
         return None if data is None else limits.parse_json(data, "")
     except CorruptRunError:
         return None
-
-
-def _attributes(data: bytes) -> dict[str, Any]:
-    attributes = limits.parse_object(data, META).get("attributes")
-    return attributes if isinstance(attributes, dict) else {}

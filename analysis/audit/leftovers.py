@@ -7,14 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.layout import segment_arrays
+from gradlog.format.layout import ARRAYS, ChunkKey, segment_arrays
 from gradlog.format.names import MANIFESTS, PARTIAL_FILE
 
 _FOREIGN = re.compile(r"\.DS_Store|\._.*|\.directory|Thumbs\.db|desktop\.ini|\.nfs\w+|\.fuse_hidden\w+")
 """Names that file managers and network file systems give to files of their own."""
-
-_ROWS = "(?:sketch|group_norm2|scalars|step|flags)"
-"""The arrays that a compaction rewrites."""
 
 
 def is_harmless(key: str) -> bool:
@@ -43,13 +40,16 @@ def remarks(keys: Iterable[str]) -> list[str]:
 
 def of_compaction(segment: SegmentHeader, keys: Iterable[str]) -> set[str]:
     """Those of these files that a compaction leaves when it is killed: its first shards, or what they replaced."""
-    if segment.shard:  # it was committed, and had not yet removed the old files
-        pattern = re.compile(rf"{_ROWS}/c(?:\.\d{{1,12}})+|manifest/\d{{6}}\.json")
-    elif segment.status in ("closed", "recovered"):
-        pattern = re.compile(rf"{_ROWS}/c(?:/\d{{1,12}})+|{re.escape(MANIFESTS)}")
-    else:
+    if not segment.shard and segment.status not in ("closed", "recovered"):
         return set()
-    return {key for key in keys if pattern.fullmatch(key)}
+    # Once it is committed, the old files may be there still; before, the first of its own.
+    manifests = re.compile(r"manifest/\d{6}\.json" if segment.shard else re.escape(MANIFESTS))
+    chunks = {key: ChunkKey.parse(key) for key in keys}
+    return {
+        key
+        for key, chunk in chunks.items()
+        if manifests.fullmatch(key) or (chunk and chunk.array in ARRAYS and chunk.shard != bool(segment.shard))
+    }
 
 
 def is_resharded(header: RunHeader, segment: SegmentHeader, array: str, found: Any) -> bool:

@@ -8,7 +8,6 @@ passes is decoded, and then each of its bytes is read a fixed number of times. T
 from __future__ import annotations
 
 import os
-import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,20 @@ from typing import Any
 
 from gradlog.errors import CorruptRunError
 from gradlog.format import fields, limits
-from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.layout import SCALAR_COLUMNS, decoded_bytes, segment_arrays, snapshot_arrays
-from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, PARTIAL_FILE, SEGMENT_PATTERN
-
-_ROWS = {"sketch", "group_norm2", "scalars", "step", "flags"}
-"""The arrays over steps. Others may stand beside them."""
-
-_PLACE = re.compile(r"([a-z0-9_]+)/c([./])\d{1,12}(?:[./]\d{1,12})*")
-"""A chunk of an array, or a shard."""
+from gradlog.format.chain import split_lines
+from gradlog.format.codec import HEAD, frame_fault
+from gradlog.format.header import RunHeader, SegmentHeader, attributes
+from gradlog.format.layout import (
+    ARRAYS,
+    ChunkKey,
+    chunk_codec,
+    chunk_keys,
+    decoded_bytes,
+    segment_arrays,
+    snapshot_arrays,
+    split_key,
+)
+from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, SEGMENT_PATTERN
 
 
 def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
@@ -101,12 +105,11 @@ def _flushes(manifests: list[bytes], chunk: int, rows: int) -> Iterator[str]:
         except (ValueError, KeyError) as error:
             yield f"manifest {i}: it is not one of this format ({error})"
             return
-        columns = -(-len(names) // SCALAR_COLUMNS)
         if start != reached or not 0 <= stop - start <= chunk or (stop > start and start % chunk):
             yield f"manifest {i}: rows {start:,} to {stop:,} are no chunk of {chunk:,} after row {reached:,}"
             return
-        needed = _needed(start // chunk, columns) if stop > start else set()
-        odd = sorted({key for key in listed if key.partition("/")[0] in _ROWS} ^ needed) + sorted(listed & seen)
+        needed = set(map(str, chunk_keys(start // chunk, len(names)))) if stop > start else set()
+        odd = sorted({key for key in listed if key.partition("/")[0] in ARRAYS} ^ needed) + sorted(listed & seen)
         if odd:
             yield f"manifest {i}: it must list exactly the chunks of its rows; {odd[0]} is missing or too much"
         seen |= listed
@@ -115,15 +118,10 @@ def _flushes(manifests: list[bytes], chunk: int, rows: int) -> Iterator[str]:
         yield f"{META}: {rows:,} rows are declared, the manifests hold {reached:,}"
 
 
-def _needed(index: int, columns: int) -> set[str]:
-    four = {f"sketch/c.{index}.0.0", f"group_norm2/c.{index}.0", f"step/c.{index}", f"flags/c.{index}"}
-    return four | {f"scalars/c.{index}.{column}" for column in range(columns)}
-
-
 def _manifests(folder: Path, files: dict[str, int], segment: SegmentHeader) -> list[bytes]:
     if segment.shard:
         data = limits.read_plain(folder, MANIFESTS) if MANIFESTS in files else None
-        return [] if data is None else limits.split_lines(data, segment.flushes, MANIFESTS)
+        return [] if data is None else split_lines(data, segment.flushes, MANIFESTS)
     found: list[bytes] = []
     while (key := MANIFEST.format(len(found))) in files and len(found) < segment.flushes:
         found.append(limits.read_plain(folder, key))
@@ -132,9 +130,9 @@ def _manifests(folder: Path, files: dict[str, int], segment: SegmentHeader) -> l
 
 def _single(folder: Path, files: dict[str, int], arrays: dict[str, Any]) -> Iterator[str]:
     for key, size in files.items():
-        match = _PLACE.fullmatch(key)
-        if match and match[2] == "." and match[1] in arrays:
-            fault = _decodes(arrays[match[1]], _part(folder, key, 0, 18), size)
+        chunk = ChunkKey.parse(key)
+        if chunk and not chunk.shard and chunk.array in arrays:
+            fault = _decodes(arrays[chunk.array], _part(folder, key, 0, HEAD), size)
             if fault:
                 yield f"{key}: {fault}"
 
@@ -143,8 +141,8 @@ def _sharded(folder: Path, files: dict[str, int], segment: SegmentHeader, arrays
     """Check the chunks inside the shards: none is a bomb, and none is stored once to be read many times."""
     index = 16 * segment.shard + 4
     for key, size in files.items():
-        match = _PLACE.fullmatch(key)
-        if match is None or match[2] == "." or match[1] not in arrays:
+        shard = ChunkKey.parse(key)
+        if shard is None or not shard.shard or shard.array not in arrays:
             continue
         if size < index:
             yield f"{key}: too short for the index of {segment.shard:,} chunks"
@@ -154,7 +152,7 @@ def _sharded(folder: Path, files: dict[str, int], segment: SegmentHeader, arrays
         if sum(length for _, length in entries) > size or any(o + n > size - index for o, n in entries):
             yield f"{key}: its chunks overlap or lie outside the file"
             continue
-        found = (_decodes(arrays[match[1]], _part(folder, key, o, min(18, n)), n) for o, n in entries)
+        found = (_decodes(arrays[shard.array], _part(folder, key, o, min(HEAD, n)), n) for o, n in entries)
         yield from (f"{key}: {fault}" for fault in [next(filter(None, found), "")] if fault)
 
 
@@ -168,15 +166,12 @@ def _part(folder: Path, key: str, start: int, size: int) -> bytes:
 
 def _decodes(array: dict[str, Any], start: bytes, size: int) -> str:
     """Say why a chunk will not decode to exactly the bytes that its array's metadata implies."""
-    return limits.frame_fault(array["codecs"][1]["name"], decoded_bytes(array), start, size)
+    return frame_fault(chunk_codec(array), decoded_bytes(array), start, size)
 
 
 def _attributes(folder: Path, key: str) -> dict[str, Any]:
-    attributes = limits.parse_object(limits.read_plain(folder, key), key).get("attributes")
-    if not isinstance(attributes, dict):
-        raise CorruptRunError(f"{key}: not the metadata of a run: it carries no attributes")
-    return attributes
+    return attributes(limits.read_plain(folder, key), key)
 
 
 def _is_data(key: str) -> bool:
-    return "/c" in key and not key.endswith(PARTIAL_FILE)
+    return ChunkKey.parse(split_key(key)[1]) is not None

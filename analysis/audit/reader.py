@@ -11,39 +11,26 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import google_crc32c
 import numpy as np
-from numcodecs.blosc import Blosc
-from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from gradlog.analysis.audit.files import Shards
 from gradlog.analysis.audit.flushes import Flush, flush
 from gradlog.analysis.audit.integrity import Files, Folder
 from gradlog.analysis.audit.limits import headers
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.errors import CorruptRunError
 from gradlog.format import shards
+from gradlog.format.chain import manifest_reader, walk
+from gradlog.format.codec import decode, is_intact
 from gradlog.format.header import NONFINITE, RunHeader, SegmentHeader
-from gradlog.format.layout import SCALAR_COLUMNS, segment_arrays
-from gradlog.format.limits import parse_object
-from gradlog.format.names import JOURNAL_PATTERN, MANIFEST
+from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, chunk_codec, chunk_shape, scalar_chunks, segment_arrays
+from gradlog.format.names import JOURNAL_PATTERN
 
 Floats = NDArray[np.float64]
 
 _PIECE = 4096
 """Longest float32 dot product, as in the recorder's own norms."""
-
-_RESIDUE = 0x48674BC7
-"""CRC-32C of any message that is followed by its own CRC-32C."""
-
-_DECODE: dict[str, Callable[[memoryview], Any]] = {
-    "zstd": Zstd().decode,
-    "blosc": Blosc().decode,
-    "crc32c": lambda data: data,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +100,10 @@ class Witness:
         """Read a file, and note what it holds if it is a chunk that was not seen before."""
         data = self._files.get(key)
         name, _, inside = key.partition("/")
-        if data is not None and name in self._tables and "/c" in inside and key not in self._seen:
+        if data is not None and name in self._tables and key not in self._seen and (chunk := ChunkKey.parse(inside)):
             self._seen.add(key)
             try:
-                self._tables[name].note(inside, data)
+                self._tables[name].note(chunk, data)
             except Exception as error:  # whatever a codec makes of hostile bytes
                 self.problems.append(f"{key}: cannot be decoded ({str(error) or type(error).__name__})")
             self._progress(sum(t.noted for t in self._tables.values()), self._total)
@@ -147,22 +134,23 @@ class Witness:
             return self._flushes(header)
 
         if not any(JOURNAL_PATTERN.fullmatch(p.name) for p in (self._folder / header.name).iterdir()):
-            columns = {name: table.scalars[:, i] for i, name in enumerate(header.scalars)}
-            return Evidence(header, table.step, table.flags, table.group_norm2, table.sketch, columns, read, flushes)
+            found = table.columns
+            columns = {name: found["scalars"][:, i] for i, name in enumerate(header.scalars)}
+            norms = found["group_norm2"], found["sketch"]
+            return Evidence(header, found["step"], found["flags"], *norms, columns, read, flushes)
         segment = next(s for s in self.run.segments if s.header.name == header.name)
         if segment.committed != header.rows:
             raise CorruptRunError(f"{header.name}: rows were added while it was looked at; look again")
         tail = np.empty((0, len(self.header.groups))) if segment.tail is None else squared_norms(segment.tail.sketch)
-        sketch2 = np.concatenate([table.sketch, tail])
+        sketch2 = np.concatenate([table.columns["sketch"], tail])
         return Evidence(header, segment.steps, segment.flags, segment.norm2, sketch2, segment.scalars, read, flushes)
 
     def _flushes(self, segment: SegmentHeader) -> Iterator[Flush]:
         """Read what the manifests of a segment tell, one by one, since there may be many."""
-        files = Shards(self._files, segment) if segment.shard else self._files
         last: int | None = None
-        for i in range(segment.flushes):
-            key = f"{segment.name}/{MANIFEST.format(i)}"
-            told = flush(parse_object(files.get(key) or b"", key), last)
+        read = manifest_reader(lambda key: self._files.get(f"{segment.name}/{key}") or b"", segment)
+        for link in walk(map(read, range(segment.flushes)), segment.root, segment.name):
+            told = flush(link.body, last)
             last = told.last
             yield told
 
@@ -171,37 +159,33 @@ class _Table:
     """Arrays of a segment, filled as its chunks come by; ``sketch`` holds squared norms."""
 
     def __init__(self, header: RunHeader, segment: SegmentHeader) -> None:
-        rows, groups, self._chunk, self._shard = segment.rows, len(header.groups), header.chunk, segment.shard
-        self._metadata = segment_arrays(header, rows, len(segment.scalars))
+        scalars = scalar_chunks(len(segment.scalars)) * SCALAR_COLUMNS
+        self._chunk, self._shard = header.chunk, segment.shard
+        self._metadata = segment_arrays(header, segment.rows, scalars)
         # Zeros take no memory until chunks that are really there are written into them.
-        self.sketch, self.group_norm2 = np.zeros((rows, groups)), np.zeros((rows, groups))
-        self.scalars = np.zeros((rows, -(-len(segment.scalars) // SCALAR_COLUMNS) * SCALAR_COLUMNS))
-        self.step, self.flags = np.zeros(rows, np.int64), np.zeros(rows, np.uint32)
+        self.columns = {
+            name: np.zeros(meta["shape"][:2], np.float64 if name == "sketch" else meta["data_type"])
+            for name, meta in self._metadata.items()
+        }
         self.noted = 0
 
-    def note(self, key: str, data: bytes) -> None:
+    def note(self, key: ChunkKey, data: bytes) -> None:
         """Take in a chunk, or all chunks of a shard."""
-        array, separator, place = key.partition("/c/" if "/c/" in key else "/c.")
-        if array not in self._metadata:
+        if key.array not in self._metadata:
             return
-        row, *rest = map(int, place.split(separator[-1]))
-        column = rest[0] if rest else 0
-        if separator == "/c.":
-            self._put(array, row, column, data)
+        if not key.shard:
+            self._put(key.array, key.index, key.column, data)
             return
         for i, chunk in enumerate(shards.unpack(data, self._shard)):
             if chunk is not None:
-                self._put(array, row * self._shard + i, column, chunk)
+                self._put(key.array, key.index * self._shard + i, key.column, chunk)
 
     def _put(self, array: str, index: int, column: int, data: bytes | memoryview) -> None:
-        target: NDArray[Any] = getattr(self, array)
-        start, meta = index * self._chunk, self._metadata[array]
-        part = target[start : start + self._chunk]
-        if google_crc32c.value(np.frombuffer(data, np.uint8)) != _RESIDUE:
+        meta = self._metadata[array]
+        part = self.columns[array][index * self._chunk : (index + 1) * self._chunk]
+        if not is_intact(data):
             raise ValueError("its checksum is wrong")
-        decode = _DECODE[meta["codecs"][1]["name"]]
-        values: NDArray[Any] = np.frombuffer(decode(memoryview(data)[:-4]), meta["data_type"])
-        values = values.reshape(meta["chunk_grid"]["configuration"]["chunk_shape"])[: len(part)]
+        values = decode(chunk_codec(meta), data, meta["data_type"], chunk_shape(meta))[: len(part)]
         if array == "sketch":
             part[:] = squared_norms(values)
             self.noted += len(part)

@@ -6,7 +6,6 @@ one. The record therefore stands for all committed bytes, and each chunk has a n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,10 @@ import numpy as np
 from gradlog.analysis.caching.cache import Cache, key
 from gradlog.analysis.reading import segment as segments
 from gradlog.analysis.reading import stores
-from gradlog.errors import GradlogError
-from gradlog.format import limits
-from gradlog.format.chain import digest, is_sealed
-from gradlog.format.header import SegmentHeader
+from gradlog.errors import CorruptRunError, GradlogError
+from gradlog.format.chain import digest, is_sealed, split_lines, walk
+from gradlog.format.header import SegmentHeader, attributes
+from gradlog.format.layout import ChunkKey
 from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 BATCH = 1024
 """Manifests that are asked for together."""
-
-_SKETCH = re.compile(r"sketch/c\.(\d+)\.0\.0")
 
 
 def fingerprint(location: Location) -> str | None:
@@ -58,8 +55,8 @@ def fingerprint(location: Location) -> str | None:
 
 def _header(record: bytes, name: str) -> SegmentHeader | None:
     try:
-        return SegmentHeader.from_attrs(limits.parse_object(record, name)["attributes"], name)
-    except (GradlogError, ValueError, KeyError, TypeError):
+        return SegmentHeader.from_attrs(attributes(record, name), name)
+    except GradlogError:
         return None
 
 
@@ -89,29 +86,26 @@ def _known(kept: Mapping[str, Any]) -> tuple[int, str, dict[int, str]]:
     return int(kept["flushes"]), str(kept["head"]), chunks
 
 
-def _manifests(location: Location, segment: SegmentHeader, first: int) -> Iterator[bytes | None]:
-    """Manifests from number ``first`` on, as far as they are there."""
+def _manifests(location: Location, segment: SegmentHeader, first: int) -> Iterator[bytes]:
+    """Manifests from number ``first`` on; empty bytes for those that are not there."""
     store, prefix = stores.open_store(location)
     if segment.shard:
         data = stores.get(store, f"{prefix}{segment.name}/{MANIFESTS}")
-        yield from [] if data is None else limits.split_lines(data, segment.flushes, segment.name)[first:]
+        yield from [] if data is None else split_lines(data, segment.flushes, segment.name)[first:]
         return
     for start in range(first, segment.flushes, BATCH):
         numbers = range(start, min(start + BATCH, segment.flushes))
-        yield from stores.get_many(store, [f"{prefix}{segment.name}/{MANIFEST.format(i)}" for i in numbers])
+        found = stores.get_many(store, [f"{prefix}{segment.name}/{MANIFEST.format(i)}" for i in numbers])
+        yield from (data or b"" for data in found)
 
 
-def _follow(manifests: Iterable[bytes | None], before: str, found: dict[int, str]) -> str | None:
+def _follow(manifests: Iterable[bytes], before: str, found: dict[int, str]) -> str | None:
     """Add the sketch chunks that the manifests list; return the chain's new end, None where it breaks."""
-    for data in manifests:
-        try:
-            manifest = limits.parse_object(data or b"", "manifest")
-            if manifest["prev"] != before:
-                return None
-            for name, entry in manifest["chunks"].items():
-                if match := _SKETCH.fullmatch(name):
-                    found[int(match[1])] = str(entry["blake2b"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-        before = digest(data)
+    try:
+        for link in walk(manifests, before, "manifests"):
+            keys = {ChunkKey.parse(key): value for key, value in link.chunks.items()}
+            found |= {key.index: value for key, value in keys.items() if key and key.array == "sketch"}
+            before = link.digest
+    except CorruptRunError:
+        return None
     return before

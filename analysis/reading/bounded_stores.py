@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import re
 import threading
 import weakref
 import zipfile
@@ -24,11 +23,12 @@ from zarr.storage import LocalStore, ZipStore
 
 from gradlog.errors import CorruptRunError
 from gradlog.format import limits, shards
+from gradlog.format.codec import CHECKED, HEAD, frame_fault
 from gradlog.format.fields import shown
 from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.names import PARTIAL_FILE, is_temporary
+from gradlog.format.layout import ChunkKey, split_key
+from gradlog.format.names import is_temporary
 
-_CHUNK = re.compile(r"(?:.*/)?([^/]+)/([a-z0-9_]+)/c([./]).+")
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -48,7 +48,7 @@ class Bounded:
 
     def most(self, key: str) -> int:
         """Bytes that are read of an object."""
-        return max(limits.most(key), self._largest) if "/c" in key else limits.most(key)
+        return max(limits.most(key), self._largest) if ChunkKey.parse(split_key(key)[1]) else limits.most(key)
 
     def check(self, key: str, data: bytes, byte_range: ByteRequest | None) -> bytes:
         """Return the bytes of an object, or of a part of it.
@@ -58,18 +58,19 @@ class Bounded:
         CorruptRunError
             A chunk in there unpacks to another size than it should.
         """
-        match = _CHUNK.fullmatch(key)
-        frame = self._frames.get(match[2]) if match else None
-        if match is None or frame is None or isinstance(byte_range, SuffixByteRequest):  # the index of a shard
+        segment, inside = split_key(key)
+        place = ChunkKey.parse(inside)
+        frame = self._frames.get(place.array) if place else None
+        if place is None or frame is None or isinstance(byte_range, SuffixByteRequest):  # the index of a shard
             return data
         chunks: list[Any] = [data]
-        if match[3] == "/" and byte_range is None:
+        if place.shard and byte_range is None:
             try:
-                chunks = shards.unpack(data, self._shard.get(match[1], 0))
+                chunks = shards.unpack(data, self._shard.get(segment, 0))
             except ValueError as error:
                 raise CorruptRunError(f"{key}: {error}") from error
         for chunk in chunks:
-            fault = "" if chunk is None else limits.frame_fault(*frame, bytes(chunk[:18]), len(chunk))
+            fault = "" if chunk is None else frame_fault(*frame, bytes(chunk[:HEAD]), len(chunk))
             if fault:
                 raise CorruptRunError(f"{key}: {fault}")
         return data
@@ -117,10 +118,11 @@ class BoundedFolder(Bounded, LocalStore):
             key = f"{folder}/{name}"
             if odd := limits.kind(status):
                 raise CorruptRunError(f"{self.root / key}: {odd}")
-            match = _CHUNK.fullmatch(key)
-            codec, size = self._frames.get(match[2], ("", 0)) if match and match[3] == "." else ("", 0)
-            if codec == "crc32c" and status.st_size != size + 4 and not name.endswith(PARTIAL_FILE):
-                raise CorruptRunError(f"{self.root / key}: {status.st_size:,} bytes, the headers imply {size + 4:,}")
+            chunk = ChunkKey.parse(name)
+            codec, size = self._frames.get(chunk.array, ("", 0)) if chunk and not chunk.shard else ("", 0)
+            if codec == "crc32c" and status.st_size != size + CHECKED:
+                implied = f"the headers imply {size + CHECKED:,}"
+                raise CorruptRunError(f"{self.root / key}: {status.st_size:,} bytes, {implied}")
             limits.require_size(str(self.root / key), status.st_size, self.most(key))
 
     async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:

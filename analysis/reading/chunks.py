@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
-from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from gradlog.format import limits
+from gradlog.format.codec import CHECKED, checksum, decode, is_intact
+from gradlog.format.layout import ChunkKey
 
 PIECE = 2**16
 """Rows of a column that are read together."""
@@ -38,20 +38,22 @@ def read(array: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
     if folder is None or len(chunks) < 2 or any(c < s for c, s in zip(array.chunks[1:], array.shape[1:], strict=True)):
         return np.asarray(array[start:stop])
     out = np.empty((len(chunks) * size, *array.chunks[1:]), array.dtype)
-    codec, across = Zstd(), ".0" * (array.ndim - 1)
     for i, chunk in enumerate(chunks):
         part = out[i * size : (i + 1) * size]
         try:
-            data = limits.read_plain(folder, f"c.{chunk}{across}", part.nbytes + part.nbytes // 64 + 4096)
+            data = limits.read_plain(folder, _file(array, chunk), limits.most_stored(part.nbytes))
         except FileNotFoundError:
             return np.asarray(array[start:stop])
-        if int(google_crc32c.value(data[:-4])).to_bytes(4, "little") != data[-4:]:
+        if not is_intact(data):
             raise ValueError(f"checksum of chunk {chunk} does not fit")
-        if fault := limits.frame_fault("zstd", part.nbytes, data[:18], len(data)):
-            raise ValueError(fault)
-        codec.decode(data[:-4], part)
+        part[:] = decode("zstd", data, array.dtype, part.shape)
     first = chunks.start * size
     return out[(slice(start - first, stop - first), *map(slice, array.shape[1:]))]
+
+
+def _file(array: Any, chunk: int) -> str:
+    """Name of the file of a chunk that holds whole rows."""
+    return ChunkKey("", (chunk, *[0] * (array.ndim - 1))).name
 
 
 def pieces(array: Any) -> Iterator[NDArray[Any]]:
@@ -87,7 +89,7 @@ def read_raw(array: Any, start: int, stop: int, out: NDArray[Any]) -> bool:
             spare = np.empty((size, *out.shape[1:]), out.dtype) if spare is None else spare
         whole = target if spare is None or high - low == size else spare
         try:
-            _read_file(folder, f"c.{chunk}{'.0' * (array.ndim - 1)}", whole, chunk)
+            _read_file(folder, _file(array, chunk), whole, chunk)
         except FileNotFoundError:
             return False
         if whole is not target:
@@ -97,15 +99,15 @@ def read_raw(array: Any, start: int, stop: int, out: NDArray[Any]) -> bool:
 
 def _read_file(folder: str, name: str, out: NDArray[Any], chunk: int) -> None:
     """Read a file of raw values and their CRC-32C."""
-    check = bytearray(5)
+    check = bytearray(CHECKED + 1)
     with os.fdopen(limits.open_plain(folder, name, out.nbytes + 2**20), "rb", buffering=0) as file:
         flat = out.reshape(-1).view(np.uint8)
         done = 0
         while done < len(flat) and (count := file.readinto(flat[done:].data)):
             done += count
-        if done < len(flat) or file.readinto(check) != 4:
+        if done < len(flat) or file.readinto(check) != CHECKED:
             raise ValueError(f"chunk {chunk} is not of the size that its shape says")
-    if int(google_crc32c.value(flat)).to_bytes(4, "little") != check[:4]:
+    if checksum(flat) != check[:CHECKED]:
         raise ValueError(f"checksum of chunk {chunk} does not fit")
 
 
@@ -124,18 +126,16 @@ def stored(array: Any) -> tuple[int, int] | None:
     return size, chunks
 
 
-def is_chunk(name: str, grid: Sequence[int], separator: str = ".") -> bool:
-    """Whether a file's name is that of one of the chunks of an array; of its shards, with "/" as the separator.
+def is_chunk(name: str, grid: Sequence[int], shard: bool = False) -> bool:
+    """Whether a file's name below its array is that of one of its chunks, or of its shards.
 
-    >>> is_chunk("c.1.0", [2, 1]), is_chunk("c.2.0", [2, 1]), is_chunk("c.01.0", [2, 1]), is_chunk("c/0/0", [2, 1], "/")
-    (True, False, False, True)
+    >>> is_chunk("c.1.0", [2, 1]), is_chunk("c.2.0", [2, 1]), is_chunk("c/0/0", [2, 1], True)
+    (True, False, True)
     """
-    letter, *place = name.split(separator)
-    return letter == "c" and len(place) == len(grid) and all(_is_below(p, g) for p, g in zip(place, grid, strict=True))
-
-
-def _is_below(digits: str, most: int) -> bool:
-    return digits.isdecimal() and len(digits) < 20 and digits == str(int(digits)) and int(digits) < most
+    key = ChunkKey.parse(f"array/{name}")
+    if key is None or key.shard != shard or len(key.place) != len(grid):
+        return False
+    return all(place < most for place, most in zip(key.place, grid, strict=True))
 
 
 def local_folder(array: Any) -> str | None:

@@ -25,12 +25,12 @@ from gradlog.analysis.reading.journal_tail import following
 from gradlog.analysis.reading.step_runs import Ramps
 from gradlog.analysis.reading.stores import get, list_all, list_names, unbroken
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
-from gradlog.format import fields, limits
+from gradlog.format import fields, layout, limits
 from gradlog.format import journal as records
 from gradlog.format.chain import digest, is_sealed
 from gradlog.format.header import ROOT_KEY, UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.journal import Journal
-from gradlog.format.layout import SNAPSHOTS, segment_arrays, snapshot_arrays
+from gradlog.format.layout import SNAPSHOTS
 from gradlog.format.names import JOURNAL_PATTERN, META, PARTIAL_FILE, SEGMENT_PATTERN, WAITING_PATTERN
 
 ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
@@ -328,7 +328,7 @@ def _files(array: zarr.Array[Any]) -> tuple[int, int]:
     grid = [-(-s // f) for s, f in zip(array.shape, file, strict=True)]
     folder = array.store_path.path + "/"
     names = [key.removeprefix(folder) for key in list_all(array.store_path.store, folder)]
-    return sum(chunks.is_chunk(name, grid, "/" if array.shards else ".") for name in names), math.prod(grid)
+    return sum(chunks.is_chunk(name, grid, bool(array.shards)) for name in names), math.prod(grid)
 
 
 def _read_record(
@@ -342,8 +342,7 @@ def _read_record(
         told = document["consolidated_metadata"]["metadata"]
     except (KeyError, TypeError) as error:
         raise CorruptRunError(f"{where}/{META}: carries no metadata of arrays") from error
-    implied = segment_arrays(run, header.rows, len(header.scalars), header.shard)
-    implied |= snapshot_arrays(run, header.snapshots)
+    implied = layout.arrays(run, header.rows, len(header.scalars), header.snapshots, header.shard)
     for name, meta in implied.items():
         found = told.get(name) if isinstance(told, dict) else None
         if found != meta:

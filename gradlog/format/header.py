@@ -14,7 +14,7 @@ from gradlog.errors import CorruptRunError, NewerFormatError
 from gradlog.format import fields, limits
 from gradlog.format.chain import NO_CHECK
 from gradlog.format.fields import shown, text, whole_number
-from gradlog.format.layout import MOST_ROWS, decoded_bytes, most_rows, row_bytes, segment_arrays, snapshot_arrays
+from gradlog.format.layout import MOST_ROWS, arrays, chunk_codec, decoded_bytes, most_rows, row_bytes
 from gradlog.format.names import SEGMENT
 
 FORMAT = (1, 0)
@@ -207,13 +207,12 @@ class RunHeader:
 
     def frames(self) -> dict[str, tuple[str, int]]:
         """Codec of each array's chunks, and the bytes that they decode to."""
-        arrays = segment_arrays(self, 1, 1) | snapshot_arrays(self, 1)
-        return {name: (meta["codecs"][1]["name"], decoded_bytes(meta)) for name, meta in arrays.items()}
+        return {name: (chunk_codec(meta), decoded_bytes(meta)) for name, meta in arrays(self, 1, 1, 1).items()}
 
     @property
     def largest_file(self) -> int:
         """Bytes that any file of the run but its metadata may have."""
-        return max(limits.FILE, *(size + size // 64 + 4096 for _, size in self.frames().values()))
+        return max(limits.FILE, *(limits.most_stored(size) for _, size in self.frames().values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,6 +310,12 @@ class SegmentHeader:
             raise CorruptRunError(f"{where}: shards of {self.shard:,} chunks, the segment has {chunks:,}")
         if any(t.group >= len(run.groups) for t in self.joined):
             raise CorruptRunError(f"{where}: a tensor that joined is of a group that the run does not have")
+
+
+def attributes(metadata: bytes | memoryview, where: str) -> dict[str, Any]:
+    """Attributes in the metadata file of a group; CorruptRunError where that is no JSON object of bounded size."""
+    found = limits.parse_object(metadata, where).get("attributes")
+    return found if isinstance(found, dict) else {}
 
 
 _COUNTS = {"number": 999_999, "rank": MOST_RANK, "rows": 2**48, "flushes": 2**40, "shard": 2**24, "snapshots": 2**40}

@@ -1,4 +1,4 @@
-"""The arrays of a segment: their names, shapes, dtypes and codecs, as Zarr v3 metadata.
+"""The arrays of a segment, and the keys of their chunks.
 
 Pure: no file is touched here. The recorder writes what this module describes, and the reader, the compaction and the
 audit hold a store to it. ``docs/format.md`` describes the same for a second implementation.
@@ -6,11 +6,14 @@ audit hold a store to it. ``docs/format.md`` describes the same for a second imp
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlog.format import limits
+from gradlog.format.names import SEGMENT_PATTERN, is_temporary
 
 if TYPE_CHECKING:
     from gradlog.format.header import RunHeader
@@ -18,25 +21,162 @@ if TYPE_CHECKING:
 SCALAR_COLUMNS = 16
 """Scalars are chunked in columns of 16, so that a name first seen at a late step needs no rewrite."""
 
-SNAPSHOTS = ("theta", "theta_step")
-"""Arrays of a segment that hold sketches of the parameters."""
-
-_RAW: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-
-_SHUFFLED: list[dict[str, Any]] = [
-    _RAW[0],
-    {
-        "name": "blosc",
-        "configuration": {"typesize": 4, "cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0},
-    },
-    _RAW[1],
-]
-
-_PACKED: list[dict[str, Any]] = [_RAW[0], {"name": "zstd", "configuration": {"level": 1, "checksum": False}}, _RAW[1]]
-
-
 MOST_ROWS = 2**20
 """The most rows of a chunk."""
+
+_BYTES: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+_CHECK: dict[str, Any] = {"name": "crc32c"}
+_ZSTD: dict[str, Any] = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+_BLOSC: dict[str, Any] = {
+    "name": "blosc",
+    "configuration": {"typesize": 4, "cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0},
+}
+RAW, PACKED = [_BYTES, _CHECK], [_BYTES, _ZSTD, _CHECK]
+_SKETCH = {"raw": RAW, "bitshuffle-zstd": [_BYTES, _BLOSC, _CHECK]}
+
+
+class Array(NamedTuple):
+    """One array of a segment; the codecs of sketches are the run's choice."""
+
+    dims: tuple[str, ...]
+    dtype: str
+    codecs: list[dict[str, Any]] | None
+
+
+ARRAYS = {
+    "sketch": Array(("step", "group", "k"), "float32", None),
+    "group_norm2": Array(("step", "group"), "float64", PACKED),
+    "scalars": Array(("step", "scalar"), "float64", PACKED),
+    "step": Array(("step",), "int64", PACKED),
+    "flags": Array(("step",), "uint32", PACKED),
+}
+"""Arrays with a row for each step, in the order of a chunk's files."""
+
+SNAPSHOTS = {
+    "theta": Array(("snapshot", "group", "k"), "float32", RAW),
+    "theta_step": Array(("snapshot",), "int64", PACKED),
+}
+"""Arrays where sketches of the parameters were kept: the run's random map applied to them, and the step before which
+they had these values. One chunk a snapshot, never in shards."""
+
+_KEY = re.compile(r"([a-z0-9_]+)/c((?:\.(?:0|[1-9]\d{0,11}))+|(?:/(?:0|[1-9]\d{0,11}))+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkKey:
+    """Place of a chunk, or of a shard of chunks, below its segment.
+
+    Attributes
+    ----------
+    array : str
+    place : tuple of int
+        Number of the chunk along each dimension.
+    shard : bool
+        Whether it is a file of many chunks, and ``place`` the number of that file.
+    """
+
+    array: str
+    place: tuple[int, ...]
+    shard: bool = False
+
+    @classmethod
+    def of(cls, array: str, index: int, column: int = 0, shard: bool = False) -> ChunkKey:
+        """Key of chunk ``index`` along the rows; only scalars have more than one ``column`` of chunks.
+
+        >>> str(ChunkKey.of("sketch", 3)), str(ChunkKey.of("scalars", 3, 1, shard=True))
+        ('sketch/c.3.0.0', 'scalars/c/3/1')
+        """
+        dims = (ARRAYS | SNAPSHOTS)[array].dims
+        return cls(array, (index, column, 0)[: len(dims)], shard)
+
+    @classmethod
+    def parse(cls, key: str) -> ChunkKey | None:
+        """Read a key as :meth:`of` and a newer format's arrays write it; None for anything else.
+
+        >>> ChunkKey.parse("sketch/c.3.0.0").index, ChunkKey.parse("sketch/zarr.json"), ChunkKey.parse("step/c.03")
+        (3, None, None)
+        """
+        match = _KEY.fullmatch(key)
+        if match is None:
+            return None
+        separator, place = match[2][0], match[2][1:]
+        return cls(match[1], tuple(map(int, place.split(separator))), separator == "/")
+
+    @property
+    def index(self) -> int:
+        """Number along the rows."""
+        return self.place[0]
+
+    @property
+    def column(self) -> int:
+        """Number along the second dimension; 0 where there is none."""
+        return self.place[1] if len(self.place) > 1 else 0
+
+    @property
+    def name(self) -> str:
+        """Path of the file below the array."""
+        separator = "/" if self.shard else "."
+        return separator.join(["c", *map(str, self.place)])
+
+    def __str__(self) -> str:
+        return f"{self.array}/{self.name}"
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Name of the segment and key below it, of a key with any prefix; two empty texts for what is in no segment.
+
+    >>> split_key("run.zarr/seg-000000-r0000/step/c.3")
+    ('seg-000000-r0000', 'step/c.3')
+    """
+    parts = key.split("/")
+    at = next((i for i, part in enumerate(parts) if SEGMENT_PATTERN.fullmatch(part)), None)
+    return ("", "") if at is None else (parts[at], "/".join(parts[at + 1 :]))
+
+
+_IN_SEGMENT = re.compile(
+    r"(?:[a-z0-9_]+/)?zarr\.json|manifest/(?:\d{6,}\.json|all\.jsonl)"
+    r"|\.(?:journal|torn)-\d{6,}|\.theta-\d{6,}(?:\.new)?\.partial"
+)
+_CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def is_own(key: str) -> bool:
+    """Whether a key below a segment names a file that the recorder or the compaction wrote, of any 1.x version.
+
+    >>> is_own("seg-000000-r0000/sketch/c.3.0.0"), is_own("seg-000000-r0000/model.pt")
+    (True, False)
+    """
+    rest = key.partition("/")[2]
+    name = rest.rpartition("/")[2]
+    if is_temporary(name):
+        rest = rest[: -len(name)] + name.rsplit(".", 2)[0]
+    return name in _CLUTTER or bool(_IN_SEGMENT.fullmatch(rest) or ChunkKey.parse(rest))
+
+
+def scalar_chunks(names: int) -> int:
+    """Columns of chunks that so many scalars need."""
+    return -(-names // SCALAR_COLUMNS)
+
+
+def chunk_keys(index: int, scalars: int) -> Iterator[ChunkKey]:
+    """Keys of the chunks of one block of rows, in order.
+
+    >>> [str(key) for key in chunk_keys(0, scalars=1)]
+    ['sketch/c.0.0.0', 'group_norm2/c.0.0', 'scalars/c.0.0', 'step/c.0', 'flags/c.0']
+    """
+    for array in ARRAYS:
+        for column in range(scalar_chunks(scalars) if array == "scalars" else 1):
+            yield ChunkKey.of(array, index, column)
+
+
+def snapshots_in(keys: Iterable[object]) -> int:
+    """How many sketches of the parameters a list of chunks holds.
+
+    >>> snapshots_in(["theta/c.0.0.0", "theta_step/c.0", "step/c.0"])
+    1
+    """
+    found = (ChunkKey.parse(str(key)) for key in keys)
+    return sum(key is not None and key.array == "theta_step" for key in found)
 
 
 def row_bytes(groups: int, k: int) -> int:
@@ -79,56 +219,74 @@ def group_metadata(attrs: Mapping[str, Any], consolidated: Mapping[str, Any] | N
     return meta
 
 
+def arrays(header: RunHeader, rows: int, scalars: int, snapshots: int, shard: int = 0) -> dict[str, dict[str, Any]]:
+    """Zarr v3 metadata of all arrays of a segment: :func:`segment_arrays` and :func:`snapshot_arrays`."""
+    return segment_arrays(header, rows, scalars, shard) | snapshot_arrays(header, snapshots)
+
+
 def segment_arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0) -> dict[str, dict[str, Any]]:
-    """Zarr v3 metadata of a segment's five arrays when ``rows`` rows and ``scalars`` names are committed.
+    """Zarr v3 metadata of a segment's :data:`ARRAYS` when ``rows`` rows and ``scalars`` names are committed.
 
     With ``shard`` chunks to a file the chunks are those of an unsharded segment, byte for byte, as the inner chunks
     of Zarr's ``sharding_indexed`` codec.
-
-    ``sketch`` (step, group, k) float32; ``group_norm2`` (step, group) float64; ``scalars`` (step, scalar)
-    float64; ``step`` (step) int64; ``flags`` (step) uint32.
     """
-    C, G, k = header.chunk, len(header.groups), header.sketch.k
-    codecs = _RAW if header.codec == "raw" else _SHUFFLED
-    arrays = {
-        "sketch": _array((rows, G, k), (C, G, k), "float32", ("step", "group", "k"), codecs),
-        "group_norm2": _array((rows, G), (C, G), "float64", ("step", "group"), _PACKED),
-        "scalars": _array((rows, scalars), (C, SCALAR_COLUMNS), "float64", ("step", "scalar"), _PACKED),
-        "step": _array((rows,), (C,), "int64", ("step",), _PACKED),
-        "flags": _array((rows,), (C,), "uint32", ("step",), _PACKED),
-    }
-    return {name: _sharded(meta, shard) for name, meta in arrays.items()} if shard else arrays
+    shape = {"step": rows, "scalar": scalars, **_fixed(header)}
+    chunk = {"step": header.chunk, "scalar": SCALAR_COLUMNS, **_fixed(header)}
+    found = {name: _metadata(array, shape, chunk, _SKETCH[header.codec]) for name, array in ARRAYS.items()}
+    return {name: _sharded(meta, shard) for name, meta in found.items()} if shard else found
 
 
 def snapshot_arrays(header: RunHeader, snapshots: int) -> dict[str, dict[str, Any]]:
-    """Zarr v3 metadata of the arrays that a segment has where sketches of the parameters were kept.
+    """Zarr v3 metadata of the :data:`SNAPSHOTS` of a segment that has so many."""
+    shape, chunk = {"snapshot": snapshots, **_fixed(header)}, {"snapshot": 1, **_fixed(header)}
+    return {name: _metadata(array, shape, chunk, RAW) for name, array in SNAPSHOTS.items()} if snapshots else {}
 
-    ``theta`` (snapshot, group, k) float32: the run's random map applied to the parameters; ``theta_step`` (snapshot)
-    int64: the step before which they had these values. One chunk a snapshot, never in shards.
-    """
-    if not snapshots:
-        return {}
-    G, k = len(header.groups), header.sketch.k
-    return {
-        "theta": _array((snapshots, G, k), (1, G, k), "float32", ("snapshot", "group", "k"), _RAW),
-        "theta_step": _array((snapshots,), (1,), "int64", ("snapshot",), _PACKED),
-    }
+
+def chunk_shape(meta: Mapping[str, Any]) -> list[int]:
+    """Shape of the chunks of an array with this metadata."""
+    shape: list[int] = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    return shape
+
+
+def chunk_codec(meta: Mapping[str, Any]) -> str:
+    """Codec between the values of a chunk and its checksum, by its array's metadata; "crc32c" for none."""
+    return str(meta["codecs"][1]["name"])
 
 
 def decoded_bytes(meta: Mapping[str, Any]) -> int:
     """Bytes that a chunk of an array with this metadata decodes to."""
-    shape: list[int] = meta["chunk_grid"]["configuration"]["chunk_shape"]
-    return math.prod(shape) * int(meta["data_type"][-2:]) // 8
+    return math.prod(chunk_shape(meta)) * int(meta["data_type"][-2:]) // 8
+
+
+def _fixed(header: RunHeader) -> dict[str, int]:
+    return {"group": len(header.groups), "k": header.sketch.k}
+
+
+def _metadata(
+    array: Array, shape: Mapping[str, int], chunk: Mapping[str, int], sketch: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [shape[dim] for dim in array.dims],
+        "data_type": array.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk[dim] for dim in array.dims]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": "NaN" if array.dtype.startswith("float") else 0,
+        "codecs": sketch if array.codecs is None else array.codecs,
+        "dimension_names": list(array.dims),
+        "attributes": {},
+    }
 
 
 def _sharded(meta: dict[str, Any], shard: int) -> dict[str, Any]:
-    inner = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    inner = chunk_shape(meta)
     codec = {
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": inner,
             "codecs": meta["codecs"],
-            "index_codecs": _RAW,
+            "index_codecs": RAW,
             "index_location": "end",
         },
     }
@@ -137,25 +295,4 @@ def _sharded(meta: dict[str, Any], shard: int) -> dict[str, Any]:
         # Another separator than chunks have: shards are written beside them and then take over in one commit.
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "codecs": [codec],
-    }
-
-
-def _array(
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dtype: str,
-    dims: tuple[str, ...],
-    codecs: list[dict[str, Any]],
-) -> dict[str, Any]:
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": list(shape),
-        "data_type": dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": "NaN" if dtype.startswith("float") else 0,
-        "codecs": codecs,
-        "dimension_names": list(dims),
-        "attributes": {},
     }

@@ -124,6 +124,11 @@ def most(key: str) -> int:
     return METADATA if key.endswith(".json") else LISTING if key.endswith(".jsonl") else FILE
 
 
+def most_stored(decoded: int) -> int:
+    """Bytes that the file of a chunk may have, by how many it decodes to."""
+    return decoded + decoded // 64 + 4096
+
+
 def require_size(where: str, size: int, largest: int) -> None:
     """Refuse more bytes than are read of one file.
 
@@ -172,20 +177,6 @@ def parse_object(data: bytes | memoryview, where: str) -> dict[str, Any]:
     return document
 
 
-def split_lines(data: bytes, count: int, where: str) -> list[bytes]:
-    """Lines of the file with the manifests of a compacted segment, which must be so many.
-
-    Raises
-    ------
-    CorruptRunError
-        There are more or fewer.
-    """
-    found = data.count(b"\n") + 1
-    if found != count:
-        raise CorruptRunError(f"{where}: {found:,} manifests, the segment declares {count:,} flushes")
-    return data.split(b"\n")
-
-
 def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
     """Key and status of everything below a folder that is no folder, and of folders that lie too deep.
 
@@ -211,49 +202,3 @@ def kind(status: os.stat_result) -> str:
     if stat.S_ISDIR(status.st_mode):
         return "a folder too deep, where a run has plain files only; it was not opened"
     return "" if stat.S_ISREG(status.st_mode) else _NOT_PLAIN
-
-
-def zstd_size(start: bytes) -> int | None:
-    """Content size that a zstd frame declares (RFC 8878, 3.1.1.1); None where it declares none.
-
-    Parameters
-    ----------
-    start : bytes
-        The first 18 bytes of the frame, or all.
-    """
-    if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    descriptor = start[4]
-    single, code = descriptor >> 5 & 1, descriptor >> 6
-    width = (1 if single else 0, 2, 4, 8)[code]
-    at = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
-    if width == 0 or len(start) < at + width:
-        return None
-    return int.from_bytes(start[at : at + width], "little") + (256 if width == 2 else 0)
-
-
-def blosc_size(start: bytes) -> int | None:
-    """Content size that a blosc frame declares; None where it is too short."""
-    return int.from_bytes(start[4:8], "little") if len(start) >= 16 else None
-
-
-def frame_fault(codec: str, expected: int, start: bytes, size: int) -> str:
-    """Say why a stored chunk will not decode to exactly so many bytes; empty if it will.
-
-    Parameters
-    ----------
-    codec : {"crc32c", "zstd", "blosc"}
-        What the values went through before their checksum was appended; "crc32c" for nothing.
-    expected : int
-        Bytes that the array's metadata implies.
-    start : bytes
-        The first 18 bytes of the chunk, or all.
-    size : int
-        Bytes of the chunk.
-    """
-    declared = {"crc32c": size - 4, "zstd": zstd_size(start), "blosc": blosc_size(start)}[codec]
-    if declared != expected:
-        return f"a chunk decodes to {'an unknown number of' if declared is None else declared} bytes, not {expected:,}"
-    if size > expected + expected // 64 + 4096:
-        return f"{size:,} stored bytes for a chunk of {expected:,}"
-    return ""

@@ -29,14 +29,6 @@ difference of their gradients."""
 _TEMPORARY = re.compile(r".+\.[0-9a-f]+-[0-9a-f]+\.partial", re.DOTALL)
 _LEFTOVER = re.compile(r"(?:zarr\.json|replaced)\.[0-9a-f]+-[0-9a-f]+\.partial")
 _REPLACING = re.compile(r"replacing\.[0-9a-f]+-[0-9a-f]+\.partial")
-_IN_SEGMENT = re.compile(
-    r"zarr\.json"
-    r"|manifest/(?:\d{6,}\.json|all\.jsonl)"
-    r"|[a-z0-9_]+/(?:zarr\.json|c(?:\.\d+)+|c(?:/\d+)+)"
-    r"|\.(?:journal|torn)-\d{6,}"
-    r"|\.theta-\d{6,}(?:\.new)?\.partial"
-)
-_CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def temporary(name: str) -> str:
@@ -73,16 +65,3 @@ def is_part_of_run(name: str) -> bool:
     (True, False)
     """
     return SEGMENT_PATTERN.fullmatch(name) is not None or _REPLACING.fullmatch(name) is not None
-
-
-def is_own(key: str) -> bool:
-    """Whether a key below a segment names a file that the recorder or the compaction wrote, of any 1.x version.
-
-    >>> is_own("seg-000000-r0000/sketch/c.3.0.0"), is_own("seg-000000-r0000/model.pt")
-    (True, False)
-    """
-    rest = key.partition("/")[2]
-    name = rest.rpartition("/")[2]
-    if is_temporary(name):
-        rest = rest[: -len(name)] + name.rsplit(".", 2)[0]
-    return _IN_SEGMENT.fullmatch(rest) is not None or name in _CLUTTER

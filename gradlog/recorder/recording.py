@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError, RunExistsError, SpecMismatchError, StepOrderError, StoreUnavailableError
+from gradlog.format.codec import round_mantissa
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, WIDENED_GAP
 from gradlog.recorder.setup import Layout, Plan, open_segment, with_parent, writers
 from gradlog.recorder.step_numbers import Steps
@@ -22,7 +23,7 @@ from gradlog.sketching.projector import Entries, projector
 from gradlog.sketching.pytree import as_entries
 from gradlog.storage import spool
 from gradlog.storage.block import Block
-from gradlog.storage.commit import Commit, SegmentWriter, read_segment, round_mantissa
+from gradlog.storage.commit import Commit, SegmentWriter, read_segment
 from gradlog.storage.flusher import Flusher
 from gradlog.storage.journal import JournalWriter
 from gradlog.storage.scalar_columns import Columns

@@ -14,8 +14,8 @@ from gradlog.format import limits
 from gradlog.format.chain import digest
 from gradlog.format.fields import shown
 from gradlog.format.header import RunHeader, SegmentHeader, SketchSpec, TensorInfo
-from gradlog.format.layout import chunk_rows, most_rows
-from gradlog.format.names import META, PARTIAL_FILE, is_own
+from gradlog.format.layout import chunk_rows, is_own, most_rows
+from gradlog.format.names import META, PARTIAL_FILE
 from gradlog.recorder import provenance
 from gradlog.sketching import fold_hash
 from gradlog.sketching import groups as grouping

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from gradlog.format.header import RunHeader
 from gradlog.format.layout import SCALAR_COLUMNS
@@ -63,6 +66,11 @@ class Block:
         if missing > 0:
             wide = -(-missing // SCALAR_COLUMNS) * SCALAR_COLUMNS
             self.scalars = np.pad(self.scalars, ((0, 0), (0, wide)), constant_values=np.nan)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the rows by the name of the array that they go to."""
+        wide: dict[str, NDArray[Any]] = {"sketch": self.sketch, "group_norm2": self.norm2, "scalars": self.scalars}
+        return {**wide, "step": self.step, "flags": self.flags}
 
     def pad(self) -> None:
         """Set the columns past the end to their fill values, as the last chunk of a segment stores them."""

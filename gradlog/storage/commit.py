@@ -15,21 +15,21 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import CorruptRunError, NotARunError, SpecMismatchError
 from gradlog.format import limits
-from gradlog.format.chain import NO_CHECK, digest, is_sealed, seal
-from gradlog.format.header import FULL_BITS, RunHeader, SegmentHeader
-from gradlog.format.layout import SCALAR_COLUMNS, group_metadata, segment_arrays, snapshot_arrays
-from gradlog.format.names import MANIFEST, MANIFESTS, META, PARTIAL_FILE, SEGMENT_PATTERN
+from gradlog.format.chain import NO_CHECK, digest, is_sealed, manifest_reader, seal
+from gradlog.format.codec import Buffers, encode
+from gradlog.format.header import RunHeader, SegmentHeader, attributes
+from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, arrays, chunk_keys, group_metadata
+from gradlog.format.names import MANIFEST, META, PARTIAL_FILE, SEGMENT_PATTERN
 from gradlog.storage.block import Block
-from gradlog.storage.sink import Buffers, Sink
+from gradlog.storage.sink import Sink
 
 log = logging.getLogger("gradlog")
 
@@ -55,7 +55,7 @@ def root_metadata(header: RunHeader) -> bytes:
     """
     data = _json(group_metadata(header.to_attrs()))
     try:
-        RunHeader.from_attrs(_attributes(data, "header"), "header")
+        RunHeader.from_attrs(attributes(data, f"header: {META}"), "header")
     except CorruptRunError as error:
         raise ValueError(f"no reader would take this run, so it is not recorded ({error})") from error
     return data
@@ -83,7 +83,7 @@ def read_root(sink: Sink) -> tuple[RunHeader, bytes]:
         data = sink.get(META)
     except FileNotFoundError:
         raise NotARunError("no run here: zarr.json is missing") from None
-    return RunHeader.from_attrs(_attributes(data, "run"), "run"), data
+    return RunHeader.from_attrs(attributes(data, f"run: {META}"), "run"), data
 
 
 def read_segment(sink: Sink, name: str, run: RunHeader | None = None) -> SegmentHeader:
@@ -100,7 +100,7 @@ def read_segment(sink: Sink, name: str, run: RunHeader | None = None) -> Segment
         raise CorruptRunError(f"{name}: zarr.json is missing") from None
     if not is_sealed(data):
         raise CorruptRunError(f"{name}: the bytes of zarr.json contradict their own digest; run: gradlog audit")
-    segment = SegmentHeader.from_attrs(_attributes(data, name), name)
+    segment = SegmentHeader.from_attrs(attributes(data, f"{name}: {META}"), name)
     if run is not None:
         segment.require_bounds(run, name)
     return segment
@@ -120,7 +120,7 @@ def _unclaimed(sink: Sink, name: str) -> bool:
 
 
 def manifests(sink: Sink, segment: SegmentHeader) -> Callable[[int], bytes]:
-    """Reader of a segment's manifests by number: files of their own, or the lines of one file after compaction.
+    """Reader of a segment's manifests by number.
 
     Raises
     ------
@@ -128,15 +128,13 @@ def manifests(sink: Sink, segment: SegmentHeader) -> Callable[[int], bytes]:
         One is missing.
     """
 
-    def read(key: str) -> bytes:
+    def get(key: str) -> bytes:
         try:
             return sink.get(f"{segment.name}/{key}")
         except FileNotFoundError as error:
             raise CorruptRunError(f"{segment.name}/{key} is missing; run: gradlog audit") from error
 
-    if not segment.shard:
-        return lambda i: read(MANIFEST.format(i))
-    return limits.split_lines(read(MANIFESTS), segment.flushes, f"{segment.name}/{MANIFESTS}").__getitem__
+    return manifest_reader(get, segment)
 
 
 class Commit(NamedTuple):
@@ -169,7 +167,7 @@ class SegmentWriter:
 
     def __init__(self, sink: Sink, header: RunHeader, segment: SegmentHeader) -> None:
         self._sink = sink
-        self._header = header
+        self._header, self._frames = header, header.frames()
         self.segment = segment
 
     def create(self) -> bool:
@@ -185,7 +183,9 @@ class SegmentWriter:
         data = self._metadata()
         try:
             limits.require_size("header", len(data), limits.METADATA - 2 * limits.NAMES)  # scalars come to it
-            SegmentHeader.from_attrs(_attributes(data, "header"), "header").require_bounds(self._header, "header")
+            SegmentHeader.from_attrs(attributes(data, f"header: {META}"), "header").require_bounds(
+                self._header, "header"
+            )
         except CorruptRunError as error:
             raise ValueError(f"no reader would take {self.segment.name}, so it is not recorded ({error})") from error
         if not self._sink.create(f"{self.segment.name}/{META}", [data]):
@@ -209,14 +209,14 @@ class SegmentWriter:
         """
         s = self.segment
         rows = 0 if block is None else block.rows
-        objects = [self._snapshot(s.snapshots + i, *taken) for i, taken in enumerate(snapshots)]
+        objects = [list(self._snapshot(s.snapshots + i, *taken)) for i, taken in enumerate(snapshots)]
         names, first, steps = list(s.scalars), s.rows, []
         if block is not None and rows:
             if not block.full:
                 block.pad()
             names, first = block.names, block.index * self._header.chunk
             steps = [int(block.step[0]), int(block.step[rows - 1])]
-            objects.insert(0, self._encode(block, len(names)))
+            objects.insert(0, list(self._encode(block, len(names))))
         chunks = {}
         for key, data in itertools.chain.from_iterable(objects):
             chunks[key] = {"size": sum(memoryview(p).nbytes for p in data), "blake2b": digest(*data)}
@@ -316,75 +316,35 @@ class SegmentWriter:
 
     def _arrays(self) -> dict[str, dict[str, Any]]:
         s = self.segment
-        rows = segment_arrays(self._header, s.rows, len(s.scalars), s.shard)
-        return rows | snapshot_arrays(self._header, s.snapshots)
+        return arrays(self._header, s.rows, len(s.scalars), s.snapshots, s.shard)
 
     def _metadata(self) -> bytes:
         unchecked = dataclasses.replace(self.segment, check=NO_CHECK)
         return seal(_json(group_metadata(unchecked.to_attrs(), self._arrays())))
 
+    def _encode(self, block: Block, scalars: int) -> Iterator[tuple[str, Buffers]]:
+        columns = block.columns()
+        for key in chunk_keys(block.index, scalars):
+            values = columns[key.array]
+            if key.array == "scalars":
+                values = values[:, key.column * SCALAR_COLUMNS : (key.column + 1) * SCALAR_COLUMNS]
+            yield str(key), self._sketch(block) if key.array == "sketch" else encode(self._codec(key.array), values)
+
     def _sketch(self, block: Block) -> Buffers:
         """Encode sketches, zeros past the end: most of the bytes of a short run, which take no room as a hole."""
-        if self._header.codec == "raw":
-            return _raw(block.sketch[: block.rows], np.zeros(block.sketch[block.rows :].nbytes, np.uint8))
+        codec = self._codec("sketch")
+        if codec == "crc32c":
+            return encode(codec, block.sketch[: block.rows], np.zeros(block.sketch[block.rows :].nbytes, np.uint8))
         block.sketch[block.rows :] = 0.0
-        return _shuffled(block.sketch)
+        return encode(codec, block.sketch)
 
-    def _encode(self, block: Block, scalars: int) -> list[tuple[str, Buffers]]:
-        i = block.index
-        out: list[tuple[str, Buffers]] = [(f"sketch/c.{i}.0.0", self._sketch(block))]
-        out.append((f"group_norm2/c.{i}.0", _packed(block.norm2)))
-        for column in range(-(-scalars // SCALAR_COLUMNS)):
-            part = block.scalars[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS]
-            out.append((f"scalars/c.{i}.{column}", _packed(part)))
-        out.append((f"step/c.{i}", _packed(block.step)))
-        out.append((f"flags/c.{i}", _packed(block.flags)))
-        return out
+    def _codec(self, array: str) -> str:
+        return self._frames[array][0]
 
-    def _snapshot(self, i: int, step: int, theta: NDArray[np.float32]) -> list[tuple[str, Buffers]]:
-        return [(f"theta/c.{i}.0.0", _raw(theta)), (f"theta_step/c.{i}", _packed(np.array([step], np.int64)))]
-
-
-def round_mantissa(x: NDArray[np.float32], bits: int) -> None:
-    """Round float32 values in place to ``bits`` mantissa bits, ties to even; NaN and inf stay what they are."""
-    drop = FULL_BITS - bits
-    if drop > 0:
-        u = x.view(np.uint32)
-        u += ((u >> np.uint32(drop)) & np.uint32(1)) + np.uint32((1 << (drop - 1)) - 1)
-        u &= np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
-
-
-def _raw(array: NDArray[Any], *rest: NDArray[Any]) -> Buffers:
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-    return _checked(little, *rest)
-
-
-def _shuffled(array: NDArray[Any]) -> Buffers:
-    from numcodecs.blosc import BITSHUFFLE, Blosc
-
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return _checked(bytes(Blosc("zstd", clevel=1, shuffle=BITSHUFFLE).encode(little)))
-
-
-def _packed(array: NDArray[Any]) -> Buffers:
-    from numcodecs.zstd import Zstd
-
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return _checked(bytes(Zstd(level=1).encode(little)))
-
-
-def _checked(*pieces: Any) -> Buffers:
-    """Append the CRC-32C that zarr's codec of that name expects: four little-endian bytes after the data."""
-    crc = 0
-    for piece in pieces:
-        crc = google_crc32c.extend(crc, piece)
-    return [*pieces, int(crc).to_bytes(4, "little")]
+    def _snapshot(self, i: int, step: int, theta: NDArray[np.float32]) -> Iterator[tuple[str, Buffers]]:
+        for array, values in (("theta", theta), ("theta_step", np.array([step], np.int64))):
+            yield str(ChunkKey.of(array, i)), encode(self._codec(array), values)
 
 
 def _json(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _attributes(data: bytes, where: str) -> dict[str, Any]:
-    attributes = limits.parse_object(data, f"{where}: {META}").get("attributes")
-    return attributes if isinstance(attributes, dict) else {}

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.format import limits, shards
-from gradlog.format.chain import digest
+from gradlog.format.chain import digest, walk
 from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.layout import segment_arrays
-from gradlog.format.limits import parse_object
+from gradlog.format.layout import ARRAYS, ChunkKey, scalar_chunks, snapshots_in
 from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, WAITING_PATTERN
 from gradlog.storage import spool
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
@@ -94,7 +92,7 @@ def _segment(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) ->
         why = f"its manifests have {listing:,} bytes, in one file readers take {limits.LISTING:,} at most"
         return Compacted(name, len(files), len(files), why)
     digests = _digests(lines, segment)
-    sketched = sum(key.startswith("theta_step/") for key in digests)
+    sketched = snapshots_in(digests)
     if sketched != segment.snapshots:
         raise CorruptRunError(
             f"{name}: its header declares {segment.snapshots:,} snapshots, its manifests list {sketched:,}; "
@@ -119,9 +117,9 @@ def _shards(
     """Write the shards beside the chunks and let them take over; give the segment's new state."""
     chunk_bytes = header.chunk * header.n * 4
     per_shard = max(1, min(shard_bytes // chunk_bytes, -(-segment.rows // header.chunk)))
-    for array, meta in segment_arrays(header, segment.rows, len(segment.scalars)).items():
-        for key, chunks in _plan(array, meta, per_shard):
-            _shard(sink, segment.name, key, chunks, digests)
+    for array in ARRAYS:
+        for key, chunks in _plan(array, header, segment, per_shard):
+            _shard(sink, segment.name, key, chunks, per_shard, digests)
     sink.put(f"{segment.name}/{MANIFESTS}", [b"\n".join(lines)])
     writer = SegmentWriter(sink, header, segment)
     writer.publish(dataclasses.replace(segment, shard=per_shard))
@@ -136,15 +134,13 @@ def _sweep(
     Only files whose bytes the shards hold, by the digests of the sealed manifests, and shards by name that the segment
     does not have. A compaction that was killed after its commit leaves this to the next.
     """
-    arrays = segment_arrays(header, segment.rows, len(segment.scalars))
-    plans = [_plan(array, meta, segment.shard) for array, meta in arrays.items()]
-    kept = {key for plan in plans for key, _ in plan}
-    replaced = {key: known for key, known in digests.items() if key.partition("/")[0] in arrays}
+    kept = {key for array in ARRAYS for key, _ in _plan(array, header, segment, segment.shard)}
+    replaced = {key: known for key, known in digests.items() if key.partition("/")[0] in ARRAYS}
     replaced |= {MANIFEST.format(i): digest(line) for i, line in enumerate(lines)}
     for path in sink.keys(segment.name):
         key = path.partition("/")[2]
-        array, _, place = key.partition("/c/")
-        other = array in arrays and re.fullmatch(r"\d+(/\d+)*", place) is not None and key not in kept
+        chunk = ChunkKey.parse(key)
+        other = chunk is not None and chunk.shard and chunk.array in ARRAYS and key not in kept
         if other or (key in replaced and digest(sink.get(path)) == replaced[key]):
             sink.discard(path)
     sink.sweep(segment.name)
@@ -164,51 +160,34 @@ def _unfinished(files: list[str], header: RunHeader, segment: SegmentHeader) -> 
 def _digests(lines: list[bytes], segment: SegmentHeader) -> dict[str, str]:
     """Digest of every chunk by its key, from a chain that is checked on the way."""
     found: dict[str, str] = {}
-    previous, rows = segment.root, 0
-    for i, data in enumerate(lines):
-        try:
-            manifest = parse_object(data, f"{segment.name}: manifest {i}")
-            follows, rows = manifest["prev"] == previous, manifest["rows"][1]
-            found |= {key: entry["blake2b"] for key, entry in manifest["chunks"].items()}
-        except (LookupError, TypeError, AttributeError) as error:
-            raise CorruptRunError(f"{segment.name}: manifest {i} is not one of this format: {error!r}") from error
-        if not follows:
-            raise CorruptRunError(f"{segment.name}: manifest {i} does not follow the one before; run: gradlog audit")
-        previous = digest(data)
-    if previous != segment.head:
+    head, rows = segment.root, 0
+    for manifest in walk(lines, head, segment.name):
+        found |= manifest.chunks
+        head, rows = manifest.digest, manifest.rows
+    if head != segment.head:
         raise CorruptRunError(f"{segment.name}: the chain of manifests is broken; run: gradlog audit")
     if rows != segment.rows:
         raise CorruptRunError(f"{segment.name} declares {segment.rows} rows, its manifests {rows}; run: gradlog audit")
     return found
 
 
-def _plan(array: str, meta: dict[str, Any], per_shard: int) -> list[tuple[str, list[str]]]:
-    """(key of a shard, keys of its chunks) of one array; only the first axis is cut, and scalars also by column."""
-    shape, inner = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    rows = -(-shape[0] // inner[0])
-    columns = -(-shape[1] // inner[1]) if len(shape) == 2 else 1
-    plan = []
-    for start in range(0, rows, per_shard):
-        for column in range(columns):
-            tail = [column, 0][: len(shape) - 1]
-            chunks = [
-                f"{array}/c." + ".".join(map(str, [i, *tail])) for i in range(start, min(start + per_shard, rows))
-            ]
-            plan.append((f"{array}/c/" + "/".join(map(str, [start // per_shard, *tail])), _padded(chunks, per_shard)))
-    return plan
+def _plan(array: str, header: RunHeader, segment: SegmentHeader, per_shard: int) -> Iterator[tuple[str, list[str]]]:
+    """(key of a shard, keys of its chunks) of one array; only the rows are cut, and scalars also by column."""
+    chunks = -(-segment.rows // header.chunk)
+    for start in range(0, chunks, per_shard):
+        inside = range(start, min(start + per_shard, chunks))
+        for column in range(scalar_chunks(len(segment.scalars)) if array == "scalars" else 1):
+            keys = [str(ChunkKey.of(array, i, column)) for i in inside]
+            yield str(ChunkKey.of(array, start // per_shard, column, shard=True)), keys
 
 
-def _padded(keys: list[str], count: int) -> list[str]:
-    return keys + [""] * (count - len(keys))
-
-
-def _shard(sink: LocalSink, name: str, key: str, chunks: list[str], digests: dict[str, str]) -> None:
+def _shard(sink: LocalSink, name: str, key: str, chunks: list[str], count: int, digests: dict[str, str]) -> None:
     data = [sink.get(f"{name}/{c}") if c in digests else None for c in chunks]
     for c, chunk in zip(chunks, data, strict=True):
         if chunk is not None and digest(chunk) != digests[c]:
             raise CorruptRunError(f"{name}/{c}: bytes contradict the manifest; run: gradlog audit")
     if all(chunk is None for chunk in data):
         return
-    sink.put(f"{name}/{key}", shards.pack(data, len(chunks)))
-    if shards.unpack(sink.get(f"{name}/{key}"), len(chunks)) != data:
+    sink.put(f"{name}/{key}", shards.pack(data, count))
+    if shards.unpack(sink.get(f"{name}/{key}"), count)[: len(data)] != data:
         raise OSError(f"{name}/{key} does not read back as written; nothing was changed")

@@ -12,12 +12,13 @@ import inspect
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from gradlog.errors import CorruptRunError, MissingDependencyError, StoreUnavailableError
 from gradlog.format import limits
+from gradlog.format.codec import Buffers
 from gradlog.format.names import META, WAITING_PATTERN, is_leftover, is_part_of_run, is_temporary, temporary
 from gradlog.storage.paths import absolute, is_url
 
@@ -30,9 +31,6 @@ _HOLE = bytes(16 * 2**10)
 
 WAITS = (0.5, 2.0, 8.0)
 """Seconds before a failed request to an object store is made again."""
-
-Buffers = Sequence[Any]
-"""Bytes-like pieces that together make one object; big arrays are written without a copy."""
 
 
 class Sink(Protocol):

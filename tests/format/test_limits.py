@@ -13,6 +13,7 @@ import pytest
 from gradlog.errors import CorruptRunError
 from gradlog.format import journal as records
 from gradlog.format import limits
+from gradlog.format.chain import split_lines
 from gradlog.format.header import ROOT_KEY, SEGMENT_KEY, RunHeader, SegmentHeader, SketchSpec, TensorInfo
 
 HEADER = RunHeader(SketchSpec("fold-hash/1", 8, 2**15, 0), ("w",), (TensorInfo("w", (30,), "float32", 0),), 16)
@@ -201,7 +202,7 @@ def test_an_annotation_of_a_scalar_without_a_name_changes_nothing() -> None:
 
 
 def test_the_manifests_of_a_compacted_segment_are_as_many_as_it_says() -> None:
-    assert limits.split_lines(b"{}\n{}", 2, "x") == [b"{}", b"{}"]
+    assert split_lines(b"{}\n{}", 2, "x") == [b"{}", b"{}"]
     for count in (1, 3, 2**40):
         with pytest.raises(CorruptRunError, match="2 manifests, the segment declares"):
-            limits.split_lines(b"{}\n{}", count, "x")
+            split_lines(b"{}\n{}", count, "x")

@@ -25,11 +25,11 @@ import numpy as np
 
 import gradlog
 from gradlog.errors import GradlogWarning
+from gradlog.format.codec import round_mantissa
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
 from gradlog.recorder.halves import half_norms
 from gradlog.recorder.recording import Row
 from gradlog.sketching.projector import projector
-from gradlog.storage.commit import round_mantissa
 from gradlog.storage.compact import compact
 
 HERE = Path(__file__).resolve().parent

@@ -8,21 +8,16 @@ from typing import Any
 
 from gradlog.analysis.audit.findings import Line
 from gradlog.format import limits
-from gradlog.format.chain import digest
+from gradlog.format.chain import manifest_reader, walk
 from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.names import MANIFEST, MANIFESTS
 
 
 def chain(folder: Path, segment: SegmentHeader) -> dict[str, int]:
     """Rows committed at each head of a segment's chain, the root included."""
-    heads, inside = {segment.root: 0}, f"{segment.name}/"
-    if segment.shard:
-        manifests = limits.split_lines(limits.read_plain(folder, inside + MANIFESTS), segment.flushes, inside)
-    else:
-        manifests = [limits.read_plain(folder, inside + MANIFEST.format(i)) for i in range(segment.flushes)]
-    for data in manifests:
-        heads[digest(data)] = int(limits.parse_object(data, inside)["rows"][1])
-    return heads
+    name = segment.name
+    read = manifest_reader(lambda key: limits.read_plain(folder, f"{name}/{key}"), segment)
+    links = walk(map(read, range(segment.flushes)), segment.root, name)
+    return {segment.root: 0, **{link.digest: link.rows for link in links}}
 
 
 def kept(folder: Path, segments: Sequence[SegmentHeader], heads: Sequence[str]) -> Iterator[Line]:

@@ -18,7 +18,7 @@ import gradlog
 from gradlog.analysis import audit_run
 from gradlog.analysis.audit.findings import MOST_LINES, MOST_TEXT, Line, Report, enumerate_some, problems
 from gradlog.errors import NotARunError, UnsupportedError
-from gradlog.format import limits
+from gradlog.format import codec
 from gradlog.format.chain import NO_CHECK, digest, seal
 from gradlog.format.header import ROOT_KEY, SEGMENT_KEY
 from gradlog.format.names import META
@@ -179,13 +179,13 @@ def test_a_frame_without_its_size(path: Path) -> None:
 @given(st.binary(max_size=3000), st.integers(1, 9))
 def test_the_declared_size_of_real_frames(data: bytes, level: int) -> None:
     array = np.frombuffer(data + b"x", np.uint8)
-    assert limits.zstd_size(bytes(Zstd(level=level).encode(array))[:18]) == len(array)
+    assert codec.zstd_size(bytes(Zstd(level=level).encode(array))[:18]) == len(array)
 
 
 def test_the_declared_size_of_damaged_frames() -> None:
-    assert limits.zstd_size(b"") is None
-    assert limits.zstd_size(b"\x28\xb5\x2f\xfd\xff") is None
-    assert limits.zstd_size(b"not a frame at all") is None
+    assert codec.zstd_size(b"") is None
+    assert codec.zstd_size(b"\x28\xb5\x2f\xfd\xff") is None
+    assert codec.zstd_size(b"not a frame at all") is None
 
 
 @pytest.mark.parametrize("edit", ["more", "less", "twice"])
