@@ -154,5 +154,5 @@ def jackknife(
             return value, float("nan"), float("nan")
         replicates = statistic(*(control.without_one(x) if control else leave_one_out(x) for x in coordinates))
         spread = np.sqrt((k - 1) / k * np.square(replicates - replicates.mean()).sum())
-    half = quantile(k, level) * float(spread)
+    half = quantile(k - (control is not None), level) * float(spread)  # a slope takes one degree of freedom
     return value, value - half, value + half

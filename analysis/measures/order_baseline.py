@@ -122,13 +122,17 @@ def epoch_gain(fitted: Fitted, c: float, null: float, order: Order, gain: float)
     """Most that epochs of few steps with frozen parameters explain of a gain, where the baseline knows of none.
 
     The shortest epoch explains most, unless there are weights on several steps: those may fit any length up to about
-    twice their number.
+    twice their number. A predictor fitted to the rows has its weights from the epochs, if these weights gain by any.
     """
     *_, a2 = fitted.mean_weights(order.ages)
-    own = float(kappa_null(fitted, c, c, order))
     longest = max(SHORT, 2 * fitted.weights.shape[-1])
-    less = [(1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) for m in range(SHORT, longest + 1)]
-    return 1 - (own - (max(less) if gain > 0 else min(less))) / null
+    found = [(1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) / null for m in range(SHORT, longest + 1)]
+    most = max(found) if gain > 0 else min(found)
+    if not fitted.hindsight or most <= 0:
+        return most
+    between = c + (1 - c) / (int(np.diff(order.ages).sum()) - 1)  # c is the mean over all pairs, of one epoch or two
+    inside, short = between - (1 - c) / (SHORT - 1), order.assume(SHORT)
+    return float(1 - kappa_null(refitted(fitted, inside, between, short), inside, between, short) / null)
 
 
 def shared(fitted: Fitted, order: Order, a2: Float64 | float) -> Float64:

@@ -139,8 +139,6 @@ def _kappa(
     value, low = (float(np.maximum(x, 0.0)) for x in (value, low))  # no path length is negative
     told = order.rows or ask.drawn_anew
     epoch = float("nan") if told else order_baseline.epoch_gain(fitted, c, null, order, gains[0])
-    if fitted.hindsight:
-        epoch += chance  # epochs are fitted as well as random orders are
     return dict(zip(KAPPA, (value, low, high, null, *gains, chance, floor, epoch), strict=True))
 
 
