@@ -29,10 +29,10 @@ def verdict(kappa: Mapping[str, Any]) -> str:
     {"helps", "hurts", "no difference", "too small to matter", "epoch unknown", "-"}
         The predictor does better or worse than on the same gradients in random order; is not told apart from that,
         within the interval of the gain or within what random orders differ by; is told apart, by less than the floor;
-        is told apart, by no more than minibatches drawn without replacement show without other order (``gain_epochs``)
-        while nothing says how long an epoch is; no baseline or no interval to judge by. The floor is the gain that a
-        correlation of ``NEGLIGIBLE`` between gradients and predictions would give: relative to what the predictor can
-        move.
+        is told apart, but not from what minibatches drawn without replacement show without other order
+        (``gain_epochs``) while nothing says how long an epoch is; no baseline or no interval to judge by. The floor is
+        the gain that a correlation of ``NEGLIGIBLE`` between gradients and predictions would give: relative to what the
+        predictor can move.
 
     Examples
     --------
@@ -54,7 +54,8 @@ def verdict(kappa: Mapping[str, Any]) -> str:
     if abs(gain) < (NEGLIGIBLE if floor is None else floor):
         return SMALL
     epochs = kappa.get("gain_epochs")
-    if epochs and 0 < gain / epochs <= 1:
+    surely = min(abs(low), abs(high)) - (kappa.get("gain_chance") or 0.0)
+    if epochs and gain * epochs > 0 and surely <= abs(epochs):
         return EPOCH
     return HELPS if gain > 0 else HURTS
 

@@ -30,6 +30,9 @@ from gradlog.analysis.spectrum.shuffled_rank import RESOLUTION
 SHORT = 4
 """Steps of the shortest epoch that is thought of where epochs are not known."""
 
+TRIED = 24
+"""Lengths of epochs that a predictor is fitted to, at most."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -122,17 +125,24 @@ def epoch_gain(fitted: Fitted, c: float, null: float, order: Order, gain: float)
     """Most that epochs of few steps with frozen parameters explain of a gain, where the baseline knows of none.
 
     The shortest epoch explains most, unless there are weights on several steps: those may fit any length up to about
-    twice their number. A predictor fitted to the rows has its weights from the epochs, if these weights gain by any.
+    twice their number. A predictor that is fitted to the rows is fitted to epochs too; where it gains, only if its
+    weights do in any epochs.
     """
     *_, a2 = fitted.mean_weights(order.ages)
     longest = max(SHORT, 2 * fitted.weights.shape[-1])
-    found = [(1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) / null for m in range(SHORT, longest + 1)]
-    most = max(found) if gain > 0 else min(found)
-    if not fitted.hindsight or most <= 0:
+    end = max if gain > 0 else min
+    most = end((1 - c) / (m - 1) * float(shared(fitted, order.assume(m), a2)) for m in range(SHORT, longest + 1)) / null
+    if not fitted.hindsight or (gain > 0 and most <= 0):
         return most
-    between = c + (1 - c) / (int(np.diff(order.ages).sum()) - 1)  # c is the mean over all pairs, of one epoch or two
-    inside, short = between - (1 - c) / (SHORT - 1), order.assume(SHORT)
-    return float(1 - kappa_null(refitted(fitted, inside, between, short), inside, between, short) / null)
+    some = np.unique(np.geomspace(SHORT, longest, TRIED).astype(int))
+    return end(_fitted_to_epochs(fitted, c, null, order.assume(int(m))) for m in some)
+
+
+def _fitted_to_epochs(fitted: Fitted, c: float, null: float, order: Order) -> float:
+    """Gain over ``null`` of a predictor that is fitted to such epochs, with frozen parameters."""
+    between = c + (1 - c) / max(int(np.diff(order.ages).sum()) - 1, 1)  # c: over all pairs, of one epoch or of two
+    inside = between - (1 - c) / (order.rows - 1)
+    return float(1 - kappa_null(refitted(fitted, inside, between, order), inside, between, order) / null)
 
 
 def shared(fitted: Fitted, order: Order, a2: Float64 | float) -> Float64:
