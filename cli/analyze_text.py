@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradlog.analysis.common.text import enumerate_some
 from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at
 from gradlog.analysis.measures.interpretation import verdict as verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
@@ -50,7 +51,7 @@ def _run(path: str, result: Document) -> list[str]:
         *plain_text.facts(
             [
                 ("steps", f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}"),
-                ("gradient", f"{run['stage']}; {plain_text.count(len(groups), 'group')}: {plain_text.shorten(groups)}"),
+                ("gradient", f"{run['stage']}; {plain_text.count(len(groups), 'group')}: {enumerate_some(groups, 6)}"),
                 ("sketch", _sketch(run, result.get("exact_groups") or [])),
                 (
                     "energy",
@@ -65,7 +66,7 @@ def _run(path: str, result: Document) -> list[str]:
 def _sketch(run: Document, exact: list[str]) -> str:
     if run["kind"] == "exact/1":
         return "none, the gradient itself"
-    return f"k = {run['k']} per group" + (f"; without error for {plain_text.shorten(exact)}" if exact else "")
+    return f"k = {run['k']} per group" + (f"; without error for {enumerate_some(exact, 6)}" if exact else "")
 
 
 def _kappa(result: Document) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gradlog.analysis.common.text import enumerate_some
 from gradlog.cli import options, plain_text
 from gradlog.cli.stderr import verbosity
 
@@ -85,7 +86,7 @@ def _overview(run: dict[str, Any]) -> list[str]:
                     "sketch",
                     f"{kind}; {plain_text.count(len(groups), 'group')}, {len(groups) * run['k']:,} numbers a step",
                 ),
-                ("scalars", plain_text.shorten(run["scalars"], 12)),
+                ("scalars", enumerate_some(run["scalars"], 12)),
                 ("created", run["created"]),
                 ("format", run["format"]),
                 ("command", " ".join(map(str, origin.get("argv", [])))),
@@ -142,7 +143,7 @@ def _remarks(run: dict[str, Any]) -> Iterator[str]:
         yield f"steps are missing in {plain_text.count(len(run['gaps']), 'place')}, first between {before} and {after}"
     if run["nonfinite"]:
         steps = list(map(str, run["nonfinite"]))
-        yield f"NaN or inf in {plain_text.count(len(steps), 'step')}: {plain_text.shorten(steps)}"
+        yield f"NaN or inf in {plain_text.count(len(steps), 'step')}: {enumerate_some(steps, 6)}"
     again = run["relogged"]
     if again["steps"]:
         counted = plain_text.count(again["steps"], "step")

@@ -135,9 +135,3 @@ def note(text: str) -> list[str]:
     """Wrap and indent a warning or remark."""
     first, *more = wrap(printable(text), WIDTH - 4)
     return [f"  * {first}", *(f"    {m}" for m in more)]
-
-
-def shorten(names: Sequence[str], most: int = 6) -> str:
-    """List the first names and count the rest."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

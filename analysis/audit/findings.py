@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 Status = Literal["PASS", "FAIL", "SKIP", "WARN"]
@@ -95,16 +95,6 @@ def problems(check: str, found: Iterable[str], sound: str, status: Status = "FAI
         yield Line(status, check, f"and {more:,} more of this kind", {"problems": [_cut(t) for t in texts[:1000]]})
     if not texts:
         yield Line("PASS", check, sound)
-
-
-def enumerate_some(values: Sequence[Any], most: int = 8) -> str:
-    """List the first values and count the others.
-
-    >>> enumerate_some(range(12), 3)
-    '0, 1, 2 and 9 more'
-    """
-    rest = len(values) - most
-    return ", ".join(str(v) for v in values[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _cut(text: str) -> str:

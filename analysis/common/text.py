@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -142,3 +142,13 @@ def _settings(found: Any) -> str:
         return ""
     shown = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in found.items() if v is not None}
     return ", ".join(f"{k} {v}" for k, v in shown.items())
+
+
+def enumerate_some(values: Sequence[Any], most: int = 8) -> str:
+    """List the first values and count the others.
+
+    >>> enumerate_some(range(12), 3)
+    '0, 1, 2 and 9 more'
+    """
+    rest = len(values) - most
+    return ", ".join(str(v) for v in values[:most]) + (f" and {rest:,} more" if rest > 0 else "")

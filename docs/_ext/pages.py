@@ -1,4 +1,4 @@
-"""What no page can say itself: the options of the commands."""
+"""What no page can say itself: the options of the commands, and the numbers of a result."""
 
 from __future__ import annotations
 
@@ -33,10 +33,27 @@ def _plain(text: str) -> str:
     return text.replace("*", r"\*").replace("_", r"\_").replace("<", r"\<")
 
 
+def quantity_reference() -> str:
+    """Markdown about every number of a result, from the table that the analyzer itself uses."""
+    from gradlog.analysis.results.quantities import QUANTITIES
+
+    head = ["variable", "dimensions", "unit", "what it is", "interval", "errors", "JSON", "withheld"]
+    rows = [
+        [
+            f"`{q.name}`", ", ".join(q.dims), q.units, q.text, q.interval.format("lower or upper"),
+            "run and total" if q.errors else "", f"`{q.place.replace('/', '.')}`" if q.place else "", q.withheld,
+        ]
+        for q in QUANTITIES
+    ]  # fmt: skip
+    lines = [head, ["---"] * len(head), *([c if c.startswith("`") else _plain(c) for c in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def fill(app: Any, docname: str, source: list[str]) -> None:
-    """Replace ``@@commands@@`` by the command reference."""
-    if "@@commands@@" in source[0]:
-        source[0] = source[0].replace("@@commands@@", command_reference())
+    """Replace ``@@commands@@`` and ``@@quantities@@`` by their references."""
+    for name, reference in (("commands", command_reference), ("quantities", quantity_reference)):
+        if f"@@{name}@@" in source[0]:
+            source[0] = source[0].replace(f"@@{name}@@", reference())
 
 
 def setup(app: Any) -> dict[str, Any]:

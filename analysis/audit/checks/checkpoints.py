@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.audit.checkpoint_files import Checkpoint, parameters, rounded
-from gradlog.analysis.audit.findings import Line, enumerate_some
+from gradlog.analysis.audit.findings import Line
 from gradlog.analysis.audit.reader import Floats
+from gradlog.analysis.common.text import enumerate_some
 from gradlog.analysis.reading.run import Run
 from gradlog.errors import SpecMismatchError
 from gradlog.format.header import SKIPPED

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.audit.findings import Line, enumerate_some, problems
+from gradlog.analysis.audit.findings import Line, problems
 from gradlog.analysis.audit.flushes import changed_gaps, odd_dates, seconds
 from gradlog.analysis.audit.reader import Evidence
+from gradlog.analysis.common.text import enumerate_some
 from gradlog.format.header import PARTIAL, SKIPPED, RunHeader
 
 IRREGULAR = 0.1

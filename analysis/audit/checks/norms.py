@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from gradlog.analysis.audit.findings import MOST_LINES, Line, enumerate_some, problems
+from gradlog.analysis.audit.findings import MOST_LINES, Line, problems
 from gradlog.analysis.audit.reader import Evidence
+from gradlog.analysis.common.text import enumerate_some
 from gradlog.format.header import RunHeader
 from gradlog.sketching.fold_hash import from_spec
 

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from gradlog.analysis.audit.findings import Line, enumerate_some, problems
+from gradlog.analysis.audit.findings import Line, problems
+from gradlog.analysis.common.text import enumerate_some
 from gradlog.analysis.reading.run import Run
 from gradlog.errors import GradientError, UnsupportedError, UnusableInputError
 from gradlog.sketching.projector import projector

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.audit.findings import Line, enumerate_some, problems
+from gradlog.analysis.audit.findings import Line, problems
 from gradlog.analysis.audit.reader import Evidence, Floats
+from gradlog.analysis.common.text import enumerate_some
 from gradlog.format.header import SKIPPED, RunHeader
 
 TOLERANCE = 2e-3

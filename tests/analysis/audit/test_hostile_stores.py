@@ -16,7 +16,8 @@ from numcodecs.zstd import Zstd
 
 import gradlog
 from gradlog.analysis import audit_run
-from gradlog.analysis.audit.findings import MOST_LINES, MOST_TEXT, Line, Report, enumerate_some, problems
+from gradlog.analysis.audit.findings import MOST_LINES, MOST_TEXT, Line, Report, problems
+from gradlog.analysis.common.text import enumerate_some
 from gradlog.errors import NotARunError, UnsupportedError
 from gradlog.format import codec
 from gradlog.format.chain import NO_CHECK, digest, seal
