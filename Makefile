@@ -37,6 +37,7 @@ lint: .venv/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
+	$(PY) .ci/prose
 
 .venv/pyvenv.cfg:        ; $(PYTHON) -m venv .venv
 .venv/.base: pyproject.toml | .venv/pyvenv.cfg ; .ci/quietly $(PY) $(PIP) -e . && touch $@
