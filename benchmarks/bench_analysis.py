@@ -26,7 +26,7 @@ from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.measures.predictors import needs, parse
 from gradlog.analysis.spectrum.nystrom import test_matrix as random_block
 from gradlog.analysis.spectrum.routes import BLOCK
-from gradlog.analysis.streaming import compiled_kernel, schedule
+from gradlog.analysis.streaming import compiled_kernel, executors, schedule
 from gradlog.analysis.streaming.summary import Recipe, add, contributions
 from gradlog.format.layout import chunk_rows
 from tests.helpers import stores
@@ -133,7 +133,7 @@ def test_two_threads(benchmark: Any, narrow: Path, kernel: str) -> None:
     run, recipe = open_run(narrow), dataclasses.replace(RECIPES[list(RECIPES)[2]], kernel=kernel)
     one, two = (lambda s=s: one_pass(run, recipe, s) for s in ("synchronous", "threads"))
     ratio = against(
-        benchmark, one, two, f"threads over one, {kernel}, {schedule.workers()} workers", clock=time.perf_counter
+        benchmark, one, two, f"threads over one, {kernel}, {executors.of().workers} workers", clock=time.perf_counter
     )
     print(f"speed-up {1 / ratio:.2f}")
 
@@ -163,7 +163,9 @@ def test_wide_pass(benchmark: Any, wide: Path) -> None:
 CHILD = """
 import json, re, sys, time
 import numpy as np, dask, dask.array as da
-from gradlog.analysis import blocks, open_run, rank, rsvd, spectra
+from gradlog.analysis import open_run
+from gradlog.analysis.spectrum import nystrom, rank
+from gradlog.analysis.streaming import schedule
 from gradlog.analysis.streaming.summary import Recipe, add, contributions
 path, way, width, power, eps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5])
 memory = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -172,7 +174,7 @@ run = open_run(path)
 n, cuts = run.rows.n, [0, len(run.steps)]
 
 def one_pass(recipe):
-    return add(contributions(blocks.compute(run.rows, run.chains, cuts, recipe, "synchronous")))
+    return add(contributions(schedule.compute(run.rows, run.chains, cuts, recipe, "synchronous")))
 
 def energy():
     return one_pass(Recipe(1, n, lags=0, gram="none"))["increment"].sum()
@@ -182,11 +184,11 @@ with dask.config.set(scheduler="synchronous"):
     if way == "gram":
         spectrum = rank.of_gram(one_pass(Recipe(1, n, lags=0, columns=False))["gram"])
     elif way == "nystrom":
-        omega = rsvd.test_matrix(n, width, 0)
+        omega = nystrom.test_matrix(n, width, 0)
         more = lambda V: one_pass(Recipe(1, n, lags=0, gram="none", test=V, columns=False))["image"]
         first = one_pass(Recipe(1, n, lags=0, gram="none", test=omega))
         rows = int(first["pairs"])
-        spectrum = rsvd.refine(more, omega, first["image"], first["increment"].sum(), 3, eps, rows=rows).spectrum
+        spectrum = nystrom.refine(more, omega, first["image"], first["increment"].sum(), 3, eps, rows=rows).spectrum
     else:
         H = run.increments()
         if way == "tsqr":

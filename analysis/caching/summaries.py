@@ -20,7 +20,7 @@ from gradlog.analysis.caching.cache import Cache, key
 from gradlog.analysis.caching.fingerprints import chunk_digests
 from gradlog.analysis.reading.rows import RowSource, block_rows
 from gradlog.analysis.streaming.epoch_sums import EpochSums
-from gradlog.analysis.streaming.schedule import FAN, Pane
+from gradlog.analysis.streaming.executors.base import FAN, Pane
 from gradlog.analysis.streaming.sections import thin
 from gradlog.analysis.streaming.summary import Recipe, Summary
 from gradlog.analysis.streaming.top_rows import Carriers

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gradlog.analysis.caching.cache import Cache, key, resolve
@@ -21,8 +20,8 @@ from gradlog.analysis.reading.run import Run, View, open_run
 from gradlog.analysis.results.analyze import analyze
 from gradlog.analysis.results.concat import from_arrays, stack, to_arrays
 from gradlog.analysis.results.json_document import to_json
-from gradlog.analysis.streaming import schedule
-from gradlog.analysis.streaming.dask_client import spread
+from gradlog.analysis.streaming import executors
+from gradlog.analysis.streaming.executors.serial import Serial
 from gradlog.errors import GradlogError, NotARunError
 
 if TYPE_CHECKING:
@@ -166,29 +165,12 @@ def _outcomes(
     found: Sequence[str], cache: Cache | None, view: View, scheduler: Any, options: dict[str, Any], report: Progress
 ) -> list[Any]:
     report(0, len(found))
-    cluster = scheduler not in (None, "threads", "synchronous")
-    if cluster and len(found) > 1:
-        return spread(_attempt, [(p, cache, view, {**options, "scheduler": "synchronous"}) for p in found],
-                             scheduler, report)  # fmt: skip
-    at_once = min(schedule.workers(scheduler), len(found))
-    if at_once < 2 or options.get("memory") is not None:
-        outcomes = []
-        for done, path in enumerate(found, start=1):
-            outcomes.append(_attempt(path, cache, view, {**options, "scheduler": scheduler}))
-            report(done, len(found))
-        return outcomes
-    inside = {**options, "scheduler": "synchronous"}
-    with ThreadPoolExecutor(at_once, thread_name_prefix="gradlog-archive") as pool:
-        waiting = [pool.submit(_attempt, path, cache, view, inside) for path in found]
-        try:
-            outcomes = []
-            for done, future in enumerate(waiting, start=1):
-                outcomes.append(future.result())
-                report(done, len(found))
-            return outcomes
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    executor = executors.of(scheduler, len(found))
+    if len(found) < 2 or (executor.workers > 1 and options.get("memory") is not None):
+        executor, inside = Serial(), scheduler
+    else:
+        inside = Serial()
+    return executor.map(_attempt, [(p, cache, view, {**options, "scheduler": inside}) for p in found], report)
 
 
 def _attempt(path: str, cache: Cache | None, view: View, options: dict[str, Any]) -> xarray.Dataset | Failure:

@@ -25,9 +25,8 @@ from gradlog.analysis.results.dataset import result_dataset
 from gradlog.analysis.results.memory_model import check, predict
 from gradlog.analysis.results.scopes import Range, Scopes
 from gradlog.analysis.spectrum import routes, subspaces
-from gradlog.analysis.spectrum.nystrom import test_matrix
 from gradlog.analysis.spectrum.routes import Method, Route
-from gradlog.analysis.streaming import compiled_kernel, schedule, sections
+from gradlog.analysis.streaming import compiled_kernel, executors, schedule, sections
 from gradlog.analysis.streaming.scalar_sums import ledgers
 from gradlog.analysis.streaming.summary import TRIANGLES, Recipe, Totals, contributions
 from gradlog.errors import TooFewStepsError
@@ -153,11 +152,9 @@ def analyze(
     light = light and len(cuts) > 2 + (burn_in > 0)
     recipe = _recipe(run, ask, route, by_group, null_rank, seed, kernel, light, epochs)
     passes_over = _passes(recipe, cuts, ranges["run"][0], light)
-    tasks = schedule.workers(scheduler)
+    tasks = executors.of(scheduler).workers
     breaks = len(run.numbers.starts) + len(run.chains)
-    predicted = predict(passes_over, run.rows, tasks, breaks, components)
-    if route.method == "rows":
-        predicted += 8 * run.length * (run.rows.n + 4 * run.length)
+    predicted = predict(passes_over, run.rows, tasks, breaks, components) + route.memory(run.length, run.rows.n)
     check(predicted, memory)
     folder = resolve(cache)
     books = ledgers(run, cuts)
@@ -167,8 +164,8 @@ def analyze(
     panes, grams, kernels, stretches = _collect(run, passes_over, scheduler, progress, memo)
     halves = half_batches.table(run, [(r.start, r.stop) for r in _flat(ranges)], epochs.steps)
     scopes = Scopes(run, ask, route, recipe, cuts, panes, books, {whole: grams}, halves, seed, stretches)
-    found = scopes.refined(whole, passes, seed, scheduler, memo)
-    spectrum = routes.tightened(found.spectrum, scopes.totals(whole), recipe) if found else scopes.spectrum(whole)
+    found = scopes.refined(whole, passes, scheduler, memo)
+    spectrum = found.spectrum if found else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
     counted = scopes.ledger(whole)
     loss, lr, optimizer = (
@@ -193,7 +190,7 @@ def analyze(
     attrs: dict[str, Any] = {
         "svd_method": route.method,
         "svd_reason": route.reason,
-        "svd_passes": found.passes if found else 1 + (route.method == "rows"),
+        "svd_passes": found.passes if found else 1 + route.further,
         "svd_certificate": spectrum.unseen / spectrum.total if spectrum and spectrum.total > 0 else 0.0,
         "svd_seed": seed,
         "kernel": ", ".join(kernels),
@@ -270,20 +267,18 @@ def _recipe(
         kernel = (
             "numba" if run.length * run.rows.n >= compiled_kernel.WORTH and compiled_kernel.available() else "numpy"
         )
-    randomized = route.method == "nystrom" or (light and route.method == "gram")
-    return Recipe(
+    recipe = Recipe(
         groups=run.groups,
         k=run.k,
         betas=needed["betas"],
         lags=needed["lags"],
-        gram=route.gram(by_group),
         pooled=run.groups > 1 and not ask.exact and run.k <= routes.GROUP_WIDTH,
         scatter=null_rank,
-        test=test_matrix(run.rows.n, routes.BLOCK, seed) if randomized else None,
         epoch=epochs.recipe,
         kernel=kernel,
         section=sections.length(run.length),
     )
+    return route.collect(recipe, by_group, light, seed)
 
 
 def _passes(recipe: Recipe, cuts: list[int], whole: Range, light: bool) -> list[tuple[Recipe, list[int]]]:

@@ -19,13 +19,12 @@ from gradlog.analysis.measures.predictors import Evidence
 from gradlog.analysis.measures.scope_values import Question, Values
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.half_batches import Table
-from gradlog.analysis.spectrum import rank, routes, shuffled_rank, subspaces
-from gradlog.analysis.spectrum.nystrom import Decomposition, nystrom, refine
+from gradlog.analysis.spectrum import rank, shuffled_rank
+from gradlog.analysis.spectrum.nystrom import Decomposition
 from gradlog.analysis.spectrum.rank import Spectrum
-from gradlog.analysis.spectrum.routes import Route, columns_of
+from gradlog.analysis.spectrum.routes import Route, Sums
 from gradlog.analysis.spectrum.shuffled_rank import ShuffledRank
 from gradlog.analysis.streaming import scalar_sums, schedule
-from gradlog.analysis.streaming.row_sums import row_grams
 from gradlog.analysis.streaming.scalar_sums import BATCH, Ledger
 from gradlog.analysis.streaming.sections import FEWEST_ROWS, Section, thin
 from gradlog.analysis.streaming.summary import Recipe, Totals, add, contributions
@@ -62,8 +61,8 @@ class Scopes:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
         self.ledgers, self.own, self.halves, self.sections = ledgers, own, halves, sections
         self.at = {cut: i for i, cut in enumerate(cuts)}
-        self.row_grams = row_grams(run.rows, run.chains) if route.method == "rows" else None
-        self.seed, self.rotations = seed, shuffled_rank.Rotations(seed)
+        route.read(run.rows, run.chains)
+        self.rotations = shuffled_rank.Rotations(seed)
         self._last: tuple[Range, Totals] | None = None
 
     def totals(self, r: Range) -> Totals:
@@ -72,18 +71,22 @@ class Scopes:
             self._last = r, add(self.panes[self.at[r.start] : self.at[r.stop]]) | self.own.get(r, {})
         return self._last[1]
 
+    def sums(self, r: Range, group: int | None = None) -> Sums:
+        """Totals of the range's rows, of all groups or one."""
+        return Sums(self.totals(r), self.recipe, r.start, r.stop, group)
+
     def values(
         self, r: Range, group: int | None = None, spectrum: Spectrum | None = None, full: bool = False
     ) -> Values:
         """All measures of a scope; ``full`` adds the rank behind the sketch."""
-        totals = self.totals(r)
-        ask, evidence = self.ask.within(group), Evidence(totals, self.recipe.betas, columns_of(group, self.run.k))
+        sums = self.sums(r, group)
+        ask, evidence = self.ask.within(group), Evidence(sums.totals, self.recipe.betas, sums.columns)
         spectrum = spectrum or self.spectrum(r, group)
         halves = self.halves.blocks(r.start, r.stop, group) if self.halves else None
         found = scope_values.scope(evidence, self._energy(r, group), self._order(r), ask, self._batch(r), halves)
         found |= scope_values.ranks(spectrum, self.shuffled(r, group), ask.eps) | _curves(spectrum)
         if full:
-            found |= scope_values.estimates(self._one_sketch(totals, group), self._limit(found, group), ask, found)
+            found |= scope_values.estimates(self._one_sketch(sums), self._limit(found, group), ask, found)
         return found
 
     def blocks(self, r: Range) -> Blocks | None:
@@ -103,11 +106,7 @@ class Scopes:
 
     def spectrum(self, r: Range, group: int | None = None) -> Spectrum | None:
         """Spectrum of the increments."""
-        if self.row_grams is not None and group is None:
-            index, total = self.row_grams.increment_rows, float(self.totals(r)["increment"].sum())
-            keep = (index >= r.start) & (index < r.stop)
-            return routes.of_rows(self.row_grams.increments, keep, total, self.run.rows.n)
-        return routes.spectrum(self.totals(r), self.recipe, group)
+        return self.route.spectrum(self.sums(r, group))
 
     def shuffled(self, r: Range, group: int | None) -> ShuffledRank | None:
         """Rank of the increments when the same rows come in random order; None where that was not asked for."""
@@ -115,18 +114,12 @@ class Scopes:
             return None
         chains, eps = self._stretches(r), self.ask.eps
         lengths = np.diff(chains).ravel()
-        scatter = self._scatter(r, group)
+        scatter = self.route.scatter(self.sums(r, group))
         if scatter is None:
             return None
         columns = self.run.rows.n if group is None else self.run.k
         whole = shuffled_rank.stretched(scatter, min(int(lengths.sum()) - 1, columns))  # the row before is not in it
         return self.rotations.rank(whole, lengths, eps)
-
-    def _scatter(self, r: Range, group: int | None) -> Spectrum | None:
-        """Spectrum of the rows about their mean."""
-        if self.row_grams is not None and group is None:
-            return routes.scatter_of_rows(self.row_grams.rows[np.ix_(self._rows(r), self._rows(r))], self.run.rows.n)
-        return routes.scatter(self.totals(r), self.recipe, group)
 
     def _stretches(self, r: Range) -> NDArray[np.int64]:
         """Rows that the range's increments join, (stretches, 2): its own, and those just before it."""
@@ -134,12 +127,8 @@ class Scopes:
         inside = (start < r.stop) & (stop > r.start)
         return np.stack([np.maximum(start[inside], r.start - 1), np.minimum(stop[inside], r.stop)], axis=1)
 
-    def refined(
-        self, r: Range, passes: int, seed: int, scheduler: Any, memo: Memo | None = None
-    ) -> Decomposition | None:
-        """Refine the randomized route by further passes over the rows until every r* is certain."""
-        if self.route.method != "nystrom" or self.recipe.test is None:
-            return None
+    def refined(self, r: Range, passes: int, scheduler: Any, memo: Memo | None = None) -> Decomposition | None:
+        """Refine the spectrum by further passes over the rows until every r* is certain, where the route has any."""
         cuts = sorted({0, r.start, r.stop, self.run.length})
 
         def apply(block: Float32) -> Float64:
@@ -148,20 +137,11 @@ class Scopes:
             image: Float64 = add(panes[cuts.index(r.start) : cuts.index(r.stop)])["image"]
             return image
 
-        totals = self.totals(r)
-        energy = float(totals["increment"].sum())
-        rows = int(totals["pairs"])
-        return refine(apply, self.recipe.test, totals["image"], energy, passes, self.ask.eps, seed, rows=rows)
+        return self.route.refined(self.sums(r), apply, passes, self.ask.eps)
 
     def leading(self, r: Range, count: int) -> Float64 | None:
         """Leading right singular vectors, (n, <= count), where the pass allows them."""
-        totals = self.totals(r)
-        gram = routes.gram_of(totals, self.recipe, None)
-        if gram is not None:
-            return subspaces.leading(gram, count)
-        if self.recipe.test is None:
-            return None
-        return nystrom(self.recipe.basis, totals["image"])[1][:, :count]
+        return self.route.leading(self.sums(r), count)
 
     def components(self, r: Range, found: Decomposition | None, count: int) -> Values:
         """Right singular vectors (mode, group, k), their scores (increment, mode) by one more pass, and variance."""
@@ -198,9 +178,6 @@ class Scopes:
         (steps, first), every = self.recipe.epoch, self.run.header.every
         return Order(ages, (self.run.numbers.at(start) - first) % steps // every, steps // every)
 
-    def _rows(self, r: Range) -> NDArray[np.int64]:
-        return np.arange(r.start, r.stop)[self.run.finite[r.start : r.stop]]
-
     def steps(self, r: Range) -> Values:
         """Which steps carry the path of ``last``."""
         totals = self.totals(r)
@@ -221,10 +198,8 @@ class Scopes:
         means = [column.mean for name, column in self.ledger(r).scalars.items() if name in BATCH and column.count]
         return means[0] * (self.halves.parts if self.halves else 1) if means else float("nan")
 
-    def _one_sketch(self, totals: Totals, group: int | None) -> Float64 | None:
-        if group is None and self.run.groups > 1:
-            return totals.get("pooled")
-        return routes.gram_of(totals, self.recipe, group)
+    def _one_sketch(self, sums: Sums) -> Float64 | None:
+        return sums.totals.get("pooled") if sums.group is None and self.run.groups > 1 else sums.gram()
 
     def _limit(self, found: Values, group: int | None) -> float:
         sizes = self.run.header.group_sizes()

@@ -5,15 +5,12 @@ Nystrom approximation Y (X^T Y)^+ Y^T never exceeds A, so its eigenvalues bound 
 ||H||_F^2 known exactly the unseen energy bounds them from above (``rank.rank_interval``). The first pass uses a
 random block Omega (Tropp, Yurtsever, Udell and Cevher 2017); each further pass adds the orthonormalised image of
 the last, which spans a block Krylov space (Musco and Musco 2015). Data float32, sums and factorisations float64.
-
-Operators work on rows: (T, n), T large, n the width of the result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -22,8 +19,7 @@ from gradlog.analysis.common.types import Float32, Float64
 from gradlog.analysis.spectrum.rank import ROUNDING, Spectrum, rank_interval
 
 Apply = Callable[[Float32], Float64]
-
-_ROWS = 4096
+"""V -> (H^T H) V, by a pass over the rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,48 +30,15 @@ class Decomposition:
     ----------
     components : float64 (n, r)
         Orthonormal columns, in order of explained variance (H's right singular vectors).
-    explained_variance : float64 (r,)
+    spectrum : Spectrum
         Lower bounds of sigma_i^2.
-    total_variance : float
-        ||H||_F^2.
-    passes, block, seed : int
-        Passes over the rows, columns of a block, seed of Omega.
-    size : int
-        How many singular values there can be.
+    passes : int
+        Passes over the rows.
     """
 
     components: Float64
-    explained_variance: Float64
-    total_variance: float
+    spectrum: Spectrum
     passes: int
-    block: int
-    seed: int
-    size: int
-
-    @property
-    def spectrum(self) -> Spectrum:
-        """For rank_interval and the other rank measures."""
-        total = self.total_variance
-        return Spectrum(self.explained_variance, total, complete=False, size=self.size, rounding=ROUNDING * total)
-
-    @property
-    def singular_values(self) -> Float64:
-        """Lower bounds of sigma_i."""
-        return np.sqrt(self.explained_variance)
-
-    @property
-    def explained_variance_ratio(self) -> Float64:
-        """Shares of the total."""
-        return self.explained_variance / self.total_variance
-
-    @property
-    def certificate(self) -> float:
-        """Share of the energy left unseen: no sigma_i^2 / E is underestimated by more."""
-        return self.spectrum.unseen / self.total_variance if self.total_variance > 0 else 0.0
-
-    def scores(self, H: Any) -> Any:
-        """Temporal modes H V, (T, r); lazy when H is a dask array."""
-        return H @ self.components
 
 
 def test_matrix(n: int, block: int, seed: int) -> Float32:
@@ -85,52 +48,6 @@ def test_matrix(n: int, block: int, seed: int) -> Float32:
     return basis
 
 
-def rsvd(
-    H: Any,
-    block: int = 48,
-    passes: int = 2,
-    eps: tuple[float, ...] = (),
-    seed: int = 0,
-) -> Decomposition:
-    """Leading singular values and right singular vectors of a tall matrix, with a certificate.
-
-    Parameters
-    ----------
-    H : array (T, n), dask array, or operator
-        An operator has ``shape``, ``matmat``, ``rmatmat`` (scipy's LinearOperator) and its squared Frobenius norm is
-        taken from an attribute ``energy``.
-    block : int
-        Columns of Omega; every pass adds as many.
-    passes : int
-        Most passes over H.
-    eps : tuple of float
-        Stop early once r*(eps) is certain for all of these.
-    seed : int
-
-    Returns
-    -------
-    Decomposition
-
-    Raises
-    ------
-    ValueError
-        An argument out of range, or an operator without ``energy``.
-
-    Examples
-    --------
-    >>> H = np.outer(np.arange(5.0), [3.0, 4.0])
-    >>> rsvd(H, block=1).singular_values.round(3)
-    array([27.386])
-    """
-    if block < 1 or passes < 1:
-        raise ValueError(f"block and passes must be at least 1, got {block} and {passes}")
-    if len(H.shape) != 2 or 0 in H.shape:
-        raise ValueError(f"expected a non-empty matrix (T, n), got shape {H.shape}")
-    apply, energy = operator(H)
-    omega = test_matrix(int(H.shape[1]), block, seed)
-    return refine(apply, omega, apply(omega), energy(), passes, eps, seed, rows=int(H.shape[0]))
-
-
 def refine(
     apply: Apply,
     omega: Float32,
@@ -138,7 +55,6 @@ def refine(
     energy: float,
     passes: int,
     eps: tuple[float, ...] = (),
-    seed: int = 0,
     *,
     rows: int,
 ) -> Decomposition:
@@ -148,7 +64,7 @@ def refine(
     used = 1
     while True:
         values, vectors = nystrom(np.linalg.qr(X), Y)
-        found = Decomposition(vectors[:, :size], values[:size], energy, used, omega.shape[1], seed, size)
+        found = Decomposition(vectors[:, :size], randomized(values, energy, size), used)
         if used >= passes or X.shape[1] >= X.shape[0] or _certain(found.spectrum, eps):
             return found
         block = np.linalg.qr(image)[0]
@@ -173,31 +89,9 @@ def nystrom(basis: tuple[Float64, Float64], Y: Float64) -> tuple[Float64, Float6
     return np.maximum(values - shift, 0.0), B @ (W / np.sqrt(np.maximum(values, shift)))
 
 
-def operator(H: Any) -> tuple[Apply, Callable[[], float]]:
-    """V -> (H^T H) V in float64, and ||H||_F^2, of an array, a dask array or an operator."""
-    if hasattr(H, "matmat"):
-        if not hasattr(H, "energy"):
-            raise ValueError("an operator needs an attribute 'energy', its squared Frobenius norm")
-        return lambda V: np.asarray(H.rmatmat(H.matmat(V)), np.float64), lambda: float(H.energy)
-    if hasattr(H, "dask"):
-        from gradlog.analysis.streaming.row_sums import reduce_rows
-
-        return lambda V: reduce_rows(H, _image, V), lambda: float(reduce_rows(H, _energy))
-    H = np.asarray(H)
-    return lambda V: _image(H, V), lambda: _energy(H)
-
-
-def _image(H: Any, V: Float32) -> Float64:
-    V = V.astype(H.dtype, copy=False)
-    out = np.zeros(V.shape)
-    for start in range(0, len(H), _ROWS):
-        rows = H[start : start + _ROWS]
-        out += rows.T @ (rows @ V)
-    return out
-
-
-def _energy(H: Any) -> float:
-    return float(sum(np.einsum("tn,tn->t", r, r).sum(dtype=np.float64) for r in np.array_split(H, len(H) // _ROWS + 1)))
+def randomized(energies: Float64, total: float, size: int) -> Spectrum:
+    """Incomplete spectrum from a Nystrom approximation, of at most ``size`` energies."""
+    return Spectrum(energies, total, complete=False, rounding=ROUNDING * total).within(size)
 
 
 def _certain(spectrum: Spectrum, eps: tuple[float, ...]) -> bool:

@@ -1,18 +1,15 @@
-"""Dask graphs, built only here: coarse blocks of rows, one summary each, folded in step order.
+"""One pass over the rows: cut into coarse blocks, one summary each, folded in step order by an executor.
 
 A block is many contiguous chunks. Its task opens the store itself, reads into one buffer and returns a summary, never
-rows. The fold depends on the rows alone, so every scheduler adds in the same order and gives the same numbers.
+rows.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +17,8 @@ from numpy.typing import NDArray
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.types import Progress
 from gradlog.analysis.reading.rows import RowSource, block_rows, buffer_rows
-from gradlog.analysis.streaming import sections
-from gradlog.analysis.streaming.dask_client import connected
+from gradlog.analysis.streaming import executors, sections
+from gradlog.analysis.streaming.executors.base import Pane, Reduction
 from gradlog.analysis.streaming.kernel import Workspace, summarise
 from gradlog.analysis.streaming.summary import Recipe, Summary, merge
 from gradlog.errors import CorruptRunError
@@ -31,18 +28,6 @@ if TYPE_CHECKING:
 
 Fragment = tuple[int, int, bool]
 """Rows [start, stop) without a gap inside, and whether a gap stands before."""
-
-FAN = 8
-"""Blocks that are folded before they meet the others."""
-
-
-class Pane(NamedTuple):
-    """Blocks to be folded, and what a fold goes on from; those summaries may be used up."""
-
-    blocks: list[list[Fragment]]
-    whole: Summary | None = None
-    group: Summary | None = None
-    at: int = 0
 
 
 def plan(chains: NDArray[np.int64], start: int, stop: int, rows: int) -> list[list[Fragment]]:
@@ -57,7 +42,7 @@ def plan(chains: NDArray[np.int64], start: int, stop: int, rows: int) -> list[li
 
 
 def summarise_block(
-    source: RowSource, fragments: list[Fragment], recipe: Recipe, stop: threading.Event | None = None
+    fragments: list[Fragment], source: RowSource, recipe: Recipe, stop: threading.Event | None = None
 ) -> Summary:
     """Read a block's rows and summarise them; the body of a task. Ends early once ``stop`` is set."""
     whole, work = Summary(recipe), Workspace(recipe)
@@ -111,8 +96,8 @@ def compute(
     cuts : sequence of int
         Ascending view rows, first 0, last the number of rows.
     recipe : Recipe
-    scheduler : None, "threads", "synchronous", address or distributed client
-        Default: threads when there is more than one block.
+    scheduler
+        See ``executors.of``.
     progress : callable, optional
         Called with (blocks done, blocks in all) as tasks complete.
     memo : Memo, optional
@@ -121,10 +106,16 @@ def compute(
     rows = block_rows(source)
     panes = [Pane(plan(chains, a, b, rows)) for a, b in itertools.pairwise(cuts)]
     tally = Tally(progress, sum(len(pane.blocks) for pane in panes))
-    make = partial(_summaries, source, recipe, scheduler, tally)
+    work = Reduction(summarise_block, (source, recipe), Summary.absorb, merge)
+
+    def fold(panes: list[Pane]) -> list[Summary]:
+        total = sum(len(pane.blocks) for pane in panes)
+        tally(0, total)
+        return executors.of(scheduler, total).fold(panes, work, tally) if panes else []
+
     if memo is None:
-        return make(panes)
-    found = memo.summaries(source, [pane.blocks for pane in panes], recipe, buffer_rows(source), make)
+        return fold(panes)
+    found = memo.summaries(source, [list(pane.blocks) for pane in panes], recipe, buffer_rows(source), fold)
     tally.finish()
     return found
 
@@ -149,153 +140,3 @@ class Tally:
         """Count blocks that were known as done."""
         if self._at < self._total:
             self._report(self._total, self._total)
-
-
-def _summaries(source: RowSource, recipe: Recipe, scheduler: Any, report: Progress, panes: list[Pane]) -> list[Summary]:
-    if not panes:
-        return []
-    total = sum(len(pane.blocks) for pane in panes)
-    report(0, total)
-    if scheduler == "synchronous" or (scheduler is None and (total == 1 or workers() == 1)):
-        return _in_order(source, panes, recipe, report)
-    if scheduler in (None, "threads"):
-        return _threaded(source, panes, recipe, report, total)
-    return _distributed(source, panes, recipe, report, total, scheduler)
-
-
-def workers(scheduler: Any = None) -> int:
-    """Tasks that run at once in this process."""
-    if scheduler not in (None, "threads"):
-        return 1
-    import dask
-
-    pinned = dask.config.get("num_workers", None)
-    return int(pinned or len(os.sched_getaffinity(0)))
-
-
-def fold(
-    parts: Iterable[Any], join: Callable[[Any, Any], Any], whole: Any = None, group: Any = None, at: int = 0
-) -> Any:
-    """Reduce in order: every ``FAN`` neighbours from the left, then these groups from the left.
-
-    Two joined ones wait at a time, however many parts there are; and of a cluster's merges only one in ``FAN`` has to
-    wait for all that come before. A fold can go on from the ``whole`` of the groups before and the ``group`` of the
-    first ``at`` parts of the next one.
-    """
-    for count, part in enumerate(parts, start=at + 1):
-        group = part if group is None else join(group, part)
-        if count % FAN == 0:
-            whole, group = group if whole is None else join(whole, group), None
-    if group is None:
-        return whole
-    return group if whole is None else join(whole, group)
-
-
-def _in_order(source: RowSource, panes: list[Pane], recipe: Recipe, report: Progress) -> list[Summary]:
-    done, total = itertools.count(1), sum(len(pane.blocks) for pane in panes)
-
-    def summaries(pane: Pane) -> Iterator[Summary]:
-        for block in pane.blocks:
-            yield summarise_block(source, block, recipe)
-            report(next(done), total)
-
-    return [fold(summaries(pane), Summary.absorb, *pane[1:]) for pane in panes]
-
-
-def _threaded(source: RowSource, panes: list[Pane], recipe: Recipe, report: Progress, total: int) -> list[Summary]:
-    import dask
-    import dask.threaded
-    from dask.callbacks import Callback
-
-    stop = threading.Event()
-    graph: dict[Any, Any] = {}
-    block_keys = set()
-    results = []
-    for p, pane in enumerate(panes):
-        keys: list[Any] = []
-        for b, block in enumerate(pane.blocks):
-            key = f"summarise-{p}-{b}"
-            graph[key] = (_Task(summarise_block, source, block, recipe, stop),)
-            block_keys.add(key)
-            keys.append(key)
-        counter = itertools.count()
-
-        def join(left: str, right: str, p: int = p, counter: Any = counter) -> str:
-            key = f"merge-{p}-{next(counter)}"
-            graph[key] = (Summary.absorb, left, right)  # each is used here alone
-            return key
-
-        before = []
-        for name, summary in (("whole", pane.whole), ("group", pane.group)):
-            key = f"{name}-{p}"
-            graph.update({} if summary is None else {key: (_Task(_same, summary),)})
-            before.append(None if summary is None else key)
-        results.append(fold(keys, join, before[0], before[1], pane.at))
-    done = 0
-
-    def posttask(key: Any, *_: Any) -> None:
-        nonlocal done
-        if key in block_keys:
-            done += 1
-            report(done, total)
-
-    pool = ThreadPoolExecutor(workers(), thread_name_prefix="gradlog-analysis")
-    try:
-        with Callback(posttask=posttask), single_threaded():
-            return list(dask.threaded.get(graph, results, pool=pool))
-    finally:  # also on an interrupt: no thread outlives this call by more than the buffer it is at
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Task:
-    """A call without dask-visible arguments, so that dask does not walk through them."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.function, self.args = function, args
-
-    def __call__(self) -> Any:
-        return self.function(*self.args)
-
-
-def _distributed(
-    source: RowSource,
-    panes: list[Pane],
-    recipe: Recipe,
-    report: Progress,
-    total: int,
-    scheduler: Any,
-) -> list[Summary]:
-    """One task a block. The client holds a block's future only until it is done: workers drop what is merged.
-
-    Source and recipe are tasks too, not scattered data: what a lost worker held, the scheduler knows how to make again.
-    """
-    from distributed import as_completed
-
-    with connected(scheduler) as client:
-        submit = partial(client.submit, pure=False)
-        alive: set[Any] = set()
-        results: list[Any] = []
-        try:
-            shared = [submit(_Task(_same, x)) for x in (source, recipe)]
-            alive.update(shared)
-            for pane in panes:
-                tasks = [submit(summarise_block, shared[0], block, shared[1]) for block in pane.blocks]
-                alive.update(tasks)
-                known = [None if x is None else submit(_Task(_same, x)) for x in (pane.whole, pane.group)]
-                results.append(fold(tasks, lambda x, y: submit(merge, x, y, priority=1), known[0], known[1], pane.at))
-            del tasks
-            for done, future in enumerate(as_completed(alive.difference(shared), loop=client.loop), start=1):
-                if future.status == "error":
-                    future.result()
-                alive.discard(future)
-                report(done, total)
-            del future
-            return list(client.gather(results))
-        finally:  # also on an interrupt: what nobody wants any more, workers drop from their queues and forget
-            for future in (*alive, *results):  # not ``cancel``: a scheduler breaks off where merges have no owner
-                future.release()
-
-
-def _same(value: Any) -> Any:
-    return value

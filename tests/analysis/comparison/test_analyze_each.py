@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -183,9 +184,9 @@ def test_goes_on_after_an_interrupt(runs, passes, monkeypatch):
 
 def test_runs_are_analyzed_at_the_same_time(runs, monkeypatch):
     both = threading.Barrier(2, timeout=30)
-    monkeypatch.setattr(archive.blocks, "workers", lambda scheduler=None: 2)
     monkeypatch.setattr(archive, "analyze", lambda run, **options: (both.wait(), analyze(run, **options))[1])
-    assert analyze_many(runs).sizes["run"] == 4
+    with dask.config.set(num_workers=2):
+        assert analyze_many(runs).sizes["run"] == 4
 
 
 def test_a_run_that_grows_meanwhile_is_not_remembered_as_the_old_one(tmp_path, record, monkeypatch, passes):

@@ -1,166 +1,154 @@
-"""However rows are cut, whoever computes, whenever it is interrupted: the same result, and nothing left behind."""
+"""What every executor keeps to: one order, one value, and nothing left behind by an error or an interrupt."""
 
 from __future__ import annotations
 
 import gc
-import signal
 import threading
 import time
 
-import numpy as np
 import pytest
 
-from gradlog.analysis import analyze, to_json
-from tests.helpers import stores
-from tests.helpers.walks import smooth
+from gradlog.analysis.streaming import executors
+from gradlog.analysis.streaming.executors.base import FAN, Executor, Pane, Reduction, fold
+from gradlog.analysis.streaming.executors.dask import Cluster
+from gradlog.analysis.streaming.executors.serial import Serial
+from gradlog.analysis.streaming.executors.threads import Threads
 
-
-def test_results_do_not_depend_on_how_rows_are_cut_into_tasks(tmp_path, monkeypatch):
-    from gradlog.analysis.reading import rows
-
-    path = stores.write_run(tmp_path / "r.zarr", smooth(300), chunk=8)
-    whole = analyze(str(path), window=64)
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
-    seen = []
-    pieces = analyze(str(path), window=64, scheduler="threads", progress=lambda *x: seen.append(x))
-    serial = analyze(str(path), window=64, scheduler="synchronous")
-    assert seen[0] == (0, 38)
-    assert sorted(seen)[-1] == (38, 38)
-    for name in ("kappa", "window_kappa", "group_kappa", "tail_energy", "signal", "kappa_low"):
-        np.testing.assert_array_equal(pieces[name], serial[name])
-        np.testing.assert_allclose(pieces[name], whole[name], rtol=2e-5, atol=1e-7)
-
-
-def test_distributed_processes_agree_with_threads(tmp_path, monkeypatch):
-    from distributed import Client, LocalCluster
-
-    from gradlog.analysis.reading import rows
-
-    path = stores.write_run(tmp_path / "r.zarr", smooth(20000, k=64), chunk=1024)
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
-    here = analyze(str(path))
-    with (
-        LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1") as cluster,
-        Client(cluster) as client,
-    ):
-        seen = []
-        there = analyze(str(path), scheduler=client, progress=lambda *x: seen.append(x))
-        assert seen[-1][0] == seen[-1][1] > 1
-        addressed = analyze(str(path), scheduler=cluster.scheduler_address)
-    for name in ("kappa", "kappa_low", "tail_energy", "group_kappa", "signal"):
-        np.testing.assert_allclose(there[name], here[name], rtol=1e-12)
-        np.testing.assert_allclose(addressed[name], here[name], rtol=1e-12)
-
-
-def test_the_compiled_loops_give_the_same_result_and_say_so(tmp_path):
-    pytest.importorskip("numba")
-    path = str(stores.write_run(tmp_path / "r.zarr", smooth(700, k=24), chunk=64))
-    plain, compiled = (analyze(path, window=100, kernel=kernel) for kernel in ("numpy", "numba"))
-    assert (plain.attrs["kernel"], compiled.attrs["kernel"]) == ("numpy", "numba")
-    assert analyze(path).attrs["kernel"] == "numpy"  # too short to be worth loading the loops
-    for name in plain.data_vars:
-        np.testing.assert_allclose(compiled[name], plain[name], rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-def test_without_numba_numpy_steps_in_and_is_named(tmp_path, monkeypatch):
-    from gradlog.analysis.streaming import compiled_kernel
-
-    path = str(stores.write_run(tmp_path / "r.zarr", smooth(40)))
-    monkeypatch.setattr(compiled_kernel, "available", lambda: False)
-    monkeypatch.setattr(compiled_kernel, "WORTH", 1)
-    assert to_json(analyze(path))["kernel"] == "numpy"
-    with pytest.raises(ValueError, match="extra 'fast'"):
-        analyze(path, kernel="numba")
-
-
-def threads():
-    """Of this process, without those of recordings that some test left to the collector."""
-    return {thread for thread in threading.enumerate() if not thread.name.startswith("gradlog-")}
-
-
-def test_an_interrupted_analysis_leaves_no_thread_and_no_limit_behind(tmp_path, monkeypatch):
-    from threadpoolctl import threadpool_info
-
-    from gradlog.analysis.reading import rows
-
-    path = str(stores.write_run(tmp_path / "r.zarr", smooth(4000, k=64), chunk=64))
-    analyze(path, scheduler="threads")  # starts what the libraries keep for good
-    before = threads(), [x["num_threads"] for x in threadpool_info()]
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
-    seen = []
-
-    def interrupt(done, total):
-        seen.append(done)
-        if done == 5:
-            signal.raise_signal(signal.SIGINT)
-
-    for scheduler in ("threads", "synchronous"):
-        seen.clear()
-        with pytest.raises(KeyboardInterrupt):
-            analyze(path, scheduler=scheduler, progress=interrupt)
-        assert 5 in seen
-        assert max(seen) < 63 == -(-4000 // 64)
-        assert threads() <= before[0]
-        assert [x["num_threads"] for x in threadpool_info()] == before[1]
-    assert analyze(path, scheduler="threads").sizes["group"] == 2
-
-
-def test_blas_threads_come_back_whichever_thread_leaves_last():
-    from threadpoolctl import threadpool_info
-
-    from gradlog.analysis.common.blas_threads import single_threaded
-
-    before = [x["num_threads"] for x in threadpool_info()]
-    inside, leave = threading.Event(), threading.Event()
-
-    def stay():
-        with single_threaded():
-            inside.set()
-            leave.wait(10)
-
-    other = threading.Thread(target=stay)
-    with single_threaded():
-        other.start()
-        inside.wait(10)
-        assert {x["num_threads"] for x in threadpool_info()} == {1}
-    assert {x["num_threads"] for x in threadpool_info()} == {1}
-    leave.set()
-    other.join()
-    assert [x["num_threads"] for x in threadpool_info()] == before
-
-
-@pytest.mark.slow
 # A client that is closed while it talks leaves its socket to the garbage collector, which may come in here.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupted_analysis_leaves_nothing_on_a_cluster(tmp_path, monkeypatch):
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def client():
     from distributed import Client, LocalCluster
 
-    from gradlog.analysis.reading import rows
+    with (
+        LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+    gc.collect()
 
-    path = str(stores.write_run(tmp_path / "r.zarr", smooth(20000, k=64), chunk=256))
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
+
+@pytest.fixture(params=["serial", "threads", "cluster"])
+def executor(request) -> Executor:
+    if request.param == "cluster":
+        return Cluster(request.getfixturevalue("client"))
+    return {"serial": Serial(), "threads": Threads()}[request.param]
+
+
+def letter(block, prefix, stop=None):
+    if block == "!":
+        raise ValueError("this block")
+    return prefix + block
+
+
+def bracket(left, right):
+    return f"({left}{right})"
+
+
+WORK = Reduction(letter, (".",), bracket, bracket)
+PANES = [list("abcdefghijklmnopqrstuvwxyz"), ["A"], list("0123456789")[:FAN]]
+
+
+def quiet(done, total):
+    """Report nowhere."""
+
+
+def left_on(executor, client):
+    """Tasks that the executor left, once it had the time to drop them."""
+    gc.collect()
+    deadline = time.monotonic() + 20
+    if isinstance(executor, Cluster):
+        count = lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))  # noqa: E731
+    else:
+        count = lambda: sum(t.name.startswith("gradlog-analysis") for t in threading.enumerate())  # noqa: E731
+    while count() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return count()
+
+
+def test_blocks_are_joined_in_the_same_order(executor):
+    found = executor.fold([Pane(blocks) for blocks in PANES], WORK, quiet)
+    assert found == [fold([f".{block}" for block in blocks], bracket) for blocks in PANES]
+
+
+@pytest.mark.parametrize("known", [0, 3, FAN, 2 * FAN + 5, 26])
+def test_a_fold_goes_on_from_what_is_known(executor, known):
+    blocks, at = PANES[0], known % FAN
+    made = [f".{block}" for block in blocks]
+    whole, group = fold(made[: known - at], bracket), fold(made[known - at : known], bracket)
+    assert executor.fold([Pane(blocks[known:], whole, group, at)], WORK, quiet) == [fold(made, bracket)]
+
+
+def test_blocks_are_counted(executor):
+    told = []
+    executor.fold([Pane(blocks) for blocks in PANES], WORK, lambda *x: told.append(x))
+    total = sum(map(len, PANES))
+    assert sorted(told) == [(done, total) for done in range(1, total + 1)]
+
+
+def test_calls_keep_their_order_and_are_counted(executor):
+    told = []
+    assert executor.map(pow, [(2, n) for n in range(9)], lambda *x: told.append(x)) == [2**n for n in range(9)]
+    assert told == [(done, 9) for done in range(1, 10)]
+
+
+def test_the_error_of_a_block_or_call_is_raised_and_leaves_nothing(executor, request):
+    client = request.getfixturevalue("client") if isinstance(executor, Cluster) else None
+    with pytest.raises(ValueError, match="this block"):
+        executor.fold([Pane(list("abc!defgh"))], WORK, quiet)
+    with pytest.raises(ValueError, match="this block"):
+        executor.map(letter, [("a", "."), ("!", "."), ("b", ".")], quiet)
+    assert left_on(executor, client) == 0
+    assert executor.fold([Pane("ab")], WORK, quiet) == ["(.a.b)"]
+
+
+def test_an_interrupt_leaves_nothing(executor, request):
+    client = request.getfixturevalue("client") if isinstance(executor, Cluster) else None
 
     def interrupt(done, total):
         if done == 3:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
-    with (
-        LocalCluster(1, threads_per_worker=2, processes=True, dashboard_address=":0", host="127.0.0.1") as cluster,
-        Client(cluster) as client,
-    ):
-        left = lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))  # noqa: E731
-        held = lambda: sum(client.run(lambda dask_worker: len(dask_worker.data)).values())  # noqa: E731
-        for scheduler in (client, cluster.scheduler_address):
-            with pytest.raises(KeyboardInterrupt):
-                analyze(path, scheduler=scheduler, progress=interrupt)
-            gc.collect()
-            deadline = time.monotonic() + 20
-            while (left() or held()) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert (left(), held()) == (0, 0)
-        assert len(client.scheduler_info()["workers"]) == 1
-        assert float(analyze(path, ["last"], scheduler=client).rows) == 20000
-    gc.collect()
+    with pytest.raises(KeyboardInterrupt):
+        executor.fold([Pane(PANES[0])], WORK, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        executor.map(letter, [(block, ".") for block in PANES[0]], interrupt)
+    assert left_on(executor, client) == 0
+
+
+def test_threads_tell_a_block_under_way_to_stop():
+    begun, stopped = threading.Event(), []
+
+    def make(block, stop=None):
+        if block == "slow":
+            begun.set()
+            stopped.append(stop.wait(20))
+        else:
+            begun.wait(20)
+        return block
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    import dask
+
+    with dask.config.set(num_workers=2), pytest.raises(KeyboardInterrupt):
+        Threads().fold([Pane(["slow", "fast"])], Reduction(make, (), bracket, bracket), interrupt)
+    assert stopped == [True]
+
+
+def test_names_of_schedulers_mean_executors():
+    import dask
+
+    with dask.config.set(num_workers=2):
+        assert executors.of(None).workers == executors.of("threads", 1).workers == 2
+        assert isinstance(executors.of(None, 1), Serial)
+        assert isinstance(executors.of("synchronous", 9), Serial)
+        assert isinstance(executors.of("tcp://127.0.0.1:1", 1), Cluster)
+    with dask.config.set(num_workers=1):
+        assert isinstance(executors.of(None, 9), Serial)
+        assert isinstance(executors.of("threads", 9), Threads)
+    own = Serial()
+    assert executors.of(own, 9) is own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gradlog.analysis.streaming.schedule import FAN, fold
+from gradlog.analysis.streaming.executors.base import FAN, fold
 
 
 def bracket(a, b):

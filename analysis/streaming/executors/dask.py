@@ -1,0 +1,128 @@
+"""A running dask cluster: the way to it, and tasks on it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from gradlog.analysis.common.types import Progress
+from gradlog.analysis.streaming.executors.base import Call, Executor, Pane, Reduction, fold
+from gradlog.errors import MissingDependencyError, SchedulerError
+
+CONNECT = 5.0
+"""Seconds that a scheduler has to answer."""
+
+
+class Cluster(Executor):
+    """Workers behind a scheduler.
+
+    Parameters
+    ----------
+    scheduler : str or distributed client
+        A client that is given stays open.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+
+    def fold(self, panes: Sequence[Pane], work: Reduction, report: Progress) -> list[Any]:
+        """See Executor. The client holds a block's future only until it is done: workers drop what is merged.
+
+        What blocks share are tasks too, not scattered data: what a lost worker held, the scheduler can make again.
+        """
+        from distributed import as_completed
+
+        total = sum(len(pane.blocks) for pane in panes)
+        with connected(self._scheduler) as client:
+            submit = partial(client.submit, pure=False)
+            alive: set[Any] = set()
+            results: list[Any] = []
+            try:
+                shared = [submit(partial(_same, x)) for x in work.shared]
+                alive.update(shared)
+                for pane in panes:
+                    tasks = [submit(work.make, block, *shared) for block in pane.blocks]
+                    alive.update(tasks)
+                    known = [None if x is None else submit(partial(_same, x)) for x in (pane.whole, pane.group)]
+                    results.append(fold(tasks, partial(submit, work.merge, priority=1), known[0], known[1], pane.at))
+                del tasks
+                future = None  # there may be no block, only values to be joined
+                for done, future in enumerate(as_completed(alive.difference(shared), loop=client.loop), start=1):
+                    if future.status == "error":
+                        future.result()
+                    alive.discard(future)
+                    report(done, total)
+                del future
+                return list(client.gather(results))
+            finally:  # also on an interrupt: what nobody wants any more, workers drop from their queues and forget
+                for future in (*alive, *results):  # not ``cancel``: a scheduler breaks off where merges have no owner
+                    future.release()
+
+    def map(self, function: Callable[..., Any], calls: Sequence[Call], report: Progress) -> list[Any]:
+        """See Executor."""
+        from distributed import as_completed
+
+        with connected(self._scheduler) as client:
+            futures = [client.submit(function, *call, pure=False) for call in calls]
+            try:
+                for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
+                    if future.status == "error":
+                        future.result()
+                    report(done, len(futures))
+                return list(client.gather(futures))
+            finally:
+                client.cancel(futures, force=True)
+
+
+@contextlib.contextmanager
+def connected(scheduler: Any) -> Iterator[Any]:
+    """Yield a distributed client for an address, closed again; or the client that was given.
+
+    Raises
+    ------
+    SchedulerError
+        Nothing answers there within ``CONNECT`` seconds.
+    MissingDependencyError
+        ``distributed`` is not installed.
+    """
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        raise MissingDependencyError("a cluster needs distributed: pip install 'gradlog-zarr[cluster]'") from error
+    # the summaries' test matrix may make a task of some MB: it is sent once, as a task of its own
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+        if not isinstance(scheduler, str):
+            yield scheduler
+            return
+        client = _within(2 * CONNECT, lambda: Client(scheduler, timeout=CONNECT, set_as_default=False))
+        if client is None:
+            raise SchedulerError(
+                f"{scheduler}: no dask scheduler answers within {CONNECT:g} s; start one with 'dask scheduler' and "
+                "workers with 'dask worker', or leave the scheduler out to use threads"
+            )
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """Call in a thread of its own; None if it fails or is late (a client waits for ever on a mute peer)."""
+    found: list[Any] = []
+
+    def attempt() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(call())
+
+    thread = threading.Thread(target=attempt, name="gradlog-connect", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
+
+
+def _same(value: Any) -> Any:
+    return value
