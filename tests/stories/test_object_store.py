@@ -115,7 +115,8 @@ def test_faults_now_and_then_lose_nothing(s3, record, tmp_path, kind):
 TRAINING = """
 import json, sys, warnings
 import gradlog, s3fs
-from gradlog import logger, sink
+from gradlog.recorder import logger
+from gradlog.storage import sink
 from tests.helpers.growing_runs import gradients
 
 sink.WAITS, logger.CLOSE_WAIT, s3fs.S3FileSystem.retries = (0.0,), 0.5, 1

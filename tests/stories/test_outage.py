@@ -186,7 +186,8 @@ def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(
 KILLED = """
 import os, signal, sys, time
 import gradlog, s3fs
-from gradlog import flusher, recording, sink
+from gradlog.recorder import recording
+from gradlog.storage import flusher, sink
 from tests.helpers.growing_runs import gradients
 
 sink.WAITS, flusher.PAUSES, recording.PATIENCE = (0.0,), (0.05,), 0.1
