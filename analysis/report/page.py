@@ -8,16 +8,17 @@ import datetime
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.text import optimizer_in_words, printable
-from gradlog.analysis.measures.predictors.registry import usual
-from gradlog.analysis.report import charts as figures
-from gradlog.analysis.report import charts_many, charts_over_time, charts_seeds, palette, sentences, tables
+from gradlog.analysis.report import comparison_tables, figures, palette, sentences, tables
+from gradlog.analysis.report.figure import WIDE, Figure
+from gradlog.analysis.report.figures import comparison
 from gradlog.analysis.report.study import Study
+from gradlog.analysis.report.svg import svg
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -26,123 +27,90 @@ if TYPE_CHECKING:
     from gradlog.analysis.comparison.replicates import Replicates
 
 
+MOST = 12
+"""Runs up to which each has a card and figures of its own."""
+
+CHAPTERS: tuple[tuple[figures.SectionName, str], ...] = (
+    ("configurations", "What differs between configurations, beyond their seeds?"),
+    ("runs", "The runs at a glance"),
+    ("predictability", "How predictable is the next gradient?"),
+    ("training", "What training did meanwhile"),
+    ("dimension", "How many directions hold the changes?"),
+    ("groups", "Which parts of the model, and when?"),
+    ("bounds", "What the path length bounds"),
+)
+"""Name and title of each section, in reading order; sections without figures and tables are left out."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Figure:
-    """Drawings of one kind, a run each (or one of all), and how to read them."""
+class Drawn:
+    """Drawings of one kind, one for each run or one of all, and how to read them."""
 
     name: str
-    drawings: Sequence[str]
-    wide: bool = False
-    banded: bool = False
+    figures: Sequence[Figure]
+    caption: str
+
+    @property
+    def drawings(self) -> list[str]:
+        """Elements of the page."""
+        return [svg(figure) for figure in self.figures]
+
+    @property
+    def wide(self) -> bool:
+        """Whether they span two columns."""
+        return self.figures[0].width >= WIDE
 
     @property
     def reading(self) -> str:
-        """How to read it, in a sentence; of a band only where one is drawn."""
-        return sentences.READINGS[self.name] + (sentences.BAND if self.banded else "")
+        """How to read them, with what is to be said of these ones."""
+        return "".join([self.caption, *dict.fromkeys(figure.note for figure in self.figures)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A chapter of the page; empty figures and missing tables are left out."""
+    """A chapter of the page."""
 
     id: str
     title: str
-    figures: Sequence[Figure]
-    tables: Sequence[tables.Table | None] = ()
+    drawn: Sequence[Drawn]
+    tables: Sequence[tables.Table]
     columns: int = 2
 
     @property
-    def rows(self) -> list[tuple[bool, list[Figure]]]:
+    def rows(self) -> list[tuple[bool, list[Drawn]]]:
         """Figures that share a grid: runs of wide and of narrow ones."""
-        drawn = [f for f in self.figures if f.drawings]
-        return [(wide, list(found)) for wide, found in groupby(drawn, key=lambda f: f.wide)]
+        return [(wide, list(found)) for wide, found in groupby(self.drawn, key=lambda f: f.wide)]
 
 
 def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[Section]:
-    """All chapters in reading order; ``found``: configurations over seeds."""
-    one = len(studies) == 1
-    configurations = Section(
-        "configurations",
-        "What differs between configurations, beyond their seeds?",
-        [Figure("configurations", charts_seeds.kappa_by_configuration(found, figures.width(studies)))],
-        [charts_seeds.difference_table(found), charts_seeds.configuration_table(found)],
-    )
-    if len(studies) > charts_many.MOST:
-        return [configurations, *_of_many(studies)]
-
-    def each(name: str, draw: Callable[..., list[str]], *more: Any, wide: bool = False) -> Figure:
-        return Figure(name, draw(studies, *more), wide)
-
-    return [
-        configurations,
-        Section(
-            "predictability",
-            "How predictable is the next gradient?",
-            [
-                Figure("kappas", [figures.kappas(studies)], wide=not one),
-                each("kappa_over_time", charts_over_time.kappa_over_time),
-            ],
-            [tables.kappa_table(studies)],
-        ),
-        Section(
-            "training",
-            "What training did meanwhile",
-            [
-                Figure(name, charts_over_time.training(studies, name), banded=charts_over_time.banded(studies, name))
-                for name in ("loss", "norm", "lr")
-            ],
-            columns=3 if one else 2,
-        ),
-        Section(
-            "dimension",
-            "How many directions hold the changes?",
-            [
-                each("tail", figures.tail),
-                each("spectrum", figures.spectrum),
-                each("rank_over_time", charts_over_time.rank_over_time, wide=one),
-            ],
-            [tables.rank_table(studies)],
-        ),
-        Section(
-            "groups",
-            "Which parts of the model, and when?",
-            [each("heat_map", charts_over_time.heat_map, wide=True)],
-            [tables.group_table(studies)],
-        ),
-        Section(
-            "bounds",
-            "What the path length bounds",
-            [],
-            [tables.stationarity_table(studies), tables.regret_table(studies)],
-        ),
-    ]
+    """All chapters that have something to show; ``found``: configurations over seeds."""
+    drawn: dict[figures.SectionName, list[Drawn]] = {name: [] for name, _ in CHAPTERS}
+    if found is not None:
+        wide = figures.width(studies)
+        means = [comparison.configurations(found, p, wide) for p in found.configurations[0].kappa]
+        drawn["configurations"].append(Drawn("configurations", means, comparison.CAPTION))
+    for chart in figures.charts(many=len(studies) > MOST):
+        drawn[chart.section].append(Drawn(chart.name, chart.figures(studies), chart.caption))
+    listed = _tables(studies, found)
+    made = [
+        Section(name, title, [d for d in drawn[name] if d.figures], [t for t in listed.get(name, ()) if t],
+                3 if name == "training" and len(studies) == 1 else 2)
+        for name, title in CHAPTERS
+    ]  # fmt: skip
+    return [section for section in made if section.drawn or section.tables]
 
 
-def _of_many(studies: Sequence[Study]) -> list[Section]:
-    kappas = [drawn for name in usual("windows")[:2] for drawn in charts_many.kappa(studies, name)]
-    meanwhile = [drawn for name in ("loss", "norm") for drawn in charts_many.training(studies, name)]
-    return [
-        Section("runs", "The runs at a glance", [], [charts_many.overview(studies)]),
-        Section(
-            "predictability",
-            "How predictable is the next gradient?",
-            [Figure("all_kappa", kappas, wide=True)],
-            [tables.kappa_table(studies)],
-        ),
-        Section("training", "What training did meanwhile", [Figure("all_training", meanwhile, wide=True)]),
-        Section(
-            "dimension",
-            "How many directions hold the changes?",
-            [Figure("all_tails", charts_many.tail(studies), wide=True)],
-            [tables.rank_table(studies)],
-        ),
-        Section(
-            "bounds",
-            "What the path length bounds",
-            [],
-            [tables.stationarity_table(studies), tables.regret_table(studies)],
-        ),
-    ]
+def _tables(studies: Sequence[Study], found: Replicates | None) -> dict[str, list[tables.Table | None]]:
+    """Tables by section."""
+    many = len(studies) > MOST
+    return {
+        "configurations": [comparison_tables.difference_table(found), comparison_tables.configuration_table(found)],
+        "runs": [comparison_tables.overview(studies)] if many else [],
+        "predictability": [tables.kappa_table(studies)],
+        "dimension": [tables.rank_table(studies)],
+        "groups": [] if many else [tables.group_table(studies)],
+        "bounds": [tables.stationarity_table(studies), tables.regret_table(studies)],
+    }
 
 
 def facts(study: Study) -> list[tuple[str, str]]:
@@ -207,7 +175,6 @@ def page(
     """
     script = _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shown = [s for s in sections(studies, found) if any(f.drawings for f in s.figures) or any(s.tables)]
     html: str = (
         _environment()
         .get_template("page.html.j2")
@@ -224,9 +191,9 @@ def page(
                 }
                 for s in studies
             ],
-            sections=shown,
+            sections=sections(studies, found),
             failed=[printable(f.error if f.error.startswith(f.path) else f"{f.path}: {f.error}") for f in failed],
-            many=len(studies) > charts_many.MOST,
+            many=len(studies) > MOST,
             columns=figures.columns(studies) if len(studies) > 1 else None,
             light=palette.properties(palette.LIGHT),
             dark=palette.properties(palette.DARK),

@@ -1,4 +1,4 @@
-"""What a report says in sentences: the findings of a run, and how to read each figure."""
+"""The findings of a run in sentences."""
 
 from __future__ import annotations
 
@@ -7,35 +7,9 @@ from typing import Any
 from gradlog.analysis.common.text import numeral, percent
 from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, verdict
 from gradlog.analysis.measures.predictors.registry import is_reference
-from gradlog.analysis.report.charts import interval
-from gradlog.analysis.report.study import SHARED, Study
+from gradlog.analysis.report.figures import interval
+from gradlog.analysis.report.study import Study
 from gradlog.analysis.results.json_document import of_lags
-
-READINGS = {
-    "kappas": "A dot left of 1 predicts better than zero; a dot left of its ring predicts better than it would on the "
-    "same gradients in random order.",
-    "kappa_over_time": "Where a line runs below its dashed twin, the order of the steps helped that predictor in that "
-    "window; where they coincide, the window looks like shuffled noise.",
-    "loss": "Look for the windows where loss moves when kappa or rank move.",
-    "norm": "A few large norms carry most of the energy that kappa divides by.",
-    "lr": "Kappa and rank often change where the schedule does.",
-    "spectrum": "The steeper the start, the fewer directions carry the change from step to step; both axes are "
-    "logarithmic. The sketch flattens the far end.",
-    "tail": "The curve crosses a dotted line at r*(eps), the directions that leave at most eps of the energy; compare "
-    "with the ring and its bar, the mean and the range of 9 in 10 random orders of the same steps.",
-    "rank_over_time": "Below its dashed twin, the changes of a window keep to fewer directions than in random order; "
-    "above it, neighbouring steps agree in what they share, and that cancels. W steps can show at most W.",
-    "configurations": "Two configurations differ where their intervals are apart; the table has the interval of the "
-    "difference itself, which is narrower where they share seeds.",
-    "all_kappa": "A line is a run: hover over it for its name. Below 1 predicting beats zero; the table has each run's "
-    "gain over random order.",
-    "all_training": "A line is a run, in the colour that it has in every figure of this page.",
-    "all_tails": "The sooner a line falls, the fewer directions hold that run's changes from step to step.",
-    "heat_map": f"The darker a cell, the larger the group's share of the error of {SHARED} in that window; each column "
-    "adds up to 100 % over all groups.",
-}
-
-BAND = " The band spans the smallest and the largest value of the steps that a point stands for."
 
 
 def findings(study: Study) -> list[str]:

@@ -33,18 +33,33 @@ NARROW = 384
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
-    """One run, measured for a report.
+class Analysis:
+    """What figures show of one run.
 
     Attributes
     ----------
     label : str
         Short name, unique among the runs of a report.
-    run : Run
     result : xarray.Dataset
         The whole run and each group.
     windows : xarray.Dataset or None
         The same run by windows of steps; None when it is too short to be cut.
+    """
+
+    label: str
+    result: xarray.Dataset
+    windows: xarray.Dataset | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study(Analysis):
+    """One run, measured for a report.
+
+    Attributes
+    ----------
+    label, result, windows
+        As of ``Analysis``.
+    run : Run
     document : dict
         ``to_json(result)``.
     shares : GroupTime or None
@@ -53,10 +68,7 @@ class Study:
         ``"loss"`` and ``"lr"`` where logged, ``"norm"``.
     """
 
-    label: str
     run: Run
-    result: xarray.Dataset
-    windows: xarray.Dataset | None
     document: dict[str, Any]
     shares: GroupTime | None
     series: dict[str, Series]
@@ -130,4 +142,4 @@ def study(
     shares = None if windows is None else group_time(windows, SHARED)
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
-    return Study(label, run, result, windows, to_json(result), shares, series)
+    return Study(label, result, windows, run, to_json(result), shares, series)

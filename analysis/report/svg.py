@@ -1,29 +1,29 @@
-"""A small writer of SVG charts: text stays text, colours are the page's custom properties, hover texts are titles.
+"""Figures as SVG: text stays text, colours are the page's custom properties, hover texts are titles.
 
-A panel is drawn from the outside in: head (title, unit, legend), axes, then marks in data coordinates.
+A drawing is laid out from the outside in: head (title, unit, legend), axes, then marks in data coordinates.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from html import escape
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradlog.analysis.common.text import abbreviate, printable
 from gradlog.analysis.report.axes import Axis, tick_text
+from gradlog.analysis.report.figure import Band, Bars, Cells, Dots, Figure, Legend, Line, Rule, Tips
 
 LETTER = 7.0
 """Estimated width of a letter at 12 pixels."""
 
 LINE = 18
-LEFT, BOTTOM, TOP = 34, 40, 8
-
-Legend = Sequence[tuple[str, str, str]]
-"""(mark, style, text); marks: line, dashed, dot, ring, cross, band, bar."""
+LEFT, RIGHT, BOTTOM, TOP = 34, 14, 40, 8
+NAMES = 70
+"""Room at the right for names of lines."""
 
 SYMBOLS = {
     "line": '<path class="line" d="M{x} {y}h16"/>',
@@ -36,172 +36,159 @@ SYMBOLS = {
 }
 
 
-@dataclasses.dataclass
-class Panel:
-    """One chart.
+def svg(figure: Figure) -> str:
+    """Return the drawing as an element of a page."""
+    return "".join(_Drawing(figure).elements())
 
-    Attributes
-    ----------
-    title : str
-        One line or two.
-    x : Axis
-    y : Axis or sequence of str
-        Names of rows instead of an axis, from top to bottom.
-    legend : sequence of (mark, style, text)
-    width, plot : int
-        Width of the whole and height of the plot, in pixels at full size.
-    right : int
-        Room at the right, for labels of lines.
-    """
 
-    title: str
-    x: Axis
-    y: Axis | Sequence[str]
-    legend: Legend = ()
-    width: int = 480
-    plot: int = 210
-    right: int = 14
+class _Drawing:
+    """A figure laid out in pixels."""
 
-    def __post_init__(self) -> None:
-        self._marks: list[str] = []
-        names = list(map(tick_text, self.y.ticks(6))) if isinstance(self.y, Axis) else self.y
+    def __init__(self, figure: Figure) -> None:
+        self.figure, self.width, y = figure, figure.width, figure.y
+        names = list(map(tick_text, y.ticks(6))) if isinstance(y, Axis) else y
         self.left = max([LEFT, *(14 + LETTER * len(abbreviate(n, 20)) for n in names)])
-        self._legend_lines = _flow(self.legend, self.width)
-        self._titles = [abbreviate(line, self.width // 8) for line in self.title.split("\n")]
-        self.top = TOP + LINE * (len(self._titles) + len(self._legend_lines)) + LINE
-        self.height = self.top + self.plot + BOTTOM
+        self.room = NAMES if figure.names else RIGHT
+        self.right = self.width - self.room
+        self.legend = _flow(figure.legend, self.width)
+        self.titles = [abbreviate(line, self.width // 8) for line in figure.title.split("\n")]
+        self.top = TOP + LINE * (len(self.titles) + len(self.legend)) + LINE
+        self.bottom = self.top + figure.height
 
-    # --- data to pixels
+    def elements(self) -> Iterable[str]:
+        """Yield head, axes, marks and names."""
+        box = f"0 0 {self.width} {self.bottom + BOTTOM}"
+        label = escape(printable(self.figure.description))
+        yield f'<svg class="chart" viewBox="{box}" role="img" aria-label="{label}">'
+        yield from self._head()
+        yield from self._y_axis()
+        yield from self._x_axis()
+        for mark in self.figure.marks:
+            yield from MARKS[type(mark)](self, mark)
+        yield from self._names()
+        yield "</svg>"
 
     def at_x(self, values: ArrayLike) -> NDArray[np.float64]:
         """Pixels of x values."""
-        return self.x.place(values, self.left, self.width - self.right)
+        return self.figure.x.place(values, self.left, self.right)
 
     def at_y(self, values: ArrayLike) -> NDArray[np.float64]:
         """Pixels of y values; on named rows, of row numbers."""
-        bottom = self.top + self.plot
-        if isinstance(self.y, Axis):
-            return self.y.place(values, bottom, self.top)
-        return np.asarray(self.top + (np.asarray(values, float) + 0.5) * self.plot / len(self.y))
+        y = self.figure.y
+        if isinstance(y, Axis):
+            return y.place(values, self.bottom, self.top)
+        return np.asarray(self.top + (np.asarray(values, float) + 0.5) * self.figure.height / len(y))
 
-    # --- marks
-
-    def line(self, x: ArrayLike, y: ArrayLike, style: str, dashed: bool = False, tip: str = "") -> None:
-        """Draw a line, broken where a value is missing."""
-        points = np.column_stack([self.at_x(x), self.at_y(y)])
+    def _line(self, mark: Line) -> Iterable[str]:
+        """Draw a stroke for each stretch of known values."""
+        points = np.column_stack([self.at_x(mark.x), self.at_y(mark.y)])
         missing = ~np.isfinite(points.sum(axis=1))
         path, pen = [], "M"
         for (px, py), gap in zip(points, missing, strict=True):
             path.append("" if gap else f"{pen}{px:.1f} {py:.1f}")
             pen = "M" if gap else "L"
-        self._add(f'<path class="line{" dashed" if dashed else ""} {style}" d="{"".join(path)}">{_tip(tip)}</path>')
+        kind = f"line{' dashed' if mark.dashed else ''} {mark.style}"
+        yield f'<path class="{kind}" d="{"".join(path)}">{_tip(mark.tip)}</path>'
 
-    def band(self, x: ArrayLike, low: ArrayLike, high: ArrayLike, style: str) -> None:
-        """Fill between two curves, where both are known."""
-        px, below, above = self.at_x(x), self.at_y(low), self.at_y(high)
+    def _band(self, mark: Band) -> Iterable[str]:
+        """Fill each stretch of known values."""
+        px, below, above = self.at_x(mark.x), self.at_y(mark.low), self.at_y(mark.high)
         known = np.isfinite(px) & np.isfinite(below) & np.isfinite(above)
         edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(int)))
         for a, b in zip(edges[::2], edges[1::2], strict=True):
             out = [f"{u:.1f} {v:.1f}" for u, v in zip(px[a:b], above[a:b], strict=True)]
             back = [f"{u:.1f} {v:.1f}" for u, v in zip(px[a:b][::-1], below[a:b][::-1], strict=True)]
-            self._add(f'<path class="band {style}" d="M{"L".join(out + back)}Z"/>')
+            yield f'<path class="band {mark.style}" d="M{"L".join(out + back)}Z"/>'
 
-    def dots(self, x: ArrayLike, y: ArrayLike, style: str, tips: Sequence[str] = (), mark: str = "dot") -> None:
-        """Draw a dot, ring or cross at each point."""
-        for i, (px, py) in enumerate(zip(*np.broadcast_arrays(self.at_x(x), self.at_y(y)), strict=True)):
+    def _dots(self, mark: Dots) -> Iterable[str]:
+        """Draw a circle or a cross at each point."""
+        for i, (px, py) in enumerate(zip(*np.broadcast_arrays(self.at_x(mark.x), self.at_y(mark.y)), strict=True)):
             if np.isfinite(px + py):
-                shape = (
-                    f'<path class="cross {style}" d="M{px:.1f} {py:.1f}m-4 -4l8 8m0 -8l-8 8">'
-                    if mark == "cross"
-                    else f'<circle class="{mark} {style}" cx="{px:.1f}" cy="{py:.1f}" r="4">'
-                )
-                self._add(shape + _tip(tips[i] if tips else "") + ("</path>" if mark == "cross" else "</circle>"))
+                tip = _tip(mark.tips[i] if mark.tips else "")
+                kind = f"{mark.mark} {mark.style}"
+                if mark.mark == "cross":
+                    yield f'<path class="{kind}" d="M{px:.1f} {py:.1f}m-4 -4l8 8m0 -8l-8 8">{tip}</path>'
+                else:
+                    yield f'<circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="4">{tip}</circle>'
 
-    def intervals(self, x: ArrayLike, low: ArrayLike, high: ArrayLike, style: str, across: bool = False) -> None:
-        """Draw bars from ``low`` to ``high`` at ``x``; ``across``: along the x axis, at rows ``x``."""
-        at = self.at_y(x) if across else self.at_x(x)
-        ends = (self.at_x(low), self.at_x(high)) if across else (self.at_y(low), self.at_y(high))
-        for p, a, b in zip(*np.broadcast_arrays(at, *ends), strict=True):
+    def _bars(self, mark: Bars) -> Iterable[str]:
+        """Draw a stroke along the x axis for each interval."""
+        ends = self.at_y(mark.y), self.at_x(mark.low), self.at_x(mark.high)
+        for p, a, b in zip(*np.broadcast_arrays(*ends), strict=True):
             if np.isfinite(p + a + b):
-                path = f"M{a:.1f} {p:.1f}H{b:.1f}" if across else f"M{p:.1f} {a:.1f}V{b:.1f}"
-                self._add(f'<path class="bar {style}" d="{path}"/>')
+                yield f'<path class="bar {mark.style}" d="M{a:.1f} {p:.1f}H{b:.1f}"/>'
 
-    def rule(self, value: float, text: str = "", across: bool = True) -> None:
-        """Draw a reference line at a y value (or x value), named at its end."""
-        p = float(self.at_y(value) if across else self.at_x(value))
-        right, bottom = self.width - self.right, self.top + self.plot
-        path = f"M{self.left:.1f} {p:.1f}H{right}" if across else f"M{p:.1f} {self.top}V{bottom}"
-        self._add(f'<path class="rule" d="{path}"/>')
-        if text:
-            self._add(
-                _text("note", right - 4, p - 4, text, "end") if across else _text("note", p + 4, self.top - 3, text)
-            )
+    def _rule(self, mark: Rule) -> Iterable[str]:
+        """Draw a line from end to end, and its name."""
+        p = float(self.at_x(mark.value) if mark.vertical else self.at_y(mark.value))
+        path = f"M{p:.1f} {self.top}V{self.bottom}" if mark.vertical else f"M{self.left:.1f} {p:.1f}H{self.right}"
+        yield f'<path class="rule" d="{path}"/>'
+        if mark.text:
+            yield _text("note", p + 4, self.top - 3, mark.text)
 
-    def columns(self, edges: Sequence[float] | NDArray[np.float64], tips: Sequence[str]) -> None:
-        """Lay invisible columns between ``edges`` over the plot that carry hover texts."""
-        for (a, b), tip in zip(pairwise(self.at_x(edges)), tips, strict=True):
-            place = f'x="{a:.1f}" y="{self.top}" width="{b - a:.1f}" height="{self.plot}"'
-            self._add(f'<rect class="hit" {place}>{_tip(tip)}</rect>')
+    def _tips(self, mark: Tips) -> Iterable[str]:
+        """Lay invisible columns over the plot that carry the hover texts."""
+        for (a, b), tip in zip(pairwise(self.at_x(mark.edges)), mark.texts, strict=True):
+            place = f'x="{a:.1f}" y="{self.top}" width="{b - a:.1f}" height="{self.figure.height}"'
+            yield f'<rect class="hit" {place}>{_tip(tip)}</rect>'
 
-    def cell(self, left: float, right: float, row: int, strength: float, tip: str) -> None:
-        """Fill a cell of a heat map on named rows; ``strength`` from 0 to 1."""
-        (a, b), (t, u) = self.at_x([left, right]), self.at_y([row - 0.5, row + 0.5])
-        place = f'x="{a:.1f}" y="{t:.1f}" width="{b - a - 1:.1f}" height="{u - t - 1:.1f}"'
-        self._add(f'<rect class="cell" {place} fill-opacity="{strength:.3f}">{_tip(tip)}</rect>')
+    def _cells(self, mark: Cells) -> Iterable[str]:
+        """Fill a rectangle for each value, column by column."""
+        for column, (a, b) in enumerate(pairwise(self.at_x(mark.edges))):
+            for row, value in enumerate(mark.values[:, column]):
+                t, u = self.at_y([row - 0.5, row + 0.5])
+                strength = value / mark.top if np.isfinite(value) else 0.0
+                place = f'x="{a:.1f}" y="{t:.1f}" width="{b - a - 1:.1f}" height="{u - t - 1:.1f}"'
+                yield f'<rect class="cell" {place} fill-opacity="{strength:.3f}">{_tip(mark.tips[row][column])}</rect>'
 
-    def name_lines(self, ends: Iterable[tuple[float, str, str]]) -> None:
-        """Name lines at the right edge: (y value, style, text), pushed apart where they would overlap."""
-        placed = sorted((float(self.at_y(y)), style, text) for y, style, text in ends if np.isfinite(y))
-        spots = _apart([p for p, _, _ in placed], 14, self.top + 4, self.top + self.plot)
+    def _names(self) -> Iterable[str]:
+        """Name lines at the right edge, pushed apart where they would overlap."""
+        placed = sorted((float(self.at_y(y)), style, text) for y, style, text in self.figure.names if np.isfinite(y))
+        spots = apart([p for p, _, _ in placed], 14, self.top + 4, self.bottom)
         for spot, (_, style, text) in zip(spots, placed, strict=True):
-            shown = abbreviate(text, int((self.right - 6) / LETTER))
-            self._add(_text(f"name {style}", self.width - self.right + 6, spot + 4, shown))
-
-    # --- the whole
-
-    def svg(self, description: str) -> str:
-        """Return the element; ``description`` is read out in its place."""
-        box = f"0 0 {self.width} {self.height}"
-        parts = [f'<svg class="chart" viewBox="{box}" role="img" aria-label="{escape(printable(description))}">']
-        parts += [*self._head(), *self._frame(), *self._marks, "</svg>"]
-        return "".join(parts)
+            shown = abbreviate(text, int((self.room - 6) / LETTER))
+            yield _text(f"name {style}", self.right + 6, spot + 4, shown)
 
     def _head(self) -> Iterable[str]:
         y = TOP + 9
-        for i, line in enumerate(self._titles):
+        for i, line in enumerate(self.titles):
             y += LINE if i else 0
             yield f'<text class="{"run" if i else "title"}" x="0" y="{y}">{escape(line)}</text>'
-        for entries in self._legend_lines:
+        for entries in self.legend:
             y, x = y + LINE, 0.0
             for mark, style, text in entries:
                 symbol = SYMBOLS[mark].format(x=f"{x:.0f}", m=f"{x + 8:.0f}", y=y - 4, t=y - 9)
                 yield f'<g class="{style}">{symbol}</g><text class="key" x="{x + 22:.0f}" y="{y}">{escape(text)}</text>'
                 x += _key_width(text)
-        if isinstance(self.y, Axis):
-            yield f'<text class="unit" x="0" y="{y + LINE}">{escape(self.y.label)}</text>'
+        if isinstance(unit := self.figure.y, Axis):
+            label = f"{unit.label}, log scale" if unit.log else unit.label
+            yield f'<text class="unit" x="0" y="{y + LINE}">{escape(label)}</text>'
 
-    def _frame(self) -> Iterable[str]:
-        right, bottom = self.width - self.right, self.top + self.plot
-        yield from self._y_axis(right)
-        for value in self.x.ticks(7 if right - self.left > 330 else 5):
+    def _x_axis(self) -> Iterable[str]:
+        for value in self.figure.x.ticks(7 if self.right - self.left > 330 else 5):
             p = float(self.at_x(value))
-            yield f'<path class="mark" d="M{p:.1f} {bottom}v4"/>'
-            yield _text("tick", p, bottom + 17, tick_text(value), "middle")
-        yield f'<path class="axis" d="M{self.left:.1f} {bottom}H{right}"/>'
-        yield _text("unit", (self.left + right) / 2, bottom + 34, self.x.label, "middle")
+            yield f'<path class="mark" d="M{p:.1f} {self.bottom}v4"/>'
+            yield _text("tick", p, self.bottom + 17, tick_text(value), "middle")
+        yield f'<path class="axis" d="M{self.left:.1f} {self.bottom}H{self.right}"/>'
+        yield _text("unit", (self.left + self.right) / 2, self.bottom + 34, self.figure.x.label, "middle")
 
-    def _y_axis(self, right: float) -> Iterable[str]:
-        if isinstance(self.y, Axis):
-            for value in self.y.ticks(6):
-                p = float(self.at_y(value))
-                yield f'<path class="grid" d="M{self.left:.1f} {p:.1f}H{right}"/>'
-                yield _text("tick", self.left - 6, p + 4, tick_text(value), "end")
-        else:
-            for i, name in enumerate(self.y):
+    def _y_axis(self) -> Iterable[str]:
+        y = self.figure.y
+        if not isinstance(y, Axis):
+            for i, name in enumerate(y):
                 yield _text("row", self.left - 8, float(self.at_y(i)) + 4, abbreviate(name, 20), "end")
+            return
+        for value in y.ticks(6):
+            p = float(self.at_y(value))
+            yield f'<path class="grid" d="M{self.left:.1f} {p:.1f}H{self.right}"/>'
+            yield _text("tick", self.left - 6, p + 4, tick_text(value), "end")
 
-    def _add(self, mark: str) -> None:
-        self._marks.append(mark)
+
+MARKS: dict[type, Callable[[_Drawing, Any], Iterable[str]]] = {
+    Line: _Drawing._line, Band: _Drawing._band, Dots: _Drawing._dots, Bars: _Drawing._bars, Rule: _Drawing._rule,
+    Tips: _Drawing._tips, Cells: _Drawing._cells,
+}  # fmt: skip
+"""What draws each kind of mark."""
 
 
 def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
@@ -230,7 +217,7 @@ def _flow(legend: Legend, width: float) -> list[list[tuple[str, str, str]]]:
     return lines
 
 
-def _apart(places: list[float], gap: float, low: float, high: float) -> list[float]:
+def apart(places: list[float], gap: float, low: float, high: float) -> list[float]:
     """Move ascending places the least, top down and then bottom up, until neighbours are ``gap`` apart."""
     found = list(places)
     for i, p in enumerate(found):

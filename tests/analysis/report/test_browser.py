@@ -93,7 +93,11 @@ def test_a_line_among_many_is_named_under_the_pointer(browser, pages):
     x, y = browser.run(script)
     browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert browser.run("tip.textContent") == "run0"
-    assert browser.run("getComputedStyle(document.querySelector('path.over:hover')).opacity") == "1"
+    hovered = """(async () => {
+      while (!document.querySelector('path.over:hover')) await new Promise(requestAnimationFrame);
+      return getComputedStyle(document.querySelector('path.over:hover')).opacity;
+    })()"""
+    assert browser.run(hovered) == "1"
 
 
 def test_figures_are_saved(browser, pages, tmp_path):

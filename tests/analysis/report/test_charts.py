@@ -15,7 +15,8 @@ from gradlog.analysis.common.text import abbreviate, percent, printable
 from gradlog.analysis.measures.interpretation import sentence
 from gradlog.analysis.reading.binning import binned, gradient_norm, scalar
 from gradlog.analysis.report.axes import Axis, exact, linear, logarithmic, tick_text
-from gradlog.analysis.report.svg import Panel, _apart
+from gradlog.analysis.report.figure import Band, Dots, Figure, Line
+from gradlog.analysis.report.svg import apart, svg
 from gradlog.analysis.results.group_time import group_time
 from tests.helpers import reference, stores
 
@@ -123,18 +124,20 @@ def test_tick_texts(value, text):
 
 
 @given(st.lists(st.floats(0, 200), max_size=10))
-def test_labels_are_pushed_apart(places):
-    found = _apart(sorted(places), 14, 0, 200)
+def test_labels_are_pushedapart(places):
+    found = apart(sorted(places), 14, 0, 200)
     assert all(b - a >= 14 - 1e-9 for a, b in pairwise(found))
     assert all(p <= 200 for p in found)
 
 
 def test_lines_break_where_values_are_missing():
-    panel = Panel("t", Axis("x", 0, 3), Axis("y", 0, 1))
-    panel.line([0, 1, 2, 3], [0, np.nan, 1, 1], "s0")
-    panel.band([0, 1, 2, 3], [0, np.nan, 0, 0], [1, 1, 1, 1], "s0")
-    panel.dots([0, 1], [0.5, np.nan], "s0", ["<&>", ""])
-    drawing = ET.fromstring(panel.svg('a "quoted" <name>'))
+    figure = Figure("t", 'a "quoted" <name>', Axis("x", 0, 3), Axis("y", 0, 1))
+    figure.add(
+        Line([0, 1, 2, 3], [0, np.nan, 1, 1], "s0"),
+        Band([0, 1, 2, 3], [0, np.nan, 0, 0], [1, 1, 1, 1], "s0"),
+        Dots([0, 1], [0.5, np.nan], "s0", ["<&>", ""]),
+    )
+    drawing = ET.fromstring(svg(figure))
     paths = [p.attrib["d"] for p in drawing.iter("path") if "line" in p.attrib["class"]]
     assert paths[0].count("M") == 2
     assert len([p for p in drawing.iter("path") if "band" in p.attrib["class"]]) == 2

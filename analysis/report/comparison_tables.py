@@ -1,46 +1,55 @@
-"""Configurations over seeds: what two optimizers do, beside what two runs did."""
+"""Tables of runs compared: all runs at a glance, configurations over seeds and their differences."""
 
 from __future__ import annotations
 
+import json
 import math
-
-import numpy as np
+from collections.abc import Sequence
 
 from gradlog.analysis.common.text import numeral
 from gradlog.analysis.comparison.replicates import Configuration, Difference, Mean, Replicates
-from gradlog.analysis.report.axes import Axis, linear
-from gradlog.analysis.report.charts import style
-from gradlog.analysis.report.svg import Legend, Panel
-from gradlog.analysis.report.tables import Cell, Table
+from gradlog.analysis.measures.predictors.registry import without_reference
+from gradlog.analysis.report.study import Study
+from gradlog.analysis.report.tables import Cell, Table, count_cell, gain_cell, number_cell, rank_cell
 
-LEGEND: Legend = [
-    ("dot", "plain faint", "a run"),
-    ("bar", "plain", "95 % interval of the mean"),
-    ("ring", "plain", "mean"),
-]
+NOTE = (
+    "A heading sorts. kappa: squared prediction error over energy, with its sketch 95 % interval; gain: "
+    "against the same steps in random order. Rank: certified, of the logged increments; small: of shuffled steps."
+)
 
 
-def kappa_by_configuration(found: Replicates | None, wide: int) -> list[str]:
-    """Draw a chart for each predictor: a dot for each run, and each configuration's mean with its interval."""
-    return [_chart(found, predictor, wide) for predictor in found.configurations[0].kappa] if found else []
+def overview(studies: Sequence[Study]) -> Table:
+    """Show steps, kappa, gain and rank: a row a run."""
+    names = without_reference(studies[0].document["kappa"])[:2]
+    eps = next(iter(studies[0].document["rank"]))
+    columns = [
+        "run",
+        "steps",
+        "status",
+        *(c for p in names for c in (f"kappa, {p}", "gain")),
+        f"rank at {eps}",
+        "warnings",
+    ]
+    return Table("A row a run", columns, [_row(s, names, eps) for s in studies], NOTE)
 
 
-def _chart(found: Replicates, predictor: str, wide: int) -> str:
-    names = [c.label for c in found.configurations]
-    panel = Panel(predictor, _axis(found, predictor), names, LEGEND, width=wide, plot=max(70, 44 * len(names)))
-    for row, c in enumerate(found.configurations):
-        mean, values = c.kappa[predictor], c.values[predictor]
-        tips = [f"{run}: kappa {numeral(float(v))}" for run, v in zip(c.runs, values, strict=True)]
-        panel.dots(values, np.full(len(values), row - 0.15), f"{style(row)} faint", tips)
-        panel.intervals([row + 0.2], [mean.low], [mean.high], style(row), across=True)
-        panel.dots([mean.value], [row + 0.2], style(row), [f"{c.label}: {_words(mean)}"], mark="ring")
-    return panel.svg(f"Kappa of {predictor} by configuration; the same numbers stand in the table.")
+def _row(study: Study, names: Sequence[str], eps: str) -> list[Cell]:
+    info, kappas = study.run.info, study.document["kappa"]
+    cells = [
+        Cell(study.label, study.label, "name"),
+        count_cell(info["steps"]),
+        Cell(info["status"], info["status"], "name"),
+    ]
+    for kappa in (kappas[p] for p in names):
+        cells += [number_cell(kappa["value"], _ends(kappa["low"], kappa["high"])), gain_cell(kappa)]
+    rank = study.document["rank"][eps]
+    orders = rank.get("null_low"), rank.get("null_high")
+    shuffled = "" if None in orders else "shuffled {:.0f} to {:.0f}".format(*orders)
+    return [*cells, rank_cell(rank, shuffled), count_cell(len(json.loads(study.result.attrs["warnings"])))]
 
 
-def _axis(found: Replicates, predictor: str) -> Axis:
-    means = [c.kappa[predictor] for c in found.configurations]
-    runs = [c.values[predictor] for c in found.configurations]
-    return linear("kappa", *runs, [m.low for m in means], [m.high for m in means])
+def _ends(low: float | None, high: float | None) -> str:
+    return "no interval" if low is None or high is None else f"{numeral(low)} to {numeral(high)}"
 
 
 def configuration_table(found: Replicates | None) -> Table | None:
@@ -86,8 +95,3 @@ def _difference_row(d: Difference) -> list[Cell]:
         Cell(f"{d.seeds} paired" if d.seeds else "not paired", d.seeds),
         Cell("< 0.001" if d.p < 0.001 else f"{d.p:.3f}", d.p),
     ]
-
-
-def _words(mean: Mean) -> str:
-    spread = f", 95 % interval {numeral(mean.low)} to {numeral(mean.high)}" if mean.n > 1 else ""
-    return f"mean {numeral(mean.value)} of {mean.n} run{'' if mean.n == 1 else 's'}{spread}"

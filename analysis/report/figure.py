@@ -1,0 +1,137 @@
+"""What a figure shows, as data: curves, bands and marks on two axes. ``svg`` and ``on_axes`` draw it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from numpy.typing import ArrayLike
+
+from gradlog.analysis.common.types import Float64
+from gradlog.analysis.report.axes import Axis
+
+WIDE = 980
+"""Width of a figure that spans two columns."""
+
+Legend = Sequence[tuple[str, str, str]]
+"""(mark, style, text); marks: line, dashed, dot, ring, cross, band, bar."""
+
+STYLES = 7
+
+
+def style(index: int) -> str:
+    """Name the colour of a series. The other styles are plain and ink; faint, thin, over and thick go with a colour."""
+    return f"s{index % STYLES}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A curve, broken where a value is missing; ``tip`` is its hover text."""
+
+    x: ArrayLike
+    y: ArrayLike
+    style: str
+    dashed: bool = False
+    tip: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """The area between two curves, where both are known."""
+
+    x: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+    style: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dots:
+    """A dot, ring or cross at each point, with its hover text; a spot is seen only by a pointer."""
+
+    x: ArrayLike
+    y: ArrayLike
+    style: str
+    tips: Sequence[str] = ()
+    mark: str = "dot"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+    """Intervals of x values, each at its y."""
+
+    y: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+    style: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A line of reference at a y value, or a vertical one at an x value, named at its top."""
+
+    value: float
+    vertical: bool = False
+    text: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tips:
+    """Hover texts for the stretches of the x axis between ``edges``."""
+
+    edges: Sequence[float]
+    texts: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """A heat map: for each named row its values between ``edges``, the darkest ``top``, and their hover texts."""
+
+    edges: Sequence[float]
+    values: Float64
+    top: float
+    tips: Sequence[Sequence[str]]
+    label: str
+
+
+Mark = Line | Band | Dots | Bars | Rule | Tips | Cells
+
+
+@dataclasses.dataclass
+class Figure:
+    """One chart.
+
+    Attributes
+    ----------
+    title : str
+        One line or two.
+    description : str
+        Read out in its place.
+    x : Axis
+    y : Axis or sequence of str
+        Names of rows instead of an axis, from top to bottom; row 0 is the first.
+    legend : sequence of (mark, style, text)
+    width, height : int
+        Width of the whole and height of the plot, in pixels at full size.
+    marks : list of Mark
+        In the order in which they are drawn.
+    names : list of (y, style, text)
+        Of lines, at their right ends.
+    note : str
+        What to add to the caption.
+    """
+
+    title: str
+    description: str
+    x: Axis
+    y: Axis | Sequence[str]
+    legend: Legend = ()
+    width: int = 480
+    height: int = 210
+    marks: list[Mark] = dataclasses.field(default_factory=list)
+    names: list[tuple[float, str, str]] = dataclasses.field(default_factory=list)
+    note: str = ""
+
+    def add(self, *marks: Mark) -> None:
+        """Put marks above those that are there."""
+        self.marks += marks
