@@ -26,7 +26,8 @@ from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.measures.predictors import needs, parse
 from gradlog.analysis.spectrum.nystrom import test_matrix as random_block
 from gradlog.analysis.spectrum.routes import BLOCK
-from gradlog.analysis.streaming import compiled_kernel, executors, schedule
+from gradlog.analysis.streaming import executors, schedule
+from gradlog.analysis.streaming import kernel as summing
 from gradlog.analysis.streaming.summary import Recipe, add, contributions
 from gradlog.format.layout import chunk_rows
 from tests.helpers import stores
@@ -121,7 +122,7 @@ RECIPES = {
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])
 @pytest.mark.parametrize("label", RECIPES)
 def test_one_pass(benchmark: Any, narrow: Path, label: str, kernel: str) -> None:
-    if kernel == "numba" and not compiled_kernel.available():
+    if kernel == "numba" and summing.compiled() is None:
         pytest.skip("the extra 'fast' is not installed")
     run, recipe = open_run(narrow), dataclasses.replace(RECIPES[label], kernel=kernel)
     against(benchmark, lambda: read_and_syrk(narrow), lambda: one_pass(run, recipe), f"{label}, {kernel}")

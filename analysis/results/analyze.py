@@ -26,7 +26,8 @@ from gradlog.analysis.results.memory_model import check, predict
 from gradlog.analysis.results.scopes import Range, Scopes
 from gradlog.analysis.spectrum import routes, subspaces
 from gradlog.analysis.spectrum.routes import Method, Route
-from gradlog.analysis.streaming import compiled_kernel, executors, schedule, sections
+from gradlog.analysis.streaming import executors, schedule, sections
+from gradlog.analysis.streaming import kernel as summing
 from gradlog.analysis.streaming.scalar_sums import ledgers
 from gradlog.analysis.streaming.summary import TRIANGLES, Recipe, Totals, contributions
 from gradlog.errors import TooFewStepsError
@@ -261,12 +262,10 @@ def _recipe(
     needed = needs(ask.predictors, gradient_noise.LAGS)
     if kernel not in ("auto", "numpy", "numba"):
         raise ValueError(f"kernel must be 'auto', 'numpy' or 'numba', got {kernel!r}")
-    if kernel == "numba" and not compiled_kernel.available():
+    if kernel == "numba" and summing.compiled() is None:
         raise ValueError("kernel='numba' needs numba: install the extra 'fast' of gradlog-zarr")
     if kernel == "auto":
-        kernel = (
-            "numba" if run.length * run.rows.n >= compiled_kernel.WORTH and compiled_kernel.available() else "numpy"
-        )
+        kernel = "numba" if run.length * run.rows.n >= summing.WORTH and summing.compiled() else "numpy"
     recipe = Recipe(
         groups=run.groups,
         k=run.k,

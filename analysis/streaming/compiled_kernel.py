@@ -1,48 +1,119 @@
-"""The column sums of the pass by compiled loops, where the optional extra ``fast`` (numba) is installed.
+"""``kernel.add_tile`` as compiled loops, where the optional extra ``fast`` (numba) is installed.
 
-The same sums as ``kernel.add_tile`` and ``ema.Ema``, by the plain recursions: float32 over 32 rows, float64 above.
+The same sums by the plain recursions: float32 over 32 rows, float64 above. Strips of columns keep the sums in a level-1
+cache, and four rows at a time stay in registers. Rows are cut as ``X[t][left:right]``, from which numba knows that they
+are contiguous.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-
+import numba
 import numpy as np
 
-from gradlog.analysis.common.types import Float32
+from gradlog.analysis.common.types import Float32, Float64
 from gradlog.analysis.streaming.ema import NEGLIGIBLE, Ema
 from gradlog.analysis.streaming.summary import Summary
 
-WORTH = 2**26
-"""Values from which on the saving pays for loading the compiled loops."""
+SUM, STRIP = 32, 256
 
-
-@cache
-def available() -> bool:
-    """Whether numba is installed and works: a broken one, or no place to keep compiled code, counts as none."""
-    if find_spec("numba") is None:
-        return False
-    try:
-        import_module("gradlog.analysis.streaming.compiled_loops")
-    except Exception:  # of what it imports itself, anything may be raised
-        return False
-    return True
+# numba does not annotate its decorators: hence the ignored types below
+_jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 
 
 def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, ema: Ema, path: Float32) -> None:
     """Do what ``kernel.add_tile`` does."""
-    from gradlog.analysis.streaming import compiled_loops
-
-    s, lags, B = summary.sums, summary.recipe.lags, len(ema.betas)
-    sums = np.zeros((4 + lags + 2 * B, X.shape[1]))
-    powers = ema.betas ** np.arange(start + 1, stop + 1, compiled_loops.SUM)[:, None]
+    s = summary.sums
+    powers = ema.betas ** np.arange(start + 1, stop + 1, SUM)[:, None]  # beta^{t+1} of the first row of every 32
     powers[powers < NEGLIGIBLE] = 0
-    compiled_loops.tile(X, start, stop, h, ema.betas.astype(np.float32), powers, ema.r, sums, path)
-    for name, add in zip(("total", "energy", "increment", "trend"), sums, strict=False):
-        s[name] += add
-    s["last"] += sums[2]
-    s["lag"] += sums[4 : 4 + lags]
-    ema.p0 += sums[4 + lags : 4 + lags + B]
-    ema.u += sums[4 + lags + B :]
+    before = s["increment"].copy()
+    _sums(X, start, stop, h, s["total"], s["energy"], s["increment"], s["trend"], s["lag"], path)
+    s["last"] += s["increment"] - before
+    _emas(h, stop - start, ema.betas.astype(np.float32), powers.astype(np.float32), ema.r, ema.p0, ema.u)
+
+
+@_jit  # type: ignore[untyped-decorator]
+def _sums(
+    X: Float32, start: int, stop: int, h: Float32, total: Float64, energy: Float64, increment: Float64, trend: Float64,
+    lag: Float64, path: Float32,
+) -> None:  # fmt: skip
+    """Increments of rows [start, stop) of X into h[1:], and the column sums of these rows."""
+    for left in range(0, X.shape[1], STRIP):
+        right = min(left + STRIP, X.shape[1])
+        part = np.empty((4, right - left), np.float32)
+        g, g2, h2, second2 = part[0], part[1], part[2], part[3]
+        for first in range(start, stop, SUM):
+            last = min(first + SUM, stop)
+            part[:] = 0
+            for t in range(first, last):
+                x, d, e = X[t][left:right], h[t - start + 1][left:right], h[t - start][left:right]
+                y = X[max(t - 1, 0)][left:right]
+                square, known = np.float32(0), np.float32(t >= 2)
+                for j in range(right - left):
+                    d[j] = x[j] - y[j]
+                    g[j] += x[j]
+                    g2[j] += x[j] * x[j]
+                    h2[j] += d[j] * d[j]
+                    square += d[j] * d[j]
+                    second2[j] += known * (d[j] - e[j]) * (d[j] - e[j])
+                path[t] += square
+            total[left:right] += g
+            energy[left:right] += g2
+            increment[left:right] += h2
+            trend[left:right] += second2
+            for a in range(1, min(len(lag), last - 1) + 1):
+                g[:] = 0
+                for t in range(max(first, a), last):
+                    x, y = X[t][left:right], X[t - a][left:right]
+                    for j in range(right - left):
+                        g[j] += x[j] * y[j]
+                lag[a - 1, left:right] += g
+
+
+@_jit  # type: ignore[untyped-decorator]
+def _emas(h: Float32, rows: int, betas: Float32, powers: Float32, r: Float32, p0: Float64, u: Float64) -> None:
+    """Run r = h + beta r over rows h[1:], and add the column sums of r^2 to p0 and of beta^{t+1} r to u."""
+    for left in range(0, h.shape[1], STRIP):
+        right = min(left + STRIP, h.shape[1])
+        part = np.empty((2, right - left), np.float32)
+        squares, weighted = part[0], part[1]  # unpacked, numba would not know that they are contiguous
+        for first in range(0, rows, SUM):
+            last = min(first + SUM, rows)
+            for i in range(len(betas)):
+                part[:] = 0
+                _errors(
+                    h, first + 1, last + 1, betas[i], powers[first // SUM, i], left, r[i][left:right], squares, weighted
+                )
+                p0[i, left:right] += squares
+                u[i, left:right] += weighted
+
+
+@_jit  # type: ignore[untyped-decorator]
+def _errors(
+    h: Float32, a: int, b: int, beta: np.float32, w: np.float32, left: int, r: Float32, squares: Float32,
+    weighted: Float32,
+) -> None:  # fmt: skip
+    """Do what ``_emas`` does for one beta and rows [a, b) of h; w is beta^{t+1} at row a, 0 if negligible."""
+    right, whole = left + len(squares), a + (b - a) // 4 * 4
+    for t in range(a, whole, 4):
+        h0, h1, h2, h3 = h[t][left:right], h[t + 1][left:right], h[t + 2][left:right], h[t + 3][left:right]
+        if w > 0:
+            for j in range(len(squares)):
+                r0 = h0[j] + beta * r[j]
+                r1 = h1[j] + beta * r0
+                r2 = h2[j] + beta * r1
+                weighted[j] += w * (r0 + beta * (r1 + beta * (r2 + beta * (h3[j] + beta * r2))))
+        for j in range(len(squares)):
+            r0 = h0[j] + beta * r[j]
+            r1 = h1[j] + beta * r0
+            r2 = h2[j] + beta * r1
+            r3 = h3[j] + beta * r2
+            squares[j] += r0 * r0 + r1 * r1 + r2 * r2 + r3 * r3
+            r[j] = r3
+        w *= beta * beta * beta * beta
+    for t in range(whole, b):
+        d = h[t][left:right]
+        for j in range(len(squares)):
+            r[j] = d[j] + beta * r[j]
+            squares[j] += r[j] * r[j]
+            weighted[j] += w * r[j]
+        w *= beta

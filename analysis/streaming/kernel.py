@@ -2,18 +2,21 @@
 
 Rows X are C-ordered float32 (rows, n). Work goes tile by tile so that a tile and its increments stay in the
 cache; sums over at most 32 rows (Grams: see ``grams``) are float32, everything above float64. The column sums are
-numpy's, here and in ``ema``, or one compiled loop, in ``fast``.
+numpy's, here and in ``ema``, or those of compiled loops, in ``compiled_kernel``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.types import Float32, Float64
-from gradlog.analysis.streaming import compiled_kernel
 from gradlog.analysis.streaming.ema import Ema, settle
 from gradlog.analysis.streaming.epoch_sums import EpochSums
 from gradlog.analysis.streaming.grams import Grams
@@ -25,6 +28,22 @@ SEGMENT = 32
 
 _CACHE = 2**19
 """Floats of a tile: 2 MiB. Wide rows are at least 512, for each tile goes through the whole memory of the Grams."""
+
+
+WORTH = 2**26
+"""Values from which on compiled loops save more than it takes to load them."""
+
+
+@cache
+def compiled() -> Callable[..., None] | None:
+    """``add_tile`` by compiled loops; None where numba is missing, broken, or has no place to keep compiled code."""
+    if find_spec("numba") is None:
+        return None
+    try:
+        loops: Callable[..., None] = import_module("gradlog.analysis.streaming.compiled_kernel").add_tile
+    except Exception:  # of what it imports itself, anything may be raised
+        return None
+    return loops
 
 
 def tile_rows(n: int) -> int:
@@ -87,9 +106,9 @@ def summarise(
     path = np.zeros(len(X), np.float32)
     own = work or Workspace(recipe)
     ema = Ema(recipe, len(X), own.products)
-    compiled = recipe.kernel == "numba" and compiled_kernel.available()
-    add = compiled_kernel.add_tile if compiled else add_tile
-    summary.kernels = frozenset(["numba" if compiled else "numpy"] if recipe.columns else [])
+    loops = compiled() if recipe.kernel == "numba" else None
+    add = loops or add_tile
+    summary.kernels = frozenset(["numba" if loops else "numpy"] if recipe.columns else [])
     grams, rows = own.grams, tile_rows(recipe.n)
     H = own.increments(min(rows, len(X)))
     for start in range(0, len(X), rows):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from gradlog.analysis import analyze, to_json
 from gradlog.analysis.measures import fluctuation
-from gradlog.analysis.streaming import compiled_kernel, sections
+from gradlog.analysis.streaming import kernel, sections
 from tests.helpers import reference, stores
 from tests.helpers.walks import smooth
 
@@ -71,7 +71,7 @@ def flawed(path, rows, chunk):
     ids=lambda o: next(iter(o)),
 )  # fmt: skip
 def test_the_fluctuation_does_not_depend_on_how_the_pass_is_made(tmp_path, rows, options):
-    if options.get("kernel") == "numba" and not compiled_kernel.available():
+    if options.get("kernel") == "numba" and kernel.compiled() is None:
         pytest.fail("numba is part of the test environment")
     plain = analyze(flawed(tmp_path / "a.zarr", rows, 16), NAMES)
     path = flawed(tmp_path / "b.zarr", rows, 17)
