@@ -1,4 +1,4 @@
-"""The ``gradlog`` command, and what becomes of errors: one line and an exit code."""
+"""The ``gradlog`` command. An error is one line and an exit status."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gradlog.cli.compact import compact
 from gradlog.cli.compare import compare
 from gradlog.cli.export import export
 from gradlog.cli.info import info
+from gradlog.cli.options import examples
 from gradlog.cli.plain_text import printable
 from gradlog.cli.recover import recover
 from gradlog.cli.report import report
@@ -39,12 +40,19 @@ def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    epilog=examples(
+        "gradlog run train.py --epochs 3",
+        "gradlog analyze train.zarr",
+        "gradlog report train.zarr -o report.html",
+    ),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
               help="Show the version and exit.")  # fmt: skip
 @click.pass_context
 def gradlog(context: click.Context) -> None:
-    """Measure how predictable, and how low-dimensional, the gradients of a training run were.
+    """Record the gradients of a training run; measure how predictable and how low-dimensional they were.
 
     Results go to standard output, progress and warnings to standard error. Exit status: 0 done, 1 error,
     2 wrong usage, 3 the input cannot answer (no run, a newer format, too few steps).

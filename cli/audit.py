@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from gradlog.cli import plain_text
+from gradlog.cli.options import examples
 from gradlog.cli.stderr import progress, verbosity
 from gradlog.errors import CorruptRunError
 
@@ -28,34 +29,45 @@ def _kept(context: click.Context, parameter: click.Parameter, values: tuple[str,
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "gradlog audit run.zarr",
+        "gradlog audit run.zarr --checkpoint 0=init.pt --checkpoint 1000=step1000.pt",
+        "gradlog audit run.zarr --replay replay.py",
+    )
+)
 @click.argument("run")
 @click.argument("other", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
-@click.option("--digest", is_flag=True, help="Print one SHA-256 for all files of RUN, and nothing else.")
-@click.option("--manifest", type=_FILE, help="Compare with a listing of sha256sum that was kept elsewhere.")
-@click.option("--head", "heads", multiple=True, metavar="HEX", help="A chain head that was kept elsewhere.")
+@click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
+@click.option("--digest", is_flag=True, help="Print one SHA-256 for all files of RUN and do nothing else.")
+@click.option("--manifest", type=_FILE, help="Compare all files with a sha256sum listing that you kept.")
+@click.option("--head", "heads", multiple=True, metavar="HEX", help="Chain head that you kept; may be repeated.")
 @click.option("--checkpoint", "checkpoints", multiple=True, callback=_kept, metavar="STEP=FILE",
-              help="Model checkpoint (.safetensors, .npz, torch) from before that step; give two or more.")  # fmt: skip
-@click.option("--sgd", is_flag=True, help="The optimizer was plain SGD: gradients must add up between checkpoints.")
+              help="Model checkpoint from before that step (.safetensors, .npz, torch); give two or more.")  # fmt: skip
+@click.option("--sgd", is_flag=True, help="The optimizer was plain SGD, so gradients must add up between checkpoints.")
 @click.option("--replay", type=_FILE, metavar="SCRIPT",
-              help="EXECUTE this script of your own; its gradient(step) computes chosen steps anew.")  # fmt: skip
+              help="EXECUTE this script of yours; its gradient(step) computes chosen steps again.")  # fmt: skip
 @click.option(
-    "--replay-steps", type=click.IntRange(1), default=8, show_default=True, help="How many; half the largest."
+    "--replay-steps",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Number of steps to replay: half of them the largest gradients, the rest random.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of the other half.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for choosing the random half.")
 @verbosity
 def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool, manifest: Path | None,
           heads: tuple[str, ...], checkpoints: list[tuple[int, Path]], sgd: bool, replay: Path | None,
           replay_steps: int, seed: int, quiet: bool) -> None:  # fmt: skip
-    """Check an archived RUN, and look for rows that it shares with an OTHER one.
+    """Check whether an archived RUN can be believed, and whether it shares rows with an OTHER one.
 
-    Prints PASS, FAIL, WARN (odd; for you to judge) and SKIP (could not be looked at). Nothing in RUN is executed and no
-    link in it is followed. A forger who recomputes every digest is seen only where his numbers contradict each other or
-    something that was kept elsewhere; docs/audit.md tells which check sees what. Exit status 1 when a check fails.
+    Prints PASS, FAIL, WARN (odd; judge for yourself) and SKIP (could not be checked). The exit status is 1 if a check
+    fails. Nothing in RUN is executed, and no link in it is followed. An audit shows consistency and is no proof: a
+    forger who recomputes every digest is found only where his numbers contradict each other or something you kept.
 
-    The listing for --manifest: cd RUN; find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > ../run.sha256.
+    To make the listing for --manifest: cd RUN; find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum >
+    ../run.sha256
     """
     from gradlog.analysis import audit_run
     from gradlog.analysis.audit.checks.replay import load_hook

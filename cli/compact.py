@@ -12,7 +12,7 @@ from gradlog.cli import plain_text
 def compact(run: str) -> None:
     """Rewrite the finished segments of RUN into few files.
 
-    Every recorded byte, digest and the chain stay as they are; what is written is read back before it takes over.
+    Every recorded byte and digest stays the same. The new files are read back before the old ones are deleted.
     """
     from gradlog.storage.compact import compact as rewrite
 

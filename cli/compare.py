@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from gradlog.analysis.comparison.compare import Comparison
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "gradlog compare adamw.zarr sgd.zarr",
+        "gradlog compare runs --group-by optimizer",
+        "gradlog compare runs --format latex",
+    )
+)
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv", "markdown", "latex"]), default="table",
               show_default=True, help="How to print.")  # fmt: skip
@@ -35,14 +41,13 @@ def compare(
 ) -> None:  # fmt: skip
     """Show kappa of RUNS side by side, as the paper's table does.
 
-    RUNS are runs, folders of runs, patterns in quotes or the URL of a bucket. Those that fail are listed and make the
-    exit status 1.
+    RUNS are runs, folders of runs, quoted patterns or bucket URLs. Runs that fail are listed, and the exit status is 1.
 
-    Of two runs that were sketched by the same map it also tells at which step their gradients part.
+    Given two runs with the same sketch, it also says at which step their gradients part.
 
-    Runs that differ in their seed alone, by their notes, are one configuration: it gets the mean over its runs and the
-    spread between them, and every two configurations their difference, over the seeds they share. With --group-by,
-    --format csv prints these in place of the runs.
+    Runs whose notes differ only in the seed form one configuration. The table then shows the mean and the spread over
+    its runs, and the difference between any two configurations. With --group-by, --format csv prints configurations
+    instead of runs.
     """
     from gradlog.analysis.comparison import tables
     from gradlog.analysis.comparison.compare import compare as of_runs

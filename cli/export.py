@@ -10,17 +10,22 @@ import click
 from gradlog.cli import options, output_files, stderr
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "gradlog export run.zarr --to csv --no-sketch",
+        "gradlog export run.zarr --to netcdf --what result --window 100",
+    )
+)
 @click.argument("run")
 @click.option("--to", "form", required=True, type=click.Choice(["netcdf", "zarr", "parquet", "csv", "npz"]),
               help="Format to write.")  # fmt: skip
 @click.option(
-    "-o", "--output", "target", metavar="FILE", help="Where to. Default: RUN's name with the format's suffix."
+    "-o", "--output", "target", metavar="FILE", help="File to write. Default: the name of RUN with the format's suffix."
 )
 @click.option("--what", type=click.Choice(["rows", "result"]), default="rows", show_default=True,
-              help="What was recorded, or what analyze makes of it.")  # fmt: skip
-@click.option("--no-sketch", is_flag=True, help="Rows without the sketch: steps, scalars and norms.")
-@click.option("--window", type=click.IntRange(2), metavar="N", help="Result: also by windows of N rows.")
+              help="Write the recorded rows, or the result of an analysis.")  # fmt: skip
+@click.option("--no-sketch", is_flag=True, help="Write rows without the sketch: steps, scalars and norms.")
+@click.option("--window", type=click.IntRange(2), metavar="N", help="Add every window of N rows to the result.")
 @options.view
 @options.force
 @stderr.verbosity
@@ -30,7 +35,7 @@ def export(
 ) -> None:  # fmt: skip
     """Write RUN as netCDF, zarr, Parquet, CSV or npz.
 
-    Rows are streamed: the memory needed does not grow with the run.
+    Rows are streamed, so a run need not fit into memory.
     """
     from gradlog.analysis import analyze, open_run
     from gradlog.analysis.results.export import SUFFIX, export_result, export_rows

@@ -16,7 +16,7 @@ MOST_ROWS = 100_000
 """Steps up to which loss and gradient norm are read and drawn."""
 
 
-@click.command()
+@click.command(epilog=options.examples("gradlog info run.zarr", "gradlog info s3://bucket/run.zarr --json"))
 @click.argument("run")
 @options.view
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -24,7 +24,7 @@ MOST_ROWS = 100_000
 def info(run: str, view: Any, as_json: bool, quiet: bool) -> None:
     """Show what RUN holds: status, steps, segments, model, sketch, storage.
 
-    RUN is a folder such as run.zarr, a .zip of one, or a URL. A run that is being recorded may be looked at.
+    RUN is a folder such as run.zarr, a .zip of one, or a URL. It may still be recorded.
     """
     from gradlog.analysis import open_run
     from gradlog.analysis.following import silence

@@ -1,4 +1,4 @@
-"""``gradlog analyze`` of several runs: tables with a row a run, and the runs that failed."""
+"""``gradlog analyze`` of several runs: tables with one row per run, and the runs that failed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def archive(
 
 
 def tables(document: Document) -> list[str]:
-    """Kappa, gain and rank: a line a run."""
+    """Kappa, gain and rank: one line per run."""
     runs = document["runs"]
     failed = f", {len(document['failed'])} failed" if document["failed"] else ""
     head = [plain_text.heading(f"{plain_text.count(len(runs), 'run')}{failed}")]

@@ -1,4 +1,4 @@
-"""Options that several verbs share, each described once."""
+"""Options that several commands share, each described once."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 view = click.option(
     "--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
-    help="After a rewind: the newest row of each step, or all rows.",
+    help="After a rewind, use the newest row of each step, or all rows.",
 )  # fmt: skip
 
 eps = click.option(
     "--eps", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of energy that the rank leaves out; may be repeated. Default: 0.1 0.05 0.01.",
+    help="Share of energy that a rank may leave out; may be repeated. Default: 0.1 0.05 0.01.",
 )  # fmt: skip
 
 burn_in = click.option(
-    "--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out of every sum."
+    "--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out of all sums."
 )
 
 steps_per_epoch = click.option(
     "--steps-per-epoch", type=click.IntRange(0), metavar="N",
-    help="Steps until the data begin anew, 0 if every batch is drawn anew. Default: as the run tells.",
+    help="Number of steps per epoch; 0 if every batch is drawn anew. Default: what the run says.",
 )  # fmt: skip
 
 force = click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 
 
 def predictors(shown_in: Result) -> Decorator:
-    """``--predictor``, which verbs offer with different defaults."""
+    """``--predictor``, which commands offer with different defaults."""
     return click.option(
         "--predictor", "predictors", multiple=True, metavar="NAME",
         help=f"{forms()}; may be repeated. Default: {', '.join(usual(shown_in))}.",
@@ -45,10 +45,12 @@ def predictors(shown_in: Result) -> Decorator:
 def computing(command: Callable[..., None]) -> Callable[..., None]:
     """Add ``--memory``, ``--scheduler`` and ``--no-cache``: where and with what an analysis is computed."""
     for option in (
-        click.option("--no-cache", is_flag=True, help="Neither use nor keep what earlier calls computed."),
-        click.option("--scheduler", metavar="ADDR", help="Address of a running dask scheduler. Default: threads."),
+        click.option("--no-cache", is_flag=True, help="Compute everything again, and keep nothing for later calls."),
         click.option(
-            "--memory", metavar="SIZE", help="Refuse to start if the predicted peak exceeds SIZE, such as 2G."
+            "--scheduler", metavar="ADDR", help="Address of a dask scheduler to compute on. Default: threads."
+        ),
+        click.option(
+            "--memory", metavar="SIZE", help="Refuse to start if more memory than SIZE (such as 2G) will be needed."
         ),
     ):
         command = option(command)
@@ -59,12 +61,17 @@ def grouping(command: Callable[..., None]) -> Callable[..., None]:
     """Add ``--group-by`` and ``--replicate``: which runs are one configuration."""
     for option in (
         click.option("--replicate", default="seed", show_default=True, metavar="NOTE",
-                     help="Note that tells the runs of a configuration apart."),
+                     help="Note in which the runs of one configuration differ."),
         click.option("--group-by", multiple=True, metavar="NOTE",
-                     help="Note whose values name a configuration; may be repeated. Default: all but --replicate."),
+                     help="Note whose value names the configuration; may be repeated. Default: all but --replicate."),
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def examples(*lines: str) -> str:
+    """Last paragraph of a help text: one command per line, which click leaves as they are."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
 
 
 def check(predictors: tuple[str, ...] = (), memory: str | None = None, eps: tuple[float, ...] = ()) -> None:

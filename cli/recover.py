@@ -1,4 +1,4 @@
-"""``gradlog recover``: rows that a writer left in its journal."""
+"""``gradlog recover``: commit the rows that a writer left in its journal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from gradlog.cli import plain_text
 
 @click.command()
 @click.argument("run")
-@click.option("--force", is_flag=True, help="Also of writers that may still live, as on another machine.")
+@click.option(
+    "--force", is_flag=True, help="Also from writers that may still be alive, such as those on another machine."
+)
 def recover(run: str, force: bool) -> None:
-    """Commit the rows of RUN that wait in a journal or spool.
+    """Commit rows of RUN left behind by a killed or disconnected recorder.
 
-    A writer that was killed leaves them, and one whose object store did not answer until its end. Then call this on the
-    machine that recorded, with the GRADLOG_SPOOL that it had. Opening the run with mode="a" does the same.
+    If RUN is a URL, call this on the machine that recorded, with the same GRADLOG_SPOOL. Opening the run with mode="a"
+    does the same.
     """
     from gradlog.recorder.setup import recover as commit_the_rest
 

@@ -13,29 +13,37 @@ from typing import Any
 
 import click
 
+from gradlog.cli.options import examples
 from gradlog.cli.plain_text import count, printable
 from gradlog.errors import GradlogWarning
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog=examples(
+        "gradlog run train.py --epochs 3",
+        "gradlog run -o a.zarr -m package.train --lr 0.1",
+        "torchrun --nproc-per-node 2 -m gradlog run train.py",
+    ),
+)
 @click.option("-o", "--output", metavar="RUN.zarr",
-              help="Where to record, also a URL. Default: the script's name, in the current folder.")  # fmt: skip
-@click.option("-m", "--module", is_flag=True, help="SCRIPT is a module's name, as for python -m.")
-@click.option("--k", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Sketch coordinates a group.")
+              help="Folder or URL to record to. Default: the script's name, in the current folder.")  # fmt: skip
+@click.option("-m", "--module", is_flag=True, help="SCRIPT is the name of a module, as in python -m.")
+@click.option("--k", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Numbers stored per group.")
 @click.option("--groups", type=click.Choice(["blocks", "all", "tensors"]), default="blocks", show_default=True,
-              help="How parameters are grouped.")  # fmt: skip
+              help="Which parameters share a sketch.")  # fmt: skip
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Record every N-th step.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sketch.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sketch's random map.")
 @click.option("--stage", type=click.Choice(["consumed", "preclip"]), default="consumed", show_default=True,
-              help="The gradient after clipping, or before.")  # fmt: skip
+              help="Record the gradient after clipping, or before.")  # fmt: skip
 @click.option("--what", type=click.Choice(["gradient", "update"]), default="gradient", show_default=True,
-              help="Gradients, or the change of the parameters in each step.")  # fmt: skip
+              help="Record gradients, or the change of the parameters in each step.")  # fmt: skip
 @click.option("--from-step", "first_step", type=click.IntRange(0), metavar="N",
-              help="Number of the first step, as after a resume. Default: what the optimizer has counted.")  # fmt: skip
-@click.option("--new", is_flag=True, help="Record beside an existing run: train-2.zarr. The default without -o.")
+              help="Number of the first step, after a resume. Default: the optimizer's own count.")  # fmt: skip
+@click.option("--new", is_flag=True, help="Record beside an existing run, to train-2.zarr. Default without -o.")
 @click.option("--append", is_flag=True, help="Continue the newest run in a new segment.")
 @click.option("--force", is_flag=True, help="Replace the newest run.")
-@click.option("--no-argv", is_flag=True, help="Leave the command line out of the run. Its secrets are masked anyway.")
+@click.option("--no-argv", is_flag=True, help="Do not store the command line. (Its secrets are masked anyway.)")
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(
@@ -49,10 +57,10 @@ def run(
     args: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Run SCRIPT with ARGS as python would, and record every torch optimizer in it.
+    """Run SCRIPT with ARGS as python does, and record every torch optimizer in it.
 
-    Each optimizer gets a run of its own: train.zarr, train.optimizer2.zarr, in the order of their first steps. Started
-    again, the script records to train-2.zarr. Exit status and signals are the script's own.
+    Each optimizer gets a run of its own, in the order of their first steps: train.zarr, train.optimizer2.zarr. If you
+    start the script again, it records to train-2.zarr. Exit status and signals are the script's own.
     """
     if not module and not Path(script).exists():
         raise click.UsageError(f"no script {script!r}")

@@ -18,6 +18,8 @@ def command_reference() -> str:
         usage = command.get_usage(context).removeprefix("Usage: ")
         parts += [f"## gradlog {name}", "```text", usage, "```", _plain(inspect.cleandoc(command.help or "")), ""]
         parts += [_option(p, context) for p in command.params if isinstance(p, click.Option)]
+        if command.epilog:  # its first two lines are for the terminal
+            parts += ["Examples:", "```text", inspect.cleandoc("\n".join(command.epilog.splitlines()[2:])), "```", ""]
     return "\n".join(parts) + "\n"
 
 

@@ -28,7 +28,7 @@ class Sketched(NamedTuple):
 
 
 def filled(row: Sketched) -> Fill:
-    """Return the way of a sketched row into the run."""
+    """Return a function that writes a sketched row into the run's buffers."""
 
     def fill(out: Any, norm2: Any) -> int:
         out[:], norm2[:] = np.asarray(row.sketch), np.asarray(row.norm2)

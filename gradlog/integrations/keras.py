@@ -1,7 +1,7 @@
 """Keras 3 on its torch and JAX backends: ``watch(model, path)`` before ``fit``.
 
-Keras hands its optimizer gradients that it then accumulates and clips; the place where the outcome meets the variables
-is the optimizer's update step, and that is what is wrapped here: one row an update, with the consumed gradient.
+Keras hands its optimizer gradients, which the optimizer then accumulates and clips. The outcome meets the variables in
+the optimizer's update step. That step is wrapped here: one row per update, with the consumed gradient.
 """
 
 from __future__ import annotations

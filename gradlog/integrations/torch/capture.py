@@ -1,10 +1,11 @@
 """What one optimizer consumes, step by step.
 
 The gradient is taken where the optimizer is about to use it: in the last pre-hook of the innermost step, after
-accumulation, averaging by DDP, unscaling and clipping; and each time a closure returns, since a step with a closure
-runs its backward passes inside. What was taken last becomes the step's row when the step is over. A fused optimizer
-under ``GradScaler`` is handed scaled gradients together with ``grad_scale`` and ``found_inf``. Nothing is stored on
-the model, and only the optimizer keeps a capture alive.
+accumulation, averaging by DDP, unscaling and clipping. A step with a closure runs its backward passes inside, so the
+gradient is also taken each time a closure returns. What was taken last becomes the step's row when the step is over.
+
+A fused optimizer under ``GradScaler`` is handed scaled gradients together with ``grad_scale`` and ``found_inf``.
+Nothing is stored on the model, and only the optimizer keeps a capture alive.
 """
 
 from __future__ import annotations

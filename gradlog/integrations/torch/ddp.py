@@ -20,7 +20,7 @@ from gradlog.recorder.recording import Fill
 
 
 def averaging(params: list[Any]) -> list[DistributedDataParallel]:
-    """Find every DDP that averages gradients of these parameters, whoever holds it."""
+    """Find every DDP in this process that averages gradients of these parameters."""
     held = set(map(id, params))
     # type(), since isinstance() would wake lazy proxies that pretend to be of another class
     found = [m for m in gc.get_objects() if issubclass(type(m), DistributedDataParallel)]

@@ -1,7 +1,7 @@
 """Which coordinates of a DTensor this rank holds, and the sum of all ranks' sketches.
 
-Under fully sharded training no rank sees the whole gradient. The sketch is linear and its random numbers are keyed by
-(tensor name, offset), so each rank sketches its own shard where it belongs and one all-reduce of groups x k
+Under fully sharded training no rank sees the whole gradient. The sketch is linear, and its random numbers are keyed by
+(tensor name, offset). So each rank sketches its own shard where it belongs, and one all-reduce of groups x k
 floats gives what an unsharded run would have recorded. A shard that is replicated over a dimension of the mesh is
 counted by the first of its holders only.
 """
