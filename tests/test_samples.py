@@ -32,6 +32,7 @@ def measured(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def record() -> ModuleType:
     """The recording script, as a module."""
+    pytest.importorskip("torch")
     sys.path.insert(0, str(SAMPLES))
     try:
         spec = importlib.util.spec_from_file_location("record_samples", SAMPLES / "record.py")
