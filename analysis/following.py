@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from gradlog.analysis.reading.launches import launches
+from gradlog.analysis.reading.launches import group_by_launch
 from gradlog.analysis.reading.run import Run, View, open_run
 from gradlog.analysis.reading.segment import Segment
 from gradlog.errors import TooFewStepsError
@@ -45,7 +45,7 @@ class Look(Generic[Result]):
     @property
     def steps(self) -> int:
         """Rows of all runs."""
-        return sum(run.length for run in self.runs)
+        return sum(run.n_steps for run in self.runs)
 
 
 def is_live(run: Run) -> bool:
@@ -75,7 +75,7 @@ def silence(runs: Sequence[Run], seconds: float = 0.0) -> str:
 
 def _unfinished(run: Run) -> list[Segment]:
     """Segments of the newest launch that nobody has closed."""
-    newest = launches(run.segments)[-1:]
+    newest = group_by_launch(run.segments)[-1:]
     return [s for members in newest for s in members if s.header.status == RECORDING]
 
 
@@ -127,7 +127,7 @@ def watch(
     while True:
         runs = [open_run(os.fspath(path), view) for path in paths]
         live = any(map(is_live, runs))
-        state = [live, *((len(run.segments), run.length, run.numbers[-1] if run.length else None) for run in runs)]
+        state = [live, *((len(run.segments), run.n_steps, int(run.steps[-1]) if run.n_steps else None) for run in runs)]
         if state != before:
             before, grown, suspected = state, time.monotonic(), False
             try:

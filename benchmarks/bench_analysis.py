@@ -85,7 +85,7 @@ def read_and_gemms(path: Path) -> None:
 
 def one_pass(run: Run, recipe: Recipe, scheduler: Any = "synchronous") -> Any:
     cuts = [0, len(run.steps)]
-    return add(contributions(schedule.compute(run.rows, run.chains, cuts, recipe, scheduler)))
+    return add(contributions(schedule.compute(run.rows, run.contiguous_ranges, cuts, recipe, scheduler)))
 
 
 def against(
@@ -175,7 +175,7 @@ run = open_run(path)
 n, cuts = run.rows.n, [0, len(run.steps)]
 
 def one_pass(recipe):
-    return add(contributions(schedule.compute(run.rows, run.chains, cuts, recipe, "synchronous")))
+    return add(contributions(schedule.compute(run.rows, run.contiguous_ranges, cuts, recipe, "synchronous")))
 
 def energy():
     return one_pass(Recipe(1, n, lags=0, gram="none"))["increment"].sum()

@@ -58,8 +58,8 @@ def sketches(known: Known, k: int, seed: int) -> Float32:
 def _trained(path: Path) -> Known:
     """Rows of a run recorded in exact mode, each group cut into its tensors."""
     run = open_run(path)
-    rows = run.rows.read(0, len(run.steps)).reshape(len(run.steps), run.groups, run.k)
-    place = [0] * run.groups
+    rows = run.rows.read(0, len(run.steps)).reshape(len(run.steps), run.n_groups, run.k)
+    place = [0] * run.n_groups
     arrays = []
     for t in run.header.tensors:
         arrays.append(np.ascontiguousarray(rows[:, t.group, place[t.group] : place[t.group] + t.size]))

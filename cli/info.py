@@ -40,7 +40,7 @@ def _curves(run: Any) -> dict[str, list[float]] | str:
     from gradlog.analysis.reading.binning import gradient_norm, scalar
     from gradlog.errors import CorruptRunError
 
-    if "://" in run.where or not 3 <= run.length <= MOST_ROWS or not run.norms_exact:
+    if "://" in run.where or not 3 <= run.n_steps <= MOST_ROWS or not run.has_exact_norms:
         return {}
     try:
         found = {"loss": scalar(run, "loss", plain_text.SPARK), "gradient norm": gradient_norm(run, plain_text.SPARK)}

@@ -92,7 +92,7 @@ class Memo:
     def __init__(self, cache: Cache, run: Run) -> None:
         self.cache = cache
         self.rows = 0
-        self._layout = [run.groups, run.k, run.header.codec, run.header.chunk]
+        self._layout = [run.n_groups, run.k, run.header.codec, run.header.chunk]
         self._digests = {s.header.name: chunk_digests(run.location, s.header, cache) for s in run.segments}
         self._committed = {s.header.name: s.header.rows for s in run.segments}
 

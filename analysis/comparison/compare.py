@@ -207,7 +207,7 @@ def compare_archive(
 def _row(run: Run, label: str, predictors: Sequence[str] | None, progress: Progress, **asked: Any) -> Row:
     result = analyze(run, parse(predictors, "compare"), by_group=False, null_rank=False, progress=progress, **asked)
     said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
-    return Row(label, run.length, _batch(run), to_json(result), said, run.notes)
+    return Row(label, run.n_steps, _batch(run), to_json(result), said, run.notes)
 
 
 def _cosines(runs: Sequence[Run]) -> tuple[Cosines | None, str]:

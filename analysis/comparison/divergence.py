@@ -127,7 +127,7 @@ def cosines(a: Run, b: Run) -> Cosines:
 def _rows(run: Run, which: NDArray[np.int64]) -> NDArray[np.float32]:
     first, last = int(which[0]), int(which[-1])
     block = run.rows.read(first, last + 1)[which - first]
-    return block.reshape(len(which), run.groups, run.k)
+    return block.reshape(len(which), run.n_groups, run.k)
 
 
 def _interval(

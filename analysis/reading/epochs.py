@@ -47,7 +47,7 @@ def epochs_of(run: Run, steps: int | None = None) -> Epochs:
     """
     if steps is not None and steps < 0:
         raise ValueError(f"steps_per_epoch must not be negative, got {steps}")
-    start = 1 if run.length and run.numbers[0] == 1 else 0
+    start = 1 if run.n_steps and int(run.steps[0]) == 1 else 0
     source = "steps_per_epoch"
     if steps is None:
         steps, source = _noted(run.info["provenance"].get("notes")), "the note steps_per_epoch"

@@ -24,7 +24,7 @@ def sketch_array(source: RowSource) -> Any:
     for start in range(0, len(source), rows):
         stop = min(start + rows, len(source))
         read = delayed(_read_cube, pure=True)(source, start, stop)
-        parts.append(da.from_delayed(read, (stop - start, source.groups, source.k), np.float32))
+        parts.append(da.from_delayed(read, (stop - start, source.n_groups, source.k), np.float32))
     return da.concatenate(parts)
 
 
@@ -48,7 +48,7 @@ def increments_array(source: RowSource, chains: NDArray[np.int64]) -> Any:
 
 
 def _read_cube(source: RowSource, start: int, stop: int) -> NDArray[np.float32]:
-    return source.read(start, stop).reshape(stop - start, source.groups, source.k)
+    return source.read(start, stop).reshape(stop - start, source.n_groups, source.k)
 
 
 def _read_increments(source: RowSource, start: int, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -64,7 +64,7 @@ def scalars_dataset(run: Run) -> xr.Dataset:
 
 def run_dataset(run: Run) -> xr.Dataset:
     """Dataset of the run: lazy sketch, squared norms, flags, scalars by name."""
-    about = "squared norm of the gradient" + ("" if run.norms_exact else ", estimated from the sketch")
+    about = "squared norm of the gradient" + ("" if run.has_exact_norms else ", estimated from the sketch")
     data: dict[str, Any] = {
         "sketch": (("step", "group", "k"), sketch_array(run.rows), _attrs("gradient", "sketch of the gradient")),
         "group_norm2": (("step", "group"), run.group_norm2, _attrs("gradient^2", about)),

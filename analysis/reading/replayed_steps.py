@@ -75,18 +75,18 @@ def _pairs(segments: list[Segment], apart: list[tuple[str, str]]) -> Iterator[tu
         later = [new for new in segments[:i:-1] if (old.header.name, new.header.name) not in apart]
         if not later:
             continue
-        again = old.numbers.below(min(s.numbers[0] for s in later))
+        again = int(np.searchsorted(old.steps, min(s.steps[0] for s in later)))
         for low in range(again, len(old), ROWS):
             high = min(low + ROWS, len(old))
-            steps = old.numbers.values(low, high)
+            steps = old.steps[low:high]
             alone = np.ones(len(steps), bool)
             for new in later:
-                there = new.numbers.below(int(steps[0])), new.numbers.below(int(steps[-1]) + 1)
-                common = np.intersect1d(steps, new.numbers.values(*there), assume_unique=True, return_indices=True)
+                start, stop = np.searchsorted(new.steps, [steps[0], steps[-1] + 1]).tolist()
+                common = np.intersect1d(steps, new.steps[start:stop], assume_unique=True, return_indices=True)
                 mine, its = (places[alone[common[1]]] for places in common[1:])
                 alone[mine] = False
                 if len(mine):
-                    yield steps[mine], old.norms(low, high)[mine], new.norms(*there)[its]
+                    yield steps[mine], old.norms(low, high)[mine], new.norms(start, stop)[its]
 
 
 def _difference(old: Any, new: Any) -> Any:

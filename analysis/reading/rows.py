@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.reading import segment as zarr_segments
 from gradlog.analysis.reading.segment import Segment
-from gradlog.analysis.reading.step_runs import Ramps
 from gradlog.analysis.reading.stores import Location, open_store
 
 _listeners: list[Callable[[int, int], None]] = []
@@ -49,25 +48,25 @@ class RowSource:
 
     Attributes
     ----------
-    n, k : int
-        Columns of a row; coordinates a group.
+    n, n_groups, k : int
+        Columns of a row; groups, and coordinates of each.
     chunk : int
         Rows of a stored chunk, the natural unit of reading.
-    numbers : Ramps or None
-        Step of each row, where the rows are a run's.
+    starts, firsts, every : int64 array, int64 array, int
+        Rows from which on steps go up by ``every``, and their steps.
     """
 
     def __init__(self, location: Location, spans: tuple[Span, ...], shape: tuple[int, int], chunk: int) -> None:
         self.location, self.spans, self.chunk = location, spans, chunk
-        self.groups, self.k = shape
+        self.n_groups, self.k = shape
         self.tails: dict[str, Any] = {}
-        self.numbers: Ramps | None = None
+        self.starts, self.firsts, self.every = np.zeros(1, np.int64), np.zeros(1, np.int64), 1
         self._open: dict[str, Segment] = {}
 
     @property
     def n(self) -> int:
         """Columns of a row."""
-        return self.groups * self.k
+        return self.n_groups * self.k
 
     def __len__(self) -> int:
         return self.spans[-1].stop if self.spans else 0
@@ -77,11 +76,16 @@ class RowSource:
         self._open = {s.header.name: s for s in segments}
         self.tails = {s.header.name: (s.tail, s.committed) for s in segments if s.tail is not None}
 
+    def tell_steps(self, steps: NDArray[np.int64], every: int) -> None:
+        """Take the step of each row, in a form that tasks carry along whatever the length of the run."""
+        self.starts = np.concatenate([[0], np.flatnonzero(np.diff(steps) != every) + 1])[: len(steps)]
+        self.firsts, self.every = steps[self.starts], every
+
     def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Read view rows [start, stop) into ``out`` (stop - start, n) and return it."""
         if out is None:
             out = np.empty((stop - start, self.n), np.float32)
-        cube = out.reshape(len(out), self.groups, self.k)
+        cube = out.reshape(len(out), self.n_groups, self.k)
         for span in self.spans:
             low, high = max(start, span.start), min(stop, span.stop)
             if low < high:
@@ -92,15 +96,17 @@ class RowSource:
 
     def epoch_numbers(self, start: int, stop: int, epoch: tuple[int, int]) -> NDArray[np.int64]:
         """Tell the number of the epoch of view rows [start, stop), for epochs of so many steps from such a step on."""
-        assert self.numbers is not None
-        return (self.numbers.values(start, stop) - epoch[1]) // epoch[0]
+        rows = np.arange(start, stop)
+        piece = np.searchsorted(self.starts, rows, "right") - 1
+        steps = self.firsts[piece] + self.every * (rows - self.starts[piece])
+        return np.asarray((steps - epoch[1]) // epoch[0], np.int64)
 
     def rank_norms(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Sum of the squared norms of each rank's own row, (rows, groups), and the number of ranks, (rows,)."""
-        norms, ranks = np.zeros((stop - start, self.groups)), np.zeros(stop - start, np.int64)
+        norms, ranks = np.zeros((stop - start, self.n_groups)), np.zeros(stop - start, np.int64)
         for span in self.spans:
             low, high = max(start, span.start), min(stop, span.stop)
-            own = np.empty((max(high - low, 0), self.groups, self.k), np.float32)
+            own = np.empty((max(high - low, 0), self.n_groups, self.k), np.float32)
             for member in span.members if low < high else ():
                 self._read_member(member, low - span.start, high - span.start, own)
                 norms[low - start : high - start] += np.einsum("tgk,tgk->tg", own, own, dtype=np.float64)

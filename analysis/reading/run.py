@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.common.text import optimizer_name
 from gradlog.analysis.reading import segment as zarr_segments
-from gradlog.analysis.reading.launches import launches
-from gradlog.analysis.reading.lifetimes import Lifetime, select
+from gradlog.analysis.reading.launches import Launch, group_by_launch, select
 from gradlog.analysis.reading.replayed_steps import compare
 from gradlog.analysis.reading.rows import RowSource, Span
 from gradlog.analysis.reading.segment import Segment
-from gradlog.analysis.reading.step_runs import Ramps
 from gradlog.analysis.reading.stores import Location, open_store
 from gradlog.errors import TooFewStepsError
 from gradlog.format import masking
@@ -96,10 +94,10 @@ class Run:
     header : RunHeader
         Sketch spec, groups, tensors, stage, provenance.
     steps : int64 array (rows,)
-        Step number of each row of the view; ``numbers`` has them in a form that does not grow with the run.
+        Step number of each row of the view.
     flags : uint32 array (rows,)
-        Bits of ``gradlog.format.header``: non-finite, skipped, partial; ``marks`` likewise.
-    chains : int64 array (c, 2)
+        Bits of ``gradlog.format.header``: non-finite, skipped, partial.
+    contiguous_ranges : int64 array (c, 2)
         Row ranges [start, stop) of finite rows whose steps follow each other at distance ``every``. Increments and
         predictor history never cross from one to the next.
     rows : RowSource
@@ -108,14 +106,14 @@ class Run:
 
     def __init__(self, location: Location, where: str, header: RunHeader, segments: list[Segment], view: View) -> None:
         self.location, self.where, self.header, self.segments, self.view = location, where, header, segments, view
-        lifetimes = [Lifetime.of(members) for members in launches(segments)]
-        self._pieces = select([x for x in lifetimes if len(x)], view)
-        self.numbers = Ramps.joined([x.numbers for x in self._pieces], header.every)
-        self.marks = Ramps.joined([x.marks for x in self._pieces], 0)
-        self._abandoned = sum(map(len, lifetimes)) - len(self.numbers)
+        launches = [Launch.of(members) for members in group_by_launch(segments)]
+        self._launches = select([x for x in launches if len(x)], view)
+        self.steps: NDArray[np.int64] = _concat([x.steps for x in self._launches], np.int64)
+        self.flags: NDArray[np.uint32] = _concat([x.flags for x in self._launches], np.uint32)
+        self._abandoned = sum(map(len, launches)) - len(self.steps)
 
     def __repr__(self) -> str:
-        return f"<gradlog.analysis.Run {self.where}: {self.length} steps, groups x k = {self.groups} x {self.k}>"
+        return f"<gradlog.analysis.Run {self.where}: {self.n_steps} steps, groups x k = {self.n_groups} x {self.k}>"
 
     def _repr_html_(self) -> str:
         from gradlog.analysis.reading.notebook import card
@@ -128,69 +126,59 @@ class Run:
         return self.header.sketch.k
 
     @property
-    def groups(self) -> int:
+    def groups(self) -> tuple[str, ...]:
+        """Names of the parameter groups."""
+        return self.header.groups
+
+    @property
+    def n_groups(self) -> int:
         """Number of parameter groups."""
         return len(self.header.groups)
 
     @property
-    def length(self) -> int:
+    def n_steps(self) -> int:
         """Rows of the view."""
-        return len(self.numbers)
-
-    @cached_property
-    def steps(self) -> NDArray[np.int64]:
-        """See the class."""
-        return self.numbers.values()
-
-    @cached_property
-    def flags(self) -> NDArray[np.uint32]:
-        """See the class."""
-        return self.marks.values().astype(np.uint32)
+        return len(self.steps)
 
     @property
     def finite(self) -> NDArray[np.bool_]:
         """Which rows hold no NaN or inf."""
-        return self._finite(0, self.length)
-
-    def _finite(self, start: int, stop: int) -> NDArray[np.bool_]:
-        return np.asarray((self.marks.values(start, stop) & NONFINITE) == 0)
+        return np.asarray((self.flags & NONFINITE) == 0)
 
     @cached_property
-    def chains(self) -> NDArray[np.int64]:
+    def contiguous_ranges(self) -> NDArray[np.int64]:
         """See the class."""
-        edges = np.union1d(self.numbers.starts, self.marks.starts)
-        good = (self.marks.at(edges) & NONFINITE) == 0
-        ends = np.append(edges[1:], self.length)[: len(edges)]
-        starts, ends = edges[good], ends[good]
-        apart = ~np.isin(starts, self.numbers.starts)  # other flags begin here, but no gap
-        apart[1:] &= starts[1:] == ends[:-1]
-        apart[:1] = False
-        return np.stack([starts[~apart], ends[~np.append(apart[1:], False)[: len(ends)]]], axis=1)
+        finite = self.finite
+        follows = finite[1:] & finite[:-1] & (np.diff(self.steps) == self.header.every)
+        first = finite & ~np.append(False, follows)[: self.n_steps]
+        last = finite & ~np.append(follows, False)[: self.n_steps]
+        return np.stack([np.flatnonzero(first), np.flatnonzero(last) + 1], axis=1)
 
     @cached_property
     def rows(self) -> RowSource:
         """See the class."""
         spans: list[Span] = []
         base = 0
-        for piece in self._pieces:
-            edges = np.unique(np.concatenate([*(x.starts for x in piece.local), [len(piece)]])).tolist()
-            for low, high in pairwise(edges):
-                names = [m.header.name for m in piece.members]
-                members = tuple(zip(names, (x[low] for x in piece.local), strict=True))
+        for launch in self._launches:
+            places = [launch.places(m) for m in launch.members]
+            breaks = [np.flatnonzero(np.diff(x) != 1) + 1 for x in places]
+            names = [m.header.name for m in launch.members]
+            for low, high in pairwise(np.unique(np.concatenate([[0], *breaks, [len(launch)]])).tolist()):
+                members = tuple(zip(names, (int(x[low]) for x in places), strict=True))
                 spans.append(Span(base + low, base + high, members))
-            base += len(piece)
-        source = RowSource(self.location, tuple(spans), (self.groups, self.k), self.header.chunk)
-        used = {id(m): m for piece in self._pieces for m in piece.members}
+            base += len(launch)
+        source = RowSource(self.location, tuple(spans), (self.n_groups, self.k), self.header.chunk)
+        used = {id(m): m for launch in self._launches for m in launch.members}
         for segment in used.values():
             segment.require_chunks("sketch")
         source.adopt(list(used.values()))
-        source.numbers = self.numbers
+        source.tell_steps(self.steps, self.header.every)
         return source
 
     @cached_property
     def group_norm2(self) -> NDArray[np.float64]:
-        """Squared norm of the gradient, (rows, group); exact, or else that of the sketches (see ``norms_exact``)."""
-        return _concat([b.norms for b in self.columns()], np.float64, (self.groups,))
+        """Squared norm of the gradient, (rows, group); exact or, see ``has_exact_norms``, of the sketches."""
+        return _concat([b.norms for b in self.columns()], np.float64, (self.n_groups,))
 
     def columns(self, names: Sequence[str] = (), norms: bool = True) -> Iterator[Block]:
         """Squared norms and these scalars block by block, about 1 MiB at a time, NaN where a scalar was not logged.
@@ -198,27 +186,27 @@ class Run:
         Norms that the run does not have exactly are those of the sketches, which are read. Scalars are the mean over
         ranks.
         """
-        exact = self.norms_exact
-        width = self.groups + SCALAR_COLUMNS if exact or not norms else self.rows.n
+        exact = self.has_exact_norms
+        width = self.n_groups + SCALAR_COLUMNS if exact or not norms else self.rows.n
         step = max(1, COLUMNS // (8 * width * self.header.chunk)) * self.header.chunk
         base = 0
-        for piece in self._pieces:
-            for low in range(0, len(piece), step):
-                high = min(low + step, len(piece))
+        for launch in self._launches:
+            for low in range(0, len(launch), step):
+                high = min(low + step, len(launch))
                 start, stop = base + low, base + high
                 found = np.empty((high - low, 0))
                 if norms:
-                    found = piece.gather(Segment.norms, low, high)[0] if exact else _norms_of(self.rows, start, stop)
-                logged = piece.gather(partial(Segment.logged, names=names), low, high) if names else []
+                    found = launch.gather(Segment.norms, low, high)[0] if exact else _norms_of(self.rows, start, stop)
+                logged = launch.gather(partial(Segment.logged, names=names), low, high) if names else []
                 scalars = dict(zip(names, np.mean(logged, axis=0).T, strict=True)) if names else {}
-                yield Block(start, found, self._finite(start, stop), scalars)
-            base += len(piece)
+                yield Block(start, found, (self.flags[start:stop] & NONFINITE) == 0, scalars)
+            base += len(launch)
 
     @property
     def fewer_ranks(self) -> int:
         """Rows that fewer ranks recorded than others: if these ranks had a share of the gradient, it is missing."""
-        most = max((len(x.members) for x in self._pieces), default=0)
-        return sum(len(x) for x in self._pieces if len(x.members) < most)
+        most = max((len(x.members) for x in self._launches), default=0)
+        return sum(len(x) for x in self._launches if len(x.members) < most)
 
     @property
     def joined(self) -> list[dict[str, Any]]:
@@ -229,7 +217,7 @@ class Run:
             names = [t.name for t in segment.header.joined if t.name not in known]
             known.update(names)
             if names and len(segment):
-                found.append({"step": segment.numbers[0], "names": names})
+                found.append({"step": int(segment.steps[0]), "names": names})
         return found
 
     @cached_property
@@ -238,13 +226,13 @@ class Run:
         return compare(self.segments)
 
     @property
-    def norms_exact(self) -> bool:
+    def has_exact_norms(self) -> bool:
         """Whether the stored norms are those of the rows before they were sketched.
 
         Not with several ranks, as norms do not add up, nor with sketched updates, whose norms may be the sketch's own.
         """
         updates = self.header.what == "update" and not self.header.sketch.exact
-        return not updates and all(len(x.members) == 1 for x in self._pieces)
+        return not updates and all(len(x.members) == 1 for x in self._launches)
 
     @cached_property
     def scalar_columns(self) -> dict[str, NDArray[np.float64]]:
@@ -267,8 +255,7 @@ class Run:
     def info(self) -> dict[str, Any]:
         """What is known without reading the sketch; plain values that json can write."""
         h, s = self.header, self.header.sketch
-        steps = [self.numbers[0], self.numbers[-1]] if self.length else [None, None]
-        lost = [np.arange(a, b) for a, b in self._unusable()]
+        steps = self.steps[[0, -1]].tolist() if self.n_steps else [None, None]
         newest = self.segments[-1].header if self.segments else None
         return {
             "path": self.where,
@@ -278,7 +265,7 @@ class Run:
             "status": newest.status if newest else "empty",
             "reason": newest.reason if newest else "",
             "view": self.view,
-            "steps": self.length,
+            "steps": self.n_steps,
             "first_step": steps[0],
             "last_step": steps[1],
             "every": h.every,
@@ -294,17 +281,17 @@ class Run:
             "tensors": len(h.tensors),
             "scalars": self.scalar_names,
             "halves": self.halves,
-            "norms": "exact" if self.norms_exact else "estimated from the sketches",
+            "norms": "exact" if self.has_exact_norms else "estimated from the sketches",
             "segments": [_segment_info(x) for x in self.segments],
-            "ranks": max((len(x.members) for x in self._pieces), default=0),
+            "ranks": max((len(x.members) for x in self._launches), default=0),
             "fewer_ranks": self.fewer_ranks,
             "abandoned": self._abandoned,
             "relogged": self.relogged,
             "joined": self.joined,
             "snapshots": [int(step) for segment in self.segments for step in segment.snapshot_steps],
-            "gaps": self._gaps(),
-            "chains": len(self.chains),
-            "nonfinite": [step for rows in lost for step in self.numbers.at(rows).tolist()],
+            "gaps": self.gaps.tolist(),
+            "chains": len(self.contiguous_ranges),
+            "nonfinite": self.steps[~self.finite].tolist(),
             "skipped": self._flagged(SKIPPED),
             "partial": self._flagged(PARTIAL),
             "journal_rows": sum(len(x.tail) for x in self.segments if x.tail is not None),
@@ -328,7 +315,7 @@ class Run:
         from gradlog.analysis.reading.labelled import increments_array
 
         self.require(2)
-        return increments_array(self.rows, self.chains)
+        return increments_array(self.rows, self.contiguous_ranges)
 
     @property
     def scalars(self) -> xarray.Dataset:
@@ -351,7 +338,7 @@ class Run:
         TooFewStepsError
             Fewer than ``rows`` finite rows.
         """
-        finite = self.length - self._flagged(NONFINITE)
+        finite = self.n_steps - self._flagged(NONFINITE)
         if finite < rows:
             raise TooFewStepsError(f"{self.where}: {finite} finite steps, at least {rows} needed; record a longer run")
 
@@ -363,25 +350,22 @@ class Run:
     @cached_property
     def halves(self) -> bool:
         """Whether rows tell how far the gradients of two halves of the batch lay apart."""
-        several = any(len(x.members) > 1 for x in self._pieces)
+        several = any(len(x.members) > 1 for x in self._launches)
         return self.header.what == "gradient" and not several and any(map(HALF_PATTERN.fullmatch, self._logged))
 
     @cached_property
     def _logged(self) -> list[str]:
-        return list(dict.fromkeys(name for x in self._pieces for m in x.members for name in m.scalar_names))
+        return list(dict.fromkeys(name for x in self._launches for m in x.members for name in m.scalar_names))
 
-    def _gaps(self) -> list[list[int]]:
-        return [[low, high] for low, high in self.numbers.jumps().tolist()]
+    @property
+    def gaps(self) -> NDArray[np.int64]:
+        """Steps between which rows are missing, (gaps, 2)."""
+        apart = np.flatnonzero(np.diff(self.steps) != self.header.every)
+        return np.stack([self.steps[apart], self.steps[apart + 1]], axis=1)
 
     def _flagged(self, bit: int) -> int:
         """Rows with this flag."""
-        held = (self.marks.firsts & bit) != 0
-        return int((self.marks.ends - self.marks.starts)[held].sum())
-
-    def _unusable(self) -> list[tuple[int, int]]:
-        """Ranges of non-finite rows."""
-        held = (self.marks.firsts & NONFINITE) != 0
-        return list(zip(self.marks.starts[held].tolist(), self.marks.ends[held].tolist(), strict=True))
+        return int(np.count_nonzero(self.flags & bit))
 
     def _storage(self) -> dict[str, dict[str, int]]:
         totals = {name: {"bytes": 0, "files": 0} for name in zarr_segments.ARRAYS}
@@ -400,8 +384,8 @@ def _segment_info(segment: Segment) -> dict[str, Any]:
         "rank": h.rank,
         "rows": len(segment),
         "committed": h.rows,
-        "first_step": segment.numbers[0] if len(segment) else None,
-        "last_step": segment.numbers[-1] if len(segment) else None,
+        "first_step": int(segment.steps[0]) if len(segment) else None,
+        "last_step": int(segment.steps[-1]) if len(segment) else None,
         "status": h.status,
         "reason": h.reason,
         "parent": h.parent,
@@ -413,7 +397,7 @@ def _segment_info(segment: Segment) -> dict[str, Any]:
 
 
 def _norms_of(rows: RowSource, start: int, stop: int) -> NDArray[np.float64]:
-    cube = rows.read(start, stop).reshape(stop - start, rows.groups, rows.k)
+    cube = rows.read(start, stop).reshape(stop - start, rows.n_groups, rows.k)
     norms: NDArray[np.float64] = np.einsum("tgk,tgk->tg", cube, cube, dtype=np.float64)
     return norms
 

@@ -22,7 +22,6 @@ from zarr.storage import StorePath
 from gradlog.analysis.reading import chunks
 from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder
 from gradlog.analysis.reading.journal_tail import following
-from gradlog.analysis.reading.step_runs import Ramps
 from gradlog.analysis.reading.stores import get, list_all, list_names, unbroken
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.format import fields, layout, limits
@@ -90,10 +89,10 @@ class Segment:
 
     Attributes
     ----------
-    numbers, marks : Ramps (rows,)
-        Step number and flags of each row.
+    steps : int64 array (rows,)
+    flags : uint32 array (rows,)
     tail : Journal or None
-        Journal rows after the committed ones; ``numbers`` and ``marks`` have theirs already.
+        Journal rows after the committed ones; ``steps`` and ``flags`` have theirs already.
     waiting : sequence of (int, ndarray (group, k))
         Step and sketch of the parameters, of those that no flush has taken yet.
     """
@@ -102,8 +101,8 @@ class Segment:
     arrays: Mapping[str, zarr.Array[Any]]
     run: RunHeader
     where: str
-    numbers: Ramps
-    marks: Ramps
+    steps: NDArray[np.int64]
+    flags: NDArray[np.uint32]
     tail: Journal | None = None
     waiting: Sequence[tuple[int, NDArray[np.float32]]] = ()
     _whole_norms: bool = False
@@ -122,18 +121,17 @@ class Segment:
             raise CorruptRunError(f"{here}/{META}: belongs to {header.name}; run: gradlog audit")
         if header.root != digest(get(store, prefix + META)):
             raise CorruptRunError(f"{where}/{META}: not the one {name} was recorded under; run: gradlog audit")
-        nothing = Ramps.of([], run.every)
-        segment = cls(header, arrays, run, here, nothing, nothing)
+        segment = cls(header, arrays, run, here, np.empty(0, np.int64), np.empty(0, np.uint32))
         segment.require_chunks("step", "flags")  # before any is read: rows that are only declared cost nothing
         with unbroken(f"{here}/step"):
-            segment.numbers = Ramps.of(_increasing(chunks.pieces(arrays["step"]), here), run.every)
+            segment.steps = _joined(_increasing(chunks.pieces(arrays["step"]), here), segment.steps)
         with unbroken(f"{here}/flags"):
-            segment.marks = Ramps.of(chunks.pieces(arrays["flags"]), 0)
+            segment.flags = _joined(chunks.pieces(arrays["flags"]), segment.flags)
         if header.status in UNSETTLED:
             segment._overlay(journals)
             coming = range(header.snapshots, header.snapshots + len(waiting))
             segment.waiting = [waiting[number] for number in coming if number in waiting]
-        if not segment.numbers.increases():
+        if (segment.steps[1:] <= segment.steps[:-1]).any():
             raise CorruptRunError(f"{here}: step numbers do not increase")
         return segment
 
@@ -142,21 +140,10 @@ class Segment:
             if fault:
                 raise CorruptRunError(f"{self.where}/{fault}; run: gradlog audit")
             self.tail = journal if self.tail is None else _join(self.tail, journal)
-            self.numbers = Ramps.joined([self.numbers, Ramps.of([journal.step], self.run.every)], self.run.every)
-            self.marks = Ramps.joined([self.marks, Ramps.of([journal.flags], 0)], 0)
+            self.steps, self.flags = np.append(self.steps, journal.step), np.append(self.flags, journal.flags)
 
     def __len__(self) -> int:
-        return len(self.numbers)
-
-    @property
-    def steps(self) -> NDArray[np.int64]:
-        """Step numbers (rows,)."""
-        return self.numbers.values()
-
-    @property
-    def flags(self) -> NDArray[np.uint32]:
-        """Flags (rows,)."""
-        return self.marks.values().astype(np.uint32)
+        return len(self.steps)
 
     @property
     def committed(self) -> int:
@@ -318,6 +305,10 @@ def _increasing(blocks: Iterable[NDArray[Any]], where: str) -> Iterator[NDArray[
             raise CorruptRunError(f"{where}: step numbers do not increase")
         last = int(block[-1]) if len(block) else last
         yield block
+
+
+def _joined(parts: Iterable[NDArray[Any]], like: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([like, *parts], dtype=like.dtype)
 
 
 def _files(array: zarr.Array[Any]) -> tuple[int, int]:

@@ -126,7 +126,7 @@ def study(
     }
     asked, over_time = parse(predictors, "report"), usual("windows")
     names = [p.name for p in asked]
-    size = window_rows(run.length - burn_in, growing)
+    size = window_rows(run.n_steps - burn_in, growing)
     more = [name for name in over_time if size is not None and name not in names]
     measured = analyze(
         run,

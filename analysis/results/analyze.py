@@ -148,14 +148,14 @@ def analyze(
     epochs = epochs_of(run, steps_per_epoch)
     ask = dataclasses.replace(_question(run, parse(predictors), eps), drawn_anew=not epochs.drawn)
     ranges = _ranges(run, burn_in, window, stride, prefixes)
-    route = routes.choose(svd, run.length, run.groups, run.k)
-    cuts = sorted({0, run.length, *(edge for r in _flat(ranges) for edge in (r.start, r.stop))})
+    route = routes.choose(svd, run.n_steps, run.n_groups, run.k)
+    cuts = sorted({0, run.n_steps, *(edge for r in _flat(ranges) for edge in (r.start, r.stop))})
     light = light and len(cuts) > 2 + (burn_in > 0)
     recipe = _recipe(run, ask, route, by_group, null_rank, seed, kernel, light, epochs)
     passes_over = _passes(recipe, cuts, ranges["run"][0], light)
     tasks = executors.of(scheduler).workers
-    breaks = len(run.numbers.starts) + len(run.chains)
-    predicted = predict(passes_over, run.rows, tasks, breaks, components) + route.memory(run.length, run.rows.n)
+    breaks = len(run.gaps) + 1 + len(run.contiguous_ranges)
+    predicted = predict(passes_over, run.rows, tasks, breaks, components) + route.memory(run.n_steps, run.rows.n)
     check(predicted, memory)
     folder = resolve(cache)
     books = ledgers(run, cuts)
@@ -178,7 +178,7 @@ def analyze(
     main |= bound_sides(inputs, main)
     if components:
         main |= scopes.components(whole, found, components)
-    values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.groups * by_group)]}
+    values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.n_groups * by_group)]}
     main |= scopes.steps(whole)
     shares(values["group"], sum((g["path_length"] for g in values["group"]), np.zeros(len(ask.predictors))))
     for kind in ("window", "prefix"):
@@ -212,7 +212,7 @@ def analyze(
         ],
     }
     passes_made = int(attrs["svd_passes"]) + len(passes_over) - 1 + bool(components)
-    attrs["bytes_read"] = 4 * run.rows.n * run.length * passes_made
+    attrs["bytes_read"] = 4 * run.rows.n * run.n_steps * passes_made
     return result_dataset(run, ask, values, ranges, attrs)
 
 
@@ -221,15 +221,15 @@ def _question(run: Run, predictors: list[Predictor], eps: Sequence[float]) -> Qu
     if not eps or not all(0 < e < 1 for e in eps) or len(set(eps)) < len(eps):
         raise ValueError(f"eps must be distinct numbers between 0 and 1, got {eps}")
     exact = exact_groups(run.header)
-    return Question(predictors, eps, run.k, all(exact), run.norms_exact, exact_groups=exact)
+    return Question(predictors, eps, run.k, all(exact), run.has_exact_norms, exact_groups=exact)
 
 
 def _ranges(run: Run, burn_in: int, window: int | None, stride: int | None, prefixes: int) -> dict[str, list[Range]]:
-    T = run.length
+    T = run.n_steps
     run.require(2)
     if burn_in < 0 or prefixes < 0:
         raise ValueError(f"burn_in and prefixes must not be negative, got {burn_in} and {prefixes}")
-    counted = [b - max(a, burn_in) for a, b in run.chains.tolist() if b > max(a, burn_in)]
+    counted = [b - max(a, burn_in) for a, b in run.contiguous_ranges.tolist() if b > max(a, burn_in)]
     if sum(counted) < 2:
         raise TooFewStepsError(f"{run.where}: {sum(counted)} finite steps after burn_in={burn_in}, at least 2 needed")
     found = {"run": [Range(burn_in, T)], "window": [], "prefix": []}
@@ -265,17 +265,17 @@ def _recipe(
     if kernel == "numba" and summing.compiled() is None:
         raise ValueError("kernel='numba' needs numba: install the extra 'fast' of gradlog-zarr")
     if kernel == "auto":
-        kernel = "numba" if run.length * run.rows.n >= summing.WORTH and summing.compiled() else "numpy"
+        kernel = "numba" if run.n_steps * run.rows.n >= summing.WORTH and summing.compiled() else "numpy"
     recipe = Recipe(
-        groups=run.groups,
+        groups=run.n_groups,
         k=run.k,
         betas=needed["betas"],
         lags=needed["lags"],
-        pooled=run.groups > 1 and not ask.exact and run.k <= routes.GROUP_WIDTH,
+        pooled=run.n_groups > 1 and not ask.exact and run.k <= routes.GROUP_WIDTH,
         scatter=null_rank,
         epoch=epochs.recipe,
         kernel=kernel,
-        section=sections.length(run.length),
+        section=sections.length(run.n_steps),
     )
     return route.collect(recipe, by_group, light, seed)
 
@@ -295,7 +295,7 @@ def _collect(
     grams: Totals = {}
     kernels = frozenset[str]()
     for recipe, cuts in passes_over:
-        summaries = schedule.compute(run.rows, run.chains, cuts, recipe, scheduler, progress, memo)
+        summaries = schedule.compute(run.rows, run.contiguous_ranges, cuts, recipe, scheduler, progress, memo)
         kernels = kernels.union(*(s.kernels for s in summaries))
         stretches = sections.totals(summaries)
         panes = contributions(summaries)

@@ -47,7 +47,7 @@ def result_dataset(
             edges = {"first": [r.start for r in ranges[kind]], "last": [r.stop - 1 for r in ranges[kind]]}
             for end, rows in edges.items():
                 about = {"long_name": f"{end} step of the {kind}", "units": "step"}
-                coords[f"{kind}_{end}_step"] = ((kind,), run.numbers.at(np.array(rows)), about)
+                coords[f"{kind}_{end}_step"] = ((kind,), run.steps[np.array(rows, int)], about)
     for name in ("increment_step", "path_step"):
         if name in values[""][0]:
             coords[name] = values[""][0][name]

@@ -117,9 +117,9 @@ def columns(run: Run) -> dict[str, Any]:
 def blocks_of(run: Run) -> Iterator[tuple[int, int, Any]]:
     """Ranges of rows with their sketch, float32 (rows, groups, k)."""
     size = buffer_rows(run.rows)
-    for start in range(0, run.length, size):
-        stop = min(start + size, run.length)
-        yield start, stop, run.rows.read(start, stop).reshape(stop - start, run.groups, run.k)
+    for start in range(0, run.n_steps, size):
+        stop = min(start + size, run.n_steps)
+        yield start, stop, run.rows.read(start, stop).reshape(stop - start, run.n_groups, run.k)
 
 
 def _known(form: str) -> None:
@@ -150,7 +150,7 @@ def _rows_npz(run: Run, target: Path, sketch: bool) -> None:
             np.save(buffer, array)
             archive.writestr(f"{name}.npy", buffer.getvalue())
         if sketch:
-            shape = (run.length, run.groups, run.k)
+            shape = (run.n_steps, run.n_groups, run.k)
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             with archive.open("sketch.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
@@ -181,7 +181,7 @@ def _rows_parquet(run: Run, target: Path, sketch: bool) -> None:
     with pq.ParquetWriter(target, schema) as writer:
         for start, stop, cube in blocks_of(run):
             arrays = [pa.array(np.asarray(column[start:stop])) for column in found.values()]
-            for g in range(run.groups if sketch else 0):
+            for g in range(run.n_groups if sketch else 0):
                 flat = pa.array(np.ascontiguousarray(cube[:, g]).ravel())
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, run.k))
             writer.write_table(pa.table(arrays, schema=schema))

@@ -60,7 +60,7 @@ class Table:
 def table(run: Run, ranges: Iterable[tuple[int, int]], steps_per_epoch: int = 0) -> Table | None:
     """Add up for these ranges of view rows; None where no row has two gradients at one theta."""
     if run.halves:
-        source, rows, sketched, parts = "half batches", _logged(run), 0 if run.norms_exact else run.k, 1
+        source, rows, sketched, parts = "half batches", _logged(run), 0 if run.has_exact_norms else run.k, 1
     elif run.header.stage == "local" and run.info["ranks"] > 1:
         exact = run.header.sketch.exact
         source, rows, sketched, parts = "ranks", _ranks(run), 0 if exact else run.k, run.info["ranks"]
@@ -68,7 +68,7 @@ def table(run: Run, ranges: Iterable[tuple[int, int]], steps_per_epoch: int = 0)
         return None
     edges = np.unique(np.concatenate([_edges(*r) for r in ranges]))
     panes = len(edges) - 1
-    count, energy, noise = np.zeros(panes), np.zeros((panes, run.groups)), np.zeros((panes, run.groups))
+    count, energy, noise = np.zeros(panes), np.zeros((panes, run.n_groups)), np.zeros((panes, run.n_groups))
     for start, good, square, half in rows:
         at = np.searchsorted(edges, start + np.flatnonzero(good), "right") - 1
         inside = (at >= 0) & (at < panes)
@@ -95,7 +95,7 @@ def _edges(start: int, stop: int) -> NDArray[np.int64]:
 
 
 def _logged(run: Run) -> Iterator[Rows]:
-    names = [HALF_NORM2.format(g) for g in range(run.groups)]
+    names = [HALF_NORM2.format(g) for g in range(run.n_groups)]
     for block in run.columns(names):
         noise = np.stack([block.scalars[name] for name in names], axis=1)
         yield block.start, block.finite & np.isfinite(noise).all(axis=1), block.norms, noise

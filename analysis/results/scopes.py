@@ -61,7 +61,7 @@ class Scopes:
         self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
         self.ledgers, self.own, self.halves, self.sections = ledgers, own, halves, sections
         self.at = {cut: i for i, cut in enumerate(cuts)}
-        route.read(run.rows, run.chains)
+        route.read(run.rows, run.contiguous_ranges)
         self.rotations = shuffled_rank.Rotations(seed)
         self._last: tuple[Range, Totals] | None = None
 
@@ -123,17 +123,19 @@ class Scopes:
 
     def _stretches(self, r: Range) -> NDArray[np.int64]:
         """Rows that the range's increments join, (stretches, 2): its own, and those just before it."""
-        start, stop = self.run.chains.T
+        start, stop = self.run.contiguous_ranges.T
         inside = (start < r.stop) & (stop > r.start)
         return np.stack([np.maximum(start[inside], r.start - 1), np.minimum(stop[inside], r.stop)], axis=1)
 
     def refined(self, r: Range, passes: int, scheduler: Any, memo: Memo | None = None) -> Decomposition | None:
         """Refine the spectrum by further passes over the rows until every r* is certain, where the route has any."""
-        cuts = sorted({0, r.start, r.stop, self.run.length})
+        cuts = sorted({0, r.start, r.stop, self.run.n_steps})
 
         def apply(block: Float32) -> Float64:
-            recipe = Recipe(self.run.groups, self.run.k, lags=0, gram="none", test=block, columns=False)
-            panes = contributions(schedule.compute(self.run.rows, self.run.chains, cuts, recipe, scheduler, memo=memo))
+            recipe = Recipe(self.run.n_groups, self.run.k, lags=0, gram="none", test=block, columns=False)
+            panes = contributions(
+                schedule.compute(self.run.rows, self.run.contiguous_ranges, cuts, recipe, scheduler, memo=memo)
+            )
             image: Float64 = add(panes[cuts.index(r.start) : cuts.index(r.stop)])["image"]
             return image
 
@@ -156,11 +158,11 @@ class Scopes:
         energy = float(self.totals(r)["increment"].sum())
         variance = np.square(kept[inside], dtype=np.float64).sum(axis=0)
         return {
-            "components": vectors.T.reshape(-1, self.run.groups, self.run.k),
+            "components": vectors.T.reshape(-1, self.run.n_groups, self.run.k),
             "scores": kept[inside],
             "explained_variance": variance / self.ask.scale**2,
             "explained_variance_ratio": variance / energy if energy > 0 else np.full(len(variance), np.nan),
-            "increment_step": self.run.numbers.at(steps[inside]),
+            "increment_step": self.run.steps[steps[inside]],
         }
 
     def ledger(self, r: Range) -> Ledger:
@@ -169,24 +171,24 @@ class Scopes:
 
     def _order(self, r: Range) -> Order:
         """Past rows available at the range's rows, as a range for each chain, and where its epochs begin."""
-        start, stop = self.run.chains.T
+        start, stop = self.run.contiguous_ranges.T
         inside = (start < r.stop) & (stop > r.start)
         start, stop = start[inside], stop[inside]
         ages = np.stack([np.maximum(start, r.start) - start, np.minimum(stop, r.stop) - start], axis=1)
         if self.recipe.epoch is None:
             return Order(ages, np.zeros_like(start))
         (steps, first), every = self.recipe.epoch, self.run.header.every
-        return Order(ages, (self.run.numbers.at(start) - first) % steps // every, steps // every)
+        return Order(ages, (self.run.steps[start] - first) % steps // every, steps // every)
 
     def steps(self, r: Range) -> Values:
         """Which steps carry the path of ``last``."""
         totals = self.totals(r)
         found = scope_values.step_shares(totals["path"], float(totals["last"].sum()))
-        start, stop = np.clip(self.run.chains, r.start, r.stop).T
+        start, stop = np.clip(self.run.contiguous_ranges, r.start, r.stop).T
         past = np.cumsum(stop - start)
         chain = np.searchsorted(past, found["path_rows"], "right")
         rows = stop[chain] - past[chain] + found["path_rows"]
-        return found | {"path_step": self.run.numbers.at(rows)}
+        return found | {"path_step": self.run.steps[rows]}
 
     def _energy(self, r: Range, group: int | None) -> float:
         """Sum of the exact squared norms of the range's finite rows."""
@@ -199,7 +201,7 @@ class Scopes:
         return means[0] * (self.halves.parts if self.halves else 1) if means else float("nan")
 
     def _one_sketch(self, sums: Sums) -> Float64 | None:
-        return sums.totals.get("pooled") if sums.group is None and self.run.groups > 1 else sums.gram()
+        return sums.totals.get("pooled") if sums.group is None and self.run.n_groups > 1 else sums.gram()
 
     def _limit(self, found: Values, group: int | None) -> float:
         sizes = self.run.header.group_sizes()
@@ -214,4 +216,4 @@ def _curves(spectrum: Spectrum | None) -> Values:
 
 def _increment_rows(run: Run) -> NDArray[np.int64]:
     """View rows that have an increment."""
-    return np.concatenate([np.arange(start + 1, stop) for start, stop in run.chains])
+    return np.concatenate([np.arange(start + 1, stop) for start, stop in run.contiguous_ranges])

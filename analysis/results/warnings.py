@@ -23,7 +23,7 @@ def of_run(run: Run, ask: Question, counted: Ledger, of_all: Evidence) -> list[s
         said.append(f"{len(info['nonfinite'])} non-finite rows left out; the rows after them have no history")
     if info["abandoned"]:
         said.append(f"{info['abandoned']} rows abandoned by a resume are left out")
-    if not run.norms_exact:
+    if not run.has_exact_norms:
         why = "several ranks" if info["ranks"] > 1 else "sketched updates"
         said.append(f"{why}: squared norms are estimated from the sketches")
     elif contradict(of_all, float(counted.energy.sum()), ask):
@@ -78,7 +78,7 @@ def _faint(run: Run, ask: Question, counted: Ledger) -> list[str]:
 
 def _short(run: Run, ask: Question) -> list[str]:
     """Predictors that look further back than most rows can."""
-    longest = int((run.chains[:, 1] - run.chains[:, 0]).max())
+    longest = int((run.contiguous_ranges[:, 1] - run.contiguous_ranges[:, 0]).max())
     return [
         f"{p.name} looks {p.lags} rows back, the longest unbroken stretch has {longest}: missing history counts as zero"
         for p in ask.predictors

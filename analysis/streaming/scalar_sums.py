@@ -60,7 +60,9 @@ def ledgers(run: Run, cuts: Sequence[int]) -> list[Ledger]:
     """Ledgers of the panes between consecutive cuts: view rows, ascending, the first 0, the last the run's length."""
     names = [name for name in SCALARS if name in run.scalar_names]
     nothing = {name: Column.of(np.empty(0)) for name in names}
-    panes = [Ledger(np.zeros(run.groups), np.zeros(run.groups, np.int64), 0, nothing) for _ in itertools.pairwise(cuts)]
+    panes = [
+        Ledger(np.zeros(run.n_groups), np.zeros(run.n_groups, np.int64), 0, nothing) for _ in itertools.pairwise(cuts)
+    ]
     pane = 0
     for block in run.columns(names):
         start, stop = block.start, block.start + len(block.finite)

@@ -108,7 +108,7 @@ class Page(HTMLParser):
 
 def numbers_of(run: str) -> list[str]:
     """What the library and ``--json`` say of one run: whole, and with windows, groups and prefixes."""
-    shape: dict[str, Any] = {"window": open_run(run).length // 2, "by_group": True, "prefixes": 2}
+    shape: dict[str, Any] = {"window": open_run(run).n_steps // 2, "by_group": True, "prefixes": 2}
     ds = analyze(run, kernel="numpy", **shape)
     found = [*fields(to_json(ds), "all"), *variables(ds, "dataset")]
     alone = [[], ["--window", "90"], ["--by-group"], ["--prefixes", "3"]] if run == EACH_ALONE else [[]]

@@ -35,7 +35,7 @@ def test_a_script_that_is_started_again(tmp_path, gradlog_run):
         assert done.returncode == 0, done.stderr
     both = ["train-2.optimizer2.zarr", "train-2.zarr", "train.optimizer2.zarr", "train.zarr"]
     assert stores(tmp_path) == both
-    assert [open_run(tmp_path / name).length for name in both] == [4] * 4
+    assert [open_run(tmp_path / name).n_steps for name in both] == [4] * 4
     assert gradlog_run("--append", "--force", "train.py").returncode == 2
 
 

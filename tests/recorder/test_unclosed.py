@@ -68,7 +68,7 @@ def test_a_logger_that_is_dropped_is_closed(tmp_path: Path) -> None:
             thread.join()
     for i in range(3):
         assert open_run(tmp_path / f"{i}.zarr").info["status"] == "closed"
-        assert open_run(tmp_path / f"{i}.zarr").length == 20
+        assert open_run(tmp_path / f"{i}.zarr").n_steps == 20
     assert open_files(tmp_path) == []
 
 
@@ -96,7 +96,7 @@ def test_a_system_without_fdatasync(tmp_path: Path) -> None:
         "with gradlog.open('r.zarr', k=8, durable=True, on_error='raise') as log: log.step(np.ones(9))\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env=environment())
-    assert open_run(tmp_path / "r.zarr").length == 1
+    assert open_run(tmp_path / "r.zarr").n_steps == 1
 
 
 def test_recovery_reads_each_journal_once(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_recovery_reads_each_journal_once(tmp_path: Path) -> None:
     )
     assert done.stdout == "1\n"
     assert [(r.status, r.rows) for r in recover(tmp_path / "r.zarr")] == [("recovered", 0)]
-    assert open_run(tmp_path / "r.zarr").length == 20
+    assert open_run(tmp_path / "r.zarr").n_steps == 20
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -139,5 +139,5 @@ def test_two_recoveries_at_once_agree(tmp_path: Path, count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert open_run(tmp_path / "r.zarr").length == 20
+    assert open_run(tmp_path / "r.zarr").n_steps == 20
     assert check(tmp_path / "r.zarr").problems == []

@@ -61,7 +61,7 @@ def test_a_tilde_is_the_home_folder_for_writers_and_readers(tmp_path, monkeypatc
     with gradlog.open("~/runs/a.zarr", like=ROW, k=8) as log:
         log.step(ROW)
     assert os.listdir(tmp_path) == ["home"]
-    assert open_run("~/runs/a.zarr").length == 1
+    assert open_run("~/runs/a.zarr").n_steps == 1
     assert len(find("~/runs/*.zarr")[0]) == 1
 
 
@@ -72,7 +72,7 @@ def test_a_second_run_of_a_name_is_numbered_where_that_is_asked(tmp_path):
             for t in range(rows):
                 log.step(gradient(t))
     assert log.path == str(tmp_path / "r-3.zarr")
-    assert [open_run(p).length for p in earlier_runs.runs(str(path))] == [1, 2, 3]
+    assert [open_run(p).n_steps for p in earlier_runs.runs(str(path))] == [1, 2, 3]
     with pytest.raises(RunExistsError, match='mode="new"'):
         start(path)
 
@@ -92,7 +92,7 @@ def test_a_closed_logger_that_is_used_again_says_so_once(tmp_path):
             log.step(gradient(t))
             log.annotate(loss=1.0)
     assert len(told) == 1
-    assert open_run(tmp_path / "r.zarr").length == 1
+    assert open_run(tmp_path / "r.zarr").n_steps == 1
 
 
 def test_what_is_no_run_keeps_its_name(tmp_path):
@@ -133,7 +133,7 @@ def test_processes_that_choose_at_once_get_a_run_each(tmp_path):
             process.join()
         found = [open_run(p, "all") for p in earlier_runs.runs(path)]
         assert [process.exitcode for process in crowd] == [0] * writers
-        assert [(run.length, len(run.segments)) for run in found] == [(3, 1)] * writers
+        assert [(run.n_steps, len(run.segments)) for run in found] == [(3, 1)] * writers
         assert sorted(run.group_norm2[0, 0] for run in found) == [50, 50, 200]
 
 

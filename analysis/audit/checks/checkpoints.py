@@ -74,9 +74,9 @@ def _interval(run: Run, steps: tuple[int, int], start: list[Floats], stop: list[
     if weights is None:
         return Line("SKIP", "checkpoints", f"{span}: rows of gradients, and not one learning rate a step was logged")
     total, energy = _sum(run, rows, weights)
-    moved = np.empty((run.groups, run.k), np.float32)
+    moved = np.empty((run.n_groups, run.k), np.float32)
     change = [(y - x).astype(np.result_type(x, np.float32), copy=False) for x, y in zip(start, stop, strict=True)]
-    projector(run.header.sketch, run.header.tensors, run.groups).project(change, moved, np.empty(run.groups))
+    projector(run.header.sketch, run.header.tensors, run.n_groups).project(change, moved, np.empty(run.n_groups))
     off = np.sqrt(np.square(moved - total).sum(axis=1))
     allowed = _allowed(run, len(rows), stop, energy)
     wrong = [run.header.groups[g] for g in np.flatnonzero(off > allowed)]
@@ -120,10 +120,10 @@ def _weights(run: Run, rows: NDArray[np.int64]) -> Floats | None:
 
 def _sum(run: Run, rows: NDArray[np.int64], weights: Floats) -> tuple[Floats, Floats]:
     """Weighted sum of the sketches, (group, k), and the weighted energy of each group."""
-    total, energy = np.zeros((run.groups, run.k)), np.zeros(run.groups)
+    total, energy = np.zeros((run.n_groups, run.k)), np.zeros(run.n_groups)
     for start in range(0, len(rows), run.rows.chunk):
         part, w = rows[start : start + run.rows.chunk], weights[start : start + run.rows.chunk]
-        cube = run.rows.read(int(part[0]), int(part[-1]) + 1).reshape(len(part), run.groups, run.k)
+        cube = run.rows.read(int(part[0]), int(part[-1]) + 1).reshape(len(part), run.n_groups, run.k)
         weighted = cube.astype(np.float64) * w[:, None, None]
         total += weighted.sum(axis=0)
         energy += np.square(weighted).sum(axis=(0, 2))
@@ -132,7 +132,7 @@ def _sum(run: Run, rows: NDArray[np.int64], weights: Floats) -> tuple[Floats, Fl
 
 def _allowed(run: Run, steps: int, parameters: list[Floats], energy: Floats) -> Floats:
     """How far rounding alone may take the two sides apart, in norm, (group,)."""
-    rounding = np.zeros(run.groups)
+    rounding = np.zeros(run.n_groups)
     for t, x in zip(run.header.tensors, parameters, strict=True):
         eps = 2.0**-25 if run.header.what == "update" else _EPS.get(t.dtype, 2.0**-25)
         rounding[t.group] += (eps * float(np.linalg.norm(x))) ** 2

@@ -57,9 +57,9 @@ def choose(run: Run, count: int, seed: int) -> list[int]:
 
 def replay(run: Run, gradient: Gradient, count: int = 8, seed: int = 0, tolerance: float = TOLERANCE) -> Iterator[Line]:
     """Compare ``count`` steps, in ascending order, with what ``gradient`` gives for them."""
-    sketch = projector(run.header.sketch, run.header.tensors, run.groups)
+    sketch = projector(run.header.sketch, run.header.tensors, run.n_groups)
     index = {t.name: i for i, t in enumerate(run.header.tensors)}
-    out, norm2 = np.empty((run.groups, run.k), np.float32), np.empty(run.groups)
+    out, norm2 = np.empty((run.n_groups, run.k), np.float32), np.empty(run.n_groups)
     rows = choose(run, count, seed)
     if not rows:
         yield Line("SKIP", "replay", "no finite row to compute anew")

@@ -66,8 +66,8 @@ def _one(run: Run, step: int, checkpoint: Checkpoint) -> Line:
 def _off(run: Run, checkpoint: Checkpoint, joined: tuple[TensorInfo, ...], kept: NDArray[np.float32]) -> Floats:
     """Distance of the sketches of each group, relative to the parameters' norm."""
     tensors = (*run.header.tensors, *joined)
-    theta, norm2 = np.empty((run.groups, run.k), np.float32), np.empty(run.groups)
-    projector(run.header.sketch, tensors, run.groups).project(parameters(checkpoint, tensors), theta, norm2)
+    theta, norm2 = np.empty((run.n_groups, run.k), np.float32), np.empty(run.n_groups)
+    projector(run.header.sketch, tensors, run.n_groups).project(parameters(checkpoint, tensors), theta, norm2)
     apart = np.sqrt(np.square(kept.astype(np.float64) - theta).sum(axis=1))
     relative: Floats = np.divide(apart, np.sqrt(norm2), out=apart.copy(), where=norm2 > 0)
     return relative

@@ -304,7 +304,7 @@ def test_summaries_larger_than_their_rows_are_not_kept(tmp_path, record, monkeyp
     run = open_run(str(record(tmp_path / "r.zarr", 0, 2000)))
     store = Cache(tmp_path / "c")
     recipe = Recipe(2, 16)
-    schedule.compute(run.rows, run.chains, [0, 2000], recipe, memo=Memo(store, run))
+    schedule.compute(run.rows, run.contiguous_ranges, [0, 2000], recipe, memo=Memo(store, run))
     written = sum(f.stat().st_size for f in store.folder.glob("*/*"))
     assert 0 < written < 4 * 32 * 2000
     assert Summary(recipe).nbytes > 4 * 32 * 16  # of one block, then, nothing was kept

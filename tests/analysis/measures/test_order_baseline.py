@@ -206,7 +206,7 @@ def test_windows_prefixes_cache_and_schedulers_agree_on_epochs(tmp_path):
     G = X.reshape(len(X), -1).astype(np.float32).astype(np.float64)
     expected, pairs = sums_of(G, steps // 7)
     c_in, c_out = coherences(np.square(G).sum(), np.square(G.sum(0)).sum(), expected.sum(), len(G), float(pairs))
-    chains = open_run(path).chains
+    chains = open_run(path).contiguous_ranges
     order = Order(np.stack([0 * chains[:, 0], chains[:, 1] - chains[:, 0]], 1), steps[chains[:, 0]] % 7, 7)
     for p in parse("last,trend"):
         assert float(plain.kappa_null.sel(predictor=p.name)) == pytest.approx(

@@ -23,7 +23,7 @@ def test_gaps_and_nonfinite_rows_break_the_chain(tmp_path):
     chains = reference.chains_of(steps, flags == 0, every=2)
     assert chains == [(1, 25), (25, 40), (42, 60)]
     run = open_run(path)
-    assert run.chains.tolist() == [list(c) for c in chains]
+    assert run.contiguous_ranges.tolist() == [list(c) for c in chains]
     G = np.nan_to_num(X.reshape(60, -1).astype(np.float64))
     ds = analyze(run, ["last", "trend", "ema(0.9)", "ar(3)", "two" and Linear("two", (0.5, 0.5))], window=20)
     for name in ds.predictor.values:

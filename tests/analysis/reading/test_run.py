@@ -74,7 +74,7 @@ def test_the_newest_segment_wins_for_each_step(tmp_path):
     expected = np.concatenate([old[:40], new[:10], newer])
     np.testing.assert_array_equal(run.sketch.compute(), expected)
     assert run.info["abandoned"] == 40
-    assert run.chains.tolist() == [[0, 60]]
+    assert run.contiguous_ranges.tolist() == [[0, 60]]
     assert np.isnan(run.scalars["loss"].values[40:]).all()
     assert run.scalars["lr"].sel(step=55) == 1
     whole = stores.write_run(tmp_path / "unbroken.zarr", expected)
@@ -83,7 +83,7 @@ def test_the_newest_segment_wins_for_each_step(tmp_path):
     )
     audit = open_run(path, view="all")
     assert len(audit.steps) == 100
-    assert audit.chains.tolist() == [[0, 60], [60, 90], [90, 100]]
+    assert audit.contiguous_ranges.tolist() == [[0, 60], [60, 90], [90, 100]]
 
 
 def test_ranks_add_up_at_their_common_steps(tmp_path):
@@ -101,7 +101,7 @@ def test_ranks_add_up_at_their_common_steps(tmp_path):
     np.testing.assert_allclose(run.group_norm2, np.square(total, dtype=float).sum(2), rtol=1e-6)
     assert "estimated" in run.info["norms"]
     assert (run.scalars["loss"] == 2).all()
-    assert run.chains.tolist() == [[0, 7], [7, 39]]
+    assert run.contiguous_ranges.tolist() == [[0, 7], [7, 39]]
     assert any("ranks" in w for w in json.loads(analyze(run).attrs["warnings"]))
 
 

@@ -28,23 +28,23 @@ def run(tmp_path_factory):
 
 @pytest.fixture(params=ROUTES)
 def route(request, run):
-    return choose(request.param, run.length, run.groups, run.k)
+    return choose(request.param, run.n_steps, run.n_groups, run.k)
 
 
 def sums_of(run, route, start, stop, group=None, **options):
     """Sums of a range of rows, as one pass collects them for the route."""
-    recipe = route.collect(Recipe(run.groups, run.k, scatter=True), options.get("by_group", True), False, 0)
-    panes = contributions(schedule.compute(run.rows, run.chains, CUTS, recipe))
-    route.read(run.rows, run.chains)
+    recipe = route.collect(Recipe(run.n_groups, run.k, scatter=True), options.get("by_group", True), False, 0)
+    panes = contributions(schedule.compute(run.rows, run.contiguous_ranges, CUTS, recipe))
+    route.read(run.rows, run.contiguous_ranges)
     inside = [sums for sums, low in zip(panes, CUTS, strict=False) if start <= low < stop]
     return Sums(add(inside), recipe, start, stop, group)
 
 
 def increments(run, start, stop, group=None):
     """Increments of these rows, by numpy."""
-    G = run.rows.read(0, run.length).astype(float).reshape(run.length, GROUPS, K)
-    G = (G if group is None else G[:, group]).reshape(run.length, -1)
-    rows = [t for a, b in run.chains.tolist() for t in range(max(a + 1, start), min(b, stop))]
+    G = run.rows.read(0, run.n_steps).astype(float).reshape(run.n_steps, GROUPS, K)
+    G = (G if group is None else G[:, group]).reshape(run.n_steps, -1)
+    rows = [t for a, b in run.contiguous_ranges.tolist() for t in range(max(a + 1, start), min(b, stop))]
     return G[rows] - G[np.array(rows) - 1]
 
 

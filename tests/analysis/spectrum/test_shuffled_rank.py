@@ -147,10 +147,10 @@ def test_the_same_seed_gives_the_same_numbers_whatever_was_drawn_before():
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
 def test_samples_show_the_rank_that_shuffling_them_shows(path):
     run = open_run(path)
-    G = run.rows.read(0, run.length).astype(float)
+    G = run.rows.read(0, run.n_steps).astype(float)
     found = to_json(analyze(run, "last", by_group=False))
-    draws = 30 if run.length <= 512 else 4
-    truth = reference.shuffled_ranks(G, np.diff(run.chains).ravel(), EPS, draws).mean(axis=0)
+    draws = 30 if run.n_steps <= 512 else 4
+    truth = reference.shuffled_ranks(G, np.diff(run.contiguous_ranges).ravel(), EPS, draws).mean(axis=0)
     shown = [found["rank"][f"{e:g}"]["null"] for e in EPS]
     np.testing.assert_allclose(shown, truth, atol=0.6)
     assert found["rank_null_method"] == "rotations"
