@@ -1,7 +1,7 @@
 """What the manifests of a segment tell one after another: declared gaps that stay, and dates that fit.
 
 The recorder takes steps in order. So a flush knows all gaps before its last row, later ones repeat them, and only the
-last gap of a list may still grow. Whoever takes rows out and declares them as dropped has to rewrite every manifest.
+last gap of a list may still grow. To take rows out and declare them as dropped, a forger has to rewrite every manifest.
 """
 
 from __future__ import annotations

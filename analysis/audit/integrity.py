@@ -1,8 +1,8 @@
 """Integrity of a stored run: whether every byte agrees with the digests that were written beside it.
 
-Each flush wrote a manifest with the size and BLAKE2b-256 of its chunks and the digest of the manifest before;
-the chain starts at the root's metadata and ends at the head that the segment's commit record names, and that
-record carries a digest of itself. This finds damage and accidents. It cannot find a forger who rewrites the
+Each flush wrote a manifest with the size and BLAKE2b-256 of its chunks and the digest of the manifest before.
+The chain starts at the root's metadata and ends at the head that the segment's commit record names. That record
+carries a digest of itself. This finds damage and accidents. It cannot find a forger who rewrites the
 whole chain; a head kept elsewhere (in a checkpoint) can. ``docs/format.md`` lists what no check can find.
 """
 

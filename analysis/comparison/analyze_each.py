@@ -1,7 +1,7 @@
 """Many runs: found under folders, patterns and URLs, analyzed each in one pass, gathered in one Dataset.
 
-What is known by the digest of a run's content is not computed again, so that a call that was broken off goes on where
-it was, and a second one is a matter of reading metadata. A run that cannot be analyzed is listed and stops no other.
+Results are kept by the digest of a run's content and not computed again. So an interrupted call continues where it
+was, and a second call only reads metadata. A run that cannot be analyzed is listed; the others are analyzed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Groups that the sketch shows without error: no two of their entries fall into the same column.
 
-The map knows its collisions. Where all entries of a group have columns of their own, the sketch of the group is a
-signed permutation of its gradient, so every inner product is exact (to rounding of the input to float32).
+The map knows its collisions. If all entries of a group have columns of their own, the sketch of the group is a signed
+permutation of its gradient. Then every inner product is exact, to rounding of the input to float32.
 """
 
 from __future__ import annotations

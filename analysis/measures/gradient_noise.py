@@ -9,8 +9,8 @@ upper end where s may be 0.
 
 From lags: <g_t, g_{t-a}> for a >= 1 is in the mean <grad F_t, grad F_{t-a}> only where the steps do not react to their
 own noise. They do: theta_t holds -eta noise_{t-a}, which lowers the product by about eta tr(H Sigma), most at lag 1. So
-the lag coherence, the mean product over the mean squared norm, is a fact about the log, and a straight line through
-lags 1..4, read off at lag 0, is taken for the signal only where the products are positive and fall with the lag.
+the lag coherence, the mean product over the mean squared norm, is a fact about the log. A straight line through lags
+1..4, read off at lag 0, is taken for the signal only where the products are positive and fall with the lag.
 """
 
 from __future__ import annotations

@@ -27,12 +27,11 @@ def verdict(kappa: Mapping[str, Any]) -> str:
     Returns
     -------
     {"helps", "hurts", "no difference", "too small to matter", "epoch unknown", "-"}
-        The predictor does better or worse than on the same gradients in random order; is not told apart from that,
-        within the interval of the gain or within what random orders differ by; is told apart, by less than the floor;
-        is told apart, but not from what minibatches drawn without replacement show without other order
-        (``gain_epochs``) while nothing says how long an epoch is; no baseline or no interval to judge by. The floor is
-        the gain that a correlation of ``NEGLIGIBLE`` between gradients and predictions would give: relative to what the
-        predictor can move.
+        *helps*, *hurts*: the predictor does better, or worse, than on the same gradients in random order. *No
+        difference*: the gain's interval holds 0, or random orders differ by as much. *Too small to matter*: the gain
+        is below the floor, which a correlation of ``NEGLIGIBLE`` between gradients and predictions would give.
+        *Epoch unknown*: minibatches drawn without replacement could show as much (``gain_epochs``), and nothing says
+        how long an epoch is. *-*: no baseline or no interval to judge by.
 
     Examples
     --------

@@ -7,8 +7,8 @@ weights w on past rows is expected to be, over E||g||^2,
 
     1 - 2 c_out s1 + c_out s1^2 + (1 - c_out) s2 + (c_in - c_out) (-2 W_0 + sum_e W_e^2 - s2),
 
-s1, s2 the sums of the weights in use and of their squares, W_e the sum of those on the epoch of e epochs ago: for
-``last`` 2 (1 - q c_in - (1 - q) c_out), q the share of neighbours within an epoch.
+where s1 and s2 are the sums of the weights in use and of their squares, and W_e is the sum of those on the epoch of e
+epochs ago. For ``last`` this is 2 (1 - q c_in - (1 - q) c_out). Here q is the share of neighbours within an epoch.
 
 Weights that were fitted to the rows are no baseline for them: steps in random order would be fitted with others. Those
 are the best for the expected products of lags, which need c_in and c_out alone (``refitted``).

@@ -46,9 +46,9 @@ KAPPA = (
 class Question:
     """What is asked of every scope.
 
-    ``k`` coordinates a group, ``exact`` whether the sketch has no error at all, ``norms`` whether the logged norms have
-    none; ``scale``, a power of two, is what the rows were multiplied by; ``exact_groups`` says which groups the sketch
-    shows without error (see ``collisions``); ``drawn_anew`` says that there are no epochs of minibatches.
+    ``k`` is the number of coordinates per group. ``exact`` says that the sketch has no error at all, ``norms`` that the
+    logged norms have none. ``scale``, a power of two, is what the rows were multiplied by. ``exact_groups`` says which
+    groups the sketch shows without error. ``drawn_anew`` says that there are no epochs of minibatches.
     """
 
     predictors: list[Predictor]

@@ -1,8 +1,9 @@
 """What shuffled noise would show: kappa of a linear predictor, and the rank, when the same rows come in random order.
 
-With c = E<g_i, g_j>_{i != j} / E||g||^2, a row at which weights of sum s1 and square sum s2 are in use has the
-expected error (1 - 2 c s1 + c s1^2 + (1 - c) s2) E||g||^2. Summed over the rows with the history each really has,
-this is the exact permutation mean; far from the edges it tends to (1 - c)(1 + ||w||^2) for weights of sum 1.
+Let c = E<g_i, g_j>_{i != j} / E||g||^2, and let the weights in use at a row have the sum s1 and the square sum s2. The
+row's expected error is (1 - 2 c s1 + c s1^2 + (1 - c) s2) E||g||^2. Summed over the rows with the history that each
+really has, this is the exact permutation mean. Far from the edges it tends to (1 - c)(1 + ||w||^2) for weights of
+sum 1.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def chance(fitted: Fitted, freedom: float, rows: float) -> float:
     fitted : Fitted
         With the weights that it has for steps in random order.
     freedom : float
-        Participation ratio of the rows' centred scatter: how many independent coordinates a row is worth.
+        Participation ratio of the rows' centred scatter: the number of independent coordinates of a row.
     rows : float
     """
     p = max(fitted.weights.shape[-1], 1) if fitted.hindsight else 0

@@ -34,8 +34,8 @@ def html_report(
         Shown side by side.
     title : str
     again : float, optional
-        The runs grow and the page is to be replaced: browsers load it again after so many seconds, and the windows
-        over time stay where they are until there are twice as many, so that a ``cache`` serves them.
+        For runs that grow: browsers load the page again after so many seconds. The windows over time then stay where
+        they are until there are twice as many, so that a ``cache`` serves them.
     group_by, replicate
         As of ``compare``: notes that name a configuration, and the one that tells its runs apart.
     **options

@@ -83,8 +83,8 @@ def spectrum(ds: xarray.Dataset, ax: Axes | None = None, colour: str = SERIES_LI
 def tail(ds: xarray.Dataset, ax: Axes | None = None, colour: str = SERIES_LIGHT[0], label: str = "") -> Axes:
     """Energy outside the leading r directions, with the certified band, the shuffled rank and the estimate.
 
-    A thick bar spans the certified r*(eps); a ring stands at the mean of random orders of the same steps, with a thin
-    bar over 9 in 10 of them; a cross where the gradients themselves are estimated to be, with its range.
+    A thick bar spans the certified r*(eps). A ring marks the mean of random orders of the same steps, and a thin bar 9
+    in 10 of them. A cross marks the estimate for the gradients themselves, with its range.
     """
     return draw(dimension.tail([Analysis(label, ds, None)])[0], _axes(ax), colour, label)
 

@@ -9,9 +9,9 @@ With measured m(z) at many z this is linear in how many tau lie at each point of
 squares (El Karoui 2008). The law assumes ONE k-dimensional sketch of the whole vector, and directions that are not
 aligned with its coordinates; where parts of the sketch disagree with the whole, nothing is claimed.
 
-How reliable it is was counted by ``benchmarks/rank_estimates.py`` on gradients and spectra that no constant here was
-chosen on, k = 64 to 512, 99 to 2,000 increments, eps of 0.1 to 0.01: at least 98 in 100 of the ranges that were given
-held the rank at every k. Withheld were, by k, 87, 59, 27 and 11 % of spectra and 66, 27, 10 and 4 % of trainings.
+``benchmarks/rank_estimates.py`` counts how reliable it is, on gradients and spectra that no constant here was chosen
+on: k = 64 to 512, 99 to 2,000 increments, eps of 0.1 to 0.01. At every k at least 98 in 100 of the ranges that were
+given held the rank. Withheld were, by k, 87, 59, 27 and 11 % of spectra and 66, 27, 10 and 4 % of trainings.
 """
 
 from __future__ import annotations

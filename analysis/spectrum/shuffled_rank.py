@@ -1,8 +1,8 @@
 """Rank of the increments of shuffled rows: its distribution over random orders.
 
-It is not the rank of the expected Gram: sums of leading eigenvalues are convex, so that rank lies above the rank of
-nearly every single order, unless there are many more rows than directions (113 against 91 for 200 rows of independent
-noise in 256 columns). So random orders are drawn.
+It is not the rank of the expected Gram. Sums of leading eigenvalues are convex, so that rank lies above the rank of
+nearly every single order, unless there are many more rows than directions. For 200 rows of independent noise in 256
+columns it is 113 instead of 91. So random orders are drawn.
 
 Rows G about their mean are U diag(sqrt tau) W^T, tau the eigenvalues of their scatter. A random order turns U, and so
 does a random rotation that keeps the vector of ones; both give the same ranks to a fraction of a direction, and the
@@ -189,9 +189,9 @@ def differences(lengths: NDArray[np.int64]) -> Float64:
 def rotated(mu: Float64, m: int, rng: np.random.Generator) -> Float64:
     """Draw V^T diag(mu) V, (m, m), V uniform among len(mu) x m matrices with orthonormal columns.
 
-    V = X R^-1 of normal X = V R. Where there are many mu, a symmetric matrix of normal entries has the same mean and
-    variance; as the free cumulants of V^T diag(mu) V are (m / N)^(n-1) times those of mu (Nica and Speicher 1996), a
-    cube of it mends the fourth, that of odd order being small.
+    V = X R^-1 of normal X = V R. If there are many mu, a symmetric matrix of normal entries has the same mean and
+    variance. The free cumulants of V^T diag(mu) V are (m / N)^(n-1) times those of mu (Nica and Speicher 1996), so a
+    cube of that matrix corrects the fourth; those of odd order are small.
     """
     N = len(mu)
     if 2.5 * m > N:

@@ -1,9 +1,8 @@
 """Sums of matrix products in place: BLAS adds to what is there, without the temporaries of ``numpy.matmul``.
 
-A tile's Gram is small and its rows few: to make it, mirror it and add it up took numpy 1.7 times what the products take
-(256 rows of 256). scipy exports the BLAS that it was built with for callers that are compiled
-(``scipy.linalg.cython_blas``); called through ctypes, it does not hold the interpreter's lock, and rows may stand
-apart.
+A tile's Gram is small and its rows few. Making, mirroring and adding it took numpy 1.7 times as long as the products
+alone (256 rows of 256). scipy exports the BLAS that it was built with (``scipy.linalg.cython_blas``). Called through
+ctypes, it does not hold the interpreter's lock, and rows may stand apart.
 """
 
 from __future__ import annotations

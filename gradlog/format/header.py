@@ -52,7 +52,7 @@ class SketchSpec:
     kind : str
         ``"fold-hash/1"`` or ``"exact/1"``.
     k : int
-        Coordinates a group. In exact mode the size of the largest group; shorter ones end in zeros.
+        Coordinates per group. In exact mode the size of the largest group; shorter ones end in zeros.
     m : int
         Length of the folded vector (0 in exact mode).
     seed : int
@@ -92,8 +92,8 @@ class TensorInfo:
 class RunHeader:
     """What is fixed for the whole run: the ``gradlog`` attribute of the root group.
 
-    ``chunk`` is the number of rows a chunk of every array of every segment holds; ``codec`` and ``sketch_bits`` say
-    how sketches are encoded and to how many mantissa bits they were rounded.
+    ``chunk`` is the number of rows per chunk, in every array of every segment. ``codec`` and ``sketch_bits`` say how
+    sketches are encoded and to how many mantissa bits they were rounded.
     """
 
     sketch: SketchSpec
@@ -221,7 +221,7 @@ class SegmentHeader:
 
     ``rows`` is the committed length, ``root`` the digest of the root's metadata file, ``head`` that of the newest
     manifest (before the first: ``root``), ``dropped`` the step intervals [first, last, reason] that were not kept.
-    ``shard`` is the number of chunks in each shard of a compacted segment, 0 for one file a chunk.
+    ``shard`` is the number of chunks in each shard of a compacted segment, 0 for one file per chunk.
     ``joined`` are parameter tensors that came after the run's header was written and that rows of this segment include;
     before, they had no gradient. ``snapshots`` counts sketches of the parameters themselves. Both fields are left out
     where there are none.

@@ -1,9 +1,9 @@
 """The journal's records: rows that are safe on disk but not yet in chunks. Layout only, no file is touched.
 
-A journal is a head, ``GLJ1 | chunk u32 | crc32c u32`` of these eight bytes and the owner's name (so that a journal of
-another segment or run is refused, though no name is stored), and then records, each
-``length u32 | crc32c u32 | payload``, little-endian. ``chunk`` is the index of the chunk that its rows will
-become, ``length`` counts the payload. Payload by its first byte:
+A journal has a head and then records, little-endian. The head is ``GLJ1 | chunk u32 | crc32c u32``, the checksum taken
+over these eight bytes and the owner's name. No name is stored, but a journal of another segment or run is refused.
+``chunk`` is the index of the chunk that the rows will become. A record is ``length u32 | crc32c u32 | payload``, where
+``length`` counts the payload. Payload by its first byte:
 
 ====  ==========================================================================================
  N    scalar names, a JSON list; column i of the scalars from here on is name i (names only grow)
@@ -11,11 +11,11 @@ become, ``length`` counts the payload. Payload by its first byte:
  A    annotation: pad u8, n u16, row u32 (index in this journal), then n pairs (column u32, value f64)
 ====  ==========================================================================================
 
-Records of another kind are passed over. A last record that is cut short (a killed process, a full disk) ends the
+Records of another kind are ignored. A last record that is cut short (a killed process, a full disk) ends the
 journal and is normal; anything else that is no whole record is damage. What stands before it counts either way.
 
-A sketch of the parameters that waits for its flush has a file of its own, whose ``.partial`` name older readers pass
-over: a head with the sketch's number in the place of the chunk's, and one record, ``T`` pad u8[7], step i64,
+A sketch of the parameters that waits for its flush has a file of its own. Older readers ignore it for its ``.partial``
+name. It has a head with the sketch's number in the place of the chunk's, and one record: ``T`` pad u8[7], step i64,
 theta f32[G k].
 """
 

@@ -1,9 +1,9 @@
 """Bounds on what a store may make its reader spend, checked before anything is read: here, and for every verb.
 
-A store may come from a stranger. A link in it may point anywhere, a pipe blocks its reader, a device never ends, a few
-bytes of JSON may declare more rows than there is memory, and a small file may unpack to a large one. So a file is
-opened only if it is a plain one of a bounded size, a document is parsed only if it holds a bounded number of values,
-and what headers declare is bounded where they are read (``gradlog.format.header``).
+A store may come from a stranger. A link in it may point anywhere, a pipe blocks its reader, and a device never ends. A
+few bytes of JSON may declare more rows than there is memory, and a small file may unpack to a large one. So a file is
+opened only if it is a plain one of a bounded size. A document is parsed only if it holds a bounded number of values.
+What headers declare is bounded where they are read (``gradlog.format.header``).
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def text(words: str) -> str:
 
 
 def origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance as it may be shown, whoever wrote it: a recorder of before there was masking, say."""
+    """Provenance as it may be shown, also if a recorder without masking wrote it."""
     argv = provenance.get("argv")
     return {**facts(provenance), **({"argv": command_line(argv)} if isinstance(argv, list) else {})}
 

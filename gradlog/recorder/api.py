@@ -50,23 +50,24 @@ def open(
     Parameters
     ----------
     path : str or path-like
-        The run's store, by custom ``<name>.zarr``: a local directory or an fsspec URL. It is made absolute at once,
-        and ``~`` is the home folder.
+        Where to store the run: a local folder, usually called ``<name>.zarr``, or an fsspec URL. It is made absolute
+        at once, and ``~`` is the home folder.
     like : array, nested dict or list of arrays, or iterable of (name, array), optional
-        The parameters (or anything of their names and shapes). Default: as the first gradient.
+        The parameters, or anything with their names and shapes. Default: taken from the first gradient.
     k : int or "exact"
-        Coordinates a group; ``"exact"`` stores the gradient itself.
+        Numbers stored per group and step; ``"exact"`` stores the gradient itself.
     seed : int
         Seed of the random map.
     groups : "blocks", "all", "tensors", mapping or callable
-        How parameters are grouped: modules (at most 16), one group, one a tensor, ``{group: regex}``, or a
-        function from parameter name to group name.
+        Which parameters share a sketch: those of a module (at most 16 groups), all, each tensor alone,
+        ``{group: regex}``, or a function from parameter name to group name.
     every : int
-        Record steps divisible by this only.
+        Record only steps divisible by this.
     mode : {"w-", "new", "a", "w"}
-        If a run is there: refuse; record beside it, to the first of ``run-2.zarr``, ``run-3.zarr``, ... that is free;
-        continue it in a new segment; or replace it. Nothing but "w" ever touches what is stored. A run that another
-        process of this machine is recording is not continued; one that is replaced is lost to it, and both are told.
+        What to do if a run is there. ``"w-"`` refuses. ``"new"`` records beside it, to the first of ``run-2.zarr``,
+        ``run-3.zarr``, ... that is free. ``"a"`` continues it in a new segment, unless another process of this machine
+        is recording it. ``"w"`` replaces it; a process that still records it is told. Only ``"w"`` touches what is
+        stored.
     stage : {"consumed", "preclip", "local"}
         Which gradient this is: what the optimizer was handed, before clipping, or one rank's own.
     what : str
@@ -74,20 +75,20 @@ def open(
     on_error : {"warn", "raise"}
         What a failure of the recorder does to the training job. Wrong arguments always raise, here and at once.
     chunk : int, optional
-        Rows of a chunk, which may take 256 MiB at most. Default: a power of two that makes about 4 MiB.
+        Rows per chunk; a chunk takes at most 256 MiB. Default: a power of two that makes about 4 MiB.
     codec : {"raw", "bitshuffle-zstd"}, optional
         How sketches are encoded. Default: raw, and compressed when they are rounded.
     sketch_bits : int
-        Mantissa bits that are kept of a sketch, 1 to 23. 12 bits err far less than the sketch itself does.
+        Mantissa bits to keep of a sketch, 1 to 23. The rounding to 12 bits is far below the error of the sketch.
     rank : int
         This writer's rank, where several processes record one run.
     first_step : int, optional
         Number of the first step. Default: 0, or after the last step of the run that is continued.
     journal : bool
-        Write each row to a local file before ``step`` returns, so that neither a kill nor an object store that does
-        not answer for a while loses it.
+        Write each row to a local file before ``step`` returns. Then no row is lost if the process is killed or an
+        object store does not answer for a while.
     durable : bool
-        Also flush chunks to the device, against loss of power.
+        Also flush chunks to the device, in case the power fails.
     hostname : bool
         Record the host's name.
     argv : bool
@@ -96,8 +97,8 @@ def open(
         Class and settings of the optimizer, such as ``{"class": "Adam", "settings": {"lr": 0.1}}``. The integrations
         fill it in themselves.
     notes : mapping, optional
-        Facts to keep with the run: batch size, data set, checkpoint. What JSON does not know is kept as the nearest
-        thing that it does: numpy numbers as numbers, paths and other objects as text. Tokens and passwords are masked.
+        Facts to keep with the run: batch size, data set, checkpoint. They are stored as JSON: numpy numbers as numbers,
+        paths and other objects as text. Tokens and passwords are masked.
 
     Returns
     -------
@@ -113,8 +114,8 @@ def open(
     Notes
     -----
     The environment variable ``GRADLOG_DISABLED=1`` makes every logger a no-op; ``GRADLOG_ARGV=0`` leaves the command
-    line out of every run. Rows that a store elsewhere does not have yet wait below the folder ``GRADLOG_SPOOL``, up to
-    ``GRADLOG_SPOOL_SIZE`` bytes (1G) a segment.
+    line out of every run. Rows that a remote store does not have yet wait below the folder ``GRADLOG_SPOOL``, up to
+    ``GRADLOG_SPOOL_SIZE`` bytes (1G) per segment.
 
     Examples
     --------

@@ -176,8 +176,9 @@ class Logger:
     def parameters(self, params: Any) -> None:
         """Keep a sketch of the parameters themselves, as they are before the next step.
 
-        At the start, at checkpoints and at the end: whoever holds a checkpoint years later can tell whether it belongs
-        to this run. The sketch is small; it is stored with the next chunk, and until then in a file as rows are.
+        Call it at the start, at checkpoints and at the end. Then anybody who holds a checkpoint years later can tell
+        whether it belongs to this run. The sketch is small. It is stored with the next chunk; until then it waits in a
+        file, as rows do.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
-"""One open segment: the way of a row from a gradient to memory, journal and, chunk by chunk, the store.
+"""An open segment: turns each gradient into a row, journals it, and writes full chunks to the store.
 
-Everything here raises freely; :mod:`gradlog.recorder.logger` decides what becomes of an error.
+Everything here raises freely; :mod:`gradlog.recorder.logger` handles the errors.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Recording:
                 self._journal.annotate(block.index, i, columns, values, self._columns.names)
 
     def projected(self, pairs: Sequence[tuple[str, Any]]) -> Fill:
-        """Return the way of named tensors into a row."""
+        """Return a function that sketches these named tensors into a row."""
         return functools.partial(self._projector.project, self.ordered(pairs))
 
     def snapshot(self, fill: Fill) -> None:

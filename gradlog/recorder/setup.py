@@ -101,7 +101,7 @@ class Opened:
 def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[str], None] = log.warning) -> Opened:
     """Create or join the run at ``plan.path`` and claim a segment of it.
 
-    The header that is returned has every tensor that rows of the segment include: those of the run, those of
+    The returned header has every tensor that rows of the segment include. These are the tensors of the run, those of
     ``layout`` that joined in an earlier segment, and the ``new`` ones that join in this one.
 
     Raises

@@ -1,6 +1,6 @@
-"""What becomes of a logger that nobody closes: told of by a weak hand, closed when it is dropped or at exit.
+"""Loggers that nobody closes: they are closed when they are garbage-collected, or at exit.
 
-Nothing here keeps a logger alive: a sweep that forgets its loggers shall not keep their buffers and files.
+Nothing here keeps a logger alive: a sweep that forgets its loggers must not keep their buffers and files.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ t and the second stage are shared by all tensors and groups, and a row is keyed 
 shards, micro-batches, ranks and groups of the same spec simply add up.
 
 **Reproducible to the bit.** Every random number comes from SHAKE-256 over the spec and the name. The arithmetic
-consists of sign changes, which are exact, and of elementwise IEEE float32 additions in an order fixed here: rows in
-ascending order into a buffer of 2m floats (a rotated row is written without wrapping around), its two halves, then
-the rows of the second stage by halving. No reduction is left to a library, so every machine, numpy release and
-thread count gives the same bytes. (Squared norms do use BLAS and may differ in the last bits.)
+consists of sign changes, which are exact, and of elementwise IEEE float32 additions in an order fixed here. Rows are
+added in ascending order into a buffer of 2m floats (a rotated row is written without wrapping around), then its two
+halves, then the rows of the second stage by halving. No reduction is left to a library, so every machine,
+numpy release and thread count gives the same bytes. (Squared norms do use BLAS and may differ in the last bits.)
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def assign(
         Number of entries of each.
     groups : str, mapping or callable
         * ``"blocks"``: module paths cut at the deepest level that gives at most 16 groups. If that leaves fewer than
-          8 while the next level has more than 16, the modules of the next level are bundled: the two neighbours of
-          smallest total size are merged until 16 remain, named like ``"h.0-h.3"``.
+          8 while the next level has more than 16, the modules of the next level are bundled. Then the two neighbours
+          of smallest total size are merged until 16 remain, named like ``"h.0-h.3"``.
         * ``"all"``: one group. ``"tensors"``: each tensor its own.
         * ``{group: regex}``: the first expression that is found in the name (:func:`re.search`) decides.
         * callable: group name from tensor name.

@@ -1,7 +1,7 @@
 """Small groups all at once: the additions of the sketch among the entries that there are.
 
 The two stages of :mod:`gradlog.sketching.fold_hash` pass over 2m floats for each group, however few entries it has.
-The sums are the same without the zeros, so here every entry goes straight to its column, and meets the others of that
+The sums are the same without the zeros. So here every entry goes straight to its column, and meets the others of that
 column in the order in which the two stages add them up: same pairs, same bits. (A zero loses its sign. The stages
 would keep the sign where all of a column is -0.)
 """

@@ -81,7 +81,7 @@ class Flusher:
         return self._ring[chunk % len(self._ring)]
 
     def replace(self, block: Block) -> None:
-        """Put a new block in the place of one that is not committed; whoever reads the old one goes on doing so."""
+        """Replace an uncommitted block. A reader that already holds the old one keeps it."""
         self._ring[block.index % len(self._ring)] = block
 
     def held(self, chunk: int) -> Block | None:

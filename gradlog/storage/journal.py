@@ -1,7 +1,7 @@
 """The durable tail: each row is written to a local file before ``step()`` returns.
 
 The operating system keeps what was written when the process dies, so a killed job loses no row that it was
-told is logged. One file a chunk; it goes when the chunk is committed, so the tail never grows past the blocks in
+told is logged. One file per chunk, deleted when the chunk is committed, so the tail never grows past the blocks in
 memory. Every record is written at a place that follows from the rows that count: one that was interrupted before
 its row counted is overwritten by the next.
 """

@@ -26,7 +26,7 @@ class Writing(Protocol):
 
     @property
     def writing(self) -> bool:
-        """Whether it may go on; what it lacks otherwise is for whoever continues or recovers the run."""
+        """Whether it may continue. If not, its missing rows are left to whatever continues or recovers the run."""
 
     def supersede(self, successor: str) -> None:
         """Tell it that another segment goes on from here: it ends at its next row."""
@@ -187,7 +187,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _retire(path: Path, keep: bool) -> None:
-    """Delete a journal whose rows are committed; keep any other under another name, for whoever wants to look."""
+    """Delete a journal whose rows are committed. Keep any other under another name, for inspection."""
     if keep:
         path.rename(path.with_name(path.name.replace("journal", "torn")))
     else:

@@ -86,7 +86,7 @@ def command(path: str) -> str:
 
 
 def fate(rows: int, kept: bool, path: str) -> str:
-    """Say what becomes of the rows that a store elsewhere did not take until the end.
+    """Say what happens to the rows that a remote store did not take until the end.
 
     >>> fate(3, False, "s3://bucket/run.zarr")
     'without a journal the last 3 rows are lost'

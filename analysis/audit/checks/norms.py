@@ -1,7 +1,8 @@
 """Whether each sketch has the length that the exact norm beside it allows.
 
-For every fixed vector the sketch's squared norm over the exact one, r, has mean 1 and variance (2/k)(1 + (3k+6)/m);
-where the vector is spread over many coordinates, k r follows a chi-square law with k degrees of freedom. A vector that
+Let r be the sketch's squared norm over the exact one. For every fixed vector r has mean 1 and variance
+(2/k)(1 + (3k+6)/m). If the vector is spread over many coordinates, k r follows a chi-square law with k degrees of
+freedom. A vector that
 lives on few coordinates breaks that law as soon as two of them share a column, and all rows of a run share one map.
 Such a sketch shows few large columns, unless the two cancel: chance 1/(2k), and what is left may look like anything.
 Hence the rules:

@@ -27,7 +27,7 @@ class Pane(NamedTuple):
 
 
 class Reduction(NamedTuple):
-    """What becomes of blocks.
+    """How blocks become one value.
 
     Attributes
     ----------

@@ -15,8 +15,8 @@ from gradlog.recorder.recording import Fill
 class UpdateCapture(Capture):
     """The change of the parameters in each step, S(after) - S(before), without a copy of the parameters.
 
-    With ``every=1`` the sketch after one step serves as the one before the next, so that the rows add up to the
-    sketch of the difference of any two checkpoints, even if other code changed the parameters in between.
+    With ``every=1`` the sketch after one step serves as the one before the next. So the rows add up to the sketch of
+    the difference of any two checkpoints, even if other code changed the parameters in between.
     """
 
     _measure: Measure  # what measure_for gives a run of updates
