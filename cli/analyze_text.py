@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from gradlog.analysis.common.text import enumerate_some
+from gradlog.analysis.common.text import TERMINAL, enumerate_some
 from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at
 from gradlog.analysis.measures.interpretation import verdict as verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
@@ -55,8 +56,8 @@ def _run(path: str, result: Document) -> list[str]:
                 ("sketch", _sketch(run, result.get("exact_groups") or [])),
                 (
                     "energy",
-                    f"{plain_text.number(result['energy'])}, "
-                    f"of the increments {plain_text.number(result['increment_energy'])}",
+                    f"{TERMINAL.number(result['energy'])}, "
+                    f"of the increments {TERMINAL.number(result['increment_energy'])}",
                 ),
             ]
         ),
@@ -85,11 +86,19 @@ def _errors(result: Document) -> list[str]:
     title, reasons = plain_text.heading("how well kappa is known, 95 %"), [k["run_withheld"] for k in kappas.values()]
     if len(set(reasons)) == 1 and reasons[0]:
         return [title, *plain_text.note(f"fluctuation within the run withheld: {reasons[0]}")]
-    columns, rows = ["predictor", "within the run"], [[_label(n, k), _half(k["run_half"])] for n, k in kappas.items()]
+    columns, rows = (
+        ["predictor", "within the run"],
+        [[_label(n, k), TERMINAL.half(k["run_half"])] for n, k in kappas.items()],
+    )
     if result["run"]["kind"] != "exact/1":
         columns = ["predictor", "sketch", "within the run", "both"]
         rows = [
-            [name, _half(k["high"], k["value"]), half, _half(k["total_half"])]
+            [
+                name,
+                TERMINAL.half(None if k["high"] is None else k["high"] - k["value"]),
+                half,
+                TERMINAL.half(k["total_half"]),
+            ]
             for (name, half), k in zip(rows, kappas.values(), strict=True)
         ]
     lines = ["within the run: from blocks of its own steps; another seed may differ by more"]
@@ -97,10 +106,6 @@ def _errors(result: Document) -> list[str]:
         names = ", ".join(n for n, k in kappas.items() if k["run_withheld"] == reason)
         lines += plain_text.wrap(f"withheld for {plain_text.printable(names)}: {reason}", plain_text.WIDTH - 2)
     return [title, *plain_text.table(columns, rows), *(f"  {x}" for x in lines)]
-
-
-def _half(end: float | None, value: float = 0.0) -> str:
-    return "-" if end is None else f"± {plain_text.number(end - value, 3)}"
 
 
 def _reading(result: Document) -> str:
@@ -115,23 +120,18 @@ def _reading(result: Document) -> str:
 def _kappa_cells(name: str, k: Document) -> list[str]:
     if is_reference(name):
         return [name, _fixed(k["value"]), "", _fixed(k["null"]), "", "reference"]
-    known = k["low"] is not None
     return [
         _label(name, k),
         _fixed(k["value"]),
-        "exact" if known and k["low"] == k["high"] else f"{_fixed(k['low'])} .. {_fixed(k['high'])}",
+        TERMINAL.of_error(k["low"], k["high"], _fixed),
         _fixed(k["null"]),
-        _signed(k["gain"]),
+        TERMINAL.fixed(k["gain"], sign=True),
         verdict(k),
     ]
 
 
 def _fixed(value: float | None) -> str:
-    return "-" if value is None else f"{value:.{3 if abs(value) < 10 else 2}f}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{round(value, 3) + 0.0:+.3f}"
+    return TERMINAL.fixed(value, 3 if value is None or abs(value) < 10 else 2)
 
 
 def _label(name: str, kappa: Document) -> str:
@@ -172,28 +172,27 @@ def _spectrum(result: Document) -> list[str]:
 
 
 def _rank_cells(rank: Document) -> list[str]:
-    low, high = rank.get("estimate_low"), rank.get("estimate_high")
     known = rank.get("estimate") is not None
     return [
-        _count(rank["value"]),
-        f"{_count(rank['low'])} .. {_count(rank['high'])}",
-        _count(rank.get("null")),
-        f"{_count(rank.get('null_low'))} .. {_count(rank.get('null_high'))}",
-        _count(rank["estimate"]) if known else "not identifiable",
-        f"{_count(low)} .. {_count(high)}" if known else "",
+        TERMINAL.count(rank["value"]),
+        _range(rank),
+        TERMINAL.count(rank.get("null")),
+        _range(rank, "null_"),
+        TERMINAL.count(rank["estimate"]) if known else "not identifiable",
+        _range(rank, "estimate_"),
     ]
 
 
-def _count(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
+def _range(rank: Document, of: str = "") -> str:
+    return TERMINAL.interval(rank.get(f"{of}low"), rank.get(f"{of}high"), TERMINAL.count)
 
 
 def _measures(result: Document) -> list[str]:
     measures, svd = result["rank_measures"], result["svd"]
     columns = {n: n for n in ("stable", "participation", "entropy")}
     columns |= {"participation_estimate": "free of sketch bias"}
-    cells = [plain_text.number(measures[n]) for n in columns]
-    spread = plain_text.interval(measures["participation_estimate_low"], measures["participation_estimate_high"])
+    cells = [TERMINAL.number(measures[n]) for n in columns]
+    spread = TERMINAL.interval(measures["participation_estimate_low"], measures["participation_estimate_high"])
     return [
         plain_text.heading("effective rank of the increments"),
         *plain_text.table([*columns.values(), "sketch 95 %"], [[*cells, spread]], ()),
@@ -222,7 +221,7 @@ def _in_time(result: Document, kind: str, title: str) -> list[str]:
         kappas = [cell for n in names for cell in _kappa_cells(n, part["kappa"][n])[1:4:2]]
         rank = part["rank"][eps]
         span = f"{part['first_step']:,} to {part['last_step']:,}"
-        rows.append([span, *kappas, f"{_count(rank['low'])} .. {_count(rank['high'])}", _count(rank.get("null"))])
+        rows.append([span, *kappas, _range(rank), TERMINAL.count(rank.get("null"))])
     columns = ["steps", *(c for n in names for c in (n, "shuffled")), f"r*({eps})", "shuffled"]
     return [plain_text.heading(title), *_curves(result, kind), *plain_text.table(columns, rows)]
 
@@ -239,35 +238,32 @@ def _curves(result: Document, kind: str) -> list[str]:
 def _path(result: Document) -> list[str]:
     """Which steps and groups carry the path length."""
     shares = result["path_shares"]
-    most = ", ".join(f"{s['step']:,} ({_percent(s['share'])})" for s in shares["steps"][:5])
+    most = ", ".join(f"{s['step']:,} ({TERMINAL.percent(s['share'])})" for s in shares["steps"][:5])
     text = f"half in {shares['half_steps']:,} of {result['rows']:,} steps; most in steps {most}"
     lines = plain_text.wrap(text, plain_text.WIDTH - 2)
     name = "last" if "last" in result["kappa"] else next(iter(result["kappa"]))
     if shares["by_group"]:
-        parts = ", ".join(f"{plain_text.printable(g)} {_percent(x[name])}" for g, x in shares["by_group"].items())
+        parts = ", ".join(
+            f"{plain_text.printable(g)} {TERMINAL.percent(x[name])}" for g, x in shares["by_group"].items()
+        )
         lines += plain_text.wrap(f"by group, of {name}: {parts}", plain_text.WIDTH - 2)
     return [plain_text.heading("where the path of last lies"), *(f"  {line}" for line in lines)]
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
 def _noise(result: Document) -> list[str]:
     noise = result["noise"]
-    share, scale = noise["signal_share"], noise["noise_scale"]
+    share, scale, show = noise["signal_share"], noise["noise_scale"], functools.partial(TERMINAL.number, digits=3)
     lines = []
     if noise["source"] is None:
         lines.append(f"cannot be separated from the noise by lags: {noise['withheld']}")
     elif share is not None:
-        spread = plain_text.interval(noise["signal_share_low"], noise["signal_share_high"], 3)
-        lines.append(f"{plain_text.number(share, 3)} ({spread}) of the mean squared norm, the rest is minibatch noise")
+        spread = TERMINAL.interval(noise["signal_share_low"], noise["signal_share_high"], show)
+        lines.append(f"{show(share)} ({spread}) of the mean squared norm, the rest is minibatch noise")
         if scale is not None:
-            least, most = noise["noise_scale_low"], noise["noise_scale_high"]
-            spread = f"{plain_text.number(least, 3)} or more" if most is None else plain_text.interval(least, most, 3)
-            lines[-1] += f"; noise scale, the critical batch size: {plain_text.number(scale, 3)} ({spread}) samples"
+            spread = TERMINAL.interval(noise["noise_scale_low"], noise["noise_scale_high"], show)
+            lines[-1] += f"; noise scale, the critical batch size: {show(scale)} ({spread}) samples"
         lines[-1] += f"; from {noise['source']}{of_lags(result)}"
-    lags = [f"{_signed(lag['value'])} at {a}" for a, lag in result["lag_coherence"].items()]
+    lags = [f"{TERMINAL.fixed(lag['value'], sign=True)} at {a}" for a, lag in result["lag_coherence"].items()]
     lines.append(f"lag coherence {', '.join(lags)}")
     return [
         plain_text.heading("signal"),
@@ -300,7 +296,7 @@ def _bounds(result: Document) -> list[str]:
 def _sides(bound: Document) -> list[str]:
     """Right side and ratio of each predictor, each with its interval where it has an error."""
     rows = [
-        [name, *(cell for end in ("right", "ratio") for cell in (plain_text.number(sides[end]), _spread(sides, end)))]
+        [name, *(cell for end in ("right", "ratio") for cell in (TERMINAL.number(sides[end]), _spread(sides, end)))]
         for name, sides in bound.items()
     ]
     return plain_text.table(["predictor", "bound", "sketch 95 %", "ratio", "sketch 95 %"], rows)
@@ -308,17 +304,17 @@ def _sides(bound: Document) -> list[str]:
 
 def _spread(sides: Document, end: str) -> str:
     low, high = sides[f"{end}_low"], sides[f"{end}_high"]
-    return "" if low == high else plain_text.interval(low, high)
+    return "" if low == high else TERMINAL.interval(low, high)
 
 
 def _between(sides: Document, end: str) -> str:
-    value, spread = plain_text.number(sides[end]), _spread(sides, end)
+    value, spread = TERMINAL.number(sides[end]), _spread(sides, end)
     return f"{value} ({spread})" if spread else value
 
 
 def _inputs(inputs: Document) -> str:
     names = {"eta": "eta", "first_loss": "F_0", "lowest_loss": "F_*", "diameter": "D"}
-    known = (f"{name} = {plain_text.number(inputs[key])} ({inputs['sources'][key]})" for key, name in names.items())
+    known = (f"{name} = {TERMINAL.number(inputs[key])} ({inputs['sources'][key]})" for key, name in names.items())
     return "ratio: bound over left side, 1 or more where the bound holds. inputs: " + ", ".join(known)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gradlog.analysis.common.text import TERMINAL
 from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.cli import output_files, plain_text, stderr
 
@@ -41,29 +42,17 @@ def tables(document: Document) -> list[str]:
     names = _names([r["run"]["path"] for r in runs])
     predictors = without_reference(runs[0]["kappa"])
     parts = [head]
-    for field, title, digits in (
-        ("value", "kappa", ".3f"),
-        ("gain", "gain over the same gradients in random order", "+.3f"),
-    ):
-        rows = [[name, *(_cell(r["kappa"][p][field], digits) for p in predictors)]
+    for field, title in (("value", "kappa"), ("gain", "gain over the same gradients in random order")):
+        rows = [[name, *(TERMINAL.fixed(r["kappa"][p][field], sign=field == "gain") for p in predictors)]
                 for name, r in zip(names, runs, strict=True)]  # fmt: skip
         parts.append([plain_text.heading(title), *plain_text.table(["run", *predictors], rows)])
     eps = list(runs[0]["rank"])
     rows = [[name, f"{r['run']['steps']:,}", f"{len(r['run']['groups'])} x {r['run']['k']}",
-             *(_rank(r["rank"][e]) for e in eps), str(len(r["warnings"]))]
+             *(TERMINAL.rank(r["rank"][e]["low"], r["rank"][e]["high"]) for e in eps), str(len(r["warnings"]))]
             for name, r in zip(names, runs, strict=True)]  # fmt: skip
     title = "rank of the logged increments, certified interval where it is open, at eps"
     parts.append([plain_text.heading(title), *plain_text.table(["run", "steps", "n", *eps, "warnings"], rows)])
     return [line for part in parts for line in (*part, "")][:-1]
-
-
-def _cell(value: float | None, digits: str) -> str:
-    return "-" if value is None else format(value, digits)
-
-
-def _rank(rank: Document) -> str:
-    low, high = (f"{rank[end]:g}" if rank[end] is not None else "?" for end in ("low", "high"))
-    return low if low == high else f"{low} .. {high}"
 
 
 def _names(paths: list[str]) -> list[str]:

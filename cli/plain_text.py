@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gradlog.analysis.common.text import number as number
+from gradlog.analysis.common.text import TERMINAL
 from gradlog.analysis.common.text import printable as printable
 
 WIDTH = 80
@@ -19,11 +19,6 @@ SPARK = 40
 """Letters of a sparkline at most."""
 
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
-
-
-def interval(low: float | None, high: float | None, digits: int = 4) -> str:
-    """Show ``low .. high``; nothing where there is none."""
-    return "" if low is None or high is None else f"{number(low, digits)} .. {number(high, digits)}"
 
 
 def size(count: float) -> str:
@@ -91,7 +86,7 @@ def spark(values: Iterable[float | None], width: int = SPARK) -> str:
 def curve(name: str, values: Sequence[float | None], width: int = 0) -> str:
     """Name, sparkline, and the range that it spans; fewer letters where the terminal is narrow."""
     known = [v for v in values if v is not None and math.isfinite(v)]
-    ends = f"{number(min(known))} .. {number(max(known))}" if known else ""
+    ends = TERMINAL.interval(min(known), max(known)) if known else ""
     label = printable(name).ljust(width)
     letters = max(8, min(SPARK, _columns() - len(label) - len(ends) - 6))
     return f"  {label}  {spark(values, letters)}  {ends}".rstrip()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -19,26 +20,6 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def numeral(value: float | None, digits: int = 4) -> str:
-    """As ``number``, with a true minus sign, for print.
-
-    >>> numeral(-1.05)
-    '−1.050'
-    """
-    return number(value, digits).replace("-", "−" if value is not None and value == value else "–")
-
-
-def percent(share: float | None, digits: int = 1, sign: bool = False) -> str:
-    """Show a share in per cent.
-
-    >>> percent(0.123), percent(-0.5, 0, sign=True), percent(None)
-    ('12.3 %', '−50 %', '–')
-    """
-    if share is None or share != share:
-        return "–"
-    return f"{100 * share + 0.0:{'+' if sign else ''}.{digits}f} %".replace("-", "−")
-
-
 def abbreviate(text: object, most: int) -> str:
     """Take the middle out of what is longer than ``most`` letters: names of runs differ at either end.
 
@@ -50,19 +31,81 @@ def abbreviate(text: object, most: int) -> str:
     return plain if len(plain) <= most else plain[: most - 1 - tail] + "…" + plain[len(plain) - tail :]
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """Show a number to some significant digits; a dash where there is none.
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How values look to a reader: one method for each kind of value.
 
-    >>> number(1.05), number(13.84), number(123456.0), number(0.00123), number(None)
-    ('1.050', '13.84', '1.235e+05', '0.001230', '-')
+    ``none`` stands for a number that is not known, ``minus`` before a negative one, ``to`` between two ends.
+
+    >>> TERMINAL.interval(0.5, 1.05), PAGE.interval(-1.05, None), PAGE.percent(-0.5, 0, sign=True)
+    ('0.5000 .. 1.050', '−1.050 or more', '−50 %')
     """
-    if value is None or value != value:
-        return "-"
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 10**digits:
-        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-    return f"{value:.{digits - 1}e}"
+
+    none: str
+    minus: str
+    to: str
+
+    def number(self, value: float | None, digits: int = 4) -> str:
+        """Show a number to some significant digits.
+
+        >>> [TERMINAL.number(x) for x in (1.05, 13.84, 123456.0, 0.00123, None)]
+        ['1.050', '13.84', '1.235e+05', '0.001230', '-']
+        """
+        if value is None or value != value:
+            return self.none
+        if value == 0:
+            return "0"
+        if 1e-3 <= abs(value) < 10**digits:
+            return self._written(value, f".{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f")
+        return self._written(value, f".{digits - 1}e")
+
+    def fixed(self, value: float | None, places: int = 3, sign: bool = False) -> str:
+        """Show a kappa, or with its sign a gain, to some decimal places."""
+        return self._written(value, f"{'+' if sign else ''}.{places}f", round(value or 0.0, places) + 0.0)
+
+    def percent(self, share: float | None, digits: int = 1, sign: bool = False) -> str:
+        """Show a share in per cent.
+
+        >>> PAGE.percent(0.123), TERMINAL.percent(None)
+        ('12.3 %', '-')
+        """
+        text = self._written(share, f"{'+' if sign else ''}.{digits}f", 100 * (share or 0.0) + 0.0)
+        return text if text == self.none else f"{text} %"
+
+    def count(self, value: float | None) -> str:
+        """Show a whole number, such as a rank."""
+        return self._written(value, ",.0f")
+
+    def half(self, half: float | None) -> str:
+        """Show the half-width of an interval."""
+        return self.none if half is None else f"± {self.number(half, 3)}"
+
+    def interval(self, low: float | None, high: float | None, show: Callable[[float], str] | None = None) -> str:
+        """Show both ends; nothing where there is no interval."""
+        show = show or self.number
+        if low is None or not math.isfinite(low):
+            return ""
+        return (
+            f"{show(low)} or more" if high is None or not math.isfinite(high) else f"{show(low)}{self.to}{show(high)}"
+        )
+
+    def of_error(self, low: float | None, high: float | None, show: Callable[[float], str] | None = None) -> str:
+        """Show the interval of an error, or that there is no error, or no interval."""
+        if low is None or high is None:
+            return "none"
+        return "exact" if low == high else self.interval(low, high, show)
+
+    def rank(self, low: float | None, high: float | None) -> str:
+        """Show the range in which a rank is certain to lie; one number where it is known."""
+        return self.count(low) if low is None or low == high else self.interval(low, high, self.count)
+
+    def _written(self, value: float | None, form: str, shown: float | None = None) -> str:
+        if value is None or value != value:
+            return self.none
+        return format(value if shown is None else shown, form).replace("-", self.minus)
+
+
+TERMINAL, PAGE = Style("-", "-", " .. "), Style("–", "−", " to ")
 
 
 def writable(text: str) -> str:

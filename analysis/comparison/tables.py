@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gradlog.analysis.common.text import printable
+from gradlog.analysis.common.text import PAGE, printable
 from gradlog.analysis.comparison.compare import Comparison
 from gradlog.analysis.comparison.replicates import Mean, Replicates
 
@@ -25,7 +25,7 @@ def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for r in comparison.rows:
         batch = "–" if r.batch is None else f"{r.batch:g}"
         rows.append([r.label, f"{r.steps}", batch, *(_cell(r.kappa[p]) for p in comparison.predictors)])
-        rows.append(["  shuffled", "", "", *(_fixed(r.kappa[p]["null"]) for p in comparison.predictors)])
+        rows.append(["  shuffled", "", "", *(PAGE.fixed(r.kappa[p]["null"]) for p in comparison.predictors)])
         if r.label in comparison.reference:
             rows.append(_published("  published", comparison.reference[r.label], comparison))
     others = comparison.reference.keys() - {r.label for r in comparison.rows}
@@ -41,7 +41,7 @@ def configurations(found: Replicates) -> tuple[list[str], list[list[str]]]:
     for c in found.configurations:
         means = [c.kappa[p] for p in predictors]
         rows.append([c.label, f"{len(c.runs)}", *(_mean(m) for m in means)])
-        rows.append(["  sd", "", *("–" if m.n < 2 else f"{m.sd:.3f}" for m in means)])
+        rows.append(["  sd", "", *(PAGE.fixed(m.sd if m.n > 1 else None) for m in means)])
     return columns, rows
 
 
@@ -53,7 +53,7 @@ SPREAD = "mean ± half of its 95 % interval over n runs; sd: between runs. p is 
 
 
 def _published(label: str, figures: Mapping[str, float], comparison: Comparison) -> list[str]:
-    return [f"{label} *", "", "", *(_fixed(figures.get(p)) for p in comparison.predictors)]
+    return [f"{label} *", "", "", *(PAGE.fixed(figures.get(p)) for p in comparison.predictors)]
 
 
 def markdown(comparison: Comparison) -> str:
@@ -138,13 +138,9 @@ def footnote(comparison: Comparison) -> str:
 def _cell(kappa: dict[str, Any]) -> str:
     low, high = kappa.get("low"), kappa.get("high")
     if low is None or high is None or low == high:
-        return _fixed(kappa["value"])
+        return PAGE.fixed(kappa["value"])
     half = (high - low) / 2
-    return f"{_fixed(kappa['value'])} ±{'<0.001' if 0 < half < 0.0005 else f'{half:.3f}'}"
-
-
-def _fixed(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return f"{PAGE.fixed(kappa['value'])} ±{'<0.001' if 0 < half < 0.0005 else PAGE.fixed(half)}"
 
 
 def _number(value: float | None) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 
-from gradlog.analysis.common.text import numeral
+from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.comparison.replicates import Configuration, Difference, Mean, Replicates
 from gradlog.analysis.measures.predictors.registry import without_reference
+from gradlog.analysis.report.figures import interval
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.report.tables import Cell, Table, count_cell, gain_cell, number_cell, rank_cell
 
@@ -41,15 +41,14 @@ def _row(study: Study, names: Sequence[str], eps: str) -> list[Cell]:
         Cell(info["status"], info["status"], "name"),
     ]
     for kappa in (kappas[p] for p in names):
-        cells += [number_cell(kappa["value"], _ends(kappa["low"], kappa["high"])), gain_cell(kappa)]
+        cells += [number_cell(kappa["value"], interval(kappa["low"], kappa["high"])), gain_cell(kappa)]
     rank = study.document["rank"][eps]
-    orders = rank.get("null_low"), rank.get("null_high")
-    shuffled = "" if None in orders else "shuffled {:.0f} to {:.0f}".format(*orders)
-    return [*cells, rank_cell(rank, shuffled), count_cell(len(json.loads(study.result.attrs["warnings"])))]
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    return "no interval" if low is None or high is None else f"{numeral(low)} to {numeral(high)}"
+    orders = PAGE.interval(rank.get("null_low"), rank.get("null_high"), PAGE.count)
+    return [
+        *cells,
+        rank_cell(rank, orders and f"shuffled {orders}"),
+        count_cell(len(json.loads(study.result.attrs["warnings"]))),
+    ]
 
 
 def configuration_table(found: Replicates | None) -> Table | None:
@@ -67,9 +66,9 @@ def _mean_row(c: Configuration, predictor: str, mean: Mean) -> list[Cell]:
         Cell(c.label, c.label, "name"),
         Cell(predictor, predictor, "name"),
         Cell(f"{mean.n}", mean.n),
-        Cell(numeral(mean.value), mean.value),
-        Cell(numeral(mean.sd) if known else "–", mean.sd if known else -math.inf),
-        Cell(f"{numeral(mean.low)} to {numeral(mean.high)}" if known else "none", mean.value, "soft"),
+        number_cell(mean.value),
+        number_cell(mean.sd if known else None),
+        Cell(PAGE.interval(mean.low, mean.high) if known else "none", mean.value, "soft"),
     ]
 
 
@@ -90,8 +89,8 @@ def _difference_row(d: Difference) -> list[Cell]:
     return [
         Cell(title, title, "name"),
         Cell(d.predictor, d.predictor, "name"),
-        Cell(numeral(d.value), d.value),
-        Cell(f"{numeral(d.low)} to {numeral(d.high)}", d.low, "soft"),
+        number_cell(d.value),
+        Cell(PAGE.interval(d.low, d.high), d.low, "soft"),
         Cell(f"{d.seeds} paired" if d.seeds else "not paired", d.seeds),
         Cell("< 0.001" if d.p < 0.001 else f"{d.p:.3f}", d.p),
     ]

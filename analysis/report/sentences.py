@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradlog.analysis.common.text import numeral, percent
+from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, verdict
 from gradlog.analysis.measures.predictors.registry import is_reference
 from gradlog.analysis.report.figures import interval
@@ -42,35 +42,27 @@ def _best(study: Study) -> str:
     if not kappas:
         return ""
     name, best = min(kappas.items(), key=lambda item: float(item[1]["value"]))
-    text = f"{name} leaves the least error: kappa {numeral(best['value'])} ({interval(best['low'], best['high'])})"
-    return f"{text}, against {numeral(best['null'])} in random order and 1 for predicting zero."
+    text = f"{name} leaves the least error: kappa {PAGE.number(best['value'])} ({interval(best['low'], best['high'])})"
+    return f"{text}, against {PAGE.number(best['null'])} in random order and 1 for predicting zero."
 
 
 def _rank(study: Study) -> str:
     eps, rank = next(iter(study.document["rank"].items()))
     if rank["low"] is None:
         return ""
-    held = f"{percent(1 - float(eps), 0)} of the energy of the logged increments"
-    span = _span(rank["low"], rank["high"])
-    text = f"{held} lies in {span} directions, certified"
+    held = f"{PAGE.percent(1 - float(eps), 0)} of the energy of the logged increments"
+    between = "between " if rank["high"] not in (None, rank["low"]) else ""
+    span = PAGE.rank(rank["low"], rank["high"]).replace(PAGE.to, " and ")
+    text = f"{held} lies in {between}{span} directions, certified"
     if rank.get("null_low") is not None:
-        text += f" ({_among(rank['null_low'], rank['null_high'])} in 9 of 10 random orders of the same steps)"
+        shuffled = PAGE.rank(round(rank["null_low"]), round(rank["null_high"]))
+        text += f" ({shuffled} in 9 of 10 random orders of the same steps)"
     if study.run.header.sketch.exact:
         return text + "; the gradients themselves were logged, so that is their rank."
     if rank.get("estimate") is None:
         return text + "; how many directions the gradients themselves need is not identifiable from this sketch."
-    ends = f"{rank['estimate_low']:.0f} to {rank['estimate_high']:.0f}"
-    return text + f"; of the gradients themselves an estimated {rank['estimate']:.0f} ({ends})."
-
-
-def _among(low: float, high: float) -> str:
-    return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
-
-
-def _span(low: float, high: float | None) -> str:
-    if high is None:
-        return f"{low:.0f} or more"
-    return f"{low:.0f}" if low == high else f"between {low:.0f} and {high:.0f}"
+    ends = PAGE.interval(rank["estimate_low"], rank["estimate_high"], PAGE.count)
+    return text + f"; of the gradients themselves an estimated {PAGE.count(rank['estimate'])} ({ends})."
 
 
 def _signal(study: Study) -> str:
@@ -80,7 +72,7 @@ def _signal(study: Study) -> str:
     share = noise["signal_share"]
     if share is None:
         return ""
-    shown = f"{numeral(share, 3)} ({interval(noise['signal_share_low'], noise['signal_share_high'])})"
+    shown = f"{PAGE.number(share, 3)} ({interval(noise['signal_share_low'], noise['signal_share_high'])})"
     said = f"a share of {shown} of the mean squared norm is signal, the rest minibatch noise"
     return f"From {noise['source']}{of_lags(study.document)}: {said}."
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from gradlog.analysis.common.text import numeral, percent
+from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.measures.interpretation import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, sentence, verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference
 from gradlog.analysis.report.study import SHARED, Study
@@ -190,22 +191,20 @@ def gain_cell(kappa: dict[str, Any]) -> Cell:
     """Gain over shuffled steps, with its interval."""
     value, low, high = kappa["gain"], kappa.get("gain_low"), kappa.get("gain_high")
     if value is None:
-        return Cell("–", -math.inf)
-    known = low is not None and high is not None
-    more = f"{percent(low, sign=True)} to {percent(high, sign=True)}" if known else "no interval"
-    return Cell(percent(value, sign=True), value, more=more)
+        return number_cell(None)
+    signed = functools.partial(PAGE.percent, sign=True)
+    return Cell(signed(value), value, more=PAGE.interval(low, high, signed) or "no interval")
 
 
 def _rank(eps: str, rank: dict[str, Any]) -> list[Cell]:
-    known = rank.get("estimate")
-    ends = rank.get("estimate_low"), rank.get("estimate_high")
+    known, least = rank.get("estimate"), rank.get("estimate_low")
     return [
         Cell(eps, float(eps), "name"),
         rank_cell(rank),
-        Cell(_count(rank.get("null")), _key(rank.get("null"))),
-        Cell(_orders(rank), _key(rank.get("null_low")), "soft"),
-        Cell("not identifiable" if known is None else _count(known), _key(known)),
-        Cell("" if known is None else f"{_count(ends[0])} to {_count(ends[1])}", _key(ends[0])),
+        count_cell(rank.get("null")),
+        Cell(_range(rank, "null"), _key(rank.get("null_low")), "soft"),
+        Cell("not identifiable" if known is None else PAGE.count(known), _key(known)),
+        Cell(_range(rank, "estimate"), _key(least)),
     ]
 
 
@@ -217,19 +216,18 @@ def _group(name: str, found: dict[str, Any], study: Study) -> list[Cell]:
     kappa = kappa or empty
     return [
         Cell(name, name, "name"),
-        Cell(percent(share), _key(share)),
+        Cell(PAGE.percent(share), _key(share)),
         number_cell(kappa["value"]),
         _interval(kappa["low"], kappa["high"]),
         number_cell(kappa["null"]),
         rank_cell(rank),
-        Cell(_count(rank.get("null")), _key(rank.get("null")), more=_orders(rank)),
+        count_cell(rank.get("null"), _range(rank, "null")),
     ]
 
 
-def _orders(rank: dict[str, Any]) -> str:
-    """Range of r* over random orders of the same steps."""
-    low, high = rank.get("null_low"), rank.get("null_high")
-    return "" if low is None or high is None else f"{_count(low)} to {_count(high)}"
+def _range(rank: dict[str, Any], name: str) -> str:
+    """Range of r* over random orders of the same steps, or of its estimate."""
+    return PAGE.interval(rank.get(f"{name}_low"), rank.get(f"{name}_high"), PAGE.count)
 
 
 def _bound(name: str, study: Study, kind: str, sides: dict[str, str]) -> list[Cell]:
@@ -240,9 +238,7 @@ def _bound(name: str, study: Study, kind: str, sides: dict[str, str]) -> list[Ce
 
 def _ends(low: float | None, high: float | None) -> str:
     """Show an interval under its value; nothing where the value has no error."""
-    if low == high:
-        return ""
-    return f"{numeral(low)} {'or more' if high is None else f'to {numeral(high)}'}"
+    return "" if low == high else PAGE.interval(low, high)
 
 
 def _has_bounds(study: Study) -> bool:
@@ -252,39 +248,31 @@ def _has_bounds(study: Study) -> bool:
 def _inputs(study: Study) -> str:
     given = study.document["bounds"]["inputs"]
     names = {"eta": "η", "first_loss": "F₀", "lowest_loss": "F*", "diameter": "D"}
-    return ", ".join(f"{name} = {numeral(given[key])} ({given['sources'][key]})" for key, name in names.items())
+    return ", ".join(f"{name} = {PAGE.number(given[key])} ({given['sources'][key]})" for key, name in names.items())
 
 
 def number_cell(value: float | None, more: str = "") -> Cell:
     """Show a number, and what belongs under it."""
-    return Cell("–" if value is None else numeral(value), _key(value), more=more)
+    return Cell(PAGE.number(value), _key(value), more=more)
 
 
 def half_cell(half: float | None, withheld: str = "") -> Cell:
     """Show a half-width, or why there is none."""
-    return Cell("–" if half is None else f"± {numeral(half, 3)}", _key(half), more=withheld)
+    return Cell(PAGE.half(half), _key(half), more=withheld)
 
 
-def count_cell(value: float) -> Cell:
-    """Show a whole number."""
-    return Cell(_count(value), float(value))
+def count_cell(value: float | None, more: str = "") -> Cell:
+    """Show a whole number, and what belongs under it."""
+    return Cell(PAGE.count(value), _key(value), more=more)
 
 
 def rank_cell(rank: dict[str, Any], more: str = "") -> Cell:
     """Certified range of r*."""
-    low, high = rank["low"], rank["high"]
-    span = f"{_count(low)}" if low == high else f"{_count(low)} {'or more' if high is None else f'to {_count(high)}'}"
-    return Cell(span, _key(low), more=more)
+    return Cell(PAGE.rank(rank["low"], rank["high"]), _key(rank["low"]), more=more)
 
 
 def _interval(low: float | None, high: float | None) -> Cell:
-    if low is None or high is None:
-        return Cell("none", _key(low), "soft")
-    return Cell("exact" if low == high else f"{numeral(low)} to {numeral(high)}", _key(low), "soft")
-
-
-def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+    return Cell(PAGE.of_error(low, high), _key(low), "soft")
 
 
 def _key(value: float | None) -> float:

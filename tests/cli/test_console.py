@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gradlog.analysis.common.text import TERMINAL
 from gradlog.cli import app, plain_text, stderr
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,7 +220,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
     ],
 )
 def test_numbers(value, text):
-    assert plain_text.number(value) == text
+    assert TERMINAL.number(value) == text
 
 
 def test_tables_align_labels_above_numbers():

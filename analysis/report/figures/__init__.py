@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
-from gradlog.analysis.common.text import numeral
+from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.report.axes import Axis, exact
 from gradlog.analysis.report.figure import Figure
@@ -67,9 +67,7 @@ def charts(many: bool) -> list[Chart]:
 
 def interval(low: float | None, high: float | None) -> str:
     """Words for an interval; says so where there is none."""
-    if low is None or high is None or not np.isfinite([low, high]).all():
-        return "no interval"
-    return f"{numeral(low)} to {numeral(high)}"
+    return PAGE.interval(low, high) or "no interval"
 
 
 def width(runs: Sequence[Analysis]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradlog.analysis.common.text import numeral
+from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.comparison.divergence import Cosines
 from gradlog.analysis.comparison.replicates import Mean, Replicates
 from gradlog.analysis.report.axes import Axis, exact, linear, logarithmic
@@ -35,7 +35,7 @@ def configurations(found: Replicates, predictor: str, wide: int = 480) -> Figure
     figure = Figure(predictor, said, x, names, SEEDS, wide, max(70, 44 * len(names)))
     for row, (c, mean) in enumerate(zip(found.configurations, means, strict=True)):
         values = c.values[predictor]
-        tips = [f"{run}: kappa {numeral(float(v))}" for run, v in zip(c.runs, values, strict=True)]
+        tips = [f"{run}: kappa {PAGE.number(float(v))}" for run, v in zip(c.runs, values, strict=True)]
         figure.add(
             Dots(values, np.full(len(values), row - 0.15), f"{style(row)} faint", tips),
             Bars([row + 0.2], [mean.low], [mean.high], style(row)),
@@ -45,8 +45,8 @@ def configurations(found: Replicates, predictor: str, wide: int = 480) -> Figure
 
 
 def _words(mean: Mean) -> str:
-    spread = f", 95 % interval {numeral(mean.low)} to {numeral(mean.high)}" if mean.n > 1 else ""
-    return f"mean {numeral(mean.value)} of {mean.n} run{'' if mean.n == 1 else 's'}{spread}"
+    spread = f", 95 % interval {PAGE.interval(mean.low, mean.high)}" if mean.n > 1 else ""
+    return f"mean {PAGE.number(mean.value)} of {mean.n} run{'' if mean.n == 1 else 's'}{spread}"
 
 
 def kappa_of_runs(predictor: str, windows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:

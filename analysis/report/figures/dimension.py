@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.common.text import numeral, percent
+from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.report.axes import Axis, linear, logarithmic
 from gradlog.analysis.report.figure import WIDE, Band, Bars, Dots, Figure, Legend, Line, Rule, style
@@ -84,7 +84,7 @@ def _ranks(run: Analysis, eps: Float64, far: float) -> Sequence[Bars | Dots]:
         return [f"eps {e:g}: " + text.format(*words) for e, *words in zip(eps, *columns, strict=True)]
 
     def words(*ends: Float64) -> list[str]:
-        return [numeral(at[0]) if len(at) == 1 else interval(*at) for at in zip(*ends, strict=True)]
+        return [PAGE.number(at[0]) if len(at) == 1 else interval(*at) for at in zip(*ends, strict=True)]
 
     rings = tips("{} directions in random order ({} in 9 of 10 orders)", words(null), words(lowest, highest))
     crosses = tips("{} directions of the gradients ({})", words(known), words(least, most))
@@ -123,7 +123,8 @@ def _spectrum(run: Analysis, values: Float64, x: Axis, y: Axis, title: str, wide
     hits = kept[:: max(1, len(kept) // 60)]
     share = np.cumsum(values**2) / whole if whole > 0 else np.full(len(values), np.nan)
     tips = [
-        f"value {i + 1}: {numeral(values[i])}; the first {i + 1} hold {percent(share[i])} of the energy" for i in hits
+        f"value {i + 1}: {PAGE.number(values[i])}; the first {i + 1} hold {PAGE.percent(share[i])} of the energy"
+        for i in hits
     ]
     figure.add(Line(order[kept], values[kept], "s0"), Dots(order[hits], values[hits], "s0", tips, "spot"))
     return figure
@@ -168,7 +169,10 @@ def _rank_over_time(run: Analysis, ds: xarray.Dataset, x: Axis, y: Axis, title: 
     for i, e in enumerate(ds["eps"].values):
         low, high, null = (values[:, i] for values in ends)
         rows = zip(spans(ds), low, high, null, strict=True)
-        tips = [f"eps {e:g}, {s}: certified {_range(a, b)}, shuffled {numeral(n)}" for s, a, b, n in rows]
+        tips = [
+            f"eps {e:g}, {s}: certified {PAGE.interval(a, b, PAGE.count)}, shuffled {PAGE.number(n)}"
+            for s, a, b, n in rows
+        ]
         figure.add(
             Line(at, null, f"{style(i)} thin", dashed=True),
             Band(at, low, np.where(np.isfinite(high), high, y.high), style(i)),
@@ -177,7 +181,3 @@ def _rank_over_time(run: Analysis, ds: xarray.Dataset, x: Axis, y: Axis, title: 
         )
         figure.names.append((float(low[-1]), style(i), f"eps {e:g}"))
     return figure
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:.0f} to {high:.0f}" if np.isfinite(high) else f"{low:.0f} or more"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradlog.analysis.common.text import percent
+from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.report.axes import exact
 from gradlog.analysis.report.figure import WIDE, Cells, Figure, Legend
 from gradlog.analysis.report.figures import chart, titled
@@ -40,9 +40,9 @@ def of_shares(shares: GroupTime, title: str, label: str, most: int = MOST_GROUPS
         title += f" · the {len(kept)} of {len(shares.groups)} groups with the largest error"
     top = float(np.nanmax(shares.share, initial=0.0)) or 1.0
     legend: Legend = [
-        ("band", "h0", percent(0.0, 0)),
-        ("band", "h1", percent(top / 2, 0)),
-        ("band", "h2", f"{percent(top, 0)} of the window's error"),
+        ("band", "h0", PAGE.percent(0.0, 0)),
+        ("band", "h1", PAGE.percent(top / 2, 0)),
+        ("band", "h2", f"{PAGE.percent(top, 0)} of the window's error"),
     ]
     said = f"Share of each parameter group in the path length of {shares.predictor}, by window, of {label}"
     x = exact("step", [shares.first[0], shares.last[-1]])
@@ -55,7 +55,7 @@ def of_shares(shares: GroupTime, title: str, label: str, most: int = MOST_GROUPS
 def _tips(shares: GroupTime, g: int) -> list[str]:
     columns = (shares.share[:, g], shares.low[:, g], shares.high[:, g], shares.first, shares.last)
     return [
-        f"{shares.groups[g]}, steps {a:,} to {b:,}: {percent(share)} ({percent(low)} to {percent(high)}) of the error "
-        f"of {shares.predictor}"
+        f"{shares.groups[g]}, steps {a:,} to {b:,}: {PAGE.percent(share)} ({PAGE.interval(low, high, PAGE.percent)}) "
+        f"of the error of {shares.predictor}"
         for share, low, high, a, b in zip(*columns, strict=True)
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradlog.analysis.common.text import abbreviate, numeral
+from gradlog.analysis.common.text import PAGE, abbreviate
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.interpretation import sentence
 from gradlog.analysis.measures.predictors.registry import without_reference
@@ -69,10 +69,12 @@ def _kappa(figure: Figure, run: Analysis, predictor: str, row: float, colour: st
     value, low, high, null, *gain = (float(values[at]) for values in known.values())
     judged = {field: None if np.isnan(x) else x for field, x in zip(GAIN, gain, strict=True)}
     name = f"{run.label}, {predictor}"
-    text = f"{name}: kappa {numeral(value)} ({interval(low, high)}), shuffled {numeral(null)}; {sentence(judged)}"
+    text = (
+        f"{name}: kappa {PAGE.number(value)} ({interval(low, high)}), shuffled {PAGE.number(null)}; {sentence(judged)}"
+    )
     figure.add(
         Line([value, null], [row, row], f"{colour} faint"),
-        Dots([null], [row], colour, [f"{name}: {numeral(null)} if the same steps came in random order"], "ring"),
+        Dots([null], [row], colour, [f"{name}: {PAGE.number(null)} if the same steps came in random order"], "ring"),
         Bars([row], [low], [high], f"{colour} thick"),
         Dots([value], [row], colour, [text]),
     )
@@ -110,7 +112,9 @@ def _kappa_over_time(run: Analysis, ds: xarray.Dataset, x: Axis, y: Axis, title:
         add_curve(figure, middle_steps(ds), curve, i, name)
     for i, (name, (value, low, high, null)) in enumerate(zip(names, curves, strict=True)):
         rows = zip(spans(ds), value, low, high, null, strict=True)
-        tips = [f"{name}, {s}: {numeral(v)} ({interval(a, b)}), shuffled {numeral(n)}" for s, v, a, b, n in rows]
+        tips = [
+            f"{name}, {s}: {PAGE.number(v)} ({interval(a, b)}), shuffled {PAGE.number(n)}" for s, v, a, b, n in rows
+        ]
         figure.add(Dots(middle_steps(ds), value, style(i), tips, "spot"))
     return figure
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from gradlog.analysis.common.text import numeral
+from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.reading.binning import Series
 from gradlog.analysis.report.axes import Axis, linear, logarithmic
 from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Tips
@@ -67,9 +67,9 @@ def _of_run(run: Study, name: str, x: Axis, y: Axis, title: str, wide: int) -> F
     figure = Figure(title, said, x, y, [*binned, *crossed], wide, height=150, note=BAND if binned else "")
     spans = zip(series.first, series.last, series.middle, series.low, series.high, strict=True)
     tips = [
-        f"step {a:,}: {numeral(m)}"
+        f"step {a:,}: {PAGE.number(m)}"
         if a == b
-        else f"steps {a:,} to {b:,}: median {numeral(m)}, {numeral(lo)} to {numeral(hi)}"
+        else f"steps {a:,} to {b:,}: median {PAGE.number(m)}, {PAGE.number(lo)} to {PAGE.number(hi)}"
         for a, b, m, lo, hi in spans
     ]
     left_out = [f"step {t:,}: NaN or inf, left out" for t in lost]

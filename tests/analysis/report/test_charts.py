@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlog.analysis import analyze, open_run
-from gradlog.analysis.common.text import abbreviate, percent, printable
+from gradlog.analysis.common.text import PAGE, abbreviate, printable
 from gradlog.analysis.measures.interpretation import sentence
 from gradlog.analysis.reading.binning import binned, gradient_norm, scalar
 from gradlog.analysis.report.axes import Axis, exact, linear, logarithmic, tick_text
@@ -149,8 +149,8 @@ def test_text_is_made_harmless():
     assert printable("a\x00\u202e\nb") == "a\\x00\\u202e\\nb"
     assert printable("مرحبا é 漢") == "مرحبا é 漢"
     assert abbreviate("transformer", 6) == "tra…er"
-    assert percent(-0.5, 0, sign=True) == "−50 %"
-    assert percent(float("nan")) == "–"
+    assert PAGE.percent(-0.5, 0, sign=True) == "−50 %"
+    assert PAGE.percent(float("nan")) == "–"
 
 
 def test_verdicts_in_words():
