@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.results.analyze import EPS, analyze
+from gradlog.analysis.results.analyze import analyze
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import to_json
+from gradlog.analysis.results.options import EPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from gradlog.analysis.measures.gradient_noise import LAGS
 from gradlog.analysis.measures.scope_values import Question, Values
 from gradlog.analysis.reading.run import Run
+from gradlog.analysis.results.plan import Range
 from gradlog.analysis.results.quantities import VARIABLES
-from gradlog.analysis.results.scopes import Range
 from gradlog.analysis.spectrum.shuffled_rank import METHODS
 
 SCOPES = {

@@ -2,73 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.caching.summaries import Memo
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.types import Float32, Float64
 from gradlog.analysis.measures import scope_values
 from gradlog.analysis.measures.fluctuation import Blocks
 from gradlog.analysis.measures.order_baseline import Order
 from gradlog.analysis.measures.predictors import Evidence
-from gradlog.analysis.measures.scope_values import Question, Values
+from gradlog.analysis.measures.scope_values import Values
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.results.half_batches import Table
-from gradlog.analysis.spectrum import rank, shuffled_rank
+from gradlog.analysis.results.execute import Collected
+from gradlog.analysis.results.plan import AnalysisPlan, Range
+from gradlog.analysis.spectrum import rank, shuffled_rank, subspaces
 from gradlog.analysis.spectrum.nystrom import Decomposition
 from gradlog.analysis.spectrum.rank import Spectrum
-from gradlog.analysis.spectrum.routes import Route, Sums
+from gradlog.analysis.spectrum.routes import Sums
 from gradlog.analysis.spectrum.shuffled_rank import ShuffledRank
 from gradlog.analysis.streaming import scalar_sums, schedule
 from gradlog.analysis.streaming.scalar_sums import BATCH, Ledger
-from gradlog.analysis.streaming.sections import FEWEST_ROWS, Section, thin
+from gradlog.analysis.streaming.sections import FEWEST_ROWS, thin
 from gradlog.analysis.streaming.summary import Recipe, Totals, add, contributions
 
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """View rows [start, stop) that a scope counts; the history before them is still used."""
-
-    start: int
-    stop: int
+SUBSPACE = 8
+"""Dimensions of the leading subspaces compared between windows."""
 
 
 class Scopes:
-    """Values of any range that begins and ends at the pass's cuts, for all groups or one.
+    """Values of any range that begins and ends at the plan's cuts, for all groups or one."""
 
-    ``own`` are totals that single ranges have beside those of their panes.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        ask: Question,
-        route: Route,
-        recipe: Recipe,
-        cuts: list[int],
-        panes: list[Totals],
-        ledgers: list[Ledger],
-        own: dict[Range, Totals],
-        halves: Table | None = None,
-        seed: int = 0,
-        sections: Sequence[Section] = (),
-    ) -> None:
-        self.run, self.ask, self.route, self.recipe, self.panes = run, ask, route, recipe, panes
-        self.ledgers, self.own, self.halves, self.sections = ledgers, own, halves, sections
-        self.at = {cut: i for i, cut in enumerate(cuts)}
-        route.read(run.rows, run.contiguous_ranges)
-        self.rotations = shuffled_rank.Rotations(seed)
+    def __init__(self, run: Run, plan: AnalysisPlan, collected: Collected) -> None:
+        self.run, self.plan, self.ask, self.recipe, self.collected = run, plan, plan.ask, plan.recipe, collected
+        self.at = {cut: i for i, cut in enumerate(plan.cuts)}
+        self.rotations = shuffled_rank.Rotations(plan.options.spectra.seed)
         self._last: tuple[Range, Totals] | None = None
+        plan.route.read(run.rows, run.contiguous_ranges)
 
     def totals(self, r: Range) -> Totals:
         """Totals of the range's rows."""
         if self._last is None or self._last[0] != r:
-            self._last = r, add(self.panes[self.at[r.start] : self.at[r.stop]]) | self.own.get(r, {})
+            own = self.collected.grams if r == self.plan.whole else {}
+            self._last = r, add(self.collected.panes[self.at[r.start] : self.at[r.stop]]) | own
         return self._last[1]
 
     def sums(self, r: Range, group: int | None = None) -> Sums:
@@ -82,7 +57,7 @@ class Scopes:
         sums = self.sums(r, group)
         ask, evidence = self.ask.within(group), Evidence(sums.totals, self.recipe.betas, sums.columns)
         spectrum = spectrum or self.spectrum(r, group)
-        halves = self.halves.blocks(r.start, r.stop, group) if self.halves else None
+        halves = self.collected.halves.blocks(r.start, r.stop, group) if self.collected.halves else None
         found = scope_values.scope(evidence, self._energy(r, group), self._order(r), ask, self._batch(r), halves)
         found |= scope_values.ranks(spectrum, self.shuffled(r, group), ask.eps) | _curves(spectrum)
         if full:
@@ -92,21 +67,21 @@ class Scopes:
     def blocks(self, r: Range) -> Blocks | None:
         """Return sums of equal stretches of the range's steps; None where it is too short for them."""
         parts: dict[int, list[Totals]] = {}
-        for pane, number, sums in self.sections:
+        for pane, number, sums in self.collected.sections:
             if self.at[r.start] <= pane < self.at[r.stop] and sums["rows"] > 0:
                 parts.setdefault(number, []).append(sums)
         if sum(float(p["rows"]) for own in parts.values() for p in own) < FEWEST_ROWS:
             return None
         return Blocks.of([add(own) for own in parts.values()], thin(self.recipe).betas, self.recipe.section)
 
-    def groups(self, r: Range, light: bool) -> list[Values]:
+    def groups(self, r: Range) -> list[Values]:
         """Measures of each group in a window or prefix, or but their shares in its path length."""
         shares = scope_values.group_shares(Evidence(self.totals(r), self.recipe.betas), self.ask)
-        return shares if light else [self.values(r, g) | share for g, share in enumerate(shares)]
+        return shares if self.plan.light else [self.values(r, g) | share for g, share in enumerate(shares)]
 
     def spectrum(self, r: Range, group: int | None = None) -> Spectrum | None:
         """Spectrum of the increments."""
-        return self.route.spectrum(self.sums(r, group))
+        return self.plan.route.spectrum(self.sums(r, group))
 
     def shuffled(self, r: Range, group: int | None) -> ShuffledRank | None:
         """Rank of the increments when the same rows come in random order; None where that was not asked for."""
@@ -114,7 +89,7 @@ class Scopes:
             return None
         chains, eps = self._stretches(r), self.ask.eps
         lengths = np.diff(chains).ravel()
-        scatter = self.route.scatter(self.sums(r, group))
+        scatter = self.plan.route.scatter(self.sums(r, group))
         if scatter is None:
             return None
         columns = self.run.rows.n if group is None else self.run.k
@@ -127,8 +102,9 @@ class Scopes:
         inside = (start < r.stop) & (stop > r.start)
         return np.stack([np.maximum(start[inside], r.start - 1), np.minimum(stop[inside], r.stop)], axis=1)
 
-    def refined(self, r: Range, passes: int, scheduler: Any, memo: Memo | None = None) -> Decomposition | None:
+    def refined(self, r: Range) -> Decomposition | None:
         """Refine the spectrum by further passes over the rows until every r* is certain, where the route has any."""
+        scheduler, memo = self.plan.options.compute.scheduler, self.collected.memo
         cuts = sorted({0, r.start, r.stop, self.run.n_steps})
 
         def apply(block: Float32) -> Float64:
@@ -139,11 +115,22 @@ class Scopes:
             image: Float64 = add(panes[cuts.index(r.start) : cuts.index(r.stop)])["image"]
             return image
 
-        return self.route.refined(self.sums(r), apply, passes, self.ask.eps)
+        return self.plan.route.refined(self.sums(r), apply, self.plan.options.spectra.passes, self.ask.eps)
+
+    def overlaps(self, windows: list[Range]) -> Values:
+        """Overlap of the leading increment subspaces of every pair of windows, and of random ones."""
+        bases = [b for r in windows if (b := self.leading(r, SUBSPACE)) is not None]
+        if len(bases) < max(2, len(windows)):
+            return {}
+        r = min(b.shape[1] for b in bases)
+        return {
+            "window_overlap": subspaces.overlaps([b[:, :r] for b in bases]),
+            "window_overlap_random": subspaces.random_overlap(self.run.rows.n, r),
+        }
 
     def leading(self, r: Range, count: int) -> Float64 | None:
         """Leading right singular vectors, (n, <= count), where the pass allows them."""
-        return self.route.leading(self.sums(r), count)
+        return self.plan.route.leading(self.sums(r), count)
 
     def components(self, r: Range, found: Decomposition | None, count: int) -> Values:
         """Right singular vectors (mode, group, k), their scores (increment, mode) by one more pass, and variance."""
@@ -167,7 +154,7 @@ class Scopes:
 
     def ledger(self, r: Range) -> Ledger:
         """Add up the norms and scalars of the range's finite rows."""
-        return scalar_sums.add(self.ledgers[self.at[r.start] : self.at[r.stop]])
+        return scalar_sums.add(self.collected.ledgers[self.at[r.start] : self.at[r.stop]])
 
     def _order(self, r: Range) -> Order:
         """Past rows available at the range's rows, as a range for each chain, and where its epochs begin."""
@@ -198,7 +185,7 @@ class Scopes:
     def _batch(self, r: Range) -> float:
         """Mean batch size of all ranks that log their own gradients, NaN where it is not logged."""
         means = [column.mean for name, column in self.ledger(r).scalars.items() if name in BATCH and column.count]
-        return means[0] * (self.halves.parts if self.halves else 1) if means else float("nan")
+        return means[0] * (self.collected.halves.parts if self.collected.halves else 1) if means else float("nan")
 
     def _one_sketch(self, sums: Sums) -> Float64 | None:
         return sums.totals.get("pooled") if sums.group is None and self.run.n_groups > 1 else sums.gram()

@@ -1,0 +1,125 @@
+"""What can be asked of an analysis, in a few objects. ``analyze`` takes each of their fields as a keyword."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict, TypeVar
+
+from gradlog.analysis.caching.cache import Cache
+from gradlog.analysis.common.types import Progress
+from gradlog.analysis.measures.predictors import Predictor
+from gradlog.analysis.spectrum.routes import Method
+
+Kernel = Literal["auto", "numpy", "numba"]
+Part = TypeVar("Part")
+
+EPS = (0.1, 0.05, 0.01)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """Which rows and groups are measured: all, and beside them windows, growing prefixes, and groups alone."""
+
+    window: int | None = None
+    stride: int | None = None
+    prefixes: int = 0
+    burn_in: int = 0
+    by_group: bool = True
+    light: bool = False
+    steps_per_epoch: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectra:
+    """How spectra are taken, and what of them is wanted."""
+
+    svd: Method = "auto"
+    passes: int = 2
+    components: int = 0
+    null_rank: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundInputs:
+    """Inputs of the bounds that override what was logged or assumed."""
+
+    eta: float | None = None
+    lowest_loss: float | None = None
+    diameter: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """Where and with what it is computed: of no influence on the numbers."""
+
+    scheduler: Any = None  # a name, an address, a distributed client or an Executor
+    memory: str | int | None = None
+    progress: Progress | None = None
+    kernel: Kernel = "auto"
+    cache: Cache | bool | str | os.PathLike[str] | None = None
+
+
+class Keywords(TypedDict, total=False):
+    """Fields of all these objects, as ``analyze`` takes them."""
+
+    stride: int | None
+    prefixes: int
+    burn_in: int
+    by_group: bool
+    light: bool
+    steps_per_epoch: int | None
+    svd: Method
+    passes: int
+    components: int
+    null_rank: bool
+    seed: int
+    eta: float | None
+    lowest_loss: float | None
+    diameter: float | None
+    scheduler: Any
+    memory: str | int | None
+    progress: Progress | None
+    kernel: Kernel
+    cache: Cache | bool | str | os.PathLike[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All that is asked."""
+
+    predictors: str | Sequence[str | Predictor] | None
+    eps: tuple[float, ...]
+    scope: Scope
+    spectra: Spectra
+    bounds: BoundInputs
+    compute: Compute
+
+    @classmethod
+    def of(
+        cls, predictors: str | Sequence[str | Predictor] | None = None, eps: Sequence[float] = EPS, **keywords: Any
+    ) -> Options:
+        """Sort keywords into the objects that they are fields of.
+
+        Raises
+        ------
+        TypeError
+            A keyword that is no field.
+        ValueError
+            eps that are no distinct numbers between 0 and 1.
+        """
+        eps = tuple(float(e) for e in eps)
+        if not eps or not all(0 < e < 1 for e in eps) or len(set(eps)) < len(eps):
+            raise ValueError(f"eps must be distinct numbers between 0 and 1, got {eps}")
+        parts = [_take(part, keywords) for part in (Scope, Spectra, BoundInputs, Compute)]
+        if keywords:
+            raise TypeError(f"analyze() got an unexpected keyword argument {next(iter(keywords))!r}")
+        return cls(predictors, eps, *parts)
+
+
+def _take(part: type[Part], keywords: dict[str, Any]) -> Any:
+    """Make an object of its keywords, which are then gone."""
+    names = [field.name for field in dataclasses.fields(part) if field.name in keywords]  # type: ignore[arg-type]
+    return part(**{name: keywords.pop(name) for name in names})

@@ -1,0 +1,162 @@
+"""What an analysis will do, before it reads a row: its ranges, route, passes, and the memory that it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from gradlog.analysis.measures import gradient_noise
+from gradlog.analysis.measures.exact_groups import exact_groups
+from gradlog.analysis.measures.predictors import needs, parse
+from gradlog.analysis.measures.scope_values import Question
+from gradlog.analysis.reading.epochs import Epochs, epochs_of
+from gradlog.analysis.reading.run import Run
+from gradlog.analysis.results.memory_model import predict
+from gradlog.analysis.results.options import Kernel, Options, Scope
+from gradlog.analysis.spectrum import routes
+from gradlog.analysis.spectrum.routes import Route
+from gradlog.analysis.streaming import executors, sections
+from gradlog.analysis.streaming import kernel as summing
+from gradlog.analysis.streaming.summary import Recipe
+from gradlog.errors import TooFewStepsError
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """View rows [start, stop) that a scope counts; the history before them is still used."""
+
+    start: int
+    stop: int
+
+
+Ranges = dict[str, list[Range]]
+"""By kind of scope: ``run`` (one), ``window``, ``prefix``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisPlan:
+    """See the module.
+
+    Attributes
+    ----------
+    options : Options
+    ask : Question
+        What is asked of every scope.
+    epochs : Epochs
+    ranges : dict of list of Range
+    cuts : list of int
+        View rows between which the pass keeps sums of its own: the ends of all ranges.
+    route : Route
+    recipe : Recipe
+        Everything that is collected.
+    passes : list of (Recipe, cuts)
+        In which passes, and between which rows.
+    light : bool
+        Whether windows and prefixes keep no Grams.
+    predicted : int
+        Peak memory in bytes.
+    """
+
+    options: Options
+    ask: Question
+    epochs: Epochs
+    ranges: Ranges
+    cuts: list[int]
+    route: Route
+    recipe: Recipe
+    passes: list[tuple[Recipe, list[int]]]
+    light: bool
+    predicted: int
+
+    @property
+    def whole(self) -> Range:
+        """The range of the whole run, without its burn-in."""
+        return self.ranges["run"][0]
+
+    @property
+    def flat(self) -> list[Range]:
+        """All ranges."""
+        return flat(self.ranges)
+
+
+def flat(ranges: Ranges) -> list[Range]:
+    """All ranges of a kind after those of the one before."""
+    return [r for of_kind in ranges.values() for r in of_kind]
+
+
+def plan(run: Run, options: Options) -> AnalysisPlan:
+    """Plan the analysis of a run from its metadata; only a logged ``epoch`` is read.
+
+    Raises
+    ------
+    TooFewStepsError, ValueError
+        As ``analyze`` does.
+    """
+    scope, spectra = options.scope, options.spectra
+    epochs, exact = epochs_of(run, scope.steps_per_epoch), exact_groups(run.header)
+    ask = Question(
+        parse(options.predictors), options.eps, run.k, all(exact), run.has_exact_norms,
+        exact_groups=exact, drawn_anew=not epochs.drawn,
+    )  # fmt: skip
+    ranges = ranges_of(run, scope)
+    route = routes.choose(spectra.svd, run.n_steps, run.n_groups, run.k)
+    cuts = sorted({0, run.n_steps, *(edge for r in flat(ranges) for edge in (r.start, r.stop))})
+    light = scope.light and len(cuts) > 2 + (scope.burn_in > 0)
+    needed = needs(ask.predictors, gradient_noise.LAGS)
+    recipe = Recipe(
+        groups=run.n_groups,
+        k=run.k,
+        betas=needed["betas"],
+        lags=needed["lags"],
+        pooled=run.n_groups > 1 and not ask.exact and run.k <= routes.GROUP_WIDTH,
+        scatter=spectra.null_rank,
+        epoch=epochs.recipe,
+        kernel=_kernel(options.compute.kernel, run.n_steps * run.rows.n),
+        section=sections.length(run.n_steps),
+    )
+    recipe = route.collect(recipe, scope.by_group, light, spectra.seed)
+    passes = _passes(recipe, cuts, ranges["run"][0], light)
+    workers, breaks = executors.of(options.compute.scheduler).workers, len(run.gaps) + 1 + len(run.contiguous_ranges)
+    predicted = predict(passes, run.rows, workers, breaks, spectra.components) + route.memory(run.n_steps, run.rows.n)
+    return AnalysisPlan(options, ask, epochs, ranges, cuts, route, recipe, passes, light, predicted)
+
+
+def ranges_of(run: Run, scope: Scope) -> Ranges:
+    """Rows of every scope."""
+    run.require(2)
+    T, burn_in, window, stride = run.n_steps, scope.burn_in, scope.window, scope.stride
+    if burn_in < 0 or scope.prefixes < 0:
+        raise ValueError(f"burn_in and prefixes must not be negative, got {burn_in} and {scope.prefixes}")
+    counted = sum(max(0, stop - max(start, burn_in)) for start, stop in run.contiguous_ranges.tolist())
+    if counted < 2:
+        raise TooFewStepsError(f"{run.where}: {counted} finite steps after burn_in={burn_in}, at least 2 needed")
+    windows: list[Range] = []
+    if window is not None:
+        if window < 2 or (stride is not None and stride < 1):
+            raise ValueError(f"window must be at least 2 and stride at least 1, got {window} and {stride}")
+        windows = [Range(a, a + window) for a in range(burn_in, T - window + 1, stride or window)]
+        if not windows:
+            raise TooFewStepsError(f"{run.where}: no whole window of {window} rows in {T - burn_in}")
+    ends = np.linspace(burn_in, T, scope.prefixes + 1).round().astype(int)[1:].tolist()
+    prefixes = [Range(burn_in, int(b)) for b in dict.fromkeys(ends) if b > burn_in + 1]
+    return {"run": [Range(burn_in, T)], "window": windows, "prefix": prefixes}
+
+
+def _kernel(asked: Kernel, numbers: int) -> str:
+    """Name what shall add up so many numbers."""
+    if asked not in ("auto", "numpy", "numba"):
+        raise ValueError(f"kernel must be 'auto', 'numpy' or 'numba', got {asked!r}")
+    if asked == "numba" and summing.compiled() is None:
+        raise ValueError("kernel='numba' needs numba: install the extra 'fast' of gradlog-zarr")
+    if asked != "auto":
+        return asked
+    return "numba" if numbers >= summing.WORTH and summing.compiled() else "numpy"
+
+
+def _passes(recipe: Recipe, cuts: list[int], whole: Range, light: bool) -> list[tuple[Recipe, list[int]]]:
+    """List what is collected between which rows: Grams of the whole run alone by a pass of their own."""
+    if not light or (recipe.gram == "none" and not recipe.pooled):
+        return [(recipe, cuts)]
+    small, grams = recipe.split()
+    return [(grams, sorted({0, whole.start, whole.stop})), (small, cuts)]
