@@ -14,7 +14,14 @@ from gradlog.cli import analyze_text, options, output_files, stderr, watch
 from gradlog.cli.many_runs_text import archive
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "gradlog analyze run.zarr",
+        "gradlog analyze run.zarr --by-group --window 100",
+        "gradlog analyze run.zarr --json > result.json",
+        "gradlog analyze 'runs/*.zarr'",
+    )
+)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option(
@@ -23,26 +30,37 @@ from gradlog.cli.many_runs_text import archive
     "target",
     callback=output_files.destination,
     metavar="FILE",
-    help="Also write the result: .json, .nc or .zarr.",
+    help="Also write the result to FILE: .json, .nc or .zarr.",
 )
-@click.option("--plot", callback=output_files.picture, metavar="FILE", help="Also draw the result: .png, .svg or .pdf.")
+@click.option(
+    "--plot", callback=output_files.picture, metavar="FILE", help="Also draw the result to FILE: .png, .svg or .pdf."
+)
 @options.force
 @options.predictors("analyze")
 @options.eps
 @options.burn_in
 @options.view
-@click.option("--by-group", is_flag=True, help="Also each parameter group alone.")
-@click.option("--window", type=click.IntRange(2), metavar="N", help="Also every window of N steps.")
-@click.option("--stride", type=click.IntRange(1), metavar="N", help="Steps from one window to the next. Default: N.")
-@click.option("--prefixes", type=click.IntRange(0), default=0, metavar="N", help="Also N growing prefixes of the run.")
+@click.option("--by-group", is_flag=True, help="Also measure each parameter group alone.")
+@click.option("--window", type=click.IntRange(2), metavar="N", help="Also measure every window of N steps.")
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Steps from the start of one window to the next. Default: side by side.",
+)
+@click.option(
+    "--prefixes", type=click.IntRange(0), default=0, metavar="N", help="Also measure N growing prefixes of the run."
+)
 @options.steps_per_epoch
-@click.option("--light", is_flag=True, help="Windows and prefixes in less memory: their ranks within wider limits.")
+@click.option(
+    "--light", is_flag=True, help="Use less memory for windows and prefixes, at the price of wider rank intervals."
+)
 @click.option(
     "--kernel",
     type=click.Choice(["auto", "numpy", "numba"]),
     default="auto",
     show_default=True,
-    help="What adds up the columns; numba is the extra 'fast'.",
+    help="Code that adds up the columns; numba needs the extra 'fast'.",
 )
 @options.computing
 @watch.option
@@ -72,17 +90,16 @@ def analyze(
 ) -> None:
     """Measure predictability and rank of the gradients in RUN.
 
-    Several runs, a folder of runs, a pattern in quotes or the URL of a bucket give a row a run; those that fail are
-    listed and make the exit status 1.
+    Given several runs (paths, a folder, a quoted pattern or a bucket URL), print one row per run. Runs that fail are
+    listed, and the exit status is 1.
 
-    Kappa is the path length sum ||g_t - m_t||^2 over the energy sum ||g_t||^2, for predictions m_t made from
-    earlier gradients only. It stands beside the kappa that the same gradients would have in random order.
+    Kappa is the squared error of predicting each gradient from earlier ones, over the gradients' own squared size:
+    sum ||g_t - m_t||^2 / sum ||g_t||^2. Compare it with "shuffled", its value for the same gradients in random order.
 
-    With --watch, RUN may still be recorded: a terminal shows the newest answer, a pipe gets all of them under a line
-    with the time, --json gives a line each. Chunks whose summaries are kept are not read again. It ends when the run
-    is closed.
+    With --watch, follow a run that is being recorded until it is closed. A terminal shows the newest tables, a pipe
+    gets all of them under a line with the time, and --json prints one line per result.
 
-    What was computed before is kept by the content of the runs in $GRADLOG_CACHE (default: the user's cache folder).
+    Results are kept for later calls in $GRADLOG_CACHE (default: the user's cache folder).
     """
     from gradlog.analysis.caching.cache import Cache
     from gradlog.analysis.comparison import analyze_each as many

@@ -11,10 +11,16 @@ import click
 from gradlog.cli import options, output_files, stderr, watch
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "gradlog report run.zarr -o report.html",
+        "gradlog report runs --group-by optimizer",
+        "gradlog report run.zarr -o live.html --watch",
+    )
+)
 @click.argument("runs", nargs=-1, required=True)
 @click.option("-o", "--output", "target", default="report.html", show_default=True, metavar="FILE",
-              callback=output_files.page, help="Where the page goes: .html.")  # fmt: skip
+              callback=output_files.page, help="HTML file to write.")  # fmt: skip
 @options.force
 @click.option("--title", default="Gradient report", show_default=True, help="Heading of the page.")
 @options.predictors("report")
@@ -34,12 +40,12 @@ def report(
 ) -> None:  # fmt: skip
     """Write one HTML page about RUNS, side by side.
 
-    RUNS are runs, folders of runs, patterns in quotes or the URL of a bucket. Those that fail are listed and make the
-    exit status 1; more than 12 share their figures. Runs that differ in their seed alone are one configuration.
+    RUNS are runs, folders of runs, quoted patterns or bucket URLs. Runs that fail are listed, and the exit status is 1.
+    More than 12 runs share their figures. Runs whose notes differ only in the seed form one configuration.
 
-    The page needs no network and no other file: figures, tables, warnings and provenance, in light and dark, for
-    screens and paper. With --watch, the page is replaced whenever a run has grown, and a browser that shows it loads it
-    again, until all runs are closed.
+    The page holds figures, tables, warnings and provenance. It needs no network and no other file, and is made for
+    light and dark screens and for paper. With --watch it is replaced whenever a run has grown, until all runs are
+    closed; a browser that shows it loads it again.
     """
     from gradlog.analysis import open_run
     from gradlog.analysis.caching.cache import Cache

@@ -38,8 +38,8 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic in newer cl
 
 option = click.option(
     "--watch", "every", is_flag=False, flag_value=str(EVERY), type=Seconds(), metavar="[SECONDS]",
-    help=f"Stay, and answer again whenever the run has grown, looking every SECONDS (default {EVERY:g}), until it is "
-    "closed.",
+    help=f"Keep running: update the result when there are new steps, checked every SECONDS (default {EVERY:g}), until "
+    "the run is closed.",
 )  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 Chunk files, then the manifest, then each array's metadata, then the segment's ``zarr.json``, whose
 consolidated shapes are the commit. At every instant a reader finds either the old prefix or the new one;
-what a crash leaves behind is at most files that nothing refers to. zarr's own append is not used, because it
-publishes a shape before the data, and because the digest of every chunk goes into a manifest. The tests read
-everything back through zarr.
+what a crash leaves behind is at most files that nothing refers to. This does not use zarr's own append,
+because that publishes a shape before the data, and because the digest of every chunk goes into a manifest. The tests
+read everything back through zarr.
 """
 
 from __future__ import annotations
