@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,16 @@ def test_code_tables_and_short_sentences_pass(tmp_path, text):
     page = tmp_path / "page.md"
     page.write_text(text + "\n")
     assert check(page).stdout == ""
+
+
+def test_the_glossary_has_the_headings_of_the_two_main_tables():
+    lines = (ROOT / "docs" / "reading-the-output.md").read_text().splitlines()
+    tables = [i for i, line in enumerate(lines) if line.startswith(("predictability", "rank of the increments"))]
+    headings = {word for i in tables for word in re.split(r" {2,}", lines[i + 1].strip())}
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    defined = " ".join(re.findall(r"^\*\*.*$", glossary, re.MULTILINE))
+    assert {"kappa", "certified"} <= headings
+    assert not [word for word in headings - {"9 in 10", "range"} if word not in defined]
 
 
 def test_docstrings_and_help_texts_are_read(tmp_path):
