@@ -140,11 +140,11 @@ def _parting(found: Comparison) -> list[str]:
     c = found.cosines
     if c is None:
         return []
-    from gradlog.analysis.comparison.divergence import ALIKE, IN_A_ROW
+    from gradlog.analysis.comparison.divergence import MIN_CONSECUTIVE, SIMILARITY_THRESHOLD
 
     first = "never" if c.first_difference is None else f"step {c.first_difference:,}"
     apart = "never" if c.parted is None else f"step {c.parted:,}"
-    rule = f"cosine below {ALIKE:g}, interval and all, at {IN_A_ROW} steps in a row"
+    rule = f"cosine below {SIMILARITY_THRESHOLD:g}, interval and all, at {MIN_CONSECUTIVE} steps in a row"
     shown = [
         ("steps in common", f"{len(c.steps):,}"),
         ("first difference", f"{first} (rows not the same bit by bit)"),

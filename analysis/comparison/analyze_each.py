@@ -16,7 +16,7 @@ from gradlog.analysis.caching.cache import Cache, key, resolve
 from gradlog.analysis.caching.fingerprints import fingerprint
 from gradlog.analysis.comparison.find import Failure, Paths, find
 from gradlog.analysis.measures.predictors.registry import built_in
-from gradlog.analysis.reading.run import Run, View, open_run
+from gradlog.analysis.reading.run import View, open_run
 from gradlog.analysis.results.analyze import analyze
 from gradlog.analysis.results.concat import from_arrays, stack, to_arrays
 from gradlog.analysis.results.json_document import to_json
@@ -137,28 +137,6 @@ def analyze_one(
     if cache and name and fingerprint(path) == before:  # a live run may have grown in between
         cache.put(name, to_arrays(result))
     return result
-
-
-def each_run(
-    paths: Paths, measure: Callable[[Run, str], Result], view: View = "latest"
-) -> tuple[list[Result], list[Failure]]:
-    """``measure(run, path)`` for every run at or under the paths, one after another; what fails is listed.
-
-    Raises
-    ------
-    NotARunError
-        No path was given.
-    """
-    found, failed = find(paths)
-    if not found and not failed:
-        raise NotARunError("no path given; expected runs such as 'run.zarr', or folders of them")
-    results = []
-    for path in found:
-        try:
-            results.append(measure(open_run(path, view), path))
-        except (GradlogError, OSError, MemoryError) as error:
-            failed.append(Failure(path, " ".join(str(error).split()), type(error).__name__))
-    return results, failed
 
 
 def _outcomes(

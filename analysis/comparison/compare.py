@@ -9,21 +9,21 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlog.analysis.comparison.analyze_each import each_run
 from gradlog.analysis.comparison.divergence import Cosines, cosines
-from gradlog.analysis.comparison.find import Failure, find
-from gradlog.analysis.comparison.labels import Phases, labels
+from gradlog.analysis.comparison.find import Failure
 from gradlog.analysis.comparison.replicates import Replicates, replicates
+from gradlog.analysis.comparison.side_by_side import measure_archive, measure_runs
 from gradlog.analysis.measures.predictors import parse
-from gradlog.analysis.reading.run import Run, open_run
+from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze
 from gradlog.analysis.results.json_document import to_json
-from gradlog.errors import NotARunError, SpecMismatchError, TooFewStepsError, UnusableInputError
+from gradlog.errors import SpecMismatchError, TooFewStepsError, UnusableInputError
 
 if TYPE_CHECKING:
     from gradlog.analysis.common.types import Progress
@@ -146,15 +146,9 @@ def compare(
     """
     if not runs:
         raise ValueError("a comparison needs at least one run")
-    source, figures = _read_reference(reference) if reference is not None else ("", {})
-    opened = [r if isinstance(r, Run) else open_run(os.fspath(r)) for r in runs]
-    phases = Phases(progress, len(opened))
-    names = labels([r.where for r in opened])
-    asked: dict[str, Any] = {"window": window, "burn_in": burn_in, "steps_per_epoch": steps_per_epoch}
-    rows = [_row(r, name, predictors, phases, **asked) for r, name in zip(opened, names, strict=True)]
-    found, note = _cosines(opened)
-    configurations = replicates(rows, list(rows[0].kappa), group_by, replicate)
-    return Comparison(tuple(rows[0].kappa), tuple(rows), figures, source, found, note, replicates=configurations)
+    published = _read_reference(reference)
+    row = partial(_row, predictors=predictors, window=window, burn_in=burn_in, steps_per_epoch=steps_per_epoch)
+    return _side_by_side(measure_runs(runs, row, progress), [], published, group_by, replicate)
 
 
 def compare_archive(
@@ -190,24 +184,30 @@ def compare_archive(
     >>> [row.label for row in compare_archive(["runs/*.zarr"]).rows]       # doctest: +SKIP
     ['adamw', 'sgd']
     """
-    source, figures = _read_reference(reference) if reference is not None else ("", {})
-    places = find(paths)[0]
-    names = dict(zip(places, labels(places), strict=True))
-    phases = Phases(progress, len(places))
-    asked: dict[str, Any] = {"window": window, "burn_in": burn_in, "steps_per_epoch": steps_per_epoch}
-    measured, failed = each_run(paths, lambda run, path: (run, _row(run, names[path], predictors, phases, **asked)))
-    if not measured:
-        raise NotARunError(f"no run to compare: {'; '.join(f'{f.path}: {f.error}' for f in failed[:3])}")
-    rows = tuple(row for _, row in measured)
-    found, note = _cosines([run for run, _ in measured])
-    configurations = replicates(rows, list(rows[0].kappa), group_by, replicate)
-    return Comparison(tuple(rows[0].kappa), rows, figures, source, found, note, tuple(failed), configurations)
+    published = _read_reference(reference)
+    row = partial(_row, predictors=predictors, window=window, burn_in=burn_in, steps_per_epoch=steps_per_epoch)
+    return _side_by_side(*measure_archive(paths, row, progress), published, group_by, replicate)
 
 
-def _row(run: Run, label: str, predictors: Sequence[str] | None, progress: Progress, **asked: Any) -> Row:
-    result = analyze(run, parse(predictors, "compare"), by_group=False, null_rank=False, progress=progress, **asked)
+def _row(
+    run: Run, label: str, progress: Progress, *, predictors: Sequence[str] | None, **asked: Any
+) -> tuple[Run, Row]:
+    shown = parse(predictors, "compare")
+    result = analyze(run, shown, by_group=False, null_rank=False, progress=progress, **asked)
     said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
-    return Row(label, run.n_steps, _batch(run), to_json(result), said, run.notes)
+    return run, Row(label, run.n_steps, _batch(run), to_json(result), said, run.notes)
+
+
+def _side_by_side(
+    measured: Sequence[tuple[Run, Row]], failed: Sequence[Failure], published: tuple[str, dict[str, dict[str, float]]],
+    group_by: Sequence[str], replicate: str,
+) -> Comparison:  # fmt: skip
+    runs, rows = zip(*measured, strict=True)
+    predictors = tuple(rows[0].kappa)
+    found, note = _cosines(runs)
+    source, figures = published
+    configurations = replicates(rows, predictors, group_by, replicate)
+    return Comparison(predictors, rows, figures, source, found, note, tuple(failed), configurations)
 
 
 def _cosines(runs: Sequence[Run]) -> tuple[Cosines | None, str]:
@@ -227,7 +227,10 @@ def _batch(run: Run) -> float | None:
     return None
 
 
-def _read_reference(path: str | os.PathLike[str]) -> tuple[str, dict[str, dict[str, float]]]:
+def _read_reference(path: str | os.PathLike[str] | None) -> tuple[str, dict[str, dict[str, float]]]:
+    """Source and rows of published figures."""
+    if path is None:
+        return "", {}
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         rows = {str(n): {str(p): float(x) for p, x in row.items() if x is not None} for n, row in found["rows"].items()}

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.jackknife import leave_one_out, pool, quantile
@@ -18,7 +19,7 @@ from gradlog.analysis.reading.rows import buffer_rows
 from gradlog.analysis.reading.run import Run
 from gradlog.errors import SpecMismatchError, TooFewStepsError
 
-ALIKE, IN_A_ROW = 0.9, 3
+SIMILARITY_THRESHOLD, MIN_CONSECUTIVE = 0.9, 3
 """Runs have parted where the cosine's interval lies below 0.9 at three steps in a row."""
 
 
@@ -50,9 +51,10 @@ class Cosines:
     @property
     def parted(self) -> int | None:
         """First of three steps in a row whose intervals lie below 0.9; None if there is none."""
-        apart = np.nan_to_num(self.high, nan=1.0) < ALIKE
-        runs = np.convolve(apart, np.ones(IN_A_ROW), mode="valid") if len(apart) >= IN_A_ROW else np.empty(0)
-        where = np.flatnonzero(runs > IN_A_ROW - 0.5)
+        dissimilar = np.nan_to_num(self.high, nan=1.0) < SIMILARITY_THRESHOLD
+        if len(dissimilar) < MIN_CONSECUTIVE:
+            return None
+        where = np.flatnonzero(sliding_window_view(dissimilar, MIN_CONSECUTIVE).all(axis=1))
         return int(self.steps[where[0]]) if len(where) else None
 
 
@@ -143,8 +145,8 @@ def _interval(
         return value, value, value
     if k < 4:
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    replicates = _cosine(*(leave_one_out(s) for s in (xy, xx, yy)))
-    spread = np.sqrt((k - 1) / k * np.square(replicates - replicates.mean(axis=1, keepdims=True)).sum(axis=1))
+    left_out = _cosine(*(leave_one_out(s) for s in (xy, xx, yy)))
+    spread = np.sqrt((k - 1) / k * np.square(left_out - left_out.mean(axis=1, keepdims=True)).sum(axis=1))
     half = quantile(k) * spread
     return value, np.maximum(value - half, -1), np.minimum(value + half, 1)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradlog.analysis.common.text import PAGE, printable
@@ -98,34 +99,33 @@ def _tabular(columns: list[str], rows: list[list[str]]) -> list[str]:
 
 def text_csv(comparison: Comparison) -> str:
     """One line for each run and predictor, full precision; empty where there is no number."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["run", "steps", "batch", "predictor", *("kappa" if f == "value" else f for f in FIELDS)])
+    lines: list[list[Any]] = [["run", "steps", "batch", "predictor", "kappa", *FIELDS[1:]]]
     for r in comparison.rows:
-        for p in comparison.predictors:
-            writer.writerow(
-                [_csv(r.label), r.steps, _number(r.batch), p, *(_number(r.kappa[p].get(f)) for f in FIELDS)]
-            )
+        head = [_csv(r.label), r.steps, r.batch]
+        lines += [[*head, p, *(r.kappa[p].get(f) for f in FIELDS)] for p in comparison.predictors]
     for name, figures in comparison.reference.items():
-        for p in comparison.predictors:
-            writer.writerow(
-                [_csv(f"{name} (reference)"), "", "", p, _number(figures.get(p)), *[""] * (len(FIELDS) - 1)]
-            )
-    return out.getvalue()
+        head, none = [_csv(f"{name} (reference)"), None, None], [None] * (len(FIELDS) - 1)
+        lines += [[*head, p, figures.get(p), *none] for p in comparison.predictors]
+    return _written(lines)
 
 
 def configurations_csv(found: Replicates) -> str:
     """One line for each mean and each difference, full precision; ``against`` is empty for a mean."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["configuration", "against", "predictor", "n", "kappa", "sd", "low", "high", "p"])
+    lines: list[list[Any]] = [["configuration", "against", "predictor", "n", "kappa", "sd", "low", "high", "p"]]
     for c in found.configurations:
         for p, m in c.kappa.items():
-            numbers = [_number(None if x != x else x) for x in (m.value, m.sd, m.low, m.high)]
-            writer.writerow([_csv(c.label), "", p, m.n, *numbers, ""])
-    for d in found.differences:
-        ends = [_number(x) for x in (d.low, d.high, d.p)]
-        writer.writerow([_csv(d.first), _csv(d.second), d.predictor, d.seeds or "", _number(d.value), "", *ends])
+            numbers = (None if math.isnan(x) else x for x in (m.value, m.sd, m.low, m.high))
+            lines.append([_csv(c.label), None, p, m.n, *numbers, None])
+    lines += [
+        [_csv(d.first), _csv(d.second), d.predictor, d.seeds or None, d.value, None, d.low, d.high, d.p]
+        for d in found.differences
+    ]
+    return _written(lines)
+
+
+def _written(lines: Sequence[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
     return out.getvalue()
 
 
@@ -141,10 +141,6 @@ def _cell(kappa: dict[str, Any]) -> str:
         return PAGE.fixed(kappa["value"])
     half = (high - low) / 2
     return f"{PAGE.fixed(kappa['value'])} ±{'<0.001' if 0 < half < 0.0005 else PAGE.fixed(half)}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else repr(float(value))
 
 
 def _csv(label: str) -> str:

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlog.errors import NotARunError
-
 if TYPE_CHECKING:
     from gradlog.analysis.comparison.find import Failure
-    from gradlog.analysis.comparison.replicates import Replicates
+    from gradlog.analysis.comparison.side_by_side import Measure
     from gradlog.analysis.reading.run import Run, View
     from gradlog.analysis.report.study import Study
 
@@ -58,25 +56,28 @@ def html_report(
     --------
     >>> page = html_report(["run.zarr", "other.zarr"])       # doctest: +SKIP
     """
-    from gradlog.analysis.comparison.labels import Phases, labels
-    from gradlog.analysis.reading.run import Run, open_run
-    from gradlog.analysis.report.page import page
-    from gradlog.analysis.report.study import PASSES, study
+    from gradlog.analysis.comparison.side_by_side import measure_runs
+    from gradlog.analysis.report.study import PASSES
 
     if not runs:
         raise ValueError("a report needs at least one run")
-    opened = [r if isinstance(r, Run) else open_run(os.fspath(r)) for r in runs]
-    names = labels([r.where for r in opened])
-    options["progress"] = Phases(options.get("progress"), PASSES * len(opened))
-    options["growing"] = again is not None
-    studies = [study(r, name, **options) for r, name in zip(opened, names, strict=True)]
-    return page(studies, title, again, found=_configurations(studies, group_by, replicate))
+    progress = options.pop("progress", None)
+    studies = measure_runs(runs, _study(growing=again is not None, **options), progress, PASSES)
+    return _page(studies, title, group_by, replicate, again=again)
 
 
-def _configurations(studies: Sequence[Study], group_by: Sequence[str], replicate: str) -> Replicates | None:
+def _study(**options: Any) -> Measure[Study]:
+    from gradlog.analysis.report.study import study
+
+    return lambda run, label, progress: study(run, label, progress=progress, **options)
+
+
+def _page(studies: Sequence[Study], title: str, group_by: Sequence[str], replicate: str, **more: Any) -> str:
     from gradlog.analysis.comparison.replicates import replicates
+    from gradlog.analysis.report.page import page
 
-    return replicates(studies, list(studies[0].document["kappa"]), group_by, replicate)
+    found = replicates(studies, list(studies[0].document["kappa"]), group_by, replicate)
+    return page(studies, title, found=found, **more)
 
 
 def archive_report(
@@ -116,19 +117,12 @@ def archive_report(
     --------
     >>> page, failed = archive_report(["runs/*.zarr"])       # doctest: +SKIP
     """
-    from gradlog.analysis.comparison.analyze_each import each_run
-    from gradlog.analysis.comparison.find import find
-    from gradlog.analysis.comparison.labels import Phases, labels
-    from gradlog.analysis.report.page import page
-    from gradlog.analysis.report.study import PASSES, study
+    from gradlog.analysis.comparison.side_by_side import measure_archive
+    from gradlog.analysis.report.study import PASSES
 
-    found = find(paths)[0]
-    names = dict(zip(found, labels(found), strict=True))
-    phases = Phases(options.pop("progress", None), PASSES * len(found))
-    studies, failed = each_run(paths, lambda run, path: study(run, names[path], progress=phases, **options), view)
-    if not studies:
-        raise NotARunError(f"no run to report on: {'; '.join(f'{f.path}: {f.error}' for f in failed[:3])}")
-    return page(studies, title, failed=failed, found=_configurations(studies, group_by, replicate)), failed
+    progress = options.pop("progress", None)
+    studies, failed = measure_archive(paths, _study(**options), progress, PASSES, view)
+    return _page(studies, title, group_by, replicate, failed=failed), failed
 
 
 def write_report(

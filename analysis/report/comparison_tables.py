@@ -19,7 +19,7 @@ NOTE = (
 
 
 def overview(studies: Sequence[Study]) -> Table:
-    """Show steps, kappa, gain and rank: a row a run."""
+    """Show steps, kappa, gain and rank of each run."""
     names = without_reference(studies[0].document["kappa"])[:2]
     eps = next(iter(studies[0].document["rank"]))
     columns = [
@@ -30,7 +30,7 @@ def overview(studies: Sequence[Study]) -> Table:
         f"rank at {eps}",
         "warnings",
     ]
-    return Table("A row a run", columns, [_row(s, names, eps) for s in studies], NOTE)
+    return Table("One row per run", columns, [_row(s, names, eps) for s in studies], NOTE)
 
 
 def _row(study: Study, names: Sequence[str], eps: str) -> list[Cell]:

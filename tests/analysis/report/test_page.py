@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import analyze, open_run, to_json
-from gradlog.analysis.comparison import labels
+from gradlog.analysis.comparison.side_by_side import Phases, labels
 from gradlog.analysis.measures.predictors.registry import usual
 from gradlog.analysis.report import html_report, study
 from gradlog.analysis.report.page import page
@@ -214,9 +214,9 @@ def test_a_short_run_has_no_windows_but_a_page(tmp_path):
 
 
 def test_runs_are_named_apart():
-    assert labels.labels(["a/run.zarr", "b/run.zarr"]) == ["a/run", "b/run"]
-    assert labels.labels(["run.zarr", "run.zarr"]) == ["run #1", "run #2"]
-    assert labels.labels(["s3://bucket/x.zarr/"]) == ["x"]
+    assert labels(["a/run.zarr", "b/run.zarr"]) == ["a/run", "b/run"]
+    assert labels(["run.zarr", "run.zarr"]) == ["run #1", "run #2"]
+    assert labels(["s3://bucket/x.zarr/"]) == ["x"]
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(47, None), (48, 16), (400, 16), (100_000, 4166)])
@@ -226,7 +226,7 @@ def test_window_sizes(rows, expected):
 
 def test_progress_of_several_passes_never_goes_back():
     seen = []
-    phases = labels.Phases(lambda done, total: seen.append(done / total), 3)
+    phases = Phases(lambda done, total: seen.append(done / total), 3)
     for total in (4, 7, 2):
         for done in range(total + 1):
             phases(done, total)
