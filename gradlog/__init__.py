@@ -12,5 +12,16 @@ from gradlog.recorder.api import open
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.provenance import fingerprint
 from gradlog.storage.recover import Recovered, recover
+from gradlog.storage.settings import Storage
 
-__all__ = ["GradlogError", "GradlogWarning", "Logger", "Recovered", "attach", "fingerprint", "open", "recover"]
+__all__ = [
+    "GradlogError",
+    "GradlogWarning",
+    "Logger",
+    "Recovered",
+    "Storage",
+    "attach",
+    "fingerprint",
+    "open",
+    "recover",
+]

@@ -15,13 +15,13 @@ from typing import Any
 
 from gradlog.analysis.audit import leftovers
 from gradlog.analysis.audit.files import Chunks, Files, Folder, Shards, open_files
-from gradlog.analysis.reading.journal_tail import following
 from gradlog.errors import CorruptRunError, GradlogError, StoreUnavailableError
 from gradlog.format import journal as records
 from gradlog.format import layout, limits
 from gradlog.format.chain import digest, is_sealed
 from gradlog.format.fields import shown
 from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader, attributes
+from gradlog.format.journal import following
 from gradlog.format.names import (
     JOURNAL,
     JOURNAL_PATTERN,

@@ -10,8 +10,7 @@ from typing import Any
 
 import fsspec
 
-from gradlog.analysis.reading.remote_store import answering
-from gradlog.analysis.reading.stores import get, open_store
+from gradlog.analysis.reading.stores import answering, get, open_store
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.format import limits
 from gradlog.format.header import ROOT_KEY

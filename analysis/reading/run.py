@@ -282,7 +282,7 @@ class Run:
             "scalars": self.scalar_names,
             "halves": self.halves,
             "norms": "exact" if self.has_exact_norms else "estimated from the sketches",
-            "segments": [_segment_info(x) for x in self.segments],
+            "segments": [x.info for x in self.segments],
             "ranks": max((len(x.members) for x in self._launches), default=0),
             "fewer_ranks": self.fewer_ranks,
             "abandoned": self._abandoned,
@@ -374,26 +374,6 @@ class Run:
                 for key, value in found.items():
                     totals[name][key] += value
         return totals
-
-
-def _segment_info(segment: Segment) -> dict[str, Any]:
-    h = segment.header
-    return {
-        "name": h.name,
-        "number": h.number,
-        "rank": h.rank,
-        "rows": len(segment),
-        "committed": h.rows,
-        "first_step": int(segment.steps[0]) if len(segment) else None,
-        "last_step": int(segment.steps[-1]) if len(segment) else None,
-        "status": h.status,
-        "reason": h.reason,
-        "parent": h.parent,
-        "parent_step": h.parent_step,
-        "opened": h.opened,
-        "closed": h.closed,
-        "dropped": [list(x) for x in h.dropped],
-    }
 
 
 def _norms_of(rows: RowSource, start: int, stop: int) -> NDArray[np.float64]:

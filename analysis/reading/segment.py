@@ -21,14 +21,13 @@ from zarr.storage import StorePath
 
 from gradlog.analysis.reading import chunks
 from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder
-from gradlog.analysis.reading.journal_tail import following
 from gradlog.analysis.reading.stores import get, list_all, list_names, unbroken
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.format import fields, layout, limits
 from gradlog.format import journal as records
 from gradlog.format.chain import digest, is_sealed
 from gradlog.format.header import ROOT_KEY, UNSETTLED, RunHeader, SegmentHeader
-from gradlog.format.journal import Journal
+from gradlog.format.journal import Journal, following
 from gradlog.format.layout import SNAPSHOTS
 from gradlog.format.names import JOURNAL_PATTERN, META, PARTIAL_FILE, SEGMENT_PATTERN, WAITING_PATTERN
 
@@ -149,6 +148,27 @@ class Segment:
     def committed(self) -> int:
         """Rows that chunks hold."""
         return self.header.rows
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is known of it without reading rows; plain values that json can write."""
+        h = self.header
+        return {
+            "name": h.name,
+            "number": h.number,
+            "rank": h.rank,
+            "rows": len(self),
+            "committed": h.rows,
+            "first_step": int(self.steps[0]) if len(self) else None,
+            "last_step": int(self.steps[-1]) if len(self) else None,
+            "status": h.status,
+            "reason": h.reason,
+            "parent": h.parent,
+            "parent_step": h.parent_step,
+            "opened": h.opened,
+            "closed": h.closed,
+            "dropped": [list(x) for x in h.dropped],
+        }
 
     @cached_property
     def storage(self) -> dict[str, dict[str, int]]:

@@ -7,20 +7,28 @@ import contextlib
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from zarr.abc.store import Store
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import FsspecStore
 
-from gradlog.analysis.reading.bounded_stores import BoundedFolder, BoundedZip
-from gradlog.analysis.reading.remote_store import RemoteStore
-from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError
+from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder, BoundedZip
+from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError, StoreUnavailableError
+from gradlog.format import limits
 from gradlog.format.names import META
 
 Location = str | os.PathLike[str] | Store
+
+_ANSWERS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""There is nothing under this key."""
+
+_DAMAGE = (ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What the bytes of an archive behind a URL (``zip::s3://...``) make its reader raise."""
 
 
 @contextlib.contextmanager
@@ -151,3 +159,70 @@ def get_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
         return await asyncio.gather(*map(one, keys))
 
     return list(sync(collect()))
+
+
+@contextlib.contextmanager
+def answering(url: str) -> Iterator[None]:
+    """Turn a refusal (HTTP 503, no permission, no connection) into StoreUnavailableError.
+
+    Clients have exceptions of their own for it, most of them no OSError; none of them says anything about the bytes.
+    """
+    try:
+        yield
+    except (GradlogError, MemoryError, *_ANSWERS, *_DAMAGE):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise StoreUnavailableError(f"{url}: the store does not answer as it should: {text}") from error
+
+
+class RemoteStore(Bounded, FsspecStore):
+    """``FsspecStore`` whose readers raise StoreUnavailableError where the store refuses, and read within the bounds."""
+
+    def _answering(self) -> contextlib.AbstractContextManager[None]:
+        protocol = self.fs.protocol
+        return answering(f"{protocol if isinstance(protocol, str) else protocol[0]}://{self.path}")
+
+    async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
+        """Content of an object or of a part of it, or None."""
+        most = self.most(key)
+        prototype = prototype or default_buffer_prototype()
+        with self._answering():
+            found = await super().get(key, prototype, byte_range or RangeByteRequest(0, most + 1))
+        if found is not None:
+            limits.require_size(f"{self.path}/{key}", len(found), most)
+            self.check(key, found.to_bytes(), byte_range)
+        return found
+
+    async def get_partial_values(self, *args: Any, **options: Any) -> Any:
+        """Parts of objects."""
+        with self._answering():
+            return await super().get_partial_values(*args, **options)
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is an object."""
+        with self._answering():
+            return await super().exists(key)
+
+    async def getsize(self, key: str) -> int:
+        """Size of an object in bytes."""
+        with self._answering():
+            return await super().getsize(key)
+
+    async def list(self) -> AsyncIterator[str]:
+        """Every key."""
+        with self._answering():
+            async for key in super().list():
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names right below a prefix."""
+        with self._answering():
+            async for key in super().list_dir(prefix):
+                yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Every key below a prefix."""
+        with self._answering():
+            async for key in super().list_prefix(prefix):
+                yield key

@@ -17,6 +17,7 @@ from gradlog.recorder.logger import Logger
 from gradlog.recorder.setup import Plan, require_chunk
 from gradlog.sketching.pytree import describe, flatten
 from gradlog.storage.paths import absolute
+from gradlog.storage.settings import Storage
 
 Groups = str | Mapping[str, str] | Callable[[str], str]
 
@@ -44,6 +45,7 @@ def open(
     argv: bool = True,
     optimizer: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
+    storage: Storage | None = None,
 ) -> Logger:
     """Open a run for recording.
 
@@ -99,6 +101,8 @@ def open(
     notes : mapping, optional
         Facts to keep with the run: batch size, data set, checkpoint. They are stored as JSON: numpy numbers as numbers,
         paths and other objects as text. Tokens and passwords are masked.
+    storage : Storage, optional
+        How the store is opened, and how long a step, a request and the close wait for it.
 
     Returns
     -------
@@ -162,6 +166,7 @@ def open(
         argv=argv,
         optimizer=optimizer,
         notes=dict(notes or {}),
+        storage=storage or Storage(),
     )
     if chunk is not None:
         require_chunk(plan)

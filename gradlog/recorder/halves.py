@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
 from gradlog.format.names import HALF_NORM2
+from gradlog.recorder.recording import Recording, Row
 from gradlog.sketching.fold_hash import in_range, squared_norm
+from gradlog.sketching.pytree import flatten
+from gradlog.sketching.sparse import made_dense
 
 _PART = 2**16
 """Entries whose differences are taken together."""
@@ -62,3 +65,14 @@ def _real(x: NDArray[Any]) -> NDArray[Any]:
     """Real entries in C order; a complex one counts as two."""
     flat = x.ravel()
     return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
+
+
+def row_of(recording: Recording, pairs: list[tuple[str, Any]], half: Any, scalars: dict[str, float]) -> Row:
+    """Row of a step, with the norms of the half batch where one is given."""
+    mean = recording.ordered(pairs)
+    if half is None:
+        return Row(mean, scalars)
+    if recording.header.what != "gradient":
+        raise GradientError(f"half: expected with what='gradient', this run records what={recording.header.what!r}")
+    pair = (made_dense(arrays) for arrays in (mean, recording.ordered(flatten(half))))
+    return Row(mean, scalars | half_norms(recording.header, *pair))

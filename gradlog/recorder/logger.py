@@ -17,15 +17,13 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
-from gradlog.recorder.halves import half_norms
+from gradlog.recorder.halves import row_of
 from gradlog.recorder.provenance import ended_by, uncaught
-from gradlog.recorder.recording import PATIENCE, Fill, Recording, Row
+from gradlog.recorder.recording import Fill, Recording, Row
 from gradlog.recorder.setup import Layout, Plan, describe_plan
-from gradlog.recorder.unclosed import CLOSE_WAIT, close_at_exit, close_dropped, tell, weak_teller
+from gradlog.recorder.unclosed import close_at_exit, close_dropped, tell, weak_teller
 from gradlog.sketching.pytree import describe, flatten
-from gradlog.sketching.sparse import made_dense
 
 log = logging.getLogger("gradlog")
 
@@ -94,6 +92,16 @@ class Logger:
         return self._recording.rows if self._recording else 0
 
     @property
+    def pending(self) -> int:
+        """Rows of these that the store does not have yet: they are in memory and, with a journal, on this machine."""
+        return self._recording.pending if self._recording else 0
+
+    @property
+    def outage(self) -> str:
+        """Why the store refuses rows at the moment; empty while it takes them."""
+        return self._recording.outage if self._recording else ""
+
+    @property
     def seconds(self) -> float:
         """Time that the training thread has spent in here so far."""
         return self._spent
@@ -141,7 +149,7 @@ class Logger:
                 return
             pairs = flatten(grads)
             recording = self._recording or self._begin(describe(pairs))
-            recording.append(lambda: _row(recording, pairs, half, scalars), step, self._raise)
+            recording.append(lambda: row_of(recording, pairs, half, scalars), step, self._raise)
 
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a framework's hook gathers; ``source`` runs only for steps that are recorded, and guarded."""
@@ -214,7 +222,7 @@ class Logger:
         if self.active and self._recording:
             with self.guarded():
                 new, recording = describe(flatten(like)), self._recording
-                recording.finish("closed", f"{len(new)} parameters joined", PATIENCE)
+                recording.finish("closed", f"{len(new)} parameters joined")
                 assert self._plan is not None
                 self._plan = dataclasses.replace(self._plan, path=self.path, mode="a", first_step=recording.next)
                 layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
@@ -253,7 +261,9 @@ class Logger:
         self._detach, self._drain, self._keep, self._missing = detach, drain, keep, missing
 
     def close(self, reason: str = "") -> None:
-        """Commit what is left and end the segment. Safe to call twice; waits for the store 60 seconds at most.
+        """Commit what is left and end the segment. Safe to call twice.
+
+        It waits for the store 60 seconds at most, or as long as ``storage`` of :func:`gradlog.open` says.
 
         What a store elsewhere does not take in that time stays on this machine; the warning has the command that
         uploads it later.
@@ -282,7 +292,7 @@ class Logger:
                 try:
                     self.reason = reason
                     told = "; ".join([reason, *self._remarks] if reason else self._remarks)
-                    self._recording.finish("failed" if reason else "closed", told, CLOSE_WAIT)
+                    self._recording.finish("failed" if reason else "closed", told, self._recording.close_wait)
                 except Exception as error:
                     self._report(error)
                 wall = max(time.perf_counter() - self._opened, 1e-9)
@@ -371,7 +381,7 @@ class Logger:
         if self._recording is not None:
             # What was logged before the failure is still good: keep it, and say in the store why it ends here.
             with contextlib.suppress(Exception):
-                self._recording.finish("failed", self.reason, PATIENCE, land=False)
+                self._recording.finish("failed", self.reason, land=False)
         if self._raise:
             raise error
         self._report(error)
@@ -389,13 +399,3 @@ class Logger:
     def warn(self, message: str) -> None:
         """Tell the user something about this recording, as a warning and to the log if anybody listens to it."""
         tell(self.path or "gradlog", message)
-
-
-def _row(recording: Recording, pairs: list[tuple[str, Any]], half: Any, scalars: dict[str, float]) -> Row:
-    mean = recording.ordered(pairs)
-    if half is None:
-        return Row(mean, scalars)
-    if recording.header.what != "gradient":
-        raise GradientError(f"half: expected with what='gradient', this run records what={recording.header.what!r}")
-    pair = (made_dense(arrays) for arrays in (mean, recording.ordered(flatten(half))))
-    return Row(mean, scalars | half_norms(recording.header, *pair))

@@ -30,11 +30,6 @@ from gradlog.storage.scalar_columns import Columns
 
 log = logging.getLogger("gradlog")
 
-PATIENCE = 5.0
-"""Seconds that training waits for a slow disk before rows are dropped, once an outage.
-
-For a store elsewhere that is slow; not for one that refuses, and what it does not take stays in the spool."""
-
 BLOCKS = 2
 """Chunks in memory: one is filled while the other is committed."""
 
@@ -108,7 +103,7 @@ class Recording:
         self._taken = 0
         ring = [Block(self.header) for _ in range(BLOCKS)]
         self._block = ring[0]
-        self._flusher = Flusher(self._commit, ring)
+        self._flusher, self._storage = Flusher(self._commit, ring, plan.storage.flush_pauses), plan.storage
         self._patient = True
         self._refusal: StoreUnavailableError | None = None
         self._begun: tuple[int | None, Commit] | None = None
@@ -130,6 +125,21 @@ class Recording:
     def rows(self) -> int:
         """Rows of this segment so far."""
         return self._block.index * self.header.chunk + self._block.rows
+
+    @property
+    def close_wait(self) -> float:
+        """Seconds that closing waits for the store."""
+        return self._storage.close_wait
+
+    @property
+    def pending(self) -> int:
+        """Rows that the store does not have yet."""
+        return self.rows - self._writer.segment.rows
+
+    @property
+    def outage(self) -> str:
+        """Why the store refuses now; empty while it answers."""
+        return "" if self._flusher.refusal is None else str(self._flusher.refusal)
 
     def ordered(self, pairs: Sequence[tuple[str, Any]]) -> list[Entries]:
         """Named gradients in the order of the run's tensors; those that are left out are None."""
@@ -259,10 +269,10 @@ class Recording:
             raise SpecMismatchError(f"{state['segment']} has lost rows that were committed at the checkpoint")
         self.next = int(state["step"])
 
-    def finish(self, status: str, reason: str, wait: float, land: bool = True) -> None:
+    def finish(self, status: str, reason: str, wait: float | None = None, land: bool = True) -> None:
         """Commit what is left and end the segment. What cannot be committed stays in the journal.
 
-        ``land``: the row that is under way is part of it.
+        ``wait``: seconds, by default as long as a step waits; ``land``: the row that is under way is part of it.
 
         Raises
         ------
@@ -273,6 +283,7 @@ class Recording:
         OSError
             As the file system says.
         """
+        wait = self._storage.step_wait if wait is None else wait
         if land:
             self._land()
         if self._block.rows:
@@ -285,8 +296,7 @@ class Recording:
             if self._sink.local is not None:
                 raise TimeoutError(f"the disk took nothing for {wait:.0f} s; the last rows are in the journal")
             why = self._flusher.refusal or f"the store took nothing for {wait:.0f} s"
-            left = self.rows - self._writer.segment.rows
-            raise StoreUnavailableError(f"{why}; {spool.fate(left, self._journal is not None, self.path)}")
+            raise StoreUnavailableError(f"{why}; {spool.fate(self.pending, self._journal is not None, self.path)}")
         if self._flusher.error is not None:
             raise self._flusher.error
 
@@ -319,7 +329,7 @@ class Recording:
         if not block.full:
             return block
         self._flusher.hand_over(self._named(block).index)
-        wait = PATIENCE if self._patient and self._flusher.refusal is None else 0.0
+        wait = self._storage.step_wait if self._patient and self._flusher.refusal is None else 0.0
         free = self._flusher.room(block.index + 1, wait)
         self._patient = free is not None
         if free is not None:

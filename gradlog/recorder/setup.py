@@ -31,7 +31,8 @@ from gradlog.storage.commit import (
 )
 from gradlog.storage.paths import of_run
 from gradlog.storage.recover import Recovered, recover, settle, still_writes, writers
-from gradlog.storage.sink import Sink, open_sink
+from gradlog.storage.settings import Storage
+from gradlog.storage.sink import Sink
 
 __all__ = [
     "Layout",
@@ -80,6 +81,7 @@ class Plan:
     notes: Mapping[str, Any]
     argv: bool = True
     optimizer: Mapping[str, Any] | None = None
+    storage: Storage = dataclasses.field(default_factory=Storage)
 
     def provenance(self, notes: bool) -> dict[str, Any]:
         """Facts about this process, with the run's notes or without."""
@@ -113,7 +115,7 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[s
     """
     if plan.mode == "new":
         return _open_beside(plan, layout, tell)
-    sink = open_sink(plan.path, plan.durable)
+    sink = plan.storage.open(plan.path, plan.durable)
     _require_free(sink, plan.path)
     least = 0
     if plan.mode == "w":

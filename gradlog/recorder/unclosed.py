@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gradlog")
 
-CLOSE_WAIT = 60.0
-"""Seconds that closing waits for the disk before it leaves the rest to the journal."""
-
 
 def tell(path: str, message: str) -> None:
     """Tell the user something, as a warning and to the log if anybody listens to it."""
@@ -65,7 +62,7 @@ def close_dropped(recording: Recording, at_exit: Callable[[], None], remarks: li
 
     def finish() -> None:
         try:
-            recording.finish("closed", "; ".join(remarks), CLOSE_WAIT)
+            recording.finish("closed", "; ".join(remarks), recording.close_wait)
         except Exception as error:
             recording.notify(f"recording ended: {type(error).__name__}: {error}")
 

@@ -13,7 +13,6 @@ import dataclasses
 import datetime
 import itertools
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -30,8 +29,6 @@ from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, arrays, chunk_keys, 
 from gradlog.format.names import MANIFEST, META, PARTIAL_FILE, SEGMENT_PATTERN
 from gradlog.storage.block import Block
 from gradlog.storage.sink import Sink
-
-log = logging.getLogger("gradlog")
 
 Gaps = tuple[tuple[int, int, str], ...]
 """Intervals of steps that were not kept: first, last, why."""

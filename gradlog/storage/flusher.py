@@ -21,9 +21,6 @@ from gradlog.storage.block import Block
 
 _POLL = 0.002
 
-PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds before a store that refused is asked again; the last one from then on."""
-
 
 class Flusher:
     """Commits blocks in the order of their chunks.
@@ -35,6 +32,8 @@ class Flusher:
         raises is kept in ``error`` and ends the thread's work.
     ring : sequence of Block
         Chunk i lives in block i modulo the ring's length; allocated once.
+    pauses : sequence of float
+        Seconds before a store that refused is asked again; the last one from then on.
 
     Attributes
     ----------
@@ -46,8 +45,8 @@ class Flusher:
         Why the newest attempt failed, while the store refuses.
     """
 
-    def __init__(self, commit: Callable[[int], None], ring: Sequence[Block]) -> None:
-        self._commit = commit
+    def __init__(self, commit: Callable[[int], None], ring: Sequence[Block], pauses: Sequence[float] = (1.0,)) -> None:
+        self._commit, self._pauses = commit, pauses
         self._ring = list(ring)
         self._handed = 0
         self.done = 0
@@ -72,10 +71,13 @@ class Flusher:
         self._start()
 
     def room(self, chunk: int, wait: float) -> Block | None:
-        """Return the block of a chunk once its former rows are committed; None if that takes over ``wait`` seconds."""
+        """Return the block of a chunk once its former rows are committed; None if that takes over ``wait`` seconds.
+
+        A store that begins to refuse meanwhile is not waited for.
+        """
         deadline = time.monotonic() + wait
         while chunk - len(self._ring) >= self.done:
-            if self.error is not None or time.monotonic() >= deadline:
+            if self.error is not None or self.refusal is not None or time.monotonic() >= deadline:
                 return None
             time.sleep(_POLL)
         return self._ring[chunk % len(self._ring)]
@@ -121,7 +123,7 @@ class Flusher:
         if self.refusal is None:
             self._wake.get()
             return
-        until = time.monotonic() + PAUSES[min(self._refused, len(PAUSES)) - 1]
+        until = time.monotonic() + self._pauses[min(self._refused, len(self._pauses)) - 1]
         while (left := until - time.monotonic()) > 0 and not self._given_up:
             with contextlib.suppress(queue.Empty):
                 self._wake.get(timeout=left)

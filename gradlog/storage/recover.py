@@ -18,7 +18,8 @@ from gradlog.format.limits import parse_object
 from gradlog.format.names import JOURNAL_PATTERN, PARTIAL_FILE
 from gradlog.storage import liveness, spool
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
-from gradlog.storage.sink import Sink, open_sink
+from gradlog.storage.settings import Storage
+from gradlog.storage.sink import Sink
 
 
 class Writing(Protocol):
@@ -49,7 +50,7 @@ class Recovered:
     live: bool
 
 
-def recover(path: str | os.PathLike[str], force: bool = False) -> list[Recovered]:
+def recover(path: str | os.PathLike[str], force: bool = False, *, storage: Storage | None = None) -> list[Recovered]:
     """Commit the rows that writers left in their journals: killed ones, or those whose store did not answer.
 
     Parameters
@@ -60,6 +61,8 @@ def recover(path: str | os.PathLike[str], force: bool = False) -> list[Recovered
     force : bool
         Do so for segments too whose writer may still live, as that of another machine, or from before a restart. One
         that does live on this machine keeps its segment.
+    storage : Storage, optional
+        How the store is opened, as for :func:`gradlog.open`.
 
     Returns
     -------
@@ -78,7 +81,7 @@ def recover(path: str | os.PathLike[str], force: bool = False) -> list[Recovered
     >>> recover("s3://bucket/run.zarr")          # doctest: +SKIP
     [Recovered(segment='seg-000000-r0000', status='recovered', rows=4096, live=False)]
     """
-    sink = open_sink(path)
+    sink = (storage or Storage()).open(path)
     header, _ = read_root(sink)
     found = []
     for _, _, name in segment_names(sink):

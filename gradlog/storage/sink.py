@@ -12,7 +12,7 @@ import inspect
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 _HOLE = bytes(16 * 2**10)
 """So many zeros are worth a hole in a file."""
 
-WAITS = (0.5, 2.0, 8.0)
+REQUEST_PAUSES = (0.5, 2.0, 8.0)
 """Seconds before a failed request to an object store is made again."""
 
 
@@ -196,11 +196,12 @@ class UrlSink:
 
     local: Path | None = None
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str, pauses: Sequence[float] = REQUEST_PAUSES) -> None:
         import fsspec
 
+        self._pauses = pauses
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+            self._fs, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
             raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
         upload = getattr(self._fs, "_pipe_file", self._fs.pipe_file)
@@ -269,30 +270,33 @@ class UrlSink:
         """Nothing to do: an object appears whole or not at all."""
 
     def _try(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call; after a failure, a store that asks to slow down say, again in 0.5, 2 and 8 seconds.
+        """Call; after a failure, a store that asks to slow down say, again after each of the pauses.
 
         Clients of object stores raise what they like, and not OSError alone, where nobody answers.
         """
-        for wait in (*WAITS, None):
+        pauses = iter(self._pauses)
+        while True:
             try:
                 return call(*args, **options)
             except FileNotFoundError:
                 raise
             except Exception as error:
-                if wait is None:
+                pause = next(pauses, None)
+                if pause is None:
                     raise StoreUnavailableError(f"the store does not answer as it should: {_reason(error)}") from error
-                time.sleep(wait)
-        return None
+                time.sleep(pause)
 
 
-def open_sink(path: str | os.PathLike[str], durable: bool = False) -> LocalSink | UrlSink:
+def open_sink(
+    path: str | os.PathLike[str], durable: bool = False, pauses: Sequence[float] = REQUEST_PAUSES
+) -> LocalSink | UrlSink:
     """Sink for a local path or an fsspec URL.
 
     >>> open_sink("run.zarr").local.name
     'run.zarr'
     """
     text = absolute(path)
-    return UrlSink(text) if is_url(text) else LocalSink(text, durable)
+    return UrlSink(text, pauses) if is_url(text) else LocalSink(text, durable)
 
 
 def new_file(path: str | os.PathLike[str]) -> int:

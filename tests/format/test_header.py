@@ -68,7 +68,7 @@ def segment_rows(run: Run) -> dict[str, dict[str, np.ndarray]]:
     """Every segment's rows through this library's reader."""
     found = {}
     for segment in run.segments:
-        sketch = np.empty((len(segment.steps), run.groups, run.k), np.float32)
+        sketch = np.empty((len(segment.steps), run.n_groups, run.k), np.float32)
         segment.read_rows(0, len(sketch), sketch)
         scalars = segment.scalars
         found[segment.header.name] = {

@@ -15,6 +15,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 import gradlog
 from gradlog.analysis import open_run
+from tests.helpers.small_run import HangingDisk
 
 Bytes = dict[str, bytes]
 SEGMENT, SECOND = "seg-000000-r0000", "seg-000001-r0000"
@@ -50,12 +51,11 @@ def leave_unfinished(path: Path, rank: int = 0) -> None:
     child = os.fork()
     if child == 0:
         try:
-            log = start(path, rank=rank)
+            log = start(path, rank=rank, storage=HangingDisk(chunk=2))
             fill(log, range(17))
             deadline = time.monotonic() + 60
             while (path / f"seg-000000-r{rank:04d}/.journal-000001").exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
-            log._recording._writer.perform = lambda *a: signal.pause()
             fill(log, range(17, 29))
         finally:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -101,7 +101,7 @@ def load(path: Path) -> tuple[RunHeader, list[Rows]]:
     run = open_run(path, view="all")
     found = []
     for s in run.segments:
-        sketch = np.empty((len(s.steps), run.groups, run.k), np.float32)
+        sketch = np.empty((len(s.steps), run.n_groups, run.k), np.float32)
         s.read_rows(0, len(s.steps), sketch)
         columns = [s.scalars[n] for n in s.header.scalars]
         scalars = np.stack(columns, 1) if columns else np.empty((len(s.steps), 0))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 import gradlog
+from gradlog.storage.sink import LocalSink
 
 LIKE = {"a": {"w": np.zeros((5, 4)), "b": np.zeros(4)}, "c": np.zeros(7)}
 
@@ -20,6 +24,27 @@ def gradient(t: int) -> dict[str, object]:
 
 def start(path: Path, **options: object) -> gradlog.Logger:
     return gradlog.open(path, like=LIKE, **{"k": 8, "chunk": 16, "on_error": "raise", **options})
+
+
+@dataclasses.dataclass(frozen=True)
+class HangingDisk(gradlog.Storage):
+    """A disk that hangs when this chunk is to be written."""
+
+    chunk: int = 0
+
+    def open(self, path: str | os.PathLike[str], durable: bool = False) -> LocalSink:
+        return _HangingSink(path, self.chunk)
+
+
+class _HangingSink(LocalSink):
+    def __init__(self, path: str | os.PathLike[str], chunk: int) -> None:
+        super().__init__(path)
+        self._chunk = chunk
+
+    def put(self, key: str, data: Sequence[bytes]) -> None:
+        while f"/sketch/c.{self._chunk}." in key:
+            time.sleep(60)
+        super().put(key, data)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -140,7 +140,7 @@ def test_the_same_step_again_after_the_interrupt(tmp_path: Path) -> None:
         for t in range(4):
             steps_and_notes(log, t)
         _, struck = interrupt(line, lambda log=log: steps_and_notes(log, 4))
-        if log._recording._block.last == 4:
+        if log.rows == 5:
             with pytest.raises(StepOrderError):
                 steps_and_notes(log, 4)
         else:

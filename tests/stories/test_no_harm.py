@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gradlog
 from gradlog.analysis import open_run
 from gradlog.errors import GradientError, GradlogWarning, StepOrderError
-from gradlog.recorder import recording
 from gradlog.storage.sink import LocalSink
 from tests.helpers.small_run import flushers, gradient, start
 
@@ -116,8 +116,7 @@ def test_a_stuck_disk_costs_rows_but_not_the_job(tmp_path: Path, monkeypatch: py
         put(self, key, data)
 
     monkeypatch.setattr(LocalSink, "put", waits)
-    monkeypatch.setattr(recording, "PATIENCE", 0.05)
-    log = start(tmp_path / "r.zarr", on_error="warn")
+    log = start(tmp_path / "r.zarr", on_error="warn", storage=gradlog.Storage(step_wait=0.05))
     with pytest.warns(GradlogWarning, match="the disk did not keep up") as caught:
         for t in range(50):
             log.step(gradient(t))

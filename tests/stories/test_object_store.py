@@ -22,7 +22,6 @@ from gradlog.analysis.caching.cache import Cache
 from gradlog.analysis.caching.fingerprints import chunk_digests
 from gradlog.cli import app
 from gradlog.errors import GradlogError, StoreUnavailableError
-from gradlog.storage import sink
 from tests.helpers.growing_runs import gradients
 from tests.helpers.http_faults import close_sessions, s3, s3_server
 
@@ -45,10 +44,13 @@ FLUSH = 16
 and HEAD and GET of the root again before the commit record."""
 
 
+STORAGE = gradlog.Storage(request_pauses=(0.0, 0.01, 0.02))
+"""Hardly any waiting between attempts."""
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """No waiting between attempts, and a spool folder of our own."""
-    monkeypatch.setattr(sink, "WAITS", (0.0, 0.01, 0.02))
+    """One try of the client itself, and a spool folder of our own."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("GRADLOG_SPOOL", str(tmp_path / "spool"))
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -101,7 +103,7 @@ def test_requests_of_an_analysis(s3, record, chunks):
 def test_faults_now_and_then_lose_nothing(s3, record, tmp_path, kind):
     kinds = itertools.cycle(["slow", "error", "cut", "lost"])
     s3.fault = lambda method, path, number: None if number % 4 else next(kinds) if kind == "mixed" else kind
-    record(URL, 0, 100)
+    record(URL, 0, 100, storage=STORAGE)
     assert s3.failed >= 20
     s3.clear()
     s3.fault = lambda method, path, number: None
@@ -115,14 +117,13 @@ def test_faults_now_and_then_lose_nothing(s3, record, tmp_path, kind):
 TRAINING = """
 import json, sys, warnings
 import gradlog, s3fs
-from gradlog.recorder import logger
-from gradlog.storage import sink
 from tests.helpers.growing_runs import gradients
 
-sink.WAITS, logger.CLOSE_WAIT, s3fs.S3FileSystem.retries = (0.0,), 0.5, 1
+storage, s3fs.S3FileSystem.retries = gradlog.Storage(request_pauses=(0.0,), close_wait=0.5), 1
 done = {}
 for at in json.loads(sys.argv[1]):
-    log = gradlog.open(f"s3://runs/r{at}.zarr", like=next(gradients(0, 1)), k=16, chunk=16, groups="tensors")
+    options = {"k": 16, "chunk": 16, "groups": "tensors", "storage": storage}
+    log = gradlog.open(f"s3://runs/r{at}.zarr", like=next(gradients(0, 1)), **options)
     acknowledged = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -18,11 +19,11 @@ from gradlog.analysis import open_run
 from gradlog.analysis.audit.integrity import check
 from gradlog.cli import app
 from gradlog.errors import GradlogWarning, StoreUnavailableError
-from gradlog.recorder import logger, recording, setup
 from gradlog.sketching.projector import projector
-from gradlog.storage import flusher, sink, spool
+from gradlog.storage import spool
 from tests.helpers.growing_runs import gradients
 from tests.helpers.http_faults import s3, s3_server
+from tests.helpers.small_run import flushers
 
 __all__ = ["s3", "s3_server"]
 
@@ -34,14 +35,13 @@ pytestmark = [
 
 URL = "s3://runs/r.zarr"
 OPTIONS = {"k": 16, "chunk": 16, "groups": "tensors"}
+STORAGE = gradlog.Storage(request_pauses=(0.0,), flush_pauses=(0.05, 0.1), step_wait=0.2)
+"""Short pauses."""
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """Short pauses, and a spool folder of our own."""
-    monkeypatch.setattr(sink, "WAITS", (0.0,))
-    monkeypatch.setattr(flusher, "PAUSES", (0.05, 0.1))
-    monkeypatch.setattr(recording, "PATIENCE", 0.2)
+    """One try of the client itself, and a spool folder of our own."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("GRADLOG_SPOOL", str(tmp_path / "spool"))
 
@@ -56,8 +56,8 @@ def silence(s3):
     return switch
 
 
-def start(url=URL, **options):
-    return gradlog.open(url, like=next(gradients(0, 1)), **OPTIONS, **options)
+def start(url=URL, storage=STORAGE, **options):
+    return gradlog.open(url, like=next(gradients(0, 1)), storage=storage, **OPTIONS, **options)
 
 
 def log_rows(log, start, stop):
@@ -67,13 +67,13 @@ def log_rows(log, start, stop):
 
 def refused(log):
     """Wait until the store has refused; the next row that is logged tells of it."""
-    while log._recording._flusher.refusal is None:
+    while not log.outage:
         time.sleep(0.01)
 
 
 def committed(log, chunks):
     """Wait until the store has taken so many chunks, and the thread that wrote them knows that it answers."""
-    while log._recording._flusher.done < chunks or log._recording._flusher.refusal is not None:
+    while log.rows - log.pending < 16 * chunks or log.outage:
         time.sleep(0.01)
 
 
@@ -117,7 +117,7 @@ def test_an_outage_in_the_middle_loses_nothing(s3, record, silence, tmp_path, ki
         refused(log)
         log_rows(log, 40, 150)
     assert len(told) == 1
-    assert log._recording._flusher.done <= 2
+    assert log.rows - log.pending <= 32
     assert len(list((tmp_path / "spool").rglob(".journal-*"))) >= 8
     silence(False)
     log_rows(log, 150, 160)
@@ -128,31 +128,26 @@ def test_an_outage_in_the_middle_loses_nothing(s3, record, silence, tmp_path, ki
     assert app.run(["audit", URL]) == 0
 
 
-def test_two_outages_are_told_twice_and_training_waits_for_neither(s3, record, silence, tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "PATIENCE", 0.2)
-    log = start()
+def test_two_outages_are_told_twice_and_training_waits_for_neither(s3, record, silence, tmp_path):
+    log = start(storage=dataclasses.replace(STORAGE, step_wait=3600.0))
     for begin in (0, 64):
         log_rows(log, begin, begin + 1)  # of which the second one sees that the store is back
         silence(True)
         with pytest.warns(GradlogWarning, match="does not answer") as told:
             log_rows(log, begin + 1, begin + 17)
             refused(log)
-            monkeypatch.setattr(recording, "PATIENCE", 3600.0)
             log_rows(log, begin + 17, begin + 64)
         assert len(told) == 1
         silence(False)
         committed(log, (begin + 63) // 16)
-        monkeypatch.setattr(recording, "PATIENCE", 0.2)
     log.close()
     same_rows(record, tmp_path, 128, ["closed"])
 
 
 @pytest.mark.parametrize("way", ["recover", "open"])
-def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(
-    s3, record, silence, tmp_path, monkeypatch, capsys, way
-):
-    monkeypatch.setattr(logger, "CLOSE_WAIT", 0.3)
-    log = start()
+def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(s3, record, silence, tmp_path, capsys, way):
+    before = flushers()
+    log = start(storage=dataclasses.replace(STORAGE, close_wait=0.3))
     log_rows(log, 0, 20)
     committed(log, 1)
     silence(True)
@@ -164,12 +159,11 @@ def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(
     command = f"GRADLOG_SPOOL={tmp_path}/spool gradlog recover {URL}"
     assert command in str(told[-1].message)
     assert log.reason.startswith("StoreUnavailableError")
-    while log._recording._flusher.alive:
+    while not flushers() <= before:
         time.sleep(0.01)
-    assert app.run(["recover", URL]) == 3
-    assert "does not answer" in capsys.readouterr().err
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        gradlog.recover(URL, storage=STORAGE)
     silence(False)
-    monkeypatch.setattr(logger, "CLOSE_WAIT", 60.0)
     assert len(open_run(URL).steps) == 16
     if way == "recover":
         assert app.run(["recover", URL]) == 0
@@ -186,19 +180,17 @@ def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(
 KILLED = """
 import os, signal, sys, time
 import gradlog, s3fs
-from gradlog.recorder import recording
-from gradlog.storage import flusher, sink
 from tests.helpers.growing_runs import gradients
 
-sink.WAITS, flusher.PAUSES, recording.PATIENCE = (0.0,), (0.05,), 0.1
+storage = gradlog.Storage(request_pauses=(0.0,), flush_pauses=(0.05,), step_wait=0.1)
 s3fs.S3FileSystem.retries = 1
-log = gradlog.open(sys.argv[1], like=next(gradients(0, 1)), k=16, chunk=16, groups="tensors")
+log = gradlog.open(sys.argv[1], like=next(gradients(0, 1)), k=16, chunk=16, groups="tensors", storage=storage)
 for t, row in enumerate(gradients(0, 70)):
     if t % 23 == 0:
         log.parameters(row)
     log.step(row, loss=1 / (1 + t), lr=0.1)
     print(t, flush=True)
-    while t == 20 and log._recording._flusher.done < 1 or t == 40 and log._recording._flusher.refusal is None:
+    while t == 20 and log.rows - log.pending < 16 or t == 40 and not log.outage:
         time.sleep(0.01)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -218,7 +210,7 @@ def test_a_kill_in_an_outage_loses_nothing(s3, record, silence, tmp_path):
     assert done.stdout.split() == [str(t) for t in range(70)]
     silence(False)
     assert open_run(URL).info["snapshots"] == [0]
-    assert [(r.rows, r.status) for r in setup.recover(URL)] == [(54, "recovered")]
+    assert [(r.rows, r.status) for r in gradlog.recover(URL)] == [(54, "recovered")]
     same_rows(record, tmp_path, 70, ["recovered"])
     same_parameters([0, 23, 46, 69])
 
@@ -246,9 +238,8 @@ def test_the_spool_is_bounded_and_what_it_cannot_hold_is_a_known_gap(s3, silence
     assert check("s3://runs/b.zarr").problems == []
 
 
-def test_without_a_journal_memory_is_all_there_is(s3, silence, monkeypatch):
-    monkeypatch.setattr(logger, "CLOSE_WAIT", 0.3)
-    log = start(journal=False)
+def test_without_a_journal_memory_is_all_there_is(s3, silence):
+    log = start(journal=False, storage=dataclasses.replace(STORAGE, close_wait=0.3))
     silence(True)
     with pytest.warns(GradlogWarning) as told:
         log_rows(log, 0, 60)
@@ -279,7 +270,7 @@ def test_nobody_at_the_address(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     with pytest.raises(StoreUnavailableError, match="does not answer"):
-        sink.open_sink("s3://runs/other.zarr").get("zarr.json")
+        STORAGE.open("s3://runs/other.zarr").get("zarr.json")
 
 
 def test_a_size_that_is_none(s3, monkeypatch):

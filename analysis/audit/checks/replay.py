@@ -55,7 +55,7 @@ def choose(run: Run, count: int, seed: int) -> list[int]:
     return sorted(np.concatenate([largest, drawn]).tolist())
 
 
-def replay(run: Run, gradient: Gradient, count: int = 8, seed: int = 0, tolerance: float = TOLERANCE) -> Iterator[Line]:
+def replay(run: Run, gradient: Gradient, count: int = 8, seed: int = 0) -> Iterator[Line]:
     """Compare ``count`` steps, in ascending order, with what ``gradient`` gives for them."""
     sketch = projector(run.header.sketch, run.header.tensors, run.n_groups)
     index = {t.name: i for i, t in enumerate(run.header.tensors)}
@@ -76,7 +76,7 @@ def replay(run: Run, gradient: Gradient, count: int = 8, seed: int = 0, toleranc
         size = max(float(np.linalg.norm(recorded)), float(np.linalg.norm(out)), 1e-300)
         off = float(np.linalg.norm(out - recorded)) / size
         worst = max(worst, off)
-        if not off <= tolerance:
+        if not off <= TOLERANCE:
             texts.append(
                 f"step {int(run.steps[row])}: the recomputed gradient is {off:.2g} away, relative to its length"
             )
