@@ -64,11 +64,11 @@ def test_the_compiled_loops_give_the_same_result_and_say_so(tmp_path):
 
 
 def test_without_numba_numpy_steps_in_and_is_named(tmp_path, monkeypatch):
-    from gradlog.analysis.streaming import compiled_kernel
+    from gradlog.analysis.streaming import kernel
 
     path = str(stores.write_run(tmp_path / "r.zarr", smooth(40)))
-    monkeypatch.setattr(compiled_kernel, "available", lambda: False)
-    monkeypatch.setattr(compiled_kernel, "WORTH", 1)
+    monkeypatch.setattr(kernel, "compiled", lambda: None)
+    monkeypatch.setattr(kernel, "WORTH", 1)
     assert to_json(analyze(path))["kernel"] == "numpy"
     with pytest.raises(ValueError, match="extra 'fast'"):
         analyze(path, kernel="numba")
