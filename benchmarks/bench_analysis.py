@@ -28,7 +28,8 @@ from gradlog.analysis.spectrum.nystrom import test_matrix as random_block
 from gradlog.analysis.spectrum.routes import BLOCK
 from gradlog.analysis.streaming import executors, schedule
 from gradlog.analysis.streaming import kernel as summing
-from gradlog.analysis.streaming.summary import Recipe, add, contributions
+from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.totals import add, contributions
 from gradlog.format.layout import chunk_rows
 from tests.helpers import stores
 
@@ -167,7 +168,8 @@ import numpy as np, dask, dask.array as da
 from gradlog.analysis import open_run
 from gradlog.analysis.spectrum import nystrom, rank
 from gradlog.analysis.streaming import schedule
-from gradlog.analysis.streaming.summary import Recipe, add, contributions
+from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.totals import add, contributions
 path, way, width, power, eps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5])
 memory = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 libraries = memory("VmRSS")

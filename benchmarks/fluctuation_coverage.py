@@ -23,7 +23,8 @@ from gradlog.analysis.measures.fluctuation import Blocks, Ratios, wider  # noqa:
 from gradlog.analysis.measures.predictors import needs, parse  # noqa: E402
 from gradlog.analysis.streaming import sections  # noqa: E402
 from gradlog.analysis.streaming.kernel import summarise  # noqa: E402
-from gradlog.analysis.streaming.summary import Recipe, Summary  # noqa: E402
+from gradlog.analysis.streaming.recipe import Recipe  # noqa: E402
+from gradlog.analysis.streaming.summary import Summary  # noqa: E402
 
 Float64 = NDArray[np.float64]
 

@@ -30,7 +30,9 @@ from gradlog.analysis.measures.order_baseline import Order  # noqa: E402
 from gradlog.analysis.measures.predictors import Evidence, needs, parse  # noqa: E402
 from gradlog.analysis.measures.scope_values import Question, kappas  # noqa: E402
 from gradlog.analysis.streaming.kernel import summarise  # noqa: E402
-from gradlog.analysis.streaming.summary import Recipe, Summary, add, contributions  # noqa: E402
+from gradlog.analysis.streaming.recipe import Recipe  # noqa: E402
+from gradlog.analysis.streaming.summary import Summary  # noqa: E402
+from gradlog.analysis.streaming.totals import add, contributions  # noqa: E402
 from tests.helpers.known import KNOWN, Float32, Known  # noqa: E402
 
 PREDICTORS = ("last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")

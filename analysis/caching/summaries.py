@@ -21,9 +21,9 @@ from gradlog.analysis.caching.fingerprints import chunk_digests
 from gradlog.analysis.reading.rows import RowSource, block_rows
 from gradlog.analysis.streaming.epoch_sums import EpochSums
 from gradlog.analysis.streaming.executors.base import FAN, Pane
+from gradlog.analysis.streaming.recipe import Recipe
 from gradlog.analysis.streaming.sections import thin
-from gradlog.analysis.streaming.summary import Recipe, Summary
-from gradlog.analysis.streaming.top_rows import Carriers
+from gradlog.analysis.streaming.summary import Summary
 from gradlog.format.chain import digest
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def pack(summary: Summary) -> dict[str, NDArray[Any]]:
             continue
         if isinstance(value, dict):
             arrays |= {f"{name}.{entry}": np.asarray(array) for entry, array in value.items()}
-        elif isinstance(value, Carriers | EpochSums):
+        elif isinstance(value, EpochSums):
             arrays |= {f"{name}.{entry}": np.asarray(part) for entry, part in value._asdict().items()}
         elif isinstance(value, frozenset):
             arrays[name] = np.array(sorted(value), "U")
@@ -256,7 +256,7 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
             continue
         if isinstance(value, dict):
             setattr(summary, name, {entry: arrays[f"{name}.{entry}"] for entry in value})
-        elif isinstance(value, Carriers | EpochSums):
+        elif isinstance(value, EpochSums):
             parts: list[Any] = [arrays[f"{name}.{entry}"] for entry in value._fields]
             setattr(summary, name, type(value)(*(x if x.ndim else x.item() for x in parts)))
         elif isinstance(value, frozenset):

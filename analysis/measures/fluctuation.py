@@ -21,7 +21,7 @@ from gradlog.analysis.common.jackknife import LEVEL
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.streaming.sections import FEWEST_ROWS
-from gradlog.analysis.streaming.summary import Totals
+from gradlog.analysis.streaming.totals import Totals
 
 LARGEST = 0.3
 """Share of the energy from which on one block decides."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradlog.analysis.common.jackknife import FEWEST, Control, by_group, jackknife, pool, total
-from gradlog.analysis.common.types import Float64
+from gradlog.analysis.common.types import Float32, Float64
 from gradlog.analysis.measures import bounds, gradient_noise, order_baseline
 from gradlog.analysis.measures import shuffled as baseline
 from gradlog.analysis.measures.gradient_noise import HalfBatches
@@ -18,9 +18,11 @@ from gradlog.analysis.measures.predictors import Evidence, Fitted, Predictor
 from gradlog.analysis.spectrum import population, rank, shuffled_rank
 from gradlog.analysis.spectrum.rank import Spectrum
 from gradlog.analysis.spectrum.shuffled_rank import ShuffledRank
-from gradlog.analysis.streaming.top_rows import Carriers
 
 Values = dict[str, Any]
+
+MOST_STEPS = 1000
+"""Steps whose shares in the path length are listed."""
 
 LEAST = 2.0**-40
 """Least root mean square of (scaled) rows that float32 products sum up to all digits, their increments included."""
@@ -249,10 +251,31 @@ def signal_and_noise(
     return found | signal | {"signal_withheld": ""}
 
 
-def step_shares(path: Carriers, whole: float) -> Values:
-    """Shares of the rows in the path length of ``last``: the largest, and the fewest rows that hold half of it."""
-    share = path.largest.astype(np.float64) / whole if whole > 0 else np.zeros(len(path.largest))
-    return {"step_path_share": share, "half_path_steps": float(path.fewest(0.5)), "path_rows": path.at}
+def step_shares(path: Float32, whole: float) -> Values:
+    """Shares of the rows in the path length of ``last``: the largest, and the fewest rows that hold half of it.
+
+    Parameters
+    ----------
+    path : float32 (rows,)
+        Squared error of each row.
+    whole : float
+        Path length.
+
+    Examples
+    --------
+    >>> found = step_shares(np.array([1, 5, 2], np.float32), 8.0)
+    >>> found["path_rows"].tolist(), found["half_path_steps"]
+    ([0, 1, 2], 1.0)
+    """
+    listed = np.arange(len(path))
+    if len(path) > MOST_STEPS:  # of equals the first
+        least = np.partition(path, -MOST_STEPS)[-MOST_STEPS]
+        above, equal = np.flatnonzero(path > least), np.flatnonzero(path == least)
+        listed = np.sort(np.concatenate([above, equal[: MOST_STEPS - len(above)]]))
+    share = path[listed].astype(np.float64) / whole if whole > 0 else np.zeros(len(listed))
+    reached = np.cumsum(np.sort(path)[::-1], dtype=np.float64)
+    half = np.searchsorted(reached, reached[-1] / 2) + 1 if len(path) and reached[-1] > 0 else 0
+    return {"step_path_share": share, "half_path_steps": float(half), "path_rows": listed}
 
 
 def shares(parts: list[Values], whole: Float64) -> None:

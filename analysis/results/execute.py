@@ -11,9 +11,10 @@ from gradlog.analysis.results import half_batches, rescaling
 from gradlog.analysis.results.half_batches import Table
 from gradlog.analysis.results.plan import AnalysisPlan
 from gradlog.analysis.streaming import schedule, sections
+from gradlog.analysis.streaming.recipe import SUMS
 from gradlog.analysis.streaming.scalar_sums import Ledger, ledgers
 from gradlog.analysis.streaming.sections import Section
-from gradlog.analysis.streaming.summary import TRIANGLES, Totals, contributions
+from gradlog.analysis.streaming.totals import Totals, contributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]
         stretches = sections.totals(summaries)
         panes = contributions(summaries)
         if not recipe.columns:
-            grams = {name: x for name, x in panes[-1].items() if name.startswith(TRIANGLES)}
+            grams = {name: x for name, x in panes[-1].items() if name in SUMS and SUMS[name].triangle}
     halves = half_batches.table(run, [(r.start, r.stop) for r in plan.flat], plan.epochs.steps)
     collected = Collected(panes, grams, books, halves, stretches, sorted(kernels), memo)
     return run, dataclasses.replace(plan, ask=ask), collected

@@ -12,13 +12,16 @@ from gradlog.analysis.spectrum import shuffled_rank
 from gradlog.analysis.streaming.ema import segments_at_once
 from gradlog.analysis.streaming.grams import parts
 from gradlog.analysis.streaming.kernel import tile_rows
+from gradlog.analysis.streaming.recipe import SUMS, Recipe
 from gradlog.analysis.streaming.sections import MOST, thin
-from gradlog.analysis.streaming.summary import GRAMS, Recipe
 from gradlog.errors import MemoryLimitError
 from gradlog.format.sizes import parse_size
 
 LIBRARIES = 96 * 2**20
 """Imports, allocator slack and decoded chunks that are not there yet when the prediction is made."""
+
+ROW = 24
+"""Bytes of a row that are kept apart from its sketch: its squared error, while it is joined, sorted and summed."""
 
 BREAK = 512
 """Bytes of a gap or a stretch: a few numbers each, and its entry in the record of the run."""
@@ -46,7 +49,7 @@ def working_set(recipe: Recipe, source: RowSource, panes: int, tasks: int) -> in
     buffer = 4 * recipe.n * rows
     chunk = 2 * 4 * recipe.n * min(source.chunk, len(source))
     tile = 4 * recipe.n * (3 * min(tile_rows(recipe.n), rows) + 4 * B * segments_at_once(B, recipe.n))
-    grams = 4 * parts(recipe) * sum(math.prod(shape) for name, shape in recipe.shapes().items() if name in GRAMS)
+    grams = 4 * parts(recipe) * sum(math.prod(shape) for name, shape in recipe.shapes().items() if SUMS[name].product)
     one = summary_bytes(recipe)
     blocks = -(-len(source) // block_rows(source)) + panes
     folded = panes + 1 + min(blocks, 2) + min(blocks, tasks) / 2  # two of the fold, and what waits for its turn
@@ -70,8 +73,8 @@ def predict(
 ) -> int:
     """Predicted peak resident memory of this process, in bytes.
 
-    Independent of the number of rows, but for ``breaks`` (gaps and stretches of finite rows), which are listed, and the
-    scores of ``components``, which are a result for every row.
+    Independent of the rows' width times their number: of a row, a few bytes are kept, of ``breaks`` (gaps and stretches
+    of finite rows) an entry each, and scores of ``components`` are a result for every row.
 
     Parameters
     ----------
@@ -88,7 +91,7 @@ def predict(
     last = sum(afterwards(recipe) for recipe, _ in passes)
     if any(recipe.scatter for recipe, _ in passes):
         last += shuffled_rank.kept_bytes(len(source), source.n)
-    return compiler + resident() + LIBRARIES + peak + last + BREAK * breaks + scores
+    return compiler + resident() + LIBRARIES + peak + last + BREAK * breaks + ROW * len(source) + scores
 
 
 def resident() -> int:

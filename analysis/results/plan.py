@@ -18,7 +18,7 @@ from gradlog.analysis.spectrum import routes
 from gradlog.analysis.spectrum.routes import Route
 from gradlog.analysis.streaming import executors, sections
 from gradlog.analysis.streaming import kernel as summing
-from gradlog.analysis.streaming.summary import Recipe
+from gradlog.analysis.streaming.recipe import Recipe
 from gradlog.errors import TooFewStepsError
 
 

@@ -21,9 +21,10 @@ from gradlog.analysis.spectrum.rank import Spectrum
 from gradlog.analysis.spectrum.routes import Sums
 from gradlog.analysis.spectrum.shuffled_rank import ShuffledRank
 from gradlog.analysis.streaming import scalar_sums, schedule
+from gradlog.analysis.streaming.recipe import Recipe
 from gradlog.analysis.streaming.scalar_sums import BATCH, Ledger
 from gradlog.analysis.streaming.sections import FEWEST_ROWS, thin
-from gradlog.analysis.streaming.summary import Recipe, Totals, add, contributions
+from gradlog.analysis.streaming.totals import Totals, add, contributions
 
 SUBSPACE = 8
 """Dimensions of the leading subspaces compared between windows."""

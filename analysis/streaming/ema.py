@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from gradlog.analysis.common.types import Float32, Float64
-from gradlog.analysis.streaming.summary import PAIRS, Recipe, S, Summary
+from gradlog.analysis.streaming.recipe import PAIRS, Recipe, S
+from gradlog.analysis.streaming.summary import Summary
 
 SUM, VALUES = 32, 2**20
 """Most segments of a float32 sum, and most values that their linear parts may hold."""

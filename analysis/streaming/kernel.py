@@ -20,8 +20,8 @@ from gradlog.analysis.common.types import Float32, Float64
 from gradlog.analysis.streaming.ema import Ema, settle
 from gradlog.analysis.streaming.epoch_sums import EpochSums
 from gradlog.analysis.streaming.grams import Grams
-from gradlog.analysis.streaming.summary import PAIRS, Recipe, Summary
-from gradlog.analysis.streaming.top_rows import Carriers
+from gradlog.analysis.streaming.recipe import PAIRS, Recipe
+from gradlog.analysis.streaming.summary import Summary
 
 SEGMENT = 32
 """Rows of a float32 sum."""
@@ -129,7 +129,7 @@ def summarise(
     if work is None:
         own.settle(summary.sums)
     if recipe.columns:
-        summary.path = Carriers.of(path[1:], 1)
+        summary.path = path[1:]
     return summary
 
 

@@ -20,7 +20,8 @@ from gradlog.analysis.reading.rows import RowSource, block_rows, buffer_rows
 from gradlog.analysis.streaming import executors, sections
 from gradlog.analysis.streaming.executors.base import Pane, Reduction
 from gradlog.analysis.streaming.kernel import Workspace, summarise
-from gradlog.analysis.streaming.summary import Recipe, Summary, merge
+from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.summary import Summary, merge
 from gradlog.errors import CorruptRunError
 
 if TYPE_CHECKING:

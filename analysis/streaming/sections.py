@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gradlog.analysis.streaming.ema import BETA_NODES, COARSE_NODES, settle
-from gradlog.analysis.streaming.summary import Recipe, Sections, Summary, Totals, contributions
+from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.summary import Sections, Summary
+from gradlog.analysis.streaming.totals import Totals, contributions
 
 SHORTEST, FEWEST_ROWS = 16, 200
 """Rows of the shortest section; rows below which a run has too few for a fluctuation."""

@@ -13,148 +13,19 @@ yet, the sum of squared errors is p0 + 2 v rho + c rho^2 and the last error is r
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.types import Float32, Float64
-from gradlog.analysis.streaming import top_rows
-from gradlog.analysis.streaming.edges import edge, mirrored
 from gradlog.analysis.streaming.epoch_sums import EpochSums
+from gradlog.analysis.streaming.recipe import Recipe
 
 if TYPE_CHECKING:
     from gradlog.analysis.streaming.grams import Grams
 
-TRIANGLES = ("gram", "pooled")
-GRAMS = (*TRIANGLES, "image")
-LARGE = (*GRAMS, "edge")
-"""First words of the names of large sums; while they are added up, of Grams the upper triangle alone counts."""
-
-S = 16
-PAIRS = S * (S + 1) // 2
-"""Increments of a segment, over which ``ema`` runs all at once, and the products of two of them."""
-
 Sections = tuple[tuple[int, "Summary"], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What a pass collects.
-
-    Attributes
-    ----------
-    groups, k : int
-        Layout of the n = groups x k columns.
-    betas : tuple of float
-        EMAs, each in [0, 1).
-    lags : int
-        Lag products <g_t, g_{t-a}> for a = 1..lags.
-    gram : {"full", "groups", "none"}
-        Gram of the increments: n x n, or one k x k block a group.
-    pooled : bool
-        Also the k x k Gram of the SUM of the groups' sketches.
-    scatter : bool
-        Also the Gram of the rows themselves, in the same form, for the rank of shuffled steps.
-    test : float32 array (n, l), or None
-        Test matrix Omega: collect (H^T H) Omega, for spectra too wide for a Gram.
-    columns : bool
-        Whether to collect the per-column sums; a further pass for the spectrum alone does not need them.
-    epoch : (int, int), or None
-        Steps of an epoch, and the number of a step at which one begins: collect sums by epoch.
-    kernel : {"numpy", "numba"}
-        What shall add up the columns; where numba is missing, numpy does, and ``Summary.kernels`` says so.
-    section : int
-        Also the sums of every so many rows of the view, by group (see ``sections``); 0 for none.
-    by_group : bool
-        Keep the small sums by group instead of by column.
-    """
-
-    groups: int
-    k: int
-    betas: tuple[float, ...] = ()
-    lags: int = 2
-    gram: str = "full"
-    pooled: bool = False
-    scatter: bool = False
-    test: Float32 | None = None
-    columns: bool = True
-    epoch: tuple[int, int] | None = None
-    kernel: str = "numpy"
-    section: int = 0
-    by_group: bool = False
-
-    @property
-    def n(self) -> int:
-        """Columns."""
-        return self.groups * self.k
-
-    def split(self) -> tuple[Recipe, Recipe]:
-        """Return two that collect the same between them: one without Grams, small, and one with Grams alone."""
-        light = dataclasses.replace(self, gram="none", pooled=False)
-        return light, dataclasses.replace(self, betas=(), lags=0, test=None, columns=False, epoch=None, section=0)
-
-    def fold(self, per_column: Float64, by_group: bool = False) -> Float64:
-        """Return sums as the recipe keeps them: (..., n), or (..., groups)."""
-        if not (by_group or self.by_group):
-            return per_column
-        return np.asarray(per_column.reshape(*per_column.shape[:-1], self.groups, self.k).sum(axis=-1))
-
-    @property
-    def history(self) -> int:
-        """Rows kept at both ends of a summary."""
-        return max(2, self.lags)
-
-    @property
-    def beta(self) -> Float64:
-        """The betas as a column, to broadcast over columns of rows."""
-        return np.asarray(self.betas, np.float64)[:, None]
-
-    @cached_property
-    def basis(self) -> tuple[Float64, Float64]:
-        """Orthonormal (n, l) and triangular (l, l) factor of the test matrix."""
-        assert self.test is not None
-        Q, R = np.linalg.qr(self.test.astype(np.float64))
-        return Q, R
-
-    def zeros(self, shared: dict[str, Float64] | None = None) -> dict[str, Float64]:
-        """Return sums of no rows; every entry adds up over rows. Large ones that are shared are the same arrays."""
-        return {
-            name: shared[name] if shared and name.startswith(LARGE) else np.zeros(shape)
-            for name, shape in self.shapes().items()
-        }
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the sums."""
-        n, p, k = self.groups if self.by_group else self.n, self.lags, self.k
-        shapes: dict[str, tuple[int, ...]] = {
-            "rows": (),  # finite rows
-            "pairs": (),  # increments
-            "energy": (n,),  # sum g^2
-            "total": (n,),  # sum g
-            "last": (n,),  # sum (g_t - g_{t-1})^2, first rows of chains with g_{t-1} = 0
-            "trend": (n,),  # likewise for 2 g_{t-1} - g_{t-2}
-            "increment": (n,),  # sum h^2, no first rows
-            "lag": (p, n),  # sum g_t g_{t-a}
-            "lag_pairs": (p,),  # their number
-            "edge": (p, p, n),  # what the ends of chains take off the lag products, see moments
-            "p0": (len(self.betas), n),  # EMA errors whose history is known
-        }
-        if self.section and self.betas:
-            shapes["segments"] = (PAIRS, self.groups)  # products of segments, see ``ema``
-        gram = {"full": (n, n), "groups": (self.groups, k, k)}.get(self.gram)
-        if gram is not None:
-            shapes["gram"] = gram
-        if self.pooled:
-            shapes["pooled"] = (k, k)
-        if self.test is not None:
-            shapes["image"] = (n, self.test.shape[1])
-        if self.scatter:
-            shapes |= {f"{name}_rows": shapes[name] for name in ("gram", "pooled", "image") if name in shapes}
-        return shapes
 
 
 class Summary:
@@ -170,9 +41,9 @@ class Summary:
         Whether a gap lies inside or at an end.
     v, c, r, d : float64 (B, n), (B, 1), (B, n), (B, 1)
         Open ends of the EMAs, see the module.
-    path : Carriers
+    path : float32 (rows,)
         Squared errors of the predictor ``last`` by row, over all columns: the increment's squared norm, or the row's
-        own after a gap; without the first row while what stands before it is not known.
+        own after a gap; without the first row while what stands before it is not known. Empty without columns.
     epochs : EpochSums
         Sums by epoch, where the recipe asks for them.
     kernels : frozenset of str
@@ -190,7 +61,7 @@ class Summary:
         self.cut = False
         self.v, self.r = np.zeros((B, n)), np.zeros((B, n))
         self.c, self.d = np.zeros((B, 1)), np.zeros((B, 1))
-        self.path = top_rows.NONE
+        self.path = np.empty(0, np.float32)
         self.epochs = EpochSums.none(n if recipe.epoch else 0)
         self.kernels: frozenset[str] = frozenset()
         self.sections: tuple[tuple[int, Summary], ...] = ()
@@ -211,8 +82,7 @@ class Summary:
     def nbytes(self) -> int:
         """Memory held."""
         arrays: list[NDArray[Any]] = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
-        arrays += [self.epochs.squares, self.epochs.sums]
-        own = sum(a.nbytes for a in arrays) + sum(np.asarray(a).nbytes for a in self.path)
+        own = sum(a.nbytes for a in [*arrays, self.path, self.epochs.squares, self.epochs.sums])
         return own + sum(section.nbytes for _, section in self.sections)
 
     def state(self) -> Summary:
@@ -235,7 +105,6 @@ class Summary:
                 own = {name: x if x is own[name] else x.copy() for name, x in right.sums.items()}
             self.sums = own
             return self
-        before = int(self.sums["rows"])
         self.sections = joined(self.sections, right.sections)
         for name, value in right.sums.items():
             if value is not self.sums[name]:
@@ -249,8 +118,8 @@ class Summary:
             squares.append(self._join(right, grams))
         else:
             squares.append(self._start(right))
-        if not self.recipe.by_group:
-            self.path = self.path.merge(right.path, before, np.array(squares, np.float32))
+        if self.recipe.columns and not self.recipe.by_group:
+            self.path = np.concatenate([self.path, np.array(squares, np.float32), right.path])
         self.epochs = self.epochs.merge(right.epochs)
         self.kernels |= right.kernels
         self._ends(right)
@@ -350,58 +219,17 @@ def joined(left: Sections, right: Sections) -> Sections:
     return left + right
 
 
-Totals = dict[str, Any]
+def edge(tail: NDArray[Any], lags: int) -> Float64:
+    """Return sums of g_{s-i} g_{s-j} over the rows s past a chain's end, i, j = 1..lags, as (lags, lags, n).
 
-
-def contributions(panes: list[Summary]) -> list[Totals]:
-    """Return what the rows of each pane add to every sum, given all history before them; starts after a gap.
-
-    The entries of each pane are those of ``Recipe.zeros``, which add over panes, and ``path`` and ``epochs``,
-    whose rows follow on: any window is a sum of its panes. The Grams are whole, and ``edge`` is what ``moments`` needs.
-    The list is empty afterwards: totals take the place of summaries.
+    With M_ij = sum over the chain's rows t of g_{t-i} g_{t-j} and R_a = sum g_t g_{t-a}, zero history:
+    M_ij = R_|i-j| - edge_ij, where edge_ij sums the last min(i, j) products of lag |i-j|.
     """
-    found = []
-    state = Summary.gap(panes[0].recipe)
-    panes.reverse()
-    while panes:
-        pane = panes.pop()
-        before, lags = state.tail, pane.recipe.lags
-        sums = {name: x.astype(np.float64, copy=False) for name, x in pane.sums.items()}
-        pane.sums = sums | {"rows": sums["rows"].copy()}
-        state.sums = sums | {"rows": np.zeros(())}  # the state's own are zero: add what joins it to the pane's
-        state = state.absorb(pane)
-        totals: Totals = dict(state.sums)
-        totals["edge"] += pane.recipe.fold(edge(state.tail, lags) - edge(before, lags))
-        for name in totals:
-            if name.startswith(TRIANGLES):
-                totals[name] = mirrored(totals[name])
-        totals["path"], totals["epochs"] = state.path, state.epochs
-        found.append(totals)
-        state = state.state()
-    return found
-
-
-def add(parts: list[Totals]) -> Totals:
-    """Totals of several panes together."""
-    if len(parts) == 1:
-        return parts[0]
-    names = [name for name in parts[0] if name not in ("path", "epochs")]
-    joined = {name: sum((p[name] for p in parts[1:]), start=parts[0][name].copy()) for name in names}
-    rows = itertools.accumulate((int(p["rows"]) for p in parts), initial=0)
-    joined["path"] = top_rows.NONE
-    joined["epochs"] = reduce(EpochSums.merge, (p["epochs"] for p in parts))
-    for part, before in zip(parts, rows, strict=False):
-        joined["path"] = joined["path"].merge(part["path"], before)
-    return joined
-
-
-def moments(totals: Totals, lags: int, columns: slice) -> Float64:
-    """Return sums of g_{t-i} g_{t-j} over the rows, i, j = 0..lags, as (lags + 1, lags + 1, columns).
-
-    Lag products, less the products at the edges of ended chains and those that belong to a neighbouring pane.
-    """
-    R = np.concatenate([totals["energy"][None, columns], totals["lag"][:lags, columns]])
-    i = np.arange(lags + 1)
-    M: Float64 = R[np.abs(i[:, None] - i)]
-    M[1:, 1:] -= totals["edge"][:lags, :lags, columns]
-    return M
+    rows = tail.astype(np.float64)
+    out = np.zeros((lags, lags, rows.shape[1]))
+    for lag in range(lags):
+        products = rows[lag:] * rows[: max(len(rows) - lag, 0)]
+        for i in range(1, lags - lag + 1):
+            last = products[max(len(products) - i, 0) :].sum(axis=0)
+            out[i - 1, i + lag - 1] = out[i + lag - 1, i - 1] = last
+    return out

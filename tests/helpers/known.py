@@ -6,7 +6,9 @@ import numpy as np
 
 from gradlog.analysis.measures.predictors import Evidence, needs
 from gradlog.analysis.streaming.kernel import summarise
-from gradlog.analysis.streaming.summary import Recipe, Summary, contributions
+from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.summary import Summary
+from gradlog.analysis.streaming.totals import contributions
 from gradlog.format.header import TensorInfo
 from gradlog.sketching.fold_hash import FoldHash
 from gradlog.sketching.projector import projector

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.streaming.summary import Totals, moments
+from gradlog.analysis.streaming.totals import Totals, moments
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.spectrum import rank, shuffled_rank, subspaces
 from gradlog.analysis.spectrum.nystrom import Apply, Decomposition, nystrom, randomized
 from gradlog.analysis.spectrum.rank import Spectrum
-from gradlog.analysis.streaming.summary import Recipe, Totals
+from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.totals import Totals
 
 GROUP_WIDTH, GROUPS_SIZE = 2048, 2**25
 """Coordinates of a group, and entries of all groups' Grams, up to which these are kept beside another route."""

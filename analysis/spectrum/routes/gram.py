@@ -6,7 +6,7 @@ import dataclasses
 
 from gradlog.analysis.spectrum.nystrom import test_matrix
 from gradlog.analysis.spectrum.routes.base import BLOCK, Route
-from gradlog.analysis.streaming.summary import Recipe
+from gradlog.analysis.streaming.recipe import Recipe
 
 WIDTH = 1536
 """Columns up to which it is the cheapest."""

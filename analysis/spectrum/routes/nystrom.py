@@ -6,7 +6,7 @@ import dataclasses
 
 from gradlog.analysis.spectrum.nystrom import Apply, Decomposition, refine, test_matrix
 from gradlog.analysis.spectrum.routes.base import BLOCK, Route, Sums, tightened
-from gradlog.analysis.streaming.summary import Recipe
+from gradlog.analysis.streaming.recipe import Recipe
 
 
 class Nystrom(Route):

@@ -17,7 +17,8 @@ from gradlog.analysis.caching.cache import Cache, default_folder, digest_of_code
 from gradlog.analysis.caching.summaries import Memo, pack, unpack
 from gradlog.analysis.reading import rows
 from gradlog.analysis.streaming import schedule
-from gradlog.analysis.streaming.summary import Recipe, Summary
+from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.summary import Summary
 from tests.helpers.growing_runs import gradients
 
 

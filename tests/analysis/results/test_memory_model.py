@@ -41,8 +41,8 @@ def test_predicted_memory_is_not_exceeded_and_does_not_grow_with_the_run(tmp_pat
 
 
 @pytest.mark.slow
-def test_ten_times_the_rows_take_no_more_memory_than_their_steps_and_flags(tmp_path):
-    """Rows of 32 bytes: what would be kept of each beside a step and flags, such as a norm, would show."""
+def test_ten_times_the_rows_take_no_more_memory_than_their_steps_flags_and_errors(tmp_path):
+    """Rows of 32 bytes: what would be kept of each beside a step, flags and an error, such as two norms, would show."""
     peaks = []
     for T in (100_000, 1_000_000):
         X = np.random.default_rng(0).standard_normal((T, 1, 8), np.float32)
@@ -51,4 +51,4 @@ def test_ten_times_the_rows_take_no_more_memory_than_their_steps_and_flags(tmp_p
         predicted, peak = predicted_and_peak(path)
         assert peak <= predicted
         peaks.append(peak)
-    assert peaks[1] < peaks[0] + 20e6 + 24 * 900_000
+    assert peaks[1] < peaks[0] + 20e6 + 40 * 900_000

@@ -9,7 +9,8 @@ from gradlog.analysis import open_run
 from gradlog.analysis.spectrum import rank
 from gradlog.analysis.spectrum.routes import ROUTES, Sums, choose
 from gradlog.analysis.streaming import schedule
-from gradlog.analysis.streaming.summary import Recipe, add, contributions
+from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.totals import add, contributions
 from tests.helpers import reference, stores
 
 CUTS, GROUPS, K = [0, 4, 60, 90], 2, 120

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlog.analysis.streaming import grams
-from gradlog.analysis.streaming.grams import Grams
-from gradlog.analysis.streaming.inplace_blas import add_gram, add_product
-from gradlog.analysis.streaming.summary import Recipe
+from gradlog.analysis.streaming.grams import Grams, add_gram, add_product
+from gradlog.analysis.streaming.recipe import Recipe
 
 SIZES = st.integers(0, 9)
 
