@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from gradlog.analysis.common.text import TERMINAL, enumerate_some
+from gradlog.analysis.common.recorded import EXACT, steps
+from gradlog.analysis.common.text import TERMINAL, counted, enumerate_some
 from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at
 from gradlog.analysis.measures.interpretation import verdict as verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
@@ -51,8 +52,8 @@ def _run(path: str, result: Document) -> list[str]:
         plain_text.heading(plain_text.printable(path)),
         *plain_text.facts(
             [
-                ("steps", f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}"),
-                ("gradient", f"{run['stage']}; {plain_text.count(len(groups), 'group')}: {enumerate_some(groups, 6)}"),
+                ("steps", steps(run)),
+                ("gradient", f"{run['stage']}; {counted(len(groups), 'group')}: {enumerate_some(groups, 6)}"),
                 ("sketch", _sketch(run, result.get("exact_groups") or [])),
                 (
                     "energy",
@@ -66,7 +67,7 @@ def _run(path: str, result: Document) -> list[str]:
 
 def _sketch(run: Document, exact: list[str]) -> str:
     if run["kind"] == "exact/1":
-        return "none, the gradient itself"
+        return f"none, {EXACT}"
     return f"k = {run['k']} per group" + (f"; without error for {enumerate_some(exact, 6)}" if exact else "")
 
 

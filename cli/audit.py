@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gradlog.analysis.common.text import counted
 from gradlog.cli import plain_text
 from gradlog.cli.options import examples
 from gradlog.cli.stderr import progress, verbosity
@@ -97,6 +98,5 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
         for line in report.lines:
             click.echo(f"{line.status}  {line.check:<11} {plain_text.printable(line.text)}")
     if report.failed or (strict and report.count("WARN")):
-        failed = plain_text.count(report.count("FAIL"), "finding")
-        counted = f"{failed} failed, {plain_text.count(report.count('WARN'), 'warning')}"
-        raise CorruptRunError(f"{run}: {counted}")
+        failed = counted(report.count("FAIL"), "finding")
+        raise CorruptRunError(f"{run}: {failed} failed, {counted(report.count('WARN'), 'warning')}")

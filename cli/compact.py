@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gradlog.cli import plain_text
+from gradlog.analysis.common.text import counted
 
 
 @click.command()
@@ -20,6 +20,6 @@ def compact(run: str) -> None:
         done = (
             f"left alone: it {segment.skipped}"
             if segment.skipped
-            else f"{plain_text.count(segment.before, 'file')}, now {segment.after}"
+            else f"{counted(segment.before, 'file')}, now {segment.after}"
         )
         click.echo(f"{segment.segment}  {done}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gradlog.analysis.common.text import enumerate_some
+from gradlog.analysis.common.recorded import irregularities, recorded
 from gradlog.cli import options, plain_text
 from gradlog.cli.stderr import verbosity
 
@@ -66,34 +66,21 @@ def summary(run: dict[str, Any]) -> list[str]:
 
 
 def _overview(run: dict[str, Any]) -> list[str]:
-    from gradlog.analysis.common.text import optimizer_in_words
-
-    origin, groups = run["provenance"], run["groups"]
-    versions = origin.get("versions", {})
-    layout = f"{plain_text.count(run['dimension'], 'number')} in {plain_text.count(run['tensors'], 'tensor')}"
-    kind = "the gradient itself" if run["kind"] == "exact/1" else f"{run['kind']}, k = {run['k']}, seed {run['seed']}"
+    origin, known = run["provenance"], recorded(run)
+    width = f"{len(run['groups']) * run['k']:,} numbers a step"
     return [
         plain_text.heading(plain_text.printable(run["path"]) + _ending(run)),
         *plain_text.facts(
             [
-                ("status", run["status"] + (f": {run['reason']}" if run["reason"] else "")),
-                ("steps", _steps(run)),
-                (
-                    "recorded",
-                    f"{run['what']}, {run['stage']}; {layout}",
+                *((label, known[label]) for label in ("status", "steps")),
+                ("recorded", f"{known['gradient']}; {known['model']}"),
+                ("sketch", f"{known['sketch']}; {known['groups']}, {width}"),
+                *(
+                    (label, known[label])
+                    for label in ("scalars", "created", "format", "command", "optimizer", "versions")
                 ),
-                (
-                    "sketch",
-                    f"{kind}; {plain_text.count(len(groups), 'group')}, {len(groups) * run['k']:,} numbers a step",
-                ),
-                ("scalars", enumerate_some(run["scalars"], 12)),
-                ("created", run["created"]),
-                ("format", run["format"]),
-                ("command", " ".join(map(str, origin.get("argv", [])))),
-                ("optimizer", optimizer_in_words(origin)),
-                ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
-                ("code", _code(origin.get("git", {}))),
-                ("host", origin.get("hostname")),
+                ("code", known["code"] and f"git {known['code']}"),
+                ("host", known["host"]),
                 *((f"note: {k}", v) for k, v in origin.get("notes", {}).items()),
             ]
         ),
@@ -122,46 +109,10 @@ def _over_time(run: dict[str, Any]) -> list[str]:
     return [plain_text.heading("over time"), *lines, ""] if lines else []
 
 
-def _steps(run: dict[str, Any]) -> str:
-    if not run["steps"]:
-        return "none yet"
-    every = "" if run["every"] == 1 else f", every {run['every']}"
-    return f"{run['steps']:,}, numbered {run['first_step']:,} to {run['last_step']:,}{every}"
-
-
-def _code(git: dict[str, Any]) -> str:
-    if not git.get("commit"):
-        return ""
-    return f"git {git['commit'][:12]}" + (", with uncommitted changes" if git.get("dirty") else "")
-
-
 def _remarks(run: dict[str, Any]) -> Iterator[str]:
     if run.get("silence"):
         yield f"{run['silence']}; gradlog recover commits the rows that wait in its journal"
-    if run["gaps"]:
-        before, after = run["gaps"][0]
-        yield f"steps are missing in {plain_text.count(len(run['gaps']), 'place')}, first between {before} and {after}"
-    if run["nonfinite"]:
-        steps = list(map(str, run["nonfinite"]))
-        yield f"NaN or inf in {plain_text.count(len(steps), 'step')}: {enumerate_some(steps, 6)}"
-    again = run["relogged"]
-    if again["steps"]:
-        counted = plain_text.count(again["steps"], "step")
-        yield (
-            f"{counted} logged again after a rewind, {again['identical']:,} of them with identical norms"
-            + ("" if again["first_different"] is None else f", not step {again['first_different']:,}")
-        )
-    for old, new in again["writers"]:
-        yield f"two writers at one time: {old} and {new} hold rows of two jobs, not of a rewind"
-    for key, text in (
-        ("skipped", "steps that the optimizer skipped"),
-        ("partial", "steps in which some tensors had no gradient"),
-        ("fewer_ranks", "rows recorded by fewer ranks than others"),
-        ("abandoned", "rows of abandoned branches, left out of this view"),
-        ("journal_rows", "rows still in the journal, read from there"),
-    ):
-        if run[key]:
-            yield f"{run[key]:,} {text}"
+    yield from irregularities(run)
 
 
 def _segments(run: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gradlog.analysis.common.text import TERMINAL
+from gradlog.analysis.common.text import TERMINAL, counted
 from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.cli import output_files, plain_text, stderr
 
@@ -36,7 +36,7 @@ def tables(document: Document) -> list[str]:
     """Kappa, gain and rank: one line per run."""
     runs = document["runs"]
     failed = f", {len(document['failed'])} failed" if document["failed"] else ""
-    head = [plain_text.heading(f"{plain_text.count(len(runs), 'run')}{failed}")]
+    head = [plain_text.heading(f"{counted(len(runs), 'run')}{failed}")]
     if not runs:
         return head
     names = _names([r["run"]["path"] for r in runs])

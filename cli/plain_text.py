@@ -30,15 +30,6 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def count(number: int, name: str) -> str:
-    """Show how many there are of something.
-
-    >>> count(1, "run"), count(2000, "step")
-    ('1 run', '2,000 steps')
-    """
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
-
-
 def heading(text: str) -> str:
     """Title of a table."""
     return click.style(text, bold=True)

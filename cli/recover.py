@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gradlog.cli import plain_text
+from gradlog.analysis.common.text import counted
 
 
 @click.command()
@@ -22,4 +22,4 @@ def recover(run: str, force: bool) -> None:
 
     for segment in commit_the_rest(run, force):
         live = "; its writer may still live (--force if not)" if segment.live else ""
-        click.echo(f"{segment.segment}  {segment.status}, {plain_text.count(segment.rows, 'row')} recovered{live}")
+        click.echo(f"{segment.segment}  {segment.status}, {counted(segment.rows, 'row')} recovered{live}")

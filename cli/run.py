@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
+from gradlog.analysis.common.text import counted
 from gradlog.cli.options import examples
-from gradlog.cli.plain_text import count, printable
+from gradlog.cli.plain_text import printable
 from gradlog.errors import GradlogWarning
 
 
@@ -89,7 +90,7 @@ def _tell_next(recorder: Any, folder: str) -> None:
     for path, logger in recorder.runs:
         name = printable(shown(path, folder))
         note = f" (ended early: {printable(logger.reason)})" if logger.reason else ""
-        then = f"; next: gradlog analyze {name}" if logger.rows > 1 else f" with {count(logger.rows, 'row')}"
+        then = f"; next: gradlog analyze {name}" if logger.rows > 1 else f" with {counted(logger.rows, 'row')}"
         click.echo(f"gradlog: recorded {name}{note}{then}", err=True)
     from gradlog.integrations.script import first_rank
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 
@@ -146,47 +146,6 @@ def portable_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[st
     return found
 
 
-def optimizer_name(provenance: Mapping[str, Any]) -> str:
-    """Name of the optimizer as it was noted, or else that of its class; at most 80 letters, empty where unknown.
-
-    >>> optimizer_name({"optimizer": {"class": "torch.optim.sgd.SGD", "settings": {"momentum": 0.9}}})
-    'SGD with momentum'
-    """
-    notes, told = provenance.get("notes"), provenance.get("optimizer")
-    noted = notes.get("optimizer") if isinstance(notes, Mapping) else None
-    if isinstance(noted, str) and noted:
-        return noted[:80]
-    if not isinstance(told, Mapping):
-        return ""
-    settings = told.get("settings")
-    moving = isinstance(settings, Mapping) and bool(settings.get("momentum"))
-    return f"{str(told.get('class', '')).rpartition('.')[2][:60]}{' with momentum' if moving else ''}"
-
-
-def optimizer_in_words(provenance: Mapping[str, Any]) -> str:
-    """Class and settings of the optimizer as they were recorded; empty where they were not.
-
-    >>> optimizer_in_words({"optimizer": {"class": "torch.optim.adam.Adam", "settings": {"lr": 0.1, "betas": [0, 1]}}})
-    'Adam: lr 0.1, betas 0 1'
-    """
-    told = provenance.get("optimizer")
-    if not isinstance(told, Mapping):
-        return ""
-    groups = told.get("groups")
-    own = [_settings(group) for group in groups] if isinstance(groups, list) else []
-    several = [f"group {i}: {said}" for i, said in enumerate(own) if said]
-    said = "; ".join([x for x in (_settings(told.get("settings")), *several) if x])
-    name = str(told.get("class", "")).rpartition(".")[2]
-    return f"{name}: {said}" if said else name
-
-
-def _settings(found: Any) -> str:
-    if not isinstance(found, Mapping):
-        return ""
-    shown = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in found.items() if v is not None}
-    return ", ".join(f"{k} {v}" for k, v in shown.items())
-
-
 def enumerate_some(values: Sequence[Any], most: int = 8) -> str:
     """List the first values and count the others.
 
@@ -195,3 +154,12 @@ def enumerate_some(values: Sequence[Any], most: int = 8) -> str:
     """
     rest = len(values) - most
     return ", ".join(str(v) for v in values[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """Say how many there are of something.
+
+    >>> counted(1, "run"), counted(2000, "step")
+    ('1 run', '2,000 steps')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

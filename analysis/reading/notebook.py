@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from gradlog.analysis.common.text import printable
+from gradlog.analysis.common.recorded import irregularities, recorded
+from gradlog.analysis.common.text import enumerate_some, printable
 
 if TYPE_CHECKING:
     from gradlog.analysis.reading.run import Run
@@ -35,23 +36,12 @@ def card(run: Run) -> str:
 
 
 def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
-    steps = "none" if info["steps"] == 0 else f"{info['steps']:,}, {info['first_step']:,} to {info['last_step']:,}"
-    odd = [
-        (len(info["nonfinite"]), "non-finite"),
-        (info["skipped"], "skipped"),
-        (info["partial"], "partial"),
-        (info["abandoned"], "abandoned"),
-        (len(info["gaps"]), "gaps"),
-    ]
-    sketch = "the gradient itself" if info["kind"] == "exact/1" else f"{info['kind']}, k = {info['k']} a group"
-    names = ", ".join(info["groups"][:6]) + (", …" if len(info["groups"]) > 6 else "")
+    known = recorded(info)
     return [
-        ("path", info["path"]),
-        ("status", info["status"] + (f": {info['reason']}" if info["reason"] else "")),
-        ("steps", steps),
-        ("look at", ", ".join(f"{count:,} {word}" for count, word in odd if count)),
-        ("recorded", f"{info['what']}, {info['stage']}; {info['dimension']:,} numbers in {info['tensors']:,} tensors"),
-        ("sketch", sketch),
-        ("groups", f"{len(info['groups'])}: {names}"),
-        ("scalars", ", ".join(info["scalars"])),
+        *((label, known[label]) for label in ("path", "status", "steps")),
+        ("look at", "; ".join(irregularities(info))),
+        ("recorded", f"{known['gradient']}; {known['model']}"),
+        ("sketch", known["sketch"]),
+        ("groups", f"{len(info['groups'])}: {enumerate_some(info['groups'], 6)}"),
+        ("scalars", known["scalars"]),
     ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.common.text import optimizer_name
+from gradlog.analysis.common.recorded import optimizer_name
 from gradlog.analysis.reading import segment as zarr_segments
 from gradlog.analysis.reading.launches import Launch, group_by_launch, select
 from gradlog.analysis.reading.replayed_steps import compare

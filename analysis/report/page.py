@@ -13,7 +13,8 @@ from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from gradlog.analysis.common.text import optimizer_in_words, printable
+from gradlog.analysis.common.recorded import recorded
+from gradlog.analysis.common.text import printable
 from gradlog.analysis.report import comparison_tables, figures, palette, sentences, tables
 from gradlog.analysis.report.figure import WIDE, Figure
 from gradlog.analysis.report.figures import comparison
@@ -115,48 +116,29 @@ def _tables(studies: Sequence[Study], found: Replicates | None) -> dict[str, lis
 
 def facts(study: Study) -> list[tuple[str, str]]:
     """List what was run: label and value."""
-    info = study.run.info
-    origin = info["provenance"]
-    sketch = (
-        "none, the gradient itself"
-        if info["kind"] == "exact/1"
-        else f"{info['kind']}, k = {info['k']}, seed {info['seed']}"
-    )
-    steps = f"{info['steps']:,}, numbered {info['first_step']:,} to {info['last_step']:,}"
+    known, exact = recorded(study.run.info), study.run.header.sketch.exact
     found = {
-        "steps": steps + (f", every {info['every']}" if info["every"] > 1 else ""),
-        "gradient": f"{info['what']}, {info['stage']}",
-        "model": f"{info['dimension']:,} numbers in {info['tensors']:,} tensors, {len(info['groups'])} groups",
-        "sketch": sketch,
-        "status": info["status"] + (f": {info['reason']}" if info["reason"] else ""),
-        **{str(k): str(v) for k, v in origin.get("notes", {}).items()},
+        "steps": known["steps"],
+        "gradient": known["gradient"],
+        "model": f"{known['model']}, {known['groups']}",
+        "sketch": f"none, {known['sketch']}" if exact else known["sketch"],
+        "status": known["status"],
+        **{str(k): str(v) for k, v in study.run.info["provenance"].get("notes", {}).items()},
     }
     return [(printable(k), printable(v)) for k, v in found.items() if v]
 
 
 def provenance(study: Study) -> list[tuple[str, str]]:
     """List where the numbers come from: label and value."""
-    info, svd = study.run.info, study.document["svd"]
-    origin = info["provenance"]
-    git = origin.get("git", {})
-    code = (
-        f"{git['commit'][:12]}{', with uncommitted changes' if git.get('dirty') else ''}" if git.get("commit") else ""
-    )
+    known, svd = recorded(study.run.info), study.document["svd"]
+    found = {"path": known["path"], "recorded": known["created"]}
+    found |= {label: known[label] for label in ("uuid", "format", "command", "optimizer", "code", "versions")}
+    found |= {label: known[label] for label in ("platform", "segments")}
     passes = f"{svd['passes']} pass{'' if svd['passes'] == 1 else 'es'}"
-    found = {
-        "path": info["path"],
-        "recorded": info["created"],
-        "uuid": info["uuid"],
-        "format": info["format"],
-        "command": " ".join(map(str, origin.get("argv", []))),
-        "optimizer": optimizer_in_words(origin),
-        "code": code,
-        "versions": ", ".join(f"{k} {v}" for k, v in origin.get("versions", {}).items()),
-        "platform": origin.get("platform", ""),
-        "segments": f"{len(info['segments']):,}, {info['ranks']} rank{'' if info['ranks'] == 1 else 's'}",
+    found |= {
         "analyzed by": f"gradlog {study.result.attrs['gradlog_version']}; burn-in {study.document['burn_in']}",
         "spectrum": f"{svd['reason']}; {passes}, seed {svd['seed']}, unseen energy {svd['certificate']:.1e}",
-        "norms": info["norms"],
+        "norms": known["norms"],
     }
     return [(k, printable(v)) for k, v in found.items() if v]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from gradlog.analysis.common.blas_threads import single_threaded
-from gradlog.analysis.common.text import optimizer_name
+from gradlog.analysis.common.recorded import optimizer_name
 from gradlog.analysis.measures import bounds, uncertainty
 from gradlog.analysis.measures.predictors import Evidence, Predictor
 from gradlog.analysis.measures.scope_values import Values, bound_sides, shares
