@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gradlog.cli import analyze_text, options, output_files, stderr, watch
+from gradlog.cli import options, output_files, stderr, watch
 from gradlog.cli.many_runs_text import archive
 
 
@@ -140,6 +140,7 @@ def _answer(
 ) -> list[str]:
     """Write the files that were asked for; the lines to print."""
     from gradlog.analysis import to_json
+    from gradlog.cli import analyze_text
 
     document = to_json(result)
     if target is not None:
