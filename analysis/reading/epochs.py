@@ -1,4 +1,4 @@
-"""How many steps an epoch of a run has: told by the caller, by a note or by the logged ``epoch``."""
+"""Steps per epoch of a run, from the caller, a note, or the logged ``epoch``."""
 
 from __future__ import annotations
 

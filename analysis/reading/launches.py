@@ -94,8 +94,8 @@ def group_by_launch(segments: Sequence[Segment]) -> list[list[Segment]]:
     """Group segments by launch, the oldest launch first, members in order of rank.
 
     From the newest segments of all ranks, the one with the highest number leads. A segment belongs to the leader's
-    launch if it has the same number; or if it was opened nearer to the leader than to the leader's predecessor, and
-    both begin at the same step or one of them has no rows.
+    launch if it has the same number. It also belongs to it if it was opened nearer to the leader than to the leader's
+    predecessor, provided that both begin at the same step or one of them has no rows.
     """
     stacks: dict[int, list[Segment]] = {}
     for segment in sorted(segments, key=lambda s: (s.header.rank, s.header.number)):

@@ -73,8 +73,8 @@ def predict(
 ) -> int:
     """Predicted peak resident memory of this process, in bytes.
 
-    Independent of the rows' width times their number: of a row, a few bytes are kept, of ``breaks`` (gaps and stretches
-    of finite rows) an entry each, and scores of ``components`` are a result for every row.
+    It does not grow with the number of rows times their width. Kept are a few bytes per row, an entry for each of the
+    ``breaks`` (gaps and stretches of finite rows), and the scores of ``components``, which every row has.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 The errors r_t = h_t + beta r_{t-1} of a segment of S increments are e_t + beta^{t+1} r, with r the error before it
 and e_t those from r = 0. So their squares sum to Q + 2 v r + c r^2, where v is linear in the increments and Q is a
 quadratic form in them. Summed over segments, Q needs the products h_j h_l of every column once, whatever the number
-of betas; v and the error that a segment leaves are one small product each with the powers of beta.
+of betas. For v and for the error that a segment leaves, one small product each with the powers of beta is enough.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Of two neighbouring rows x and y, x x' + y y' = ((y - x)(y - x)' + (x + y)(x + y)') / 2. The products of every other
 increment serve both Grams; of the rows themselves only sums of two are left to multiply.
 
-BLAS adds to what is there, without the temporaries of ``numpy.matmul``: to make a tile's Gram, mirror it and add it up
-took numpy 1.7 times what the products take (256 rows of 256). scipy exports the BLAS that it was built with for callers
-that are compiled (``scipy.linalg.cython_blas``); called through ctypes, it does not hold the interpreter's lock, and
+BLAS adds to what is there, without the temporaries of ``numpy.matmul``. Making, mirroring and adding a tile's Gram took
+numpy 1.7 times as long as the products alone (256 rows of 256). The BLAS that scipy was built with is exported for
+compiled callers (``scipy.linalg.cython_blas``). Called through ctypes, it does not hold the interpreter's lock, and
 rows may stand apart.
 """
 

@@ -89,7 +89,7 @@ def summarise(
     within : Summary, optional
         The one that will absorb this one: they share the large sums.
     work : Workspace, optional
-        Adds up the large sums of several calls; whoever passes it settles it and its Grams in the end.
+        Adds up the large sums of several calls; the caller that passes it settles it and its Grams in the end.
     epochs : int64 (rows,), optional
         Number of each row's epoch.
 

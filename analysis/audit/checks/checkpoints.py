@@ -1,7 +1,8 @@
 """The recorded rows against model checkpoints: between two of them the parameters moved by the sum of the updates.
 
-S is linear, so S(theta_b - theta_a) = sum of S u_t over the steps a <= t < b, for any optimizer, where a run records
-updates (``what="update"``); where it records gradients and the optimizer is plain SGD, u_t = -lr_t g_t.
+S is linear, so S(theta_b - theta_a) = sum of S u_t over the steps a <= t < b. If a run records updates
+(``what="update"``), this holds for any optimizer. If it records gradients and the optimizer is plain SGD,
+u_t = -lr_t g_t.
 """
 
 from __future__ import annotations

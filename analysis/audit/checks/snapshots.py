@@ -1,8 +1,8 @@
 """Sketches of the parameters that a run kept, against the checkpoints that somebody holds.
 
 The recorder sketches the parameters at the start, at checkpoints and at the end. The same map applied to the same
-numbers gives the same sketch, up to the order of float32 additions; other parameters agree with it only if their
-difference lies in the kernel of a map that was not made for it.
+numbers gives the same sketch, up to the order of float32 additions. Other parameters agree with it only if their
+difference lies in the kernel of the map, which was not made for them.
 """
 
 from __future__ import annotations
