@@ -64,7 +64,7 @@ def compare(
             replicate=replicate, steps_per_epoch=steps_per_epoch,
         )  # fmt: skip
     if plot is not None:
-        output_files.draw_comparison(found, plot, force)
+        output_files.draw(found, plot, force)
     if form == "json":
         click.echo(json.dumps(to_document(found), indent=1, allow_nan=False))
     elif form == "table":
@@ -77,18 +77,10 @@ def compare(
 
 
 def _lines(found: Comparison) -> list[str]:
-    from gradlog.analysis.common.text import abbreviate
     from gradlog.analysis.comparison import tables
 
-    columns, rows = tables.grid(found)
-    short = [
-        [abbreviate(label, 16), *(cell.replace(" ±", "±").replace("±0.", "±.").replace("<0.", "<.") for cell in cells)]
-        for label, *cells in rows
-    ]
     return [
-        *plain_text.table(columns, short),
-        "",
-        *(f"  {line}" for line in plain_text.wrap(tables.footnote(found), plain_text.WIDTH - 2)),
+        *_table(*tables.grid(found), 16, tables.footnote(found)),
         *_configurations(found),
         *_over_time(found),
         *_parting(found),
@@ -96,29 +88,34 @@ def _lines(found: Comparison) -> list[str]:
     ]
 
 
+def _table(columns: list[str], rows: list[list[str]], most: int, footnote: str) -> list[str]:
+    """Lay out a table with short labels and numbers, and what its cells mean."""
+    from gradlog.analysis.common.text import abbreviate
+
+    short = [
+        [abbreviate(label, most), *(c.replace(" ±", "±").replace("±0.", "±.").replace("<0.", "<.") for c in cells)]
+        for label, *cells in rows
+    ]
+    return [*plain_text.table(columns, short), "", *_indented(footnote)]
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in plain_text.wrap(text, plain_text.WIDTH - 2)]
+
+
 def _configurations(comparison: Comparison) -> list[str]:
     """Mean and spread over seeds, and what differs between configurations."""
-    from gradlog.analysis.common.text import abbreviate
     from gradlog.analysis.comparison import tables
 
     found = comparison.replicates
     if found is None:
         return []
-    columns, rows = tables.configurations(found)
-    short = [[abbreviate(label, 20), *(cell.replace(" ±", "±").replace("±0.", "±.") for cell in cells)]
-             for label, *cells in rows]  # fmt: skip
     return [
         "",
         plain_text.heading("configurations"),
-        *plain_text.table(columns, short),
-        "",
-        *(f"  {line}" for line in plain_text.wrap(tables.SPREAD, plain_text.WIDTH - 2)),
+        *_table(*tables.configurations(found), 20, tables.SPREAD),
         *([""] if found.differences else []),
-        *(
-            f"  {line}"
-            for d in found.differences
-            for line in plain_text.wrap(plain_text.printable(d.sentence), plain_text.WIDTH - 2)
-        ),
+        *(line for d in found.differences for line in _indented(plain_text.printable(d.sentence))),
         *(line for text in found.warnings for line in plain_text.note(text)),
     ]
 

@@ -17,45 +17,30 @@ if TYPE_CHECKING:
 
     from gradlog.analysis.comparison.compare import Comparison
 
-SUFFIXES = (".json", ".nc", ".zarr")
-PICTURES = (".png", ".svg", ".pdf")
+
+def ending_in(*suffixes: str) -> Callable[[click.Context, click.Parameter, str | None], Path | None]:
+    """Make a check of an option's file name, before anything is computed."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+        if value is not None and Path(value).suffix.lower() not in suffixes:
+            raise click.BadParameter(f"{value!r} ends in none of {', '.join(suffixes)}")
+        return None if value is None else Path(value)
+
+    return check
 
 
-def destination(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
-    """Check the suffix of ``-o`` before anything is computed."""
-    if value is not None and Path(value).suffix not in SUFFIXES:
-        raise click.BadParameter(f"{value!r} ends in none of {', '.join(SUFFIXES)}")
-    return None if value is None else Path(value)
+destination = ending_in(".json", ".nc", ".zarr")
+page = ending_in(".html", ".htm")
+picture = ending_in(".png", ".svg", ".pdf")
 
 
-def page(context: click.Context, parameter: click.Parameter, value: str) -> Path:
-    """Check that a page goes to an ``.html`` file."""
-    if Path(value).suffix not in (".html", ".htm"):
-        raise click.BadParameter(f"{value!r} does not end in .html")
-    return Path(value)
-
-
-def picture(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
-    """Check the suffix of ``--plot`` before anything is computed."""
-    if value is not None and Path(value).suffix.lower() not in PICTURES:
-        raise click.BadParameter(f"{value!r} ends in none of {', '.join(PICTURES)}")
-    return None if value is None else Path(value)
-
-
-def draw(result: xarray.Dataset, target: Path, force: bool) -> None:
-    """Draw the overview of a result."""
+def draw(shown: xarray.Dataset | Comparison, target: Path, force: bool) -> None:
+    """Draw the overview of a result, or several runs."""
+    from gradlog.analysis.comparison.compare import Comparison
     from gradlog.analysis.report import plots
 
     with replacing(target, force) as fresh:
-        plots.save(result, fresh)
-
-
-def draw_comparison(found: Comparison, target: Path, force: bool) -> None:
-    """Draw several runs."""
-    from gradlog.analysis.report import plots
-
-    with replacing(target, force) as fresh:
-        plots.save_comparison(found, fresh)
+        plots.save_comparison(shown, fresh) if isinstance(shown, Comparison) else plots.save(shown, fresh)
 
 
 def require_free(target: Path, force: bool) -> None:
@@ -118,7 +103,7 @@ def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: 
         ".zarr": lambda p: export_result(result, p, "zarr"),
     }
     with replacing(target, force) as fresh:
-        write[target.suffix](fresh)
+        write[target.suffix.lower()](fresh)
 
 
 def _is_result(folder: Path) -> bool:

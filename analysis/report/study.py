@@ -11,15 +11,12 @@ from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import to_json
-from gradlog.analysis.results.options import EPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import xarray
 
-    from gradlog.analysis.caching.cache import Cache
-    from gradlog.analysis.common.types import Progress
     from gradlog.analysis.measures.predictors import Predictor
 
 SHARED = "last"
@@ -99,45 +96,22 @@ def window_rows(rows: int, growing: bool = False) -> int | None:
 
 
 def study(
-    run: Run,
-    label: str,
-    *,
-    predictors: Sequence[str | Predictor] | None = None,
-    eps: Sequence[float] = EPS,
-    burn_in: int = 0,
-    memory: str | int | None = None,
-    scheduler: Any = None,
-    cache: Cache | None = None,
-    growing: bool = False,
-    steps_per_epoch: int | None = None,
-    progress: Progress | None = None,
-) -> Study:
-    """Measure a run for a report; the arguments are those of ``analyze``.
+    run: Run, label: str, *, predictors: Sequence[str | Predictor] | None = None, burn_in: int = 0,
+    growing: bool = False, **options: Any,
+) -> Study:  # fmt: skip
+    """Measure a run for a report; ``options`` are those of ``analyze``.
 
     ``growing``: the run will be measured again. What a cache cannot serve then is left out: further passes of the
     randomized route, and windows that move.
     """
-    common: dict[str, Any] = {
-        "eps": eps,
-        "burn_in": burn_in,
-        "memory": memory,
-        "scheduler": scheduler,
-        "cache": cache,
-        "steps_per_epoch": steps_per_epoch,
-    }
     asked, over_time = parse(predictors, "report"), usual("windows")
     names = [p.name for p in asked]
     size = window_rows(run.n_steps - burn_in, growing)
     more = [name for name in over_time if size is not None and name not in names]
     measured = analyze(
-        run,
-        [*asked, *more],
-        window=size,
-        light=run.rows.n > NARROW,
-        passes=1 if growing else 2,
-        progress=progress,
-        **common,
-    )
+        run, [*asked, *more], window=size, burn_in=burn_in, light=run.rows.n > NARROW, passes=1 if growing else 2,
+        **options,
+    )  # fmt: skip
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
     shares = None if windows is None else group_time(windows, SHARED)
