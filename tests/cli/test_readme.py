@@ -57,6 +57,10 @@ def test_the_output_shown_is_real(call, monkeypatch, page):
         assert here == pytest.approx(there, rel=0.02, abs=0.002)
 
 
+def test_the_readme_fits_into_100_columns():
+    assert not [line for line in README.splitlines() if len(line) > 100]
+
+
 def test_pictures_and_links_exist():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).is_file(), target
