@@ -17,7 +17,7 @@ import numpy as np
 
 from gradlog.analysis.comparison.divergence import Cosines, cosines
 from gradlog.analysis.comparison.find import Failure
-from gradlog.analysis.comparison.replicates import Replicates, replicates
+from gradlog.analysis.comparison.replicates import Mean, Replicates, replicates
 from gradlog.analysis.comparison.side_by_side import measure_archive, measure_runs
 from gradlog.analysis.measures.predictors import parse
 from gradlog.analysis.reading.run import Run
@@ -268,18 +268,14 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _replicates(found: Replicates) -> dict[str, Any]:
-    def mean(m: Any) -> dict[str, Any]:
-        return {k: v if v is None or np.isfinite(v) else None for k, v in dataclasses.asdict(m).items()}
+    def mean(m: Mean) -> dict[str, Any]:
+        return {k: v if np.isfinite(v) else None for k, v in dataclasses.asdict(m).items()}
 
     configurations = [
-        {
-            "label": c.label,
-            "runs": list(c.runs),
-            "seeds": list(c.seeds),
-            "kappa": {p: mean(m) for p, m in c.kappa.items()},
-        }
+        {"label": c.label, "runs": list(c.runs), "seeds": list(c.seeds),
+         "kappa": {p: mean(m) for p, m in c.kappa.items()}}
         for c in found.configurations
-    ]
+    ]  # fmt: skip
     differences = [dataclasses.asdict(d) | {"sentence": d.sentence} for d in found.differences]
     return {
         "group_by": list(found.by),

@@ -121,7 +121,7 @@ def cosines(a: Run, b: Run) -> Cosines:
     exact, parts = exact_groups(a.header), []
     for start in range(0, len(steps), size):
         X, Y = (_rows(r, which[start : start + size]) for r, which in ((a, rows_a), (b, rows_b)))
-        parts.append((*_interval(X, Y, all(exact), exact), (X == Y).all(axis=(1, 2))))
+        parts.append((*cosine_intervals(X, Y, exact), (X == Y).all(axis=(1, 2))))
     value, low, high, identical = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Cosines(steps, value, low, high, identical.astype(bool))
 
@@ -132,16 +132,16 @@ def _rows(run: Run, which: NDArray[np.int64]) -> NDArray[np.float32]:
     return block.reshape(len(which), run.n_groups, run.k)
 
 
-def _interval(
-    X: NDArray[np.float32], Y: NDArray[np.float32], exact: bool, exact_groups: Sequence[bool] = ()
+def cosine_intervals(
+    X: NDArray[np.float32], Y: NDArray[np.float32], exact: Sequence[bool]
 ) -> tuple[Float64, Float64, Float64]:
-    """Cosine of each row pair with its interval, from (rows, groups, k)."""
+    """Cosine of each pair of rows (rows, groups, k) with its interval; ``exact``: groups without a sketch error."""
     pairs = ((X, Y), (X, X), (Y, Y))
     k = X.shape[2]
     products = (np.multiply(u, v, dtype=np.float64, casting="same_kind").reshape(len(X), -1) for u, v in pairs)
-    xy, xx, yy = (pool(p, k, exact_groups) for p in products)
+    xy, xx, yy = (pool(p, k, exact) for p in products)
     value = _cosine(xy.sum(1), xx.sum(1), yy.sum(1))
-    if exact:
+    if all(exact):
         return value, value, value
     if k < 4:
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)

@@ -16,13 +16,11 @@ from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.errors import UnusableInputError
-
-Float64 = NDArray[np.float64]
 
 
 class Measured(Protocol):
@@ -142,8 +140,8 @@ def replicates(
     if not by and max(map(len, groups.values()), default=0) < 2:
         return None
     shown = without_reference(predictors)
-    found = [_configuration(label, members, shown, replicate) for label, members in groups.items()]
-    sketched = {c.label: _sketch_half_widths(members, shown) for c, members in zip(found, groups.values(), strict=True)}
+    sketched = {label: _sketch_half_widths(members, shown) for label, members in groups.items()}
+    found = [_configuration(label, members, sketched[label], replicate) for label, members in groups.items()]
     differences = [_difference(a, b, p, sketched) for a, b in combinations(found, 2) for p in shown]
     adjusted = holm([d.p for d in differences])
     differences = [dataclasses.replace(d, p=p) for d, p in zip(differences, adjusted, strict=True)]
@@ -214,10 +212,11 @@ def _by_label(rows: Sequence[Measured], label: Callable[[Measured], str]) -> dic
     return found
 
 
-def _configuration(label: str, members: list[Measured], predictors: Sequence[str], replicate: str) -> Configuration:
-    half_widths = _sketch_half_widths(members, predictors)
-    values = {p: np.array([_number(row.document["kappa"][p]["value"]) for row in members]) for p in predictors}
-    kappa = {p: mean_of(values[p], half_widths[p]) for p in predictors}
+def _configuration(
+    label: str, members: list[Measured], half_widths: Mapping[str, float], replicate: str
+) -> Configuration:
+    values = {p: np.array([_number(row.document["kappa"][p]["value"]) for row in members]) for p in half_widths}
+    kappa = {p: mean_of(values[p], half_width) for p, half_width in half_widths.items()}
     seeds = tuple(str(row.notes.get(replicate, row.label)) for row in members)
     return Configuration(label, seeds, tuple(row.label for row in members), kappa, values)
 
