@@ -26,9 +26,10 @@ from numpy.typing import NDArray  # noqa: E402
 from scipy import stats  # noqa: E402
 
 from gradlog.analysis.common.jackknife import LEVEL, quantile  # noqa: E402
+from gradlog.analysis.measures.kappa import kappas  # noqa: E402
 from gradlog.analysis.measures.order_baseline import Order  # noqa: E402
 from gradlog.analysis.measures.predictors import Evidence, needs, parse  # noqa: E402
-from gradlog.analysis.measures.scope_values import Question, kappas  # noqa: E402
+from gradlog.analysis.measures.spec import AnalysisSpec  # noqa: E402
 from gradlog.analysis.streaming.kernel import summarise  # noqa: E402
 from gradlog.analysis.streaming.recipe import Recipe  # noqa: E402
 from gradlog.analysis.streaming.summary import Summary  # noqa: E402
@@ -54,12 +55,12 @@ def measure(X: Float32, norms2: NDArray[np.float64], exact: bool, norms: bool = 
     scopes: dict[str, tuple[Any, slice, slice]] = {"whole": (whole, slice(0, T), slice(groups))}
     scopes |= {f"group {g}": (whole, slice(0, T), slice(g, g + 1)) for g in range(groups)}
     scopes["window"] = window, slice(cuts[1], cuts[2]), slice(groups)
-    ask = Question(asked, (), k, exact, norms)
+    spec = AnalysisSpec(asked, (), k, exact, norms)
     found = {}
     for name, (totals, counted, own) in scopes.items():
         evidence = Evidence(totals, recipe.betas, slice((own.start or 0) * k, own.stop * k))
         order = Order(np.array([[counted.start, counted.stop]]), np.array([0]))
-        found[name] = kappas(evidence, float(norms2[counted, own].sum()), order, ask)
+        found[name] = kappas(evidence, float(norms2[counted, own].sum()), order, spec)
     return found
 
 

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gradlog.analysis.common.types import Column, Float64
+from gradlog.analysis.measures import bounds
+from gradlog.analysis.measures.spec import Values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,3 +144,18 @@ def regret(given: Inputs, path: Ends, rows: int) -> dict[str, Ends]:
         "best_eta": Ends(value, high, low),
         "best": Ends(*(D * np.sqrt(2 * p) for p in path)),
     }
+
+
+def bound_sides(given: bounds.Inputs, found: Values) -> Values:
+    """Both sides of both bounds with their intervals, with the raw and with the noise-free left side."""
+    rows = int(found["rows"])
+    path, energy, signal = (
+        bounds.Ends(*(np.asarray(found[name + end], np.float64) for end in ("", "_low", "_high")))
+        for name in ("path_length", "energy", "signal")
+    )
+    raw = bounds.stationarity(given, path, energy, rows)
+    free = bounds.stationarity(given, path, bounds.Ends(*(s * rows for s in signal)), rows)
+    sides = {f"stationarity_{name}": ends for name, ends in raw.items()}
+    sides |= {f"stationarity_{name}_noise_free": free[name] for name in ("left", "ratio")}
+    sides |= {f"regret_{name}": ends for name, ends in bounds.regret(given, path, rows).items()}
+    return {name: values for side, ends in sides.items() for name, values in ends.named(side).items()}

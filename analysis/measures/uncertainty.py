@@ -12,11 +12,12 @@ from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.fluctuation import Blocks, Ratios
 from gradlog.analysis.measures.gradient_noise import LAGS, signal_weights
 from gradlog.analysis.measures.predictors import Evidence
-from gradlog.analysis.measures.scope_values import Question, Values, control, group_shares
+from gradlog.analysis.measures.shares import group_shares
+from gradlog.analysis.measures.spec import AnalysisSpec, Values, control
 
 
 def add_to(
-    main: Values, groups: list[Values], blocks: Blocks | None, evidence: Evidence, ask: Question, lags: bool
+    main: Values, groups: list[Values], blocks: Blocks | None, evidence: Evidence, spec: AnalysisSpec, lags: bool
 ) -> None:
     """Add to the values of the whole run and of its groups what both errors make of them.
 
@@ -28,17 +29,17 @@ def add_to(
         None: the run is too short for a fluctuation.
     evidence : Evidence
         Of the whole run.
-    ask : Question
+    spec : AnalysisSpec
     lags : bool
         Whether signal shares come from lags; those from half batches have intervals of their own.
     """
-    whole = None if blocks is None else Ratios.of(blocks, ask.predictors, LAGS)
-    _scope(main, whole, len(ask.predictors), lags)
-    main |= _differences(evidence, main["energy"], ask, whole)
-    shares = group_shares(evidence, ask) if groups else []
+    whole = None if blocks is None else Ratios.of(blocks, spec.predictors, LAGS)
+    _scope(main, whole, len(spec.predictors), lags)
+    main |= _differences(evidence, main["energy"], spec, whole)
+    shares = group_shares(evidence, spec) if groups else []
     for g, (found, share) in enumerate(zip(groups, shares, strict=True)):
-        own = None if blocks is None else Ratios.of(blocks, ask.predictors, LAGS, g)
-        _scope(found, own, len(ask.predictors), lags)
+        own = None if blocks is None else Ratios.of(blocks, spec.predictors, LAGS, g)
+        _scope(found, own, len(spec.predictors), lags)
         sketch = (share["path_share_high"] - share["path_share_low"]) / 2
         found["path_share_low"] = np.clip(found["path_share"] - sketch, 0, 1)
         found["path_share_high"] = np.clip(found["path_share"] + sketch, 0, 1)
@@ -64,15 +65,15 @@ def _scope(found: Values, ratios: Ratios | None, predictors: int, from_lags: boo
         found["signal_share_total"] = float(np.hypot(share, found["signal_share_high"] - found["signal_share"]))
 
 
-def _differences(evidence: Evidence, energy: float, ask: Question, ratios: Ratios | None) -> Values:
+def _differences(evidence: Evidence, energy: float, spec: AnalysisSpec, ratios: Ratios | None) -> Values:
     """Differences of the kappas of every two predictors, (predictor, other), with both errors."""
-    power, known = ask.pool(evidence.of("energy")), control(evidence, energy, ask)
-    paths = [ask.pool(p.fit(evidence).path) for p in ask.predictors]
+    power, known = spec.pool(evidence.of("energy")), control(evidence, energy, spec)
+    paths = [spec.pool(p.fit(evidence).path) for p in spec.predictors]
     ends: Float64 = np.zeros((3, len(paths), len(paths)))
     for i, mine in enumerate(paths):
         for j, other in enumerate(paths[:i]):
             ends[:, i, j] = (
-                jackknife(np.divide, mine - other, power, exact=ask.exact, control=known) if power.any() else np.nan
+                jackknife(np.divide, mine - other, power, exact=spec.exact, control=known) if power.any() else np.nan
             )
             ends[:, j, i] = -ends[[0, 2, 1], i, j]
     value, low, high = ends

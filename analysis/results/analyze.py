@@ -11,8 +11,10 @@ import numpy as np
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.recorded import optimizer_name
 from gradlog.analysis.measures import bounds, uncertainty
+from gradlog.analysis.measures.bounds import bound_sides
 from gradlog.analysis.measures.predictors import Evidence, Predictor
-from gradlog.analysis.measures.scope_values import Values, bound_sides, shares
+from gradlog.analysis.measures.shares import shares
+from gradlog.analysis.measures.spec import Values
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.analysis.results import half_batches, warnings
 from gradlog.analysis.results.dataset import result_dataset
@@ -121,7 +123,7 @@ def analyze(
 def assemble(scopes: Scopes) -> xarray.Dataset:
     """Measure every scope and gather the Dataset."""
     run, plan, collected, whole = scopes.run, scopes.plan, scopes.collected, scopes.plan.whole
-    ask, ranges, by_group = plan.ask, plan.ranges, plan.options.scope.by_group
+    spec, ranges, by_group = plan.spec, plan.ranges, plan.options.scope.by_group
     refined = scopes.refined(whole)
     spectrum = refined.spectrum if refined else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
@@ -131,24 +133,24 @@ def assemble(scopes: Scopes) -> xarray.Dataset:
         main |= scopes.components(whole, refined, plan.options.spectra.components)
     values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.n_groups * by_group)]}
     main |= scopes.steps(whole)
-    shares(values["group"], sum((g["path_length"] for g in values["group"]), np.zeros(len(ask.predictors))))
+    shares(values["group"], sum((g["path_length"] for g in values["group"]), np.zeros(len(spec.predictors))))
     for kind in ("window", "prefix"):
         values[kind] = [scopes.values(r) for r in ranges[kind]]
         values[f"{kind}_group"] = [v for r in ranges[kind] for v in scopes.groups(r)] if by_group else []
     shares(values["window"], main["path_length"])
     main |= scopes.overlaps(ranges["window"])
     of_all = Evidence(scopes.totals(whole), plan.recipe.betas)
-    uncertainty.add_to(main, values["group"], scopes.blocks(whole), of_all, ask, lags=collected.halves is None)
+    uncertainty.add_to(main, values["group"], scopes.blocks(whole), of_all, spec, lags=collected.halves is None)
     attrs = _of_spectrum(plan, refined, spectrum) | _attributes(run, plan, collected, main)
     attrs["bound_inputs"] = dataclasses.asdict(inputs)
     attrs["warnings"] = [
-        *warnings.of_run(run, ask, scopes.ledger(whole), of_all),
+        *warnings.of_run(run, spec, scopes.ledger(whole), of_all),
         *half_batches.caution(collected.halves, plan.epochs.steps),
-        *warnings.of_rank(run, main, ask, spectrum),
+        *warnings.of_rank(run, main, spec, spectrum),
     ]
     passes = attrs["svd_passes"] + len(plan.passes) - 1 + bool(plan.options.spectra.components)
     attrs["bytes_read"] = 4 * run.rows.n * run.n_steps * passes
-    return result_dataset(run, ask, values, ranges, attrs)
+    return result_dataset(run, spec, values, ranges, attrs)
 
 
 def _bound_inputs(scopes: Scopes) -> bounds.Inputs:
@@ -176,7 +178,7 @@ def _attributes(run: Run, plan: AnalysisPlan, collected: Collected, main: Values
         "predicted_memory": plan.predicted,
         "cached_rows": collected.memo.rows if collected.memo else 0,
         "burn_in": plan.options.scope.burn_in,
-        "exact_groups": [n for n, own in zip(run.header.groups, plan.ask.exact_groups, strict=True) if own],
+        "exact_groups": [n for n, own in zip(run.header.groups, plan.spec.exact_groups, strict=True) if own],
         "signal_source": "" if withheld else halves.source if halves else "lags",
         "signal_withheld": withheld,
         "steps_per_epoch": plan.epochs.steps,

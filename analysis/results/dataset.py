@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradlog.analysis.measures.gradient_noise import LAGS
-from gradlog.analysis.measures.scope_values import Question, Values
+from gradlog.analysis.measures.spec import AnalysisSpec, Values
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.plan import Range
 from gradlog.analysis.results.quantities import VARIABLES
@@ -29,19 +29,19 @@ LENGTHS = {"mode": "{}_mode", "tail_rank": "{}_tail_rank"}
 
 
 def result_dataset(
-    run: Run, ask: Question, values: dict[str, list[Values]], ranges: dict[str, list[Range]], attrs: dict[str, Any]
+    run: Run, spec: AnalysisSpec, values: dict[str, list[Values]], ranges: dict[str, list[Range]], attrs: dict[str, Any]
 ) -> xr.Dataset:
     """Dataset of an analysis, from the values of every scope in order."""
     groups = list(run.header.groups)
     sizes = {"group": len(groups), "window": len(ranges["window"]), "prefix": len(ranges["prefix"])}
-    coords: dict[str, Any] = {"predictor": _text([p.name for p in ask.predictors]), "eps": list(ask.eps)}
+    coords: dict[str, Any] = {"predictor": _text([p.name for p in spec.predictors]), "eps": list(spec.eps)}
     coords["group"] = _text(groups)
     coords["other"] = coords["predictor"]
     coords["lag"] = np.arange(1, LAGS + 1)
     variables: dict[str, Any] = {}
     for scope, found in values.items():
         if found:
-            variables |= _scope(scope, found, sizes, ask.scale)
+            variables |= _scope(scope, found, sizes, spec.scale)
     for kind in ("window", "prefix"):
         if ranges[kind]:
             edges = {"first": [r.start for r in ranges[kind]], "last": [r.stop - 1 for r in ranges[kind]]}

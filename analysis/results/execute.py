@@ -50,10 +50,10 @@ class Collected:
 def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]:
     """Read the rows. Run and plan come back as they were, or scaled where rows exceed the range of float32 products."""
     books = ledgers(run, plan.cuts)
-    run, ask = rescaling.in_range(run, plan.ask, books)
+    run, spec = rescaling.in_range(run, plan.spec, books)
     compute = plan.options.compute
     folder = resolve(compute.cache)
-    memo = Memo(folder, run) if folder and ask.scale == 1 else None
+    memo = Memo(folder, run) if folder and spec.scale == 1 else None
     grams: Totals = {}
     kernels = frozenset[str]()
     for recipe, cuts in plan.passes:
@@ -67,4 +67,4 @@ def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]
             grams = {name: x for name, x in panes[-1].items() if name in SUMS and SUMS[name].triangle}
     halves = half_batches.table(run, [(r.start, r.stop) for r in plan.flat], plan.epochs.steps)
     collected = Collected(panes, grams, books, halves, stretches, sorted(kernels), memo)
-    return run, dataclasses.replace(plan, ask=ask), collected
+    return run, dataclasses.replace(plan, spec=spec), collected

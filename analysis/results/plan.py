@@ -9,7 +9,7 @@ import numpy as np
 from gradlog.analysis.measures import gradient_noise
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.measures.predictors import needs, parse
-from gradlog.analysis.measures.scope_values import Question
+from gradlog.analysis.measures.spec import AnalysisSpec
 from gradlog.analysis.reading.epochs import Epochs, epochs_of
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.memory_model import predict
@@ -41,7 +41,7 @@ class AnalysisPlan:
     Attributes
     ----------
     options : Options
-    ask : Question
+    spec : AnalysisSpec
         What is asked of every scope.
     epochs : Epochs
     ranges : dict of list of Range
@@ -59,7 +59,7 @@ class AnalysisPlan:
     """
 
     options: Options
-    ask: Question
+    spec: AnalysisSpec
     epochs: Epochs
     ranges: Ranges
     cuts: list[int]
@@ -95,7 +95,7 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
     """
     scope, spectra = options.scope, options.spectra
     epochs, exact = epochs_of(run, scope.steps_per_epoch), exact_groups(run.header)
-    ask = Question(
+    spec = AnalysisSpec(
         parse(options.predictors), options.eps, run.k, all(exact), run.has_exact_norms,
         exact_groups=exact, drawn_anew=not epochs.drawn,
     )  # fmt: skip
@@ -103,13 +103,13 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
     route = routes.choose(spectra.svd, run.n_steps, run.n_groups, run.k)
     cuts = sorted({0, run.n_steps, *(edge for r in flat(ranges) for edge in (r.start, r.stop))})
     light = scope.light and len(cuts) > 2 + (scope.burn_in > 0)
-    needed = needs(ask.predictors, gradient_noise.LAGS)
+    needed = needs(spec.predictors, gradient_noise.LAGS)
     recipe = Recipe(
         groups=run.n_groups,
         k=run.k,
         betas=needed["betas"],
         lags=needed["lags"],
-        pooled=run.n_groups > 1 and not ask.exact and run.k <= routes.GROUP_WIDTH,
+        pooled=run.n_groups > 1 and not spec.exact and run.k <= routes.GROUP_WIDTH,
         scatter=spectra.null_rank,
         epoch=epochs.recipe,
         kernel=_kernel(options.compute.kernel, run.n_steps * run.rows.n),
@@ -119,7 +119,7 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
     passes = _passes(recipe, cuts, ranges["run"][0], light)
     workers, breaks = executors.of(options.compute.scheduler).workers, len(run.gaps) + 1 + len(run.contiguous_ranges)
     predicted = predict(passes, run.rows, workers, breaks, spectra.components) + route.memory(run.n_steps, run.rows.n)
-    return AnalysisPlan(options, ask, epochs, ranges, cuts, route, recipe, passes, light, predicted)
+    return AnalysisPlan(options, spec, epochs, ranges, cuts, route, recipe, passes, light, predicted)
 
 
 def ranges_of(run: Run, scope: Scope) -> Ranges:

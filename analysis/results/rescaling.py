@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.measures.scope_values import LEAST, Question
+from gradlog.analysis.measures.spec import LEAST, AnalysisSpec
 from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.streaming import scalar_sums
@@ -37,13 +37,13 @@ class Scaled(RowSource):
         return np.ldexp(found, self.exponent, out=found)
 
 
-def in_range(run: Run, ask: Question, books: Sequence[Ledger]) -> tuple[Run, Question]:
+def in_range(run: Run, spec: AnalysisSpec, books: Sequence[Ledger]) -> tuple[Run, AnalysisSpec]:
     """Run and question with rows in the range of float32 products: unchanged for all but extreme gradients.
 
     Parameters
     ----------
     run : Run
-    ask : Question
+    spec : AnalysisSpec
     books : sequence of Ledger
         Of all rows: the squared norms, in float64.
 
@@ -52,15 +52,15 @@ def in_range(run: Run, ask: Question, books: Sequence[Ledger]) -> tuple[Run, Que
     run : Run
         ``rows`` times a power of two where the energy is above ``MOST`` squared, or a group's mean square below
         ``measure.LEAST`` squared.
-    ask : Question
+    spec : AnalysisSpec
         With that power as its ``scale``.
     """
     exponent = _exponent(scalar_sums.add(books))
     if exponent == 0:
-        return run, ask
+        return run, spec
     scaled = copy.copy(run)
     scaled.__dict__["rows"] = Scaled(run.rows, exponent)
-    return scaled, dataclasses.replace(ask, scale=2.0**exponent)
+    return scaled, dataclasses.replace(spec, scale=2.0**exponent)
 
 
 def _exponent(book: Ledger) -> int:

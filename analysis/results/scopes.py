@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.types import Float32, Float64
-from gradlog.analysis.measures import scope_values
+from gradlog.analysis.measures import kappa, ranks, shares
 from gradlog.analysis.measures.fluctuation import Blocks
 from gradlog.analysis.measures.order_baseline import Order
 from gradlog.analysis.measures.predictors import Evidence
-from gradlog.analysis.measures.scope_values import Values
+from gradlog.analysis.measures.spec import Values
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.execute import Collected
 from gradlog.analysis.results.plan import AnalysisPlan, Range
@@ -34,7 +34,7 @@ class Scopes:
     """Values of any range that begins and ends at the plan's cuts, for all groups or one."""
 
     def __init__(self, run: Run, plan: AnalysisPlan, collected: Collected) -> None:
-        self.run, self.plan, self.ask, self.recipe, self.collected = run, plan, plan.ask, plan.recipe, collected
+        self.run, self.plan, self.spec, self.recipe, self.collected = run, plan, plan.spec, plan.recipe, collected
         self.at = {cut: i for i, cut in enumerate(plan.cuts)}
         self.rotations = shuffled_rank.Rotations(plan.options.spectra.seed)
         self._last: tuple[Range, Totals] | None = None
@@ -56,13 +56,13 @@ class Scopes:
     ) -> Values:
         """All measures of a scope; ``full`` adds the rank behind the sketch."""
         sums = self.sums(r, group)
-        ask, evidence = self.ask.within(group), Evidence(sums.totals, self.recipe.betas, sums.columns)
+        spec, evidence = self.spec.within(group), Evidence(sums.totals, self.recipe.betas, sums.columns)
         spectrum = spectrum or self.spectrum(r, group)
         halves = self.collected.halves.blocks(r.start, r.stop, group) if self.collected.halves else None
-        found = scope_values.scope(evidence, self._energy(r, group), self._order(r), ask, self._batch(r), halves)
-        found |= scope_values.ranks(spectrum, self.shuffled(r, group), ask.eps) | _curves(spectrum)
+        found = kappa.measure(evidence, self._energy(r, group), self._order(r), spec, self._batch(r), halves)
+        found |= ranks.ranks(spectrum, self.shuffled(r, group), spec.eps) | _curves(spectrum)
         if full:
-            found |= scope_values.estimates(self._one_sketch(sums), self._limit(found, group), ask, found)
+            found |= ranks.estimates(self._one_sketch(sums), self._limit(found, group), spec, found)
         return found
 
     def blocks(self, r: Range) -> Blocks | None:
@@ -77,8 +77,8 @@ class Scopes:
 
     def groups(self, r: Range) -> list[Values]:
         """Measures of each group in a window or prefix, or but their shares in its path length."""
-        shares = scope_values.group_shares(Evidence(self.totals(r), self.recipe.betas), self.ask)
-        return shares if self.plan.light else [self.values(r, g) | share for g, share in enumerate(shares)]
+        own = shares.group_shares(Evidence(self.totals(r), self.recipe.betas), self.spec)
+        return own if self.plan.light else [self.values(r, g) | share for g, share in enumerate(own)]
 
     def spectrum(self, r: Range, group: int | None = None) -> Spectrum | None:
         """Spectrum of the increments."""
@@ -88,7 +88,7 @@ class Scopes:
         """Rank of the increments when the same rows come in random order; None where that was not asked for."""
         if not self.recipe.scatter or not self.totals(r)["pairs"] > 0:
             return None
-        chains, eps = self._stretches(r), self.ask.eps
+        chains, eps = self._stretches(r), self.spec.eps
         lengths = np.diff(chains).ravel()
         scatter = self.plan.route.scatter(self.sums(r, group))
         if scatter is None:
@@ -116,7 +116,7 @@ class Scopes:
             image: Float64 = add(panes[cuts.index(r.start) : cuts.index(r.stop)])["image"]
             return image
 
-        return self.plan.route.refined(self.sums(r), apply, self.plan.options.spectra.passes, self.ask.eps)
+        return self.plan.route.refined(self.sums(r), apply, self.plan.options.spectra.passes, self.spec.eps)
 
     def overlaps(self, windows: list[Range]) -> Values:
         """Overlap of the leading increment subspaces of every pair of windows, and of random ones."""
@@ -148,7 +148,7 @@ class Scopes:
         return {
             "components": vectors.T.reshape(-1, self.run.n_groups, self.run.k),
             "scores": kept[inside],
-            "explained_variance": variance / self.ask.scale**2,
+            "explained_variance": variance / self.spec.scale**2,
             "explained_variance_ratio": variance / energy if energy > 0 else np.full(len(variance), np.nan),
             "increment_step": self.run.steps[steps[inside]],
         }
@@ -171,7 +171,7 @@ class Scopes:
     def steps(self, r: Range) -> Values:
         """Which steps carry the path of ``last``."""
         totals = self.totals(r)
-        found = scope_values.step_shares(totals["path"], float(totals["last"].sum()))
+        found = shares.step_shares(totals["path"], float(totals["last"].sum()))
         start, stop = np.clip(self.run.contiguous_ranges, r.start, r.stop).T
         past = np.cumsum(stop - start)
         chain = np.searchsorted(past, found["path_rows"], "right")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from gradlog.analysis.measures.predictors import Evidence
-from gradlog.analysis.measures.scope_values import LEAST, Question, Values, contradict
+from gradlog.analysis.measures.spec import LEAST, AnalysisSpec, Values, contradict
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.spectrum import rank
 from gradlog.analysis.spectrum.rank import Spectrum
 from gradlog.analysis.streaming.scalar_sums import Ledger
 
 
-def of_run(run: Run, ask: Question, counted: Ledger, of_all: Evidence) -> list[str]:
+def of_run(run: Run, spec: AnalysisSpec, counted: Ledger, of_all: Evidence) -> list[str]:
     """Say what is irregular about the rows themselves."""
     info, said = run.info, []
     if info["every"] > 1:
@@ -26,7 +26,7 @@ def of_run(run: Run, ask: Question, counted: Ledger, of_all: Evidence) -> list[s
     if not run.has_exact_norms:
         why = "several ranks" if info["ranks"] > 1 else "sketched updates"
         said.append(f"{why}: squared norms are estimated from the sketches")
-    elif contradict(of_all, float(counted.energy.sum()), ask):
+    elif contradict(of_all, float(counted.energy.sum()), spec):
         said.append("the norms contradict the sketches and are not used for kappa: see gradlog audit")
     if run.fewer_ranks:
         said.append(f"{run.fewer_ranks} rows come from fewer ranks than others: a share of the gradient may be missing")
@@ -37,25 +37,27 @@ def of_run(run: Run, ask: Question, counted: Ledger, of_all: Evidence) -> list[s
         said.append("the run is recording: a later analysis may see more rows")
     elif info["status"] != "closed":
         said.append(f"the run is {info['status']}" + (f": {info['reason']}" if info["reason"] else ""))
-    if not ask.exact and ask.k < 4:
-        said.append(f"k = {ask.k}: no intervals, these need 4 coordinates; no order is judged without them")
-    return said + _zeros(run, counted) + _faint(run, ask, counted) + _short(run, ask)
+    if not spec.exact and spec.k < 4:
+        said.append(f"k = {spec.k}: no intervals, these need 4 coordinates; no order is judged without them")
+    return said + _zeros(run, counted) + _faint(run, spec, counted) + _short(run, spec)
 
 
-def of_rank(run: Run, main: Values, ask: Question, spectrum: Spectrum | None) -> list[str]:
+def of_rank(run: Run, main: Values, spec: AnalysisSpec, spectrum: Spectrum | None) -> list[str]:
     """Say which ranks are open intervals, lower bounds, or not identifiable."""
     if spectrum is None:
         return ["no spectrum: the Gram of the groups does not fit this route"]
     said = []
-    for e, low, high, estimate in zip(ask.eps, main["rank_low"], main["rank_high"], main["rank_estimate"], strict=True):
+    for e, low, high, estimate in zip(
+        spec.eps, main["rank_low"], main["rank_high"], main["rank_estimate"], strict=True
+    ):
         if low != high:
             remedy = "eps is within the rounding of float32" if spectrum.complete else "allow more passes"
             said.append(f"rank({e:g}) is only known to lie in [{low:g}, {high:g}]; {remedy}")
-        if not ask.exact and rank.saturated(high, run.rows.n):
+        if not spec.exact and rank.saturated(high, run.rows.n):
             said.append(
                 f"rank({e:g}) = {high:g} is near the sketch's ceiling {run.rows.n}: it is a lower bound, not a rank"
             )
-        if not ask.exact and not np.isfinite(estimate):
+        if not spec.exact and not np.isfinite(estimate):
             said.append(f"rank({e:g}) of the gradients themselves is not identifiable from k = {run.k}")
     return said
 
@@ -67,20 +69,20 @@ def _zeros(run: Run, counted: Ledger) -> list[str]:
     return said + ([f"{counted.still} rows with a gradient of zero are counted"] if counted.still else [])
 
 
-def _faint(run: Run, ask: Question, counted: Ledger) -> list[str]:
+def _faint(run: Run, spec: AnalysisSpec, counted: Ledger) -> list[str]:
     """Name groups that vanish beside the others."""
-    faint = counted.energy * ask.scale**2 <= counted.moving * LEAST**2
+    faint = counted.energy * spec.scale**2 <= counted.moving * LEAST**2
     return [
         f"group {g}: its gradient is too small beside the others to be measured; by itself it has no numbers"
         for g in np.array(run.header.groups)[faint & (counted.moving > 0)]
     ]
 
 
-def _short(run: Run, ask: Question) -> list[str]:
+def _short(run: Run, spec: AnalysisSpec) -> list[str]:
     """Predictors that look further back than most rows can."""
     longest = int((run.contiguous_ranges[:, 1] - run.contiguous_ranges[:, 0]).max())
     return [
         f"{p.name} looks {p.lags} rows back, the longest unbroken stretch has {longest}: missing history counts as zero"
-        for p in ask.predictors
+        for p in spec.predictors
         if p.lags >= longest
     ]

@@ -9,9 +9,10 @@ import pytest
 
 from gradlog.analysis import open_run
 from gradlog.analysis.common.jackknife import jackknife
+from gradlog.analysis.measures.kappa import measure
 from gradlog.analysis.measures.order_baseline import Order
 from gradlog.analysis.measures.predictors import parse
-from gradlog.analysis.measures.scope_values import Question, scope
+from gradlog.analysis.measures.spec import AnalysisSpec
 from tests.helpers import reference
 from tests.helpers.known import evidence, fold_hash
 
@@ -50,8 +51,8 @@ def test_intervals_cover_the_truth_through_the_real_sketch(run):
 
     def measured(X, exact):
         e = evidence(X, predictors, gram="none")
-        ask = Question(predictors, (0.1,), X.shape[1], exact)
-        return scope(e, float(np.square(G).sum()), Order(np.array([[0, len(X)]]), np.array([0])), ask, 32.0)
+        spec = AnalysisSpec(predictors, (0.1,), X.shape[1], exact)
+        return measure(e, float(np.square(G).sum()), Order(np.array([[0, len(X)]]), np.array([0])), spec, 32.0)
 
     true, hits = measured(G, True), {}
     for seed in range(60):
