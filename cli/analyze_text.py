@@ -29,7 +29,7 @@ def report(path: str, result: Document) -> list[str]:
     parts = [
         _run(path, result),
         _kappa(result),
-        [f"  {line}" for line in plain_text.wrap(_reading(result), plain_text.WIDTH - 2)],
+        plain_text.paragraph(_reading(result)),
         _errors(result),
         _rank(result),
         _measures(result),
@@ -156,7 +156,7 @@ def _drawn(result: Document) -> list[str]:
     if method in (None, "none"):
         return []
     text = f"shuffled: mean over random orders of the same steps, with the range of 9 in 10; found by {method}."
-    return ["", *(f"  {line}" for line in plain_text.wrap(text, plain_text.WIDTH - 2))]
+    return ["", *plain_text.paragraph(text)]
 
 
 def _spectrum(result: Document) -> list[str]:
@@ -283,14 +283,14 @@ def _bounds(result: Document) -> list[str]:
     lost = f"regret {_between(next(iter(regret.values())), 'left')}"
     return [
         plain_text.heading("bound on the mean squared norm"),
-        *(f"  {line}" for line in plain_text.wrap(norm, plain_text.WIDTH - 2)),
+        *plain_text.paragraph(norm),
         *_sides(still),
         "",
         plain_text.heading("bound on the regret"),
         f"  {lost}",
         *_sides(regret),
-        *(f"  {line}" for line in plain_text.wrap(_inputs(bounds["inputs"]), plain_text.WIDTH - 2)),
-        *(f"  {line}" for line in plain_text.wrap(_about(bounds), plain_text.WIDTH - 2)),
+        *plain_text.paragraph(_inputs(bounds["inputs"])),
+        *plain_text.paragraph(_about(bounds)),
     ]
 
 

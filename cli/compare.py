@@ -80,27 +80,12 @@ def _lines(found: Comparison) -> list[str]:
     from gradlog.analysis.comparison import tables
 
     return [
-        *_table(*tables.grid(found), 16, tables.footnote(found)),
+        *plain_text.kappas(*tables.grid(found), tables.footnote(found)),
         *_configurations(found),
         *_over_time(found),
         *_parting(found),
         *(line for r in found.rows for text in r.warnings for line in plain_text.note(f"{r.label}: {text}")),
     ]
-
-
-def _table(columns: list[str], rows: list[list[str]], most: int, footnote: str) -> list[str]:
-    """Lay out a table with short labels and numbers, and what its cells mean."""
-    from gradlog.analysis.common.text import abbreviate
-
-    short = [
-        [abbreviate(label, most), *(c.replace(" ±", "±").replace("±0.", "±.").replace("<0.", "<.") for c in cells)]
-        for label, *cells in rows
-    ]
-    return [*plain_text.table(columns, short), "", *_indented(footnote)]
-
-
-def _indented(text: str) -> list[str]:
-    return [f"  {line}" for line in plain_text.wrap(text, plain_text.WIDTH - 2)]
 
 
 def _configurations(comparison: Comparison) -> list[str]:
@@ -113,9 +98,9 @@ def _configurations(comparison: Comparison) -> list[str]:
     return [
         "",
         plain_text.heading("configurations"),
-        *_table(*tables.configurations(found), 20, tables.SPREAD),
+        *plain_text.kappas(*tables.configurations(found), tables.SPREAD, 20),
         *([""] if found.differences else []),
-        *(line for d in found.differences for line in _indented(plain_text.printable(d.sentence))),
+        *(line for d in found.differences for line in plain_text.paragraph(plain_text.printable(d.sentence))),
         *(line for text in found.warnings for line in plain_text.note(text)),
     ]
 

@@ -33,31 +33,29 @@ def archive(
 
 
 def tables(document: Document) -> list[str]:
-    """Kappa, gain and rank: one line per run."""
+    """Kappa as ``gradlog compare`` shows it, and rank: of each run."""
+    from gradlog.analysis.comparison.side_by_side import labels
+    from gradlog.analysis.comparison.tables import CELLS, kappa_rows
+
     runs = document["runs"]
     failed = f", {len(document['failed'])} failed" if document["failed"] else ""
-    head = [plain_text.heading(f"{counted(len(runs), 'run')}{failed}")]
+    head = plain_text.heading(f"{counted(len(runs), 'run')}{failed}")
     if not runs:
-        return head
-    names = _names([r["run"]["path"] for r in runs])
-    predictors = without_reference(runs[0]["kappa"])
-    parts = [head]
-    for field, title in (("value", "kappa"), ("gain", "gain over the same gradients in random order")):
-        rows = [[name, *(TERMINAL.fixed(r["kappa"][p][field], sign=field == "gain") for p in predictors)]
-                for name, r in zip(names, runs, strict=True)]  # fmt: skip
-        parts.append([plain_text.heading(title), *plain_text.table(["run", *predictors], rows)])
-    eps = list(runs[0]["rank"])
-    rows = [[name, f"{r['run']['steps']:,}", f"{len(r['run']['groups'])} x {r['run']['k']}",
-             *(TERMINAL.rank(r["rank"][e]["low"], r["rank"][e]["high"]) for e in eps), str(len(r["warnings"]))]
-            for name, r in zip(names, runs, strict=True)]  # fmt: skip
-    title = "rank of the logged increments, certified interval where it is open, at eps"
-    parts.append([plain_text.heading(title), *plain_text.table(["run", "steps", "n", *eps, "warnings"], rows)])
-    return [line for part in parts for line in (*part, "")][:-1]
-
-
-def _names(paths: list[str]) -> list[str]:
-    """Paths without the folder that all of them share."""
-    shared = len(paths[0].rpartition("/")[0]) + 1 if "/" in paths[0] else 0
-    while shared and any(p[:shared] != paths[0][:shared] for p in paths):
-        shared = paths[0].rfind("/", 0, shared - 1) + 1
-    return [p[shared:] for p in paths]
+        return [head]
+    named = dict(zip(labels([r["run"]["path"] for r in runs]), runs, strict=True))
+    predictors, eps = without_reference(runs[0]["kappa"]), list(runs[0]["rank"])
+    kappas = [row for name, r in named.items() for row in kappa_rows([name], [r["kappa"][p] for p in predictors])]
+    ranks = [
+        [name, f"{r['run']['steps']:,}", f"{len(r['run']['groups'])} x {r['run']['k']}",
+         *(TERMINAL.rank(r["rank"][e]["low"], r["rank"][e]["high"]) for e in eps), str(len(r["warnings"]))]
+        for name, r in named.items()
+    ]  # fmt: skip
+    return [
+        head,
+        "",
+        plain_text.heading("kappa"),
+        *plain_text.kappas(["run", *predictors], kappas, CELLS),
+        "",
+        plain_text.heading("rank of the logged increments, certified interval where it is open, at eps"),
+        *plain_text.table(["run", "steps", "n", *eps, "warnings"], ranks),
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gradlog.analysis.common.text import TERMINAL
+from gradlog.analysis.common.text import TERMINAL, abbreviate
 from gradlog.analysis.common.text import printable as printable
 
 WIDTH = 80
@@ -45,6 +45,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[
         return ("  " + "  ".join(aligned)).rstrip()
 
     return [click.style(line(columns), dim=True), *map(line, cells)]
+
+
+def kappas(columns: Sequence[str], rows: Iterable[Sequence[str]], footnote: str, most: int = 16) -> list[str]:
+    """Lay out a table of kappas in few letters: labels have at most so many, and no zero stands after ±."""
+    short = [
+        [abbreviate(label, most), *(c.replace(" ±", "±").replace("±0.", "±.").replace("<0.", "<.") for c in cells)]
+        for label, *cells in rows
+    ]
+    return [*table(columns, short), "", *paragraph(footnote)]
+
+
+def paragraph(text: str) -> list[str]:
+    """Wrap and indent text that belongs to a table."""
+    return [f"  {line}" for line in wrap(text, WIDTH - 2)]
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ from gradlog.analysis.common.text import PAGE, printable
 from gradlog.analysis.comparison.compare import Comparison
 from gradlog.analysis.comparison.replicates import Mean, Replicates
 
+CELLS = "kappa ± half of the sketch 95 % interval; shuffled: the same gradients in random order."
 FIELDS = ("value", "low", "high", "null", "gain", "gain_low", "gain_high")
 
 
@@ -25,13 +26,18 @@ def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for r in comparison.rows:
         batch = "–" if r.batch is None else f"{r.batch:g}"
-        rows.append([r.label, f"{r.steps}", batch, *(_cell(r.kappa[p]) for p in comparison.predictors)])
-        rows.append(["  shuffled", "", "", *(PAGE.fixed(r.kappa[p]["null"]) for p in comparison.predictors)])
+        rows += kappa_rows([r.label, f"{r.steps}", batch], [r.kappa[p] for p in comparison.predictors])
         if r.label in comparison.reference:
             rows.append(_published("  published", comparison.reference[r.label], comparison))
     others = comparison.reference.keys() - {r.label for r in comparison.rows}
     rows += [_published(name, found, comparison) for name, found in comparison.reference.items() if name in others]
     return columns, rows
+
+
+def kappa_rows(run: Sequence[str], kappas: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of one run: kappa ± half its interval, and what shuffled steps would give; ``run``: the cells before."""
+    blank = [""] * (len(run) - 1)
+    return [[*run, *map(_cell, kappas)], ["  shuffled", *blank, *(PAGE.fixed(k["null"]) for k in kappas)]]
 
 
 def configurations(found: Replicates) -> tuple[list[str], list[list[str]]]:
@@ -131,11 +137,10 @@ def _written(lines: Sequence[Sequence[Any]]) -> str:
 
 def footnote(comparison: Comparison) -> str:
     """Say what the cells mean."""
-    text = "kappa ± half of the sketch 95 % interval; shuffled: the same gradients in random order."
-    return text + (f" * {printable(comparison.source)}, without intervals." if comparison.reference else "")
+    return CELLS + (f" * {printable(comparison.source)}, without intervals." if comparison.reference else "")
 
 
-def _cell(kappa: dict[str, Any]) -> str:
+def _cell(kappa: Mapping[str, Any]) -> str:
     low, high = kappa.get("low"), kappa.get("high")
     if low is None or high is None or low == high:
         return PAGE.fixed(kappa["value"])

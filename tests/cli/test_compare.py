@@ -23,6 +23,14 @@ def test_the_table_fits_a_terminal(call, two, samples):
     assert lines[2].split()[0] == "shuffled"
 
 
+def test_analyze_shows_kappas_of_several_runs_as_compare_does(call, two):
+    asked = [*two, "--predictor", "last", "--predictor", "trend"]
+    compared, analyzed = (call(verb, *asked, "-q").out.splitlines() for verb in ("compare", "analyze"))
+    kappas = [[line.split()[0], *line.split()[-2:]] for line in compared[1:5]]
+    assert [cells[0] for cells in kappas] == ["run", "shuffled", "other", "shuffled"]
+    assert all(cells in [line.split() for line in analyzed] for cells in kappas)
+
+
 def test_equal_runs_never_part(call, two):
     shown = call("compare", *two)
     assert "first difference  never" in shown.out
