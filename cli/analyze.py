@@ -102,8 +102,8 @@ def analyze(
     Results are kept for later calls in $GRADLOG_CACHE (default: the user's cache folder).
     """
     from gradlog.analysis.caching.cache import Cache
-    from gradlog.analysis.comparison import analyze_each as many
-    from gradlog.analysis.comparison.find import is_several
+    from gradlog.analysis.comparison.find import the_one
+    from gradlog.analysis.results.cached import analyze_cached
 
     for wanted in (target, plot):
         if wanted is not None:
@@ -118,7 +118,8 @@ def analyze(
     if stride and not window:
         raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
     asked |= {"view": view, "cache": None if no_cache else Cache()}
-    if is_several(runs):
+    found = the_one(runs)
+    if found is None:
         if every is not None:
             raise click.UsageError("--watch follows one run; gradlog report --watch follows several")
         if plot is not None:
@@ -131,7 +132,7 @@ def analyze(
         _follow(run, asked, every, answer, as_json, quiet)
         return
     with stderr.progress("analyze", quiet) as progress:
-        result = many.analyze_one(run, progress=progress, **asked)
+        result = analyze_cached(found, progress=progress, **asked)
     click.echo("\n".join(answer(result, force)))
 
 
@@ -156,13 +157,13 @@ def _follow(
     run: str, asked: dict[str, Any], every: float, answer: Callable[..., list[str]], as_json: bool, quiet: bool
 ) -> None:
     """Answer for every look. Further passes, which read all rows again, wait for the last one."""
-    from gradlog.analysis import analyze as measure
+    from gradlog.analysis.results.cached import analyze_cached
 
     view = asked.pop("view")
 
     def look_at(runs: Any, live: bool) -> Any:
         with stderr.progress("analyze", quiet) as progress:
-            return measure(runs[0], progress=progress, passes=1 if live else 2, **asked)
+            return analyze_cached(runs[0], progress=progress, passes=1 if live else 2, **asked)
 
     def show(look: Any) -> None:
         lines = answer(look.result, force=True, indent=None)  # the files are those of the look before

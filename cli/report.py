@@ -47,9 +47,9 @@ def report(
     light and dark screens and for paper. With --watch it is replaced whenever a run has grown, until all runs are
     closed; a browser that shows it loads it again.
     """
-    from gradlog.analysis import open_run
     from gradlog.analysis.caching.cache import Cache
-    from gradlog.analysis.comparison.find import find, is_several
+    from gradlog.analysis.comparison.find import find, the_one
+    from gradlog.analysis.reading.run import Run
     from gradlog.analysis.report import archive_report, html_report
 
     output_files.require_free(target, force)
@@ -63,17 +63,18 @@ def report(
         with stderr.progress("report", quiet) as progress:
             return html_report(opened, again=every if live else None, progress=progress, **asked)
 
+    one = the_one(runs)
     if every is not None:
-        found, lost = find(runs) if is_several(runs) else (list(runs), [])
+        found, lost = (list(runs), []) if one else find(runs)
         _follow([*found, *(f.path for f in lost)], page, every, view, target)
-    elif is_several(runs):
+    elif one is None:
         with stderr.progress("report", quiet) as progress:
             text, failed = archive_report(runs, view=view, progress=progress, **asked)
         output_files.write_text(text, target, force)
         click.echo(str(target))
         stderr.tell_failed(failed)
     else:
-        output_files.write_text(page([open_run(runs[0], view)]), target, force)
+        output_files.write_text(page([Run(one, view)]), target, force)
         click.echo(str(target))
 
 

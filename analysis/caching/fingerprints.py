@@ -1,7 +1,7 @@
-"""What a run holds, by digest: known from its metadata and manifests without reading a chunk.
+"""Digests of a run's chunks: known from its manifests without reading a chunk.
 
 Every manifest lists the BLAKE2b of its chunks and the digest of the manifest before; the commit record names the newest
-one. The record therefore stands for all committed bytes, and each chunk has a name that no other content shares.
+one. So each chunk has a name that no other content shares.
 """
 
 from __future__ import annotations
@@ -12,55 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradlog.analysis.caching.cache import Cache, key
-from gradlog.analysis.reading import segment as segments
 from gradlog.analysis.reading import stores
-from gradlog.errors import CorruptRunError, GradlogError
-from gradlog.format.chain import digest, is_sealed, split_lines, walk
-from gradlog.format.header import SegmentHeader, attributes
+from gradlog.errors import CorruptRunError
+from gradlog.format.chain import split_lines, walk
+from gradlog.format.header import SegmentHeader
 from gradlog.format.layout import ChunkKey
-from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META
+from gradlog.format.names import MANIFEST, MANIFESTS
 
 if TYPE_CHECKING:
-    from gradlog.analysis.reading.stores import Location
+    from gradlog.analysis.reading.run import Run
 
 BATCH = 1024
 """Manifests that are asked for together."""
 
 
-def fingerprint(location: Location) -> str | None:
-    """Digest of everything that an analysis could see of a run: headers, committed rows, journals.
-
-    None where the metadata do not vouch for the rows: no chain of manifests, or a record that contradicts itself.
-
-    Raises
-    ------
-    NotARunError, CorruptRunError
-        As ``open_run`` does.
-    """
-    store, prefix = stores.open_store(location)
-    segments.read_header(store, prefix, str(location))
-    pieces: list[bytes] = [stores.get(store, prefix + META) or b""]
-    for name in segments.segment_names(store, prefix):
-        record = stores.get(store, f"{prefix}{name}/{META}")
-        if record is None or not is_sealed(record):
-            return None
-        header = _header(record, name)
-        if header is None or (header.rows and not header.head):
-            return None
-        pieces.append(record)
-        journals = sorted(f for f in stores.list_names(store, prefix + name) if JOURNAL_PATTERN.fullmatch(f))
-        pieces += [stores.get(store, f"{prefix}{name}/{file}") or b"" for file in journals]
-    return digest(*(digest(p).encode() for p in pieces))
-
-
-def _header(record: bytes, name: str) -> SegmentHeader | None:
-    try:
-        return SegmentHeader.from_attrs(attributes(record, name), name)
-    except GradlogError:
-        return None
-
-
-def chunk_digests(location: Location, segment: SegmentHeader, cache: Cache) -> list[str] | None:
+def chunk_digests(run: Run, segment: SegmentHeader, cache: Cache) -> list[str] | None:
     """BLAKE2b of every sketch chunk of a segment, in order; None where the manifests do not chain up to its head.
 
     What was read before is kept in the cache: of a run that grew, only the new manifests are read.
@@ -69,10 +35,10 @@ def chunk_digests(location: Location, segment: SegmentHeader, cache: Cache) -> l
     first, before, found = cache.recall(place, _known) or (0, segment.root, {})
     if first > segment.flushes:
         first, before, found = 0, segment.root, {}
-    head = _follow(_manifests(location, segment, first), before, found)
+    head = _follow(_manifests(run, segment, first), before, found)
     if head != segment.head and first:  # another segment of this name, or an entry of its other future
         found = {}
-        head = _follow(_manifests(location, segment, 0), segment.root, found)
+        head = _follow(_manifests(run, segment, 0), segment.root, found)
     if head != segment.head or sorted(found) != list(range(len(found))):
         return None
     entry = {"flushes": segment.flushes, "head": head, "chunk": list(found), "digest": list(found.values())}
@@ -86,9 +52,9 @@ def _known(kept: Mapping[str, Any]) -> tuple[int, str, dict[int, str]]:
     return int(kept["flushes"]), str(kept["head"]), chunks
 
 
-def _manifests(location: Location, segment: SegmentHeader, first: int) -> Iterator[bytes]:
+def _manifests(run: Run, segment: SegmentHeader, first: int) -> Iterator[bytes]:
     """Manifests from number ``first`` on; empty bytes for those that are not there."""
-    store, prefix = stores.open_store(location)
+    store, prefix = run.store, run.prefix
     if segment.shard:
         data = stores.get(store, f"{prefix}{segment.name}/{MANIFESTS}")
         yield from [] if data is None else split_lines(data, segment.flushes, segment.name)[first:]

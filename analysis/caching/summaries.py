@@ -93,7 +93,7 @@ class Memo:
         self.cache = cache
         self.rows = 0
         self._layout = [run.n_groups, run.k, run.header.codec, run.header.chunk]
-        self._digests = {s.header.name: chunk_digests(run.location, s.header, cache) for s in run.segments}
+        self._digests = {s.header.name: chunk_digests(run, s.header, cache) for s in run.segments}
         self._committed = {s.header.name: s.header.rows for s in run.segments}
 
     def summaries(

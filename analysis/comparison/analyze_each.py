@@ -12,13 +12,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gradlog.analysis.caching.cache import Cache, key, resolve
-from gradlog.analysis.caching.fingerprints import fingerprint
+from gradlog.analysis.caching.cache import Cache, resolve
 from gradlog.analysis.comparison.find import Failure, Paths, find
-from gradlog.analysis.measures.predictors.registry import built_in
-from gradlog.analysis.reading.run import View, open_run
-from gradlog.analysis.results.analyze import analyze
-from gradlog.analysis.results.concat import from_arrays, stack, to_arrays
+from gradlog.analysis.reading.metadata import read_metadata
+from gradlog.analysis.reading.run import View
+from gradlog.analysis.results.cached import analyze_cached
+from gradlog.analysis.results.concat import stack
 from gradlog.analysis.results.json_document import to_json
 from gradlog.analysis.streaming import executors
 from gradlog.analysis.streaming.executors.serial import Serial
@@ -124,21 +123,6 @@ def analyze_each(
     return Archive(done, [*failed, *(r for r in outcomes if isinstance(r, Failure))])
 
 
-def analyze_one(
-    path: str, cache: Cache | None = None, view: View = "latest", progress: Progress | None = None, **options: Any
-) -> xarray.Dataset:
-    """``analyze``, or what the cache holds of the same question to the same content."""
-    before = None if cache is None else fingerprint(path)
-    name = None if before is None else _question(before, view, options)
-    kept = cache.recall(name, lambda arrays: _relocated(from_arrays(arrays), path)) if cache and name else None
-    if kept is not None:
-        return kept
-    result = analyze(open_run(path, view), cache=cache, progress=progress, **options)
-    if cache and name and fingerprint(path) == before:  # a live run may have grown in between
-        cache.put(name, to_arrays(result))
-    return result
-
-
 def _outcomes(
     found: Sequence[str], cache: Cache | None, view: View, scheduler: Any, options: dict[str, Any], report: Progress
 ) -> list[Any]:
@@ -154,24 +138,6 @@ def _outcomes(
 def _attempt(path: str, cache: Cache | None, view: View, options: dict[str, Any]) -> xarray.Dataset | Failure:
     """Analyze a run, or say what is wrong with it; a wrong option is the caller's error and raises."""
     try:
-        return analyze_one(path, cache, view, **options)
+        return analyze_cached(read_metadata(path), view, cache, **options)
     except (GradlogError, OSError, MemoryError) as error:
         return Failure(path, " ".join(str(error).split()), type(error).__name__)
-
-
-def _question(content: str, view: View, options: dict[str, Any]) -> str | None:
-    """Key of a result; None for options that have no plain form, such as predictors of one's own."""
-    asked = {name: value for name, value in options.items() if name not in ("scheduler", "memory")}
-    if not built_in(asked.get("predictors")):
-        return None
-    try:
-        return key("result", content, view, asked)
-    except TypeError:
-        return None
-
-
-def _relocated(ds: xarray.Dataset, path: str) -> xarray.Dataset:
-    """Name the place where the run is now; raises where this is no result."""
-    ds.attrs["run"] = json.dumps(json.loads(ds.attrs["run"]) | {"path": path})
-    to_json(ds)
-    return ds

@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 
+from gradlog.analysis.reading.metadata import Metadata, read_metadata
 from gradlog.analysis.reading.stores import answering, get, open_store
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.format import limits
@@ -59,6 +60,24 @@ def is_run(path: str) -> bool:
             return root.endswith(".zip") or _is_run(filesystem, root)
     except (OSError, ValueError, ImportError):
         return False
+
+
+def the_one(paths: Sequence[str]) -> Metadata | None:
+    """Metadata of the run that this asks for; None where it asks for an archive: see ``is_several``.
+
+    Raises
+    ------
+    NotARunError, CorruptRunError
+        As ``open_run`` does, where it asks for one.
+    """
+    if len(paths) != 1:
+        return None
+    try:
+        return read_metadata(paths[0])
+    except NotARunError:
+        if paths[0].endswith(".zip") or not (_is_pattern(paths[0]) or find(paths)[0]):
+            raise
+        return None
 
 
 def is_several(paths: Sequence[str]) -> bool:

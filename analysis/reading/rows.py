@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.reading import segment as zarr_segments
+from gradlog.analysis.reading.metadata import read_metadata
 from gradlog.analysis.reading.segment import Segment
-from gradlog.analysis.reading.stores import Location, open_store
+from gradlog.analysis.reading.stores import Location
 
 _listeners: list[Callable[[int, int], None]] = []
 
@@ -143,9 +143,8 @@ class RowSource:
 
 @lru_cache(maxsize=64)
 def _open_segment(location: Hashable, name: str, pid: int) -> Segment:
-    store, prefix = open_store(cast(Location, location))
-    header = zarr_segments.read_header(store, prefix, str(location))
-    return Segment.open(store, prefix, name, header, str(location))
+    metadata = read_metadata(cast(Location, location), only=name)
+    return Segment.open(metadata, metadata.segments[0])
 
 
 BLOCK_BYTES, BUFFER_BYTES = 32 * 2**20, 8 * 2**20

@@ -6,7 +6,6 @@ Opening reads metadata and the two small arrays ``step`` and ``flags``; the sket
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
@@ -16,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.recorded import optimizer_name
-from gradlog.analysis.reading import segment as zarr_segments
 from gradlog.analysis.reading.launches import Launch, group_by_launch, select
+from gradlog.analysis.reading.metadata import Metadata, read_metadata
 from gradlog.analysis.reading.replayed_steps import compare
 from gradlog.analysis.reading.rows import RowSource, Span
-from gradlog.analysis.reading.segment import Segment
-from gradlog.analysis.reading.stores import Location, open_store
+from gradlog.analysis.reading.segment import ARRAYS, Segment
+from gradlog.analysis.reading.stores import Location
 from gradlog.errors import TooFewStepsError
 from gradlog.format import masking
-from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader
+from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
 from gradlog.format.layout import SCALAR_COLUMNS
 from gradlog.format.names import HALF_PATTERN
 
@@ -66,14 +65,7 @@ def open_run(path: Location, view: View = "latest") -> Run:
     >>> run.info["steps"], run.info["k"]    # doctest: +SKIP
     (200, 256)
     """
-    if view not in ("latest", "all"):
-        raise ValueError(f"view must be 'latest' or 'all', got {view!r}")
-    store, prefix = open_store(path)
-    where = path if isinstance(path, str) else os.fspath(path) if isinstance(path, os.PathLike) else str(path)
-    header = zarr_segments.read_header(store, prefix, where)
-    names = zarr_segments.segment_names(store, prefix)
-    segments = [Segment.open(store, prefix, name, header, where) for name in names]
-    return Run(path, where, header, segments, view)
+    return Run(read_metadata(path), view)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +94,19 @@ class Run:
         predictor history never cross from one to the next.
     rows : RowSource
         The sketch rows.
+    content : str or None
+        Digest of everything that the run held when it was opened; see ``Metadata.digest``.
     """
 
-    def __init__(self, location: Location, where: str, header: RunHeader, segments: list[Segment], view: View) -> None:
-        self.location, self.where, self.header, self.segments, self.view = location, where, header, segments, view
-        launches = [Launch.of(members) for members in group_by_launch(segments)]
+    def __init__(self, metadata: Metadata, view: View = "latest") -> None:
+        if view not in ("latest", "all"):
+            raise ValueError(f"view must be 'latest' or 'all', got {view!r}")
+        self.store, self.prefix, self.location, self.where = (
+            metadata.store, metadata.prefix, metadata.location, metadata.where
+        )  # fmt: skip
+        self.header, self.content, self.view = metadata.header, metadata.digest, view
+        self.segments = [Segment.open(metadata, own) for own in metadata.segments]
+        launches = [Launch.of(members) for members in group_by_launch(self.segments)]
         self._launches = select([x for x in launches if len(x)], view)
         self.steps: NDArray[np.int64] = _concat([x.steps for x in self._launches], np.int64)
         self.flags: NDArray[np.uint32] = _concat([x.flags for x in self._launches], np.uint32)
@@ -368,7 +368,7 @@ class Run:
         return int(np.count_nonzero(self.flags & bit))
 
     def _storage(self) -> dict[str, dict[str, int]]:
-        totals = {name: {"bytes": 0, "files": 0} for name in zarr_segments.ARRAYS}
+        totals = {name: {"bytes": 0, "files": 0} for name in ARRAYS}
         for segment in self.segments:
             for name, found in segment.storage.items():
                 for key, value in found.items():

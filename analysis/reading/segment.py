@@ -21,65 +21,18 @@ from zarr.storage import StorePath
 
 from gradlog.analysis.reading import chunks
 from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder
-from gradlog.analysis.reading.stores import get, list_all, list_names, unbroken
-from gradlog.errors import CorruptRunError, GradlogError, NotARunError
+from gradlog.analysis.reading.metadata import Metadata, SegmentMetadata
+from gradlog.analysis.reading.stores import list_all, unbroken
+from gradlog.errors import CorruptRunError
 from gradlog.format import fields, layout, limits
 from gradlog.format import journal as records
 from gradlog.format.chain import digest, is_sealed
-from gradlog.format.header import ROOT_KEY, UNSETTLED, RunHeader, SegmentHeader
+from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.journal import Journal, following
 from gradlog.format.layout import SNAPSHOTS
-from gradlog.format.names import JOURNAL_PATTERN, META, PARTIAL_FILE, SEGMENT_PATTERN, WAITING_PATTERN
+from gradlog.format.names import JOURNAL_PATTERN, META, WAITING_PATTERN
 
 ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
-
-
-def read_header(store: Store, prefix: str, where: str) -> RunHeader:
-    """Read the root's header record.
-
-    Raises
-    ------
-    NotARunError, NewerFormatError, CorruptRunError
-        No zarr group, or one that is no run; written by a newer major format; malformed.
-    """
-    try:
-        raw = get(store, prefix + META)
-    except GradlogError:
-        raise
-    except OSError as error:
-        raise NotARunError(f"{where}: cannot be read: {error}") from error
-    if raw is None:
-        raise NotARunError(f"{where}: no {META} inside; expected the folder of a run such as 'run.zarr'")
-    meta = limits.parse_json(raw, f"{where}/{META}")
-    attrs = meta.get("attributes") if isinstance(meta, dict) else None
-    if not isinstance(attrs, Mapping) or ROOT_KEY not in attrs:
-        raise NotARunError(f"{where}: a zarr store, but not a gradlog run (no '{ROOT_KEY}' attribute)")
-    return RunHeader.from_attrs(attrs, where)
-
-
-def segment_names(store: Store, prefix: str) -> list[str]:
-    """Names of the segments with a commit record, oldest first.
-
-    A folder without one, in which nothing but temporary files lies, belongs to a writer that was killed at birth.
-
-    Raises
-    ------
-    CorruptRunError
-        A segment holds files but its commit record is gone.
-    """
-    names = sorted(n for n in list_names(store, prefix) if SEGMENT_PATTERN.fullmatch(n))
-    return [name for name in names if _is_claimed(store, f"{prefix}{name}")]
-
-
-def _is_claimed(store: Store, folder: str) -> bool:
-    key = f"{folder}/{META}"
-    if get(store, key) is not None:
-        return True
-    if not any(not name.endswith(PARTIAL_FILE) for name in list_names(store, folder)):
-        return False
-    if get(store, key) is None:  # asked again: a live writer may have claimed it before it wrote the rest
-        raise CorruptRunError(f"{folder}: files without {META}, the segment's commit record")
-    return True
 
 
 @dataclasses.dataclass
@@ -107,18 +60,17 @@ class Segment:
     _whole_norms: bool = False
 
     @classmethod
-    def open(cls, store: Store, prefix: str, name: str, run: RunHeader, where: str) -> Segment:
+    def open(cls, metadata: Metadata, own: SegmentMetadata) -> Segment:
         """Open by its commit record and check every shape against the headers."""
+        where, run, name = metadata.where, metadata.header, own.name
         here = f"{where}/{name}"
-        # Journals first: one that a live writer retires from here on is a chunk in the commit record read next.
-        journals, waiting = read_journals(store, f"{prefix}{name}", run)
-        sealed = get(store, f"{prefix}{name}/{META}")
-        if sealed is None or not is_sealed(sealed):
+        journals, waiting = read_journals(own, run)
+        if not is_sealed(own.record):
             raise CorruptRunError(f"{here}/{META}: its bytes contradict its own digest; run: gradlog audit")
-        header, arrays = _read_record(store, f"{prefix}{name}", sealed, run, here)
+        header, arrays = _read_record(metadata.store, metadata.prefix + name, own.record, run, here)
         if header.name != name:
             raise CorruptRunError(f"{here}/{META}: belongs to {header.name}; run: gradlog audit")
-        if header.root != digest(get(store, prefix + META)):
+        if header.root != digest(metadata.root):
             raise CorruptRunError(f"{where}/{META}: not the one {name} was recorded under; run: gradlog audit")
         segment = cls(header, arrays, run, here, np.empty(0, np.int64), np.empty(0, np.uint32))
         segment.require_chunks("step", "flags")  # before any is read: rows that are only declared cost nothing
@@ -279,23 +231,19 @@ class Segment:
 
 
 def read_journals(
-    store: Store, folder: str, run: RunHeader
+    own: SegmentMetadata, run: RunHeader
 ) -> tuple[dict[int, Journal], dict[int, tuple[int, NDArray[np.float32]]]]:
     """Journals of a segment by the number of their chunk, and by their own number sketches of the parameters."""
     found, waiting = {}, {}
-    owner = records.owner(run.uuid, folder.rsplit("/", 1)[-1])
+    owner = records.owner(run.uuid, own.name)
     shape = len(run.groups), run.sketch.k
-    # Newest first: a live writer may go on to the next one between two reads, and retire the one before.
-    for name in sorted(list_names(store, folder), reverse=True):
-        match = JOURNAL_PATTERN.fullmatch(name) or WAITING_PATTERN.fullmatch(name)
-        data = get(store, f"{folder}/{name}") if match else None
-        if not match or data is None:
-            continue
-        number = int(match[1])
-        if match.re is JOURNAL_PATTERN:
-            found[number] = records.read_journal(data, owner, *shape)
-        elif (kept := records.read_snapshot(data, number, owner, *shape)) is not None:
-            waiting[number] = kept
+    for name, data in own.journals.items():
+        if match := JOURNAL_PATTERN.fullmatch(name):
+            found[int(match[1])] = records.read_journal(data, owner, *shape)
+        elif match := WAITING_PATTERN.fullmatch(name):
+            number = int(match[1])
+            if (kept := records.read_snapshot(data, number, owner, *shape)) is not None:
+                waiting[number] = kept
     return found, waiting
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.results.analyze import analyze
+from gradlog.analysis.results.cached import analyze_cached
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import to_json
 
@@ -106,10 +106,11 @@ def study(
     """
     asked, over_time = parse(predictors, "report"), usual("windows")
     names = [p.name for p in asked]
+    named = predictors is None or all(isinstance(p, str) for p in predictors)
     size = window_rows(run.n_steps - burn_in, growing)
     more = [name for name in over_time if size is not None and name not in names]
-    measured = analyze(
-        run, [*asked, *more], window=size, burn_in=burn_in, light=run.rows.n > NARROW, passes=1 if growing else 2,
+    measured = analyze_cached(
+        run, predictors=[*(names if named else asked), *more], window=size, burn_in=burn_in, light=run.rows.n > NARROW, passes=1 if growing else 2,
         **options,
     )  # fmt: skip
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 
 import gradlog
 from gradlog.analysis import analyze, analyze_each, analyze_many, open_run
@@ -93,10 +94,27 @@ def test_requests_of_an_analysis(s3, record, chunks):
     assert sum("sketch/c." in path for method, path in s3.seen if method == "GET") == chunks
     for name in ("step", "flags", "group_norm2", "scalars"):
         assert sum(f"{name}/c." in path for method, path in s3.seen if method == "GET") == chunks
-    assert len(s3.seen) <= 10 * chunks + 26
+    assert len(s3.seen) <= 5 * chunks + 18
     s3.clear()
     analyze(URL, ["last"], svd="nystrom", passes=3)
     assert chunks <= sum("sketch/c." in path for method, path in s3.seen if method == "GET") <= 3 * chunks
+
+
+@TODAY
+def test_requests_of_the_command(s3, record, monkeypatch, tmp_path):
+    """The root and the commit record are read once; an answer that is kept asks for nothing else but journals."""
+    monkeypatch.setenv("GRADLOG_CACHE", str(tmp_path / "cache"))
+    record(URL, 0, 48)
+    counts = []
+    for _ in range(2):
+        s3.clear()
+        done = CliRunner().invoke(app.gradlog, ["analyze", URL, "--json", "-q"], catch_exceptions=False)
+        assert json.loads(done.stdout)["run"]["steps"] == 48
+        assert sum(path.endswith("r.zarr/zarr.json") for method, path in s3.seen if method == "GET") == 1
+        assert sum(path.endswith("r0000/zarr.json") for method, path in s3.seen if method == "GET") == 1
+        counts.append(len(s3.seen))
+    assert counts[0] <= 36
+    assert counts[1] <= 4
 
 
 @pytest.mark.parametrize("kind", ["slow", "error", "cut", "lost", "mixed"])
@@ -109,9 +127,10 @@ def test_faults_now_and_then_lose_nothing(s3, record, tmp_path, kind):
     s3.fault = lambda method, path, number: None
     record(tmp_path / "local.zarr", 0, 100)
     same_rows(URL, tmp_path / "local.zarr", 100)
-    segment = open_run(URL).segments[0].header
+    run = open_run(URL)
+    segment = run.segments[0].header
     assert segment.status == "closed"
-    assert len(chunk_digests(URL, segment, Cache(tmp_path / "c"))) == 7
+    assert len(chunk_digests(run, segment, Cache(tmp_path / "c"))) == 7
 
 
 TRAINING = """

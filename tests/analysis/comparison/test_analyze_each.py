@@ -12,10 +12,9 @@ import pytest
 import xarray as xr
 
 import gradlog
-from gradlog.analysis import Linear, analyze, analyze_each, analyze_many, open_run
-from gradlog.analysis.caching.cache import Cache
-from gradlog.analysis.comparison import analyze_each as archive
+from gradlog.analysis import Linear, analyze, analyze_each, analyze_many
 from gradlog.analysis.comparison.find import find
+from gradlog.analysis.results import cached
 from gradlog.analysis.results.concat import from_arrays, to_arrays
 from gradlog.cli import main
 from gradlog.errors import NotARunError
@@ -44,7 +43,7 @@ def passes(monkeypatch):
         seen.append(run.where)
         return analyze(run, **options)
 
-    monkeypatch.setattr(archive, "analyze", counted)
+    monkeypatch.setattr(cached, "analyze", counted)
     return seen
 
 
@@ -184,23 +183,26 @@ def test_goes_on_after_an_interrupt(runs, passes, monkeypatch):
 
 def test_runs_are_analyzed_at_the_same_time(runs, monkeypatch):
     both = threading.Barrier(2, timeout=30)
-    monkeypatch.setattr(archive, "analyze", lambda run, **options: (both.wait(), analyze(run, **options))[1])
+    monkeypatch.setattr(cached, "analyze", lambda run, **options: (both.wait(), analyze(run, **options))[1])
     with dask.config.set(num_workers=2):
         assert analyze_many(runs).sizes["run"] == 4
 
 
-def test_a_run_that_grows_meanwhile_is_not_remembered_as_the_old_one(tmp_path, record, monkeypatch, passes):
+def test_a_run_that_grows_meanwhile_is_remembered_as_what_was_read(tmp_path, record, monkeypatch, passes):
     path = record(tmp_path / "r.zarr", 0, 40)
 
     def slow(run, **options):
         record(path, 40, 60)
-        return analyze(open_run(path), **options)
+        return analyze(run, **options)
 
-    monkeypatch.setattr(archive, "analyze", slow)
-    assert int(archive.analyze_one(str(path), Cache()).rows) == 60
-    monkeypatch.setattr(archive, "analyze", analyze)
+    monkeypatch.setattr(cached, "analyze", slow)
+    assert int(analyze_many(path).rows[0]) == 40
+    monkeypatch.setattr(cached, "analyze", analyze)
+    assert int(analyze_many(path).rows[0]) == 60
     shutil.rmtree(path / "seg-000001-r0000")
-    assert int(archive.analyze_one(str(path), Cache()).rows) == 40
+    passes.clear()
+    assert int(analyze_many(path).rows[0]) == 40
+    assert passes == []
 
 
 def test_results_survive_as_plain_arrays(runs):

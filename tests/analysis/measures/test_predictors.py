@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradlog.analysis import Cache, Linear, register_predictor
-from gradlog.analysis.comparison.analyze_each import analyze_one
+from gradlog.analysis import Cache, Linear, open_run, register_predictor
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import fits_beta, is_reference, kinds
+from gradlog.analysis.results.cached import analyze_cached
 from tests.helpers import known, stores
 from tests.helpers.walks import smooth
 
@@ -68,5 +68,5 @@ def test_what_a_registered_predictor_gave_is_not_kept_under_its_name(tmp_path):
     found = []
     for weight in (1.0, 0.5):
         register_predictor("test-changed")(lambda weight=weight: Linear("test-changed", (weight,)))
-        found.append(float(analyze_one(path, cache, predictors=["test-changed"])["kappa"][0]))
+        found.append(float(analyze_cached(open_run(path), cache=cache, predictors=["test-changed"])["kappa"][0]))
     assert found[0] != found[1]
