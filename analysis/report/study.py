@@ -106,13 +106,18 @@ def study(
     """
     asked, over_time = parse(predictors, "report"), usual("windows")
     names = [p.name for p in asked]
-    named = predictors is None or all(isinstance(p, str) for p in predictors)
+    named = predictors is None or all(isinstance(p, str) for p in predictors)  # then the cache can keep the result
     size = window_rows(run.n_steps - burn_in, growing)
     more = [name for name in over_time if size is not None and name not in names]
     measured = analyze_cached(
-        run, predictors=[*(names if named else asked), *more], window=size, burn_in=burn_in, light=run.rows.n > NARROW, passes=1 if growing else 2,
+        run,
+        predictors=[*(names if named else asked), *more],
+        window=size,
+        burn_in=burn_in,
+        light=run.rows.n > NARROW,
+        passes=1 if growing else 2,
         **options,
-    )  # fmt: skip
+    )
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
     shares = None if windows is None else group_time(windows, SHARED)
