@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Look = dict[str, Any]
 """Keywords of matplotlib for a colour and what goes with it."""
 
-GREY = "0.75"
+GREY = "0.5"
 EMPHASIS: dict[str, Look] = {
     "thin": {"lw": 0.8},
     "faint": {"lw": 0.8, "alpha": 0.5},
@@ -107,7 +107,7 @@ def _bars(ax: Axes, marks: Sequence[Bars], look: Look) -> Artist:
 
 def _rules(ax: Axes, marks: Sequence[Rule], look: Look) -> Artist:
     for m in marks:
-        line = (ax.axvline if m.vertical else ax.axhline)(m.value, color=GREY, lw=0.8, zorder=0)
+        line = (ax.axvline if m.vertical else ax.axhline)(m.value, color=GREY, lw=0.8, ls=":", zorder=0)
         if m.text:
             ax.text(
                 m.value, 1.0, f" {m.text}", transform=ax.get_xaxis_transform(), va="bottom", size="small", color="0.4"

@@ -10,6 +10,7 @@ Colours are those of Okabe and Ito (2008). What is certified is a bar, what is s
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from gradlog.analysis.measures.predictors.registry import usual
@@ -119,7 +120,8 @@ def overview(ds: xarray.Dataset) -> Figure:
     figure = Figure(figsize=(7.0, 4.8 if timed else 2.6), layout="constrained")
     axes = figure.subplots(1 + timed, 2, squeeze=False)
     kappa(ds, axes[0, 0]).legend()
-    _legend_above(tail(ds, axes[0, 1]), 2)
+    for text in tail(ds, axes[0, 1]).legend(loc="upper right").get_texts():
+        text.set_text(textwrap.fill(text.get_text(), 22))
     if timed:
         _legend_above(kappa_over_time(ds, axes[1, 0]))
         _legend_above(rank_over_time(ds, axes[1, 1]))
@@ -201,8 +203,8 @@ def _write(draw: Callable[[], Figure], target: str | os.PathLike[str]) -> None:
         draw().savefig(target, dpi=200, facecolor="white", metadata=undated)
 
 
-def _legend_above(ax: Axes, columns: int = 4) -> None:
-    legend = ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=columns, borderpad=0.2, handletextpad=0.5)
+def _legend_above(ax: Axes) -> None:
+    legend = ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=4, borderpad=0.2, handletextpad=0.5)
     legend.set_in_layout(False)
 
 

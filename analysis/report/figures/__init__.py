@@ -65,9 +65,9 @@ def charts(many: bool) -> list[Chart]:
     return sorted((c for c in _CHARTS.values() if c.many == many), key=lambda c: c.place)
 
 
-def interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None, show: Callable[[float], str] | None = None) -> str:
     """Words for an interval; says so where there is none."""
-    return PAGE.interval(low, high) or "no interval"
+    return PAGE.interval(low, high, show) or "no interval"
 
 
 def width(runs: Sequence[Analysis]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.report.axes import exact
 from gradlog.analysis.report.figure import WIDE, Cells, Figure, Legend
-from gradlog.analysis.report.figures import chart, titled
+from gradlog.analysis.report.figures import chart, interval, titled
 from gradlog.analysis.report.study import SHARED, Study
 from gradlog.analysis.results.group_time import GroupTime
 
@@ -55,7 +55,7 @@ def of_shares(shares: GroupTime, title: str, label: str, most: int = MOST_GROUPS
 def _tips(shares: GroupTime, g: int) -> list[str]:
     columns = (shares.share[:, g], shares.low[:, g], shares.high[:, g], shares.first, shares.last)
     return [
-        f"{shares.groups[g]}, steps {a:,} to {b:,}: {PAGE.percent(share)} ({PAGE.interval(low, high, PAGE.percent)}) "
+        f"{shares.groups[g]}, steps {a:,} to {b:,}: {PAGE.percent(share)} ({interval(low, high, PAGE.percent)}) "
         f"of the error of {shares.predictor}"
         for share, low, high, a, b in zip(*columns, strict=True)
     ]

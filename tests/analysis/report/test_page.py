@@ -244,6 +244,7 @@ def test_many_groups_are_cut_and_told(tmp_path):
     rows[:, 7] *= 0.01
     text = html_report([stores.write_run(tmp_path / "wide.zarr", rows)], predictors=["last"])
     assert "the 32 of 230 groups with the largest error" in text
+    assert "(no interval) of the error of last" in text  # of two coordinates
     assert "Only the 200 groups of a run with the largest energy are listed." in text
     assert ">g7<" not in text
     assert text.count('<rect class="cell"') % 32 == 0
