@@ -16,7 +16,7 @@ the lag coherence, the mean product over the mean squared norm, is a fact about 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -38,7 +38,6 @@ FLAT = 1e-6
 """Differences of lag coherences that count as rounding."""
 
 Interval = tuple[float, float, float]
-Values = dict[str, float | Float64 | str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +84,13 @@ def lag_coherence(
     return {f"lag_coherence{end}": row for end, row in zip(ENDS, found, strict=True)}
 
 
-def withheld(coherence: dict[str, Float64], steps_per_epoch: int = 0) -> str:
+def withheld(coherence: Mapping[str, Float64 | float], steps_per_epoch: int = 0) -> str:
     """Say why lags do not tell signal from noise; "" where they do.
 
     Drawing without replacement from an epoch of m batches lowers the product of neighbours too, by 1 / (m - 1) of the
     noise; it may be a tenth of the coherence at most.
     """
-    value, low = coherence["lag_coherence"], coherence["lag_coherence_low"]
+    value, low = (np.atleast_1d(coherence[f"lag_coherence{end}"]) for end in ("", "_low"))
     if np.isnan(value).any():
         return f"no rows {LAGS} steps apart"
     if not (low > 0).all():

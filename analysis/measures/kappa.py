@@ -29,7 +29,7 @@ KAPPA = (
 )
 
 
-def kappas(evidence: Evidence, energy: float, order: Order, spec: AnalysisSpec) -> Values:
+def kappas(evidence: Evidence, energy: float, order: Order, spec: AnalysisSpec) -> dict[str, Float64]:
     """Kappa and path length with intervals, shuffled baseline and gain, each (predictor,).
 
     The path length is kappa times the energy: with exact norms it has kappa's interval, else one of its own.
@@ -37,7 +37,7 @@ def kappas(evidence: Evidence, energy: float, order: Order, spec: AnalysisSpec) 
     fitted = [p.fit(evidence) for p in spec.predictors]
     freedom, known = freedom_of(evidence, spec), control(evidence, energy, spec)
     columns = [_kappa(f, evidence, order, spec, freedom, known) for f in fitted]
-    found = {name: np.array([c[name] for c in columns]) for name in columns[0]}
+    found: dict[str, Float64] = {name: np.array([c[name] for c in columns]) for name in columns[0]}
     some = np.isfinite(found["kappa"])  # not where every gradient is zero
     for end in ("", "_low", "_high"):
         found[f"path_length{end}"] = found[f"kappa{end}"] * energy
@@ -113,9 +113,8 @@ def measure(
         "energy": energy,
         "energy_low": ends[1],
         "energy_high": ends[2],
-        "increment_energy": float(evidence.of("increment").sum()),
+        "increment_energy": float(evidence.of("increment").sum()) / spec.scale**2,
     }
-    found["increment_energy"] /= spec.scale**2
     known = control(evidence, energy, spec)
     power, square = (total(spec.pool(x), known) for x in (evidence.of("energy"), np.square(evidence.of("total"))))
     found["coherence"] = baseline.coherence(float(power), float(square), int(evidence.totals["rows"]))
@@ -132,13 +131,12 @@ def signal_and_noise(
     known: Control | None = None,
 ) -> Values:
     """Lag coherence; signal and noise from half batches where they are known, else from lags where these tell."""
-    found: Values = gradient_noise.lag_coherence(evidence, spec.k, spec.exact, spec.exact_groups, known)
-    why = gradient_noise.withheld(found, epoch)
+    found = gradient_noise.lag_coherence(evidence, spec.k, spec.exact, spec.exact_groups, known)
     if halves is not None:
-        return found | gradient_noise.from_half_batches(halves, batch) | {"signal_withheld": ""}
-    if why:
-        return found | gradient_noise.unknown() | {"signal_withheld": why}
+        return found | gradient_noise.from_half_batches(halves, batch)
+    if gradient_noise.withheld(found, epoch):
+        return found | gradient_noise.unknown()
     signal = gradient_noise.from_lags(evidence, spec.k, spec.exact, batch, spec.exact_groups, known)
     for name in (f"{n}{end}" for n in ("signal", "noise") for end in ("", "_low", "_high")):
         signal[name] /= spec.scale**2
-    return found | signal | {"signal_withheld": ""}
+    return found | signal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradlog.analysis.common.jackknife import by_group, jackknife
 from gradlog.analysis.common.types import Float32, Float64
@@ -13,7 +14,7 @@ MOST_STEPS = 1000
 """Steps whose shares in the path length are listed."""
 
 
-def step_shares(path: Float32, whole: float) -> Values:
+def step_shares(path: Float32, whole: float) -> tuple[Values, NDArray[np.int64]]:
     """Shares of the rows in the path length of ``last``: the largest, and the fewest rows that hold half of it.
 
     Parameters
@@ -23,11 +24,17 @@ def step_shares(path: Float32, whole: float) -> Values:
     whole : float
         Path length.
 
+    Returns
+    -------
+    values : dict
+    listed : int64 (at most MOST_STEPS,)
+        The rows whose shares are listed.
+
     Examples
     --------
-    >>> found = step_shares(np.array([1, 5, 2], np.float32), 8.0)
-    >>> found["path_rows"].tolist(), found["half_path_steps"]
-    ([0, 1, 2], 1.0)
+    >>> found, listed = step_shares(np.array([1, 5, 2], np.float32), 8.0)
+    >>> found["half_path_steps"], listed.tolist()
+    (1.0, [0, 1, 2])
     """
     listed = np.arange(len(path))
     if len(path) > MOST_STEPS:  # of equals the first
@@ -37,11 +44,12 @@ def step_shares(path: Float32, whole: float) -> Values:
     share = path[listed].astype(np.float64) / whole if whole > 0 else np.zeros(len(listed))
     reached = np.cumsum(np.sort(path)[::-1], dtype=np.float64)
     half = np.searchsorted(reached, reached[-1] / 2) + 1 if len(path) and reached[-1] > 0 else 0
-    return {"step_path_share": share, "half_path_steps": float(half), "path_rows": listed}
+    return {"step_path_share": share, "half_path_steps": float(half)}, listed
 
 
-def shares(parts: list[Values], whole: Float64) -> None:
+def shares(parts: list[Values], whole: Float64 | float) -> None:
     """Give each part, a group or a window, its share in a path length (predictor,)."""
+    whole = np.asarray(whole)
     for part in parts:
         part["path_share"] = np.divide(part["path_length"], whole, out=np.zeros_like(whole), where=whole > 0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,8 @@ from gradlog.analysis.common.jackknife import FEWEST, Control, pool
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors import Evidence, Predictor
 
-Values = dict[str, Any]
+Values = dict[str, Float64 | float]
+"""Numbers of one scope, by the names of ``results.quantities``: one, or one for each predictor, eps or lag."""
 
 
 LEAST = 2.0**-40

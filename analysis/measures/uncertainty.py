@@ -35,7 +35,7 @@ def add_to(
     """
     whole = None if blocks is None else Ratios.of(blocks, spec.predictors, LAGS)
     _scope(main, whole, len(spec.predictors), lags)
-    main |= _differences(evidence, main["energy"], spec, whole)
+    main |= _differences(evidence, float(main["energy"]), spec, whole)
     shares = group_shares(evidence, spec) if groups else []
     for g, (found, share) in enumerate(zip(groups, shares, strict=True)):
         own = None if blocks is None else Ratios.of(blocks, spec.predictors, LAGS, g)
@@ -43,7 +43,7 @@ def add_to(
         sketch = (share["path_share_high"] - share["path_share_low"]) / 2
         found["path_share_low"] = np.clip(found["path_share"] - sketch, 0, 1)
         found["path_share_high"] = np.clip(found["path_share"] + sketch, 0, 1)
-        run = np.full(len(sketch), np.nan) if own is None or whole is None else own.shares(whole)
+        run = np.full(len(spec.predictors), np.nan) if own is None or whole is None else own.shares(whole)
         found |= {"path_share_run": run, "path_share_total": np.hypot(sketch, run)}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.recorded import optimizer_name
-from gradlog.analysis.measures import bounds, uncertainty
+from gradlog.analysis.measures import bounds, gradient_noise, uncertainty
 from gradlog.analysis.measures.bounds import bound_sides
 from gradlog.analysis.measures.predictors import Evidence, Predictor
 from gradlog.analysis.measures.shares import shares
@@ -133,7 +133,9 @@ def assemble(scopes: Scopes) -> xarray.Dataset:
         main |= scopes.components(whole, refined, plan.options.spectra.components)
     values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.n_groups * by_group)]}
     main |= scopes.steps(whole)
-    shares(values["group"], sum((g["path_length"] for g in values["group"]), np.zeros(len(spec.predictors))))
+    shares(
+        values["group"], sum((np.asarray(g["path_length"]) for g in values["group"]), np.zeros(len(spec.predictors)))
+    )
     for kind in ("window", "prefix"):
         values[kind] = [scopes.values(r) for r in ranges[kind]]
         values[f"{kind}_group"] = [v for r in ranges[kind] for v in scopes.groups(r)] if by_group else []
@@ -172,7 +174,8 @@ def _of_spectrum(plan: AnalysisPlan, refined: Decomposition | None, spectrum: Sp
 
 def _attributes(run: Run, plan: AnalysisPlan, collected: Collected, main: Values) -> dict[str, Any]:
     """Say how the analysis was made, and of what."""
-    halves, withheld = collected.halves, main["signal_withheld"]
+    halves = collected.halves
+    withheld = "" if halves else gradient_noise.withheld(main, plan.epochs.steps // run.header.every)
     return {
         "kernel": ", ".join(collected.kernels),
         "predicted_memory": plan.predicted,

@@ -171,11 +171,11 @@ class Scopes:
     def steps(self, r: Range) -> Values:
         """Which steps carry the path of ``last``."""
         totals = self.totals(r)
-        found = shares.step_shares(totals["path"], float(totals["last"].sum()))
+        found, listed = shares.step_shares(totals["path"], float(totals["last"].sum()))
         start, stop = np.clip(self.run.contiguous_ranges, r.start, r.stop).T
         past = np.cumsum(stop - start)
-        chain = np.searchsorted(past, found["path_rows"], "right")
-        rows = stop[chain] - past[chain] + found["path_rows"]
+        chain = np.searchsorted(past, listed, "right")
+        rows = stop[chain] - past[chain] + listed
         return found | {"path_step": self.run.steps[rows]}
 
     def _energy(self, r: Range, group: int | None) -> float:

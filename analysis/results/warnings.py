@@ -47,9 +47,8 @@ def of_rank(run: Run, main: Values, spec: AnalysisSpec, spectrum: Spectrum | Non
     if spectrum is None:
         return ["no spectrum: the Gram of the groups does not fit this route"]
     said = []
-    for e, low, high, estimate in zip(
-        spec.eps, main["rank_low"], main["rank_high"], main["rank_estimate"], strict=True
-    ):
+    ranks = (np.atleast_1d(main[f"rank_{name}"]) for name in ("low", "high", "estimate"))
+    for e, low, high, estimate in zip(spec.eps, *ranks, strict=True):
         if low != high:
             remedy = "eps is within the rounding of float32" if spectrum.complete else "allow more passes"
             said.append(f"rank({e:g}) is only known to lie in [{low:g}, {high:g}]; {remedy}")
