@@ -21,7 +21,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from gradlog.analysis import audit_run  # noqa: E402
-from gradlog.analysis.audit.integrity import Folder, verify  # noqa: E402
+from gradlog.analysis.audit.integrity import Folder, examine  # noqa: E402
 from gradlog.analysis.audit.listing import tree_digest  # noqa: E402
 from gradlog.format.chain import digest  # noqa: E402
 from gradlog.format.header import RunHeader, SegmentHeader, SketchSpec, TensorInfo  # noqa: E402
@@ -80,7 +80,7 @@ def test_audit_against_hashing(benchmark: Any, tmp_path: Path) -> None:
     """Processor time of the integrity check and of the whole audit over that of reading and hashing every file."""
     path = tmp_path / "run.zarr"
     write(path, SIZE)
-    work = {"integrity": lambda: verify(Folder(path)), "audit": lambda: audit_run(path)}
+    work = {"integrity": lambda: examine(Folder(path)).problems, "audit": lambda: audit_run(path)}
     floors, found = [], {name: [] for name in work}
     for _ in range(3):
         floors.append(best(lambda: floor(path), 1)[1])
@@ -108,7 +108,7 @@ def main() -> None:
             wall, unit = best(lambda: floor(path), options.times)
             print(f"{label}: floor, read and hash: {wall:.2f} s, {unit:.2f} s of processor time", flush=True)
             for what, work in (
-                ("integrity alone", lambda: verify(Folder(path))),
+                ("integrity alone", lambda: examine(Folder(path)).problems),
                 ("the whole audit", lambda: audit_run(path)),
                 ("--digest", lambda: tree_digest(path)),
             ):

@@ -33,7 +33,7 @@ from gradlog.format.names import (
     TORN,
 )
 
-__all__ = ["Files", "Findings", "Folder", "check", "examine", "open_files", "verify"]
+__all__ = ["Files", "Findings", "Folder", "check", "examine", "open_files"]
 
 _LOOKS = 5
 """How often a segment with problems is looked at, at most."""
@@ -55,29 +55,14 @@ class Findings:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def verify(files: Files) -> list[str]:
-    """Check every file of a run against manifests, chain and metadata.
-
-    Parameters
-    ----------
-    files : Files
-        ``Folder(path)`` for a local run, ``open_files`` for any.
-
-    Returns
-    -------
-    list of str
-        One line a problem, empty for a sound run. Nothing is raised for damaged content.
+def examine(files: Files) -> Findings:
+    """Check every file of a run against manifests, chain and metadata. Nothing is raised for damage; it may be live.
 
     Examples
     --------
-    >>> verify(Folder("/nonexistent.zarr"))
+    >>> examine(Folder("/nonexistent.zarr")).problems
     ['zarr.json: missing']
     """
-    return examine(files).problems
-
-
-def examine(files: Files) -> Findings:
-    """Check as :func:`verify` does, and tell also what a kill or a rewind left behind. A run may be live."""
     findings = Findings()
     findings.problems += _run(files, findings.notes)
     return findings
@@ -180,7 +165,8 @@ def _segment(
         notes.append("not begun: its writer was killed before it wrote the metadata")
         return
     # Before the commit record: the rows of a journal that is retired from here on are in the chunks it names.
-    journals = _read_journals(files, header, name, inside)
+    held = {k: files.get(f"{name}/{k}") for k in sorted(inside, reverse=True) if JOURNAL_PATTERN.fullmatch(k)}
+    journals, _ = records.read_all(held, records.owner(header.uuid, name), len(header.groups), header.sketch.k)
     data = files.get(f"{name}/{META}")
     if data is None:
         yield f"{META}: missing"
@@ -202,7 +188,7 @@ def _segment(
     if segment.parent is not None and segment.parent not in segments:
         yield f"{META}: continues {segment.parent}, which is missing"
     # A newer minor version may have more arrays.
-    implied = layout.arrays(header, segment.rows, len(segment.scalars), segment.snapshots, segment.shard)
+    implied = layout.arrays(header, segment.rows, len(segment.scalars), segment.shard, segment.snapshots)
     if not isinstance(arrays, dict) or arrays != arrays | implied:
         yield f"{META}: the arrays' metadata is not what the headers imply"
         return
@@ -245,7 +231,7 @@ def _arrays(
         names, chunks = coming.get("scalars"), coming.get("chunks")
         taken = segment.snapshots + (layout.snapshots_in(chunks) if isinstance(chunks, dict) else 0)
         scalars = len(names) if isinstance(names, list) else 0
-        allowed.append(layout.arrays(header, _interval(coming.get("rows"))[1], scalars, taken))
+        allowed.append(layout.arrays(header, _interval(coming.get("rows"))[1], scalars, snapshots=taken))
     unwritten = segment.flushes == 0 and segment.status == "recording"
     for array in committed:
         data = files.get(f"{segment.name}/{array}/{META}")
@@ -298,17 +284,6 @@ def _chunks(files: Chunks, name: str, chunks: Any, listed: set[str]) -> Iterator
             yield f"{key}: {len(data)} bytes, the manifest says {entry.get('size')}"
         elif digest(data) != entry.get("blake2b"):
             yield f"{key}: bytes contradict the manifest"
-
-
-def _read_journals(files: Files, header: RunHeader, name: str, inside: set[str]) -> dict[int, records.Journal]:
-    """Journals by number, newest first, as a reader takes them."""
-    found = {}
-    owner = records.owner(header.uuid, name)
-    for match in filter(None, map(JOURNAL_PATTERN.fullmatch, sorted(inside, reverse=True))):
-        data = files.get(f"{name}/{match[0]}")
-        if data is not None:
-            found[int(match[1])] = records.read_journal(data, owner, len(header.groups), header.sketch.k)
-    return found
 
 
 def _tail(

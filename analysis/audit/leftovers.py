@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from gradlog.format import layout
 from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.layout import ARRAYS, ChunkKey, segment_arrays
+from gradlog.format.layout import ARRAYS, ChunkKey
 from gradlog.format.names import MANIFESTS, PARTIAL_FILE
 
 _FOREIGN = re.compile(r"\.DS_Store|\._.*|\.directory|Thumbs\.db|desktop\.ini|\.nfs\w+|\.fuse_hidden\w+")
@@ -60,4 +61,4 @@ def is_resharded(header: RunHeader, segment: SegmentHeader, array: str, found: A
         return False
     if not 1 <= shard <= -(-segment.rows // header.chunk):
         return False
-    return bool(found == segment_arrays(header, segment.rows, len(segment.scalars), shard).get(array))
+    return bool(found == layout.arrays(header, segment.rows, len(segment.scalars), shard).get(array))

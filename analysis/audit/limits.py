@@ -21,11 +21,10 @@ from gradlog.format.header import RunHeader, SegmentHeader, attributes
 from gradlog.format.layout import (
     ARRAYS,
     ChunkKey,
+    arrays,
     chunk_codec,
     chunk_keys,
     decoded_bytes,
-    segment_arrays,
-    snapshot_arrays,
     split_key,
 )
 from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, SEGMENT_PATTERN
@@ -86,10 +85,9 @@ def _segment(folder: Path, files: dict[str, int], header: RunHeader) -> Iterator
     broken = list(_flushes(lines[: segment.flushes], header.chunk, segment.rows))
     yield from broken
     if not broken:
-        arrays = segment_arrays(header, segment.rows, len(segment.scalars))
-        single = snapshot_arrays(header, segment.snapshots) | ({} if segment.shard else arrays)
-        yield from _single(folder, files, single)
-        yield from _sharded(folder, files, segment, arrays) if segment.shard else ()
+        implied = arrays(header, segment.rows, len(segment.scalars), snapshots=segment.snapshots)
+        yield from _single(folder, files, implied)
+        yield from _sharded(folder, files, segment, implied) if segment.shard else ()
 
 
 def _flushes(manifests: list[bytes], chunk: int, rows: int) -> Iterator[str]:

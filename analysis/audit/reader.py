@@ -20,11 +20,11 @@ from gradlog.analysis.audit.integrity import Files, Folder
 from gradlog.analysis.audit.limits import headers
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.errors import CorruptRunError
-from gradlog.format import shards
+from gradlog.format import layout, shards
 from gradlog.format.chain import manifest_reader, walk
 from gradlog.format.codec import decode, is_intact
 from gradlog.format.header import NONFINITE, RunHeader, SegmentHeader
-from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, chunk_codec, chunk_shape, scalar_chunks, segment_arrays
+from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, chunk_codec, chunk_shape, scalar_chunks
 from gradlog.format.names import JOURNAL_PATTERN
 
 Floats = NDArray[np.float64]
@@ -161,7 +161,7 @@ class _Table:
     def __init__(self, header: RunHeader, segment: SegmentHeader) -> None:
         scalars = scalar_chunks(len(segment.scalars)) * SCALAR_COLUMNS
         self._chunk, self._shard = header.chunk, segment.shard
-        self._metadata = segment_arrays(header, segment.rows, scalars)
+        self._metadata = layout.arrays(header, segment.rows, scalars)
         # Zeros take no memory until chunks that are really there are written into them.
         self.columns = {
             name: np.zeros(meta["shape"][:2], np.float64 if name == "sketch" else meta["data_type"])

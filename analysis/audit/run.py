@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gradlog.analysis.audit import limits, listing
@@ -33,8 +33,24 @@ from gradlog.errors import NotARunError
 LOOKS = 3
 """How often a run with problems is looked at while its writer lives: what it is just doing looks like damage once."""
 
-CONTENT = ("steps", "lineage", "time", "parameters", "nonfinite", "norms", "rows", "joins", "scalars", "provenance")
-"""Checks that read the run's content, which they only do where its bytes are sound."""
+CHECKS: dict[str, Callable[[Witness], Iterable[Line]]] = {
+    "steps": lambda w: completeness.steps(w.header, w.evidence),
+    "lineage": lambda w: completeness.lineage(w.header, w.evidence),
+    "repeats": lambda w: (Line("PASS", "repeats", note) for note in describe(w.run.relogged)),
+    "writers": lambda w: (Line("WARN", "writers", n) for n in concurrent_writers.describe(w.run.relogged["writers"])),
+    "time": lambda w: completeness.times(w.header, w.evidence),
+    "parameters": lambda w: completeness.parameters(w.header, w.evidence),
+    "nonfinite": lambda w: completeness.nonfinite(w.evidence),
+    "norms": lambda w: norms(w.header, w.evidence),
+    "rows": lambda w: duplicates(w.evidence),
+    "joins": lambda w: joins(w.evidence),
+    "scalars": lambda w: scalars(w.header, w.evidence),
+    "provenance": lambda w: provenance(w.header),
+}
+"""Checks that read the run's content, in order; they only do so where its bytes are sound."""
+
+CONTENT = [name for name in CHECKS if name not in ("repeats", "writers")]
+"""Those that always have something to say."""
 
 SOUND = "every file agrees with its manifest, the chain and the metadata"
 
@@ -106,16 +122,22 @@ def audit_run(
             report.run("manifest", listing.compare(folder, manifest))
         if witness is None:
             wanted = {"head": bool(heads_kept), "checkpoints": bool(loaded), "replay": replay, "shared": other}
-            for check in (*CONTENT, *(name for name, asked in wanted.items() if asked)):
-                report.run(check, [Line("SKIP", check, "not looked at: the files are not sound")])
+            for name in (*CONTENT, *(name for name, asked in wanted.items() if asked)):
+                report.run(name, [Line("SKIP", name, "not looked at: the files are not sound")])
             return report
-        report.run("content", _content(report, witness))
+        for name, check in CHECKS.items():
+            report.run(name, _lines(check, witness))
         _outside(report, folder, witness, heads_kept, loaded, sgd)
         if replay is not None:
-            report.run("replay", _replay(witness, replay, replay_steps, seed))
+            report.run("replay", against_replay(witness.run, replay, replay_steps, seed))
         if beside is not None and (second := _sound(report, beside, f"{other}: ")):
-            report.run("shared", _shared(witness, second))
+            report.run("shared", shared(witness.run, second.run))
     return report
+
+
+def _lines(check: Callable[[Witness], Iterable[Line]], witness: Witness) -> Iterator[Line]:
+    """Begin a check only where the report catches what it raises."""
+    yield from check(witness)
 
 
 def _elsewhere(path: str) -> Report:
@@ -178,25 +200,6 @@ def _addressed(note: str, folder: Path) -> str:
     return note.replace(" RUN", f" {shlex.quote(os.fspath(folder))}")
 
 
-def _content(report: Report, witness: Witness) -> Iterator[Line]:
-    """Run the checks of content, each a finding of its own; silent itself."""
-    header, evidence = witness.header, witness.evidence
-    report.run("steps", completeness.steps(header, evidence))
-    report.run("lineage", completeness.lineage(header, evidence))
-    again = witness.run.relogged
-    report.run("repeats", (Line("PASS", "repeats", note) for note in describe(again)))
-    report.run("writers", (Line("WARN", "writers", note) for note in concurrent_writers.describe(again["writers"])))
-    report.run("time", completeness.times(header, evidence))
-    report.run("parameters", completeness.parameters(header, evidence))
-    report.run("nonfinite", completeness.nonfinite(evidence))
-    report.run("norms", norms(header, evidence))
-    report.run("rows", duplicates(evidence))
-    report.run("joins", joins(evidence))
-    report.run("scalars", scalars(header, evidence))
-    report.run("provenance", provenance(header))
-    yield from ()
-
-
 def _outside(
     report: Report,
     folder: Path,
@@ -217,11 +220,3 @@ def _outside(
 def _checkpoints(witness: Witness, loaded: Sequence[tuple[int, Checkpoint]], sgd: bool) -> Iterator[Line]:
     yield from snapshots(witness.run, loaded)
     yield from against_checkpoints(witness.run, loaded, sgd)
-
-
-def _replay(witness: Witness, gradient: Gradient, count: int, seed: int) -> Iterator[Line]:
-    yield from against_replay(witness.run, gradient, count, seed)
-
-
-def _shared(witness: Witness, other: Witness) -> Iterator[Line]:
-    yield from shared(witness.run, other.run)

@@ -30,7 +30,7 @@ from gradlog.format.chain import digest, is_sealed
 from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.journal import Journal, following
 from gradlog.format.layout import SNAPSHOTS
-from gradlog.format.names import JOURNAL_PATTERN, META, WAITING_PATTERN
+from gradlog.format.names import META
 
 ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
 
@@ -64,7 +64,8 @@ class Segment:
         """Open by its commit record and check every shape against the headers."""
         where, run, name = metadata.where, metadata.header, own.name
         here = f"{where}/{name}"
-        journals, waiting = read_journals(own, run)
+        owner = records.owner(run.uuid, name)
+        journals, waiting = records.read_all(own.journals, owner, len(run.groups), run.sketch.k)
         if not is_sealed(own.record):
             raise CorruptRunError(f"{here}/{META}: its bytes contradict its own digest; run: gradlog audit")
         header, arrays = _read_record(metadata.store, metadata.prefix + name, own.record, run, here)
@@ -230,23 +231,6 @@ class Segment:
         return self.arrays[name]
 
 
-def read_journals(
-    own: SegmentMetadata, run: RunHeader
-) -> tuple[dict[int, Journal], dict[int, tuple[int, NDArray[np.float32]]]]:
-    """Journals of a segment by the number of their chunk, and by their own number sketches of the parameters."""
-    found, waiting = {}, {}
-    owner = records.owner(run.uuid, own.name)
-    shape = len(run.groups), run.sketch.k
-    for name, data in own.journals.items():
-        if match := JOURNAL_PATTERN.fullmatch(name):
-            found[int(match[1])] = records.read_journal(data, owner, *shape)
-        elif match := WAITING_PATTERN.fullmatch(name):
-            number = int(match[1])
-            if (kept := records.read_snapshot(data, number, owner, *shape)) is not None:
-                waiting[number] = kept
-    return found, waiting
-
-
 def _join(first: Journal, second: Journal) -> Journal:
     names = list(dict.fromkeys([*first.names, *second.names]))
     parts = [(j, [names.index(name) for name in j.names]) for j in (first, second)]
@@ -301,7 +285,7 @@ def _read_record(
         told = document["consolidated_metadata"]["metadata"]
     except (KeyError, TypeError) as error:
         raise CorruptRunError(f"{where}/{META}: carries no metadata of arrays") from error
-    implied = layout.arrays(run, header.rows, len(header.scalars), header.snapshots, header.shard)
+    implied = layout.arrays(run, header.rows, len(header.scalars), header.shard, header.snapshots)
     for name, meta in implied.items():
         found = told.get(name) if isinstance(told, dict) else None
         if found != meta:

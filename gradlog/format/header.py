@@ -207,7 +207,9 @@ class RunHeader:
 
     def frames(self) -> dict[str, tuple[str, int]]:
         """Codec of each array's chunks, and the bytes that they decode to."""
-        return {name: (chunk_codec(meta), decoded_bytes(meta)) for name, meta in arrays(self, 1, 1, 1).items()}
+        return {
+            name: (chunk_codec(meta), decoded_bytes(meta)) for name, meta in arrays(self, 1, 1, snapshots=1).items()
+        }
 
     @property
     def largest_file(self) -> int:

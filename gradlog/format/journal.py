@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from gradlog.errors import CorruptRunError
 from gradlog.format import fields, limits
-from gradlog.format.names import JOURNAL
+from gradlog.format.names import JOURNAL, JOURNAL_PATTERN, WAITING_PATTERN
 
 _MAGIC = b"GLJ1"
 _HEAD = struct.Struct("<4sII")
@@ -317,3 +317,23 @@ def following(journals: Mapping[int, Journal], rows: int, chunk: int) -> Iterato
         elif len(journal):
             yield journal, ""
         rows = max(rows, start + len(journal))
+
+
+def read_all(
+    files: Mapping[str, bytes | None], owner: str, groups: int, k: int
+) -> tuple[dict[int, Journal], dict[int, tuple[int, NDArray[np.float32]]]]:
+    """Read a segment's journals, by the number of their chunk, and the sketches of the parameters by their own.
+
+    ``files`` are those of the segment by name, the newest first; None for what is gone.
+    """
+    found, waiting = {}, {}
+    for name, data in files.items():
+        match = JOURNAL_PATTERN.fullmatch(name) or WAITING_PATTERN.fullmatch(name)
+        if match is None or data is None:
+            continue
+        number = int(match[1])
+        if match.re is JOURNAL_PATTERN:
+            found[number] = read_journal(data, owner, groups, k)
+        elif (kept := read_snapshot(data, number, owner, groups, k)) is not None:
+            waiting[number] = kept
+    return found, waiting

@@ -219,27 +219,20 @@ def group_metadata(attrs: Mapping[str, Any], consolidated: Mapping[str, Any] | N
     return meta
 
 
-def arrays(header: RunHeader, rows: int, scalars: int, snapshots: int, shard: int = 0) -> dict[str, dict[str, Any]]:
-    """Zarr v3 metadata of all arrays of a segment: :func:`segment_arrays` and :func:`snapshot_arrays`."""
-    return segment_arrays(header, rows, scalars, shard) | snapshot_arrays(header, snapshots)
-
-
-def segment_arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0) -> dict[str, dict[str, Any]]:
-    """Zarr v3 metadata of a segment's :data:`ARRAYS` when ``rows`` rows and ``scalars`` names are committed.
+def arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0, snapshots: int = 0) -> dict[str, dict[str, Any]]:
+    """Zarr v3 metadata of a segment's arrays when so many rows, names and snapshots are committed.
 
     With ``shard`` chunks to a file the chunks are those of an unsharded segment, byte for byte, as the inner chunks
     of Zarr's ``sharding_indexed`` codec.
     """
-    shape = {"step": rows, "scalar": scalars, **_fixed(header)}
-    chunk = {"step": header.chunk, "scalar": SCALAR_COLUMNS, **_fixed(header)}
-    found = {name: _metadata(array, shape, chunk, _SKETCH[header.codec]) for name, array in ARRAYS.items()}
-    return {name: _sharded(meta, shard) for name, meta in found.items()} if shard else found
-
-
-def snapshot_arrays(header: RunHeader, snapshots: int) -> dict[str, dict[str, Any]]:
-    """Zarr v3 metadata of the :data:`SNAPSHOTS` of a segment that has so many."""
-    shape, chunk = {"snapshot": snapshots, **_fixed(header)}, {"snapshot": 1, **_fixed(header)}
-    return {name: _metadata(array, shape, chunk, RAW) for name, array in SNAPSHOTS.items()} if snapshots else {}
+    fixed = {"group": len(header.groups), "k": header.sketch.k}
+    shape = {"step": rows, "scalar": scalars, "snapshot": snapshots, **fixed}
+    chunk = {"step": header.chunk, "scalar": SCALAR_COLUMNS, "snapshot": 1, **fixed}
+    found = {}
+    for name, array in (ARRAYS | SNAPSHOTS if snapshots else ARRAYS).items():
+        meta = _metadata(array, shape, chunk, array.codecs or _SKETCH[header.codec])
+        found[name] = _sharded(meta, shard) if shard and name in ARRAYS else meta
+    return found
 
 
 def chunk_shape(meta: Mapping[str, Any]) -> list[int]:
@@ -258,12 +251,8 @@ def decoded_bytes(meta: Mapping[str, Any]) -> int:
     return math.prod(chunk_shape(meta)) * int(meta["data_type"][-2:]) // 8
 
 
-def _fixed(header: RunHeader) -> dict[str, int]:
-    return {"group": len(header.groups), "k": header.sketch.k}
-
-
 def _metadata(
-    array: Array, shape: Mapping[str, int], chunk: Mapping[str, int], sketch: Sequence[Mapping[str, Any]]
+    array: Array, shape: Mapping[str, int], chunk: Mapping[str, int], codecs: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     return {
         "zarr_format": 3,
@@ -273,7 +262,7 @@ def _metadata(
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk[dim] for dim in array.dims]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": "NaN" if array.dtype.startswith("float") else 0,
-        "codecs": sketch if array.codecs is None else array.codecs,
+        "codecs": codecs,
         "dimension_names": list(array.dims),
         "attributes": {},
     }

@@ -209,8 +209,7 @@ class Recording:
         if not self.rows and self._parents:
             self._writer.segment = with_parent(self._writer.segment, self._parents, number)
         if self._journal is not None:
-            values, names = block.scalars[i, : len(self._columns)], self._columns.names
-            self._journal.row(block.index, i, number, flags, block.norm2[i], block.sketch[i], values, names)
+            self._journal.row(block.index, i, block.record(i, len(self._columns)), self._columns.names)
         block.rows = i + 1
 
     def annotate(self, scalars: Mapping[str, Any]) -> None:

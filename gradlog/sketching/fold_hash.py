@@ -101,36 +101,9 @@ class FoldHash:
         """Return the zero vector to fold into: float32 (2m,), two halves whose sum is w."""
         return _aligned(2 * self.spec.m)
 
-    def fold(self, w: Floats, name: str, x: NDArray[Any], offset: int = 0) -> None:
-        """Add a part of tensor ``name`` to the folded vector.
-
-        Parameters
-        ----------
-        w : ndarray, float32 (2m,)
-            From :meth:`buffer`; changed in place.
-        name : str
-            Canonical name of the tensor.
-        x : ndarray (n,)
-            Real entries of the tensor in C order, converted to float32.
-        offset : int
-            Index of ``x[0]`` in the flat full tensor. Any cut of a tensor, folded in any number of parts, gives the
-            same w; to the bit when the parts come in order.
-
-        Raises
-        ------
-        ValueError
-            ``w`` or ``x`` has another shape or dtype, or ``offset`` is negative.
-        """
-        if w.shape != (2 * self.spec.m,) or w.dtype != np.float32:
-            raise ValueError(f"w must be float32 ({2 * self.spec.m},), got {w.dtype} {w.shape}: use buffer()")
-        if x.ndim != 1 or x.dtype.kind not in "fiu" or offset < 0:
-            raise ValueError(f"x must be flat and real, offset >= 0; got {x.dtype} {x.shape}, offset={offset}")
-        with np.errstate(all="ignore"):
-            self._fold(w, name, x, offset)
-
     def fold_norm2(self, w: Floats, name: str, x: NDArray[Any]) -> float:
         """Fold a full tensor (unchecked) and return the sum of its squared float32 entries, in float64."""
-        return in_range(self._fold(w, name, x, 0), x)
+        return in_range(self._fold(w, name, x), x)
 
     def fold_entries(self, w: Floats, name: str, index: NDArray[np.int64], x: NDArray[Any]) -> float:
         """Fold entries of a tensor (unchecked), at ascending places ``index``; return the sum of their squares.
@@ -165,7 +138,8 @@ class FoldHash:
     def sketch(self, x: NDArray[Any], name: str) -> Floats:
         """Return Sx, float32 (k,), of one tensor ``x`` (any shape, real) called ``name``."""
         w, out = self.buffer(), np.empty(self.spec.k, np.float32)
-        self.fold(w, name, np.ravel(x))
+        with np.errstate(all="ignore"):
+            self._fold(w, name, np.ravel(x))
         self.hash(w, out)
         return out
 
@@ -202,26 +176,24 @@ class FoldHash:
         place[self._order] = np.arange(self.spec.m)
         return place
 
-    def _fold(self, w: Floats, name: str, x: NDArray[Any], offset: int) -> float:
+    def _fold(self, w: Floats, name: str, x: NDArray[Any]) -> float:
         """Add x row by row to w and return its squared norm.
 
         The norm comes first because it is free: a dot product streams two rows at a time into the cache at the full
         speed of the memory, which the elementwise product alone does not reach.
         """
         m, t, scratch = self.spec.m, self._t, self._scratch
-        first, p = divmod(offset, m)
-        start, norm2 = 0, 0.0
-        for i, code in enumerate(self.rows(name, -(-(offset + x.size) // m))[first:].tolist()):
+        norm2 = 0.0
+        for i, code in enumerate(self.rows(name, -(-x.size // m)).tolist()):
+            start = i * m
             if i % 2 == 0:
-                norm2 += squared_norm(x[start : start + 2 * m - p])
-            part = x[start : start + m - p]
+                norm2 += squared_norm(x[start : start + 2 * m])
+            part = x[start : start + m]
             n = part.size
             signed = scratch if n == m else scratch[:n]
-            np.multiply(part, t if n == m else t[p : p + n], signed)
-            s = (code >> 1) + p
-            place = w[s : s + n]
+            np.multiply(part, t if n == m else t[:n], signed)
+            place = w[code >> 1 : (code >> 1) + n]
             (np.subtract if code & 1 else np.add)(place, signed, place)
-            start, p = start + n, 0
         return norm2
 
 

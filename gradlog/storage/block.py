@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.format.header import RunHeader
+from gradlog.format.journal import Journal, row_record
 from gradlog.format.layout import SCALAR_COLUMNS
 
 
@@ -42,6 +44,24 @@ class Block:
         self.index = 0
         self.before: int | None = None
         self.names: list[str] = []
+
+    @classmethod
+    def of_journal(cls, header: RunHeader, index: int, journal: Journal, committed: Sequence[str]) -> Block:
+        """Rows of a journal as chunk ``index``; ``committed`` are the names that earlier chunks have."""
+        block = cls(header).reuse(index)
+        block.rows = min(len(journal), header.chunk)
+        block.names = max(list(committed), journal.names, key=len)
+        block.widen(len(block.names))
+        rows = slice(0, block.rows)
+        block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
+        block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]
+        block.scalars[rows, : journal.scalars.shape[1]] = journal.scalars[rows]
+        return block
+
+    def record(self, row: int, names: int) -> bytes:
+        """Record of a row for the journal, with the scalars that have a name so far."""
+        scalars = self.scalars[row, :names]
+        return row_record(int(self.step[row]), int(self.flags[row]), self.norm2[row], self.sketch[row], scalars)
 
     @property
     def full(self) -> bool:

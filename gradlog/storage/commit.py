@@ -177,7 +177,7 @@ class SegmentWriter:
         ValueError
             Readers would refuse the segment: too many parameters joined, or they have too long names.
         """
-        data = self._metadata()
+        data = self._metadata(self.segment)
         try:
             limits.require_size("header", len(data), limits.METADATA - 2 * limits.NAMES)  # scalars come to it
             SegmentHeader.from_attrs(attributes(data, f"header: {META}"), "header").require_bounds(
@@ -277,17 +277,13 @@ class SegmentWriter:
         self.publish(dataclasses.replace(self.segment, status=status, reason=reason, dropped=dropped, closed=now()))
 
     def publish(self, segment: SegmentHeader) -> None:
-        """Commit a new state of the segment: each array's metadata, then its own."""
-        previous, self.segment = self.segment, segment
-        try:
-            for name, meta in self._arrays().items():
-                self._sink.put(f"{segment.name}/{name}/{META}", [_json(meta)])
-            if self._sink.local is None:  # elsewhere a folder that was replaced takes objects as before
-                self._require_root()
-            self._sink.put(f"{segment.name}/{META}", [self._metadata()])
-        except BaseException:
-            self.segment = previous
-            raise
+        """Commit a new state of the segment: each array's metadata, then its own, with which it counts."""
+        for name, meta in self._arrays(segment).items():
+            self._sink.put(f"{segment.name}/{name}/{META}", [_json(meta)])
+        if self._sink.local is None:  # elsewhere a folder that was replaced takes objects as before
+            self._require_root()
+        self._sink.put(f"{segment.name}/{META}", [self._metadata(segment)])
+        self.segment = segment
 
     def _require_root(self) -> None:
         """Refuse to write into a run that is not the one of the claim; elsewhere, take back what is there of it."""
@@ -311,13 +307,12 @@ class SegmentWriter:
         for key in self._sink.keys(name):
             self._sink.discard(key)
 
-    def _arrays(self) -> dict[str, dict[str, Any]]:
-        s = self.segment
-        return arrays(self._header, s.rows, len(s.scalars), s.snapshots, s.shard)
+    def _arrays(self, s: SegmentHeader) -> dict[str, dict[str, Any]]:
+        return arrays(self._header, s.rows, len(s.scalars), s.shard, s.snapshots)
 
-    def _metadata(self) -> bytes:
-        unchecked = dataclasses.replace(self.segment, check=NO_CHECK)
-        return seal(_json(group_metadata(unchecked.to_attrs(), self._arrays())))
+    def _metadata(self, segment: SegmentHeader) -> bytes:
+        unchecked = dataclasses.replace(segment, check=NO_CHECK)
+        return seal(_json(group_metadata(unchecked.to_attrs(), self._arrays(segment))))
 
     def _encode(self, block: Block, scalars: int) -> Iterator[tuple[str, Buffers]]:
         columns = block.columns()

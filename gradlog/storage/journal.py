@@ -53,23 +53,13 @@ class JournalWriter:
         """File of the rows of chunk ``chunk``."""
         return self._folder / JOURNAL.format(chunk)
 
-    def row(
-        self,
-        chunk: int,
-        row: int,
-        step: int,
-        flags: int,
-        norm2: NDArray[np.float64],
-        sketch: NDArray[np.float32],
-        scalars: NDArray[np.float64],
-        names: list[str],
-    ) -> None:
-        """Write row number ``row`` of a chunk, in place of one of that number that never counted."""
+    def row(self, chunk: int, row: int, record: bytes, names: list[str]) -> None:
+        """Write the record of row number ``row`` of a chunk, in place of one of that number that never counted."""
         if chunk != self._chunk:
             self._open(chunk)
         before, after = self._marks
         mark = after if after.rows == row else before
-        data = _new_names(names, mark) + journal.row_record(step, flags, norm2, sketch, scalars)
+        data = _new_names(names, mark) + record
         self._write(data, mark.end)
         self._marks = mark, _Mark(row + 1, mark.end + len(data), len(names))
 

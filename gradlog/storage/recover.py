@@ -17,6 +17,7 @@ from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.limits import parse_object
 from gradlog.format.names import JOURNAL_PATTERN, PARTIAL_FILE
 from gradlog.storage import liveness, spool
+from gradlog.storage.block import Block
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
 from gradlog.storage.settings import Storage
 from gradlog.storage.sink import Sink
@@ -133,7 +134,7 @@ def _settle(sink: Sink, header: RunHeader, name: str, folder: Path, force: bool,
             first = min(first, int(journal.step[0])) if last >= first else int(journal.step[0])
             last = max(last, int(journal.step[-1]))
             if dead and index * header.chunk == writer.segment.rows:
-                writer.commit(spool.block(header, index, journal, writer.segment.scalars), segment.dropped)
+                writer.commit(Block.of_journal(header, index, journal, writer.segment.scalars), segment.dropped)
         replayed = index * header.chunk + len(journal) <= writer.segment.rows
         spent.append((path, journal.damaged or not replayed))
     snapshots = spool.snapshots(folder, header, segment.snapshots)

@@ -128,17 +128,4 @@ def reload(path: Path, header: RunHeader, index: int, committed: Sequence[str]) 
     journal = read(path, header)
     if journal.chunk != index or len(journal) != header.chunk:
         raise CorruptRunError(f"{path} holds {len(journal)} of {header.chunk} rows that wait for the store")
-    return block(header, index, journal, committed)
-
-
-def block(header: RunHeader, index: int, journal: Journal, committed: Sequence[str]) -> Block:
-    """Rows of a journal as chunk ``index``; ``committed`` are the names that earlier chunks have."""
-    block = Block(header).reuse(index)
-    block.rows = min(len(journal), header.chunk)
-    block.names = max(list(committed), journal.names, key=len)
-    block.widen(len(block.names))
-    rows = slice(0, block.rows)
-    block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
-    block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]
-    block.scalars[rows, : journal.scalars.shape[1]] = journal.scalars[rows]
-    return block
+    return Block.of_journal(header, index, journal, committed)

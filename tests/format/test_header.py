@@ -18,7 +18,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, check, examine, verify
+from gradlog.analysis.audit.integrity import Folder, check, examine
 from gradlog.analysis.reading.run import Run
 from gradlog.cli.app import run as command
 from gradlog.errors import CorruptRunError, NewerFormatError
@@ -258,7 +258,7 @@ def test_a_newer_minor_version_is_read(tmp_path: Path, name: str) -> None:
     assert run.info["format"] == "1.7"
     for segment, rows in expected(name).items():
         assert same(rows["sketch"], segment_rows(run)[segment]["sketch"])
-    assert verify(Folder(path)) == []
+    assert examine(Folder(path)).problems == []
 
 
 def test_a_record_kind_of_a_newer_minor_version_is_passed_over(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ class TestTail:
             steps = open_run(path).steps
             assert steps.tolist() == list(range(len(steps)))
             assert 16 <= len(steps) <= 21
-            assert verify(Folder(path)) == []
+            assert examine(Folder(path)).problems == []
 
     def test_every_changed_bit_of_a_whole_record_is_refused(self, path: Path) -> None:
         journal = journal_of(path)
@@ -318,7 +318,7 @@ class TestTail:
                 assert read_journal(changed, owner_of(path), 1, 8).damaged, (at, bit)
         for at in (0, 5, 13, 21, 60, whole - 1):
             journal.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-            assert [p for p in verify(Folder(path)) if "damaged behind row" in p]
+            assert [p for p in examine(Folder(path)).problems if "damaged behind row" in p]
             with pytest.raises(CorruptRunError, match=r"\.journal-000002: damaged behind row"):
                 open_run(path)
             with pytest.raises(second.Refused):
@@ -331,7 +331,7 @@ class TestTail:
         (path / SEGMENT / ".journal-000003").write_bytes(head(3, owner_of(path)) + data[12:])
         with pytest.raises(CorruptRunError, match=r"rows 16 to 23 before it are missing; \.journal-000002 held them"):
             open_run(path)
-        assert verify(Folder(path)) == [
+        assert examine(Folder(path)).problems == [
             f"{SEGMENT}/.journal-000003: rows 16 to 23 before it are missing; .journal-000002 held them"
         ]
         with pytest.raises(second.Refused, match="hole"):

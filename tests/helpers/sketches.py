@@ -15,7 +15,7 @@ Tensors = Sequence[tuple[str, NDArray[np.float32]]]
 def sketch_of(S: FoldHash, tensors: Tensors) -> NDArray[np.float32]:
     w, out = S.buffer(), np.empty(S.spec.k, np.float32)
     for name, x in tensors:
-        S.fold(w, name, x)
+        S.fold_norm2(w, name, x)
     S.hash(w, out)
     return out
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from gradlog.format import layout
 from gradlog.format.chain import NO_CHECK, digest, seal
 from gradlog.format.header import SEGMENT_KEY, RunHeader, SegmentHeader, SketchSpec, TensorInfo
-from gradlog.format.layout import group_metadata, segment_arrays
+from gradlog.format.layout import group_metadata
 from gradlog.format.names import META
 
 
@@ -50,7 +51,7 @@ def write_segment(path, head, sketch, steps=None, flags=None, scalars=None, norm
     seg = SegmentHeader(**{"status": "closed", "root": root, **counts, **fields, "scalars": tuple(scalars)})
     folder = path / seg.name
     folder.mkdir()
-    arrays = segment_arrays(head, T, len(scalars))
+    arrays = layout.arrays(head, T, len(scalars))
     write_meta(folder, group_metadata(seg.to_attrs(), arrays))
     group = zarr.open_group(folder, mode="r+", use_consolidated=True)
     with zarr.config.set({"array.write_empty_chunks": True}):

@@ -11,7 +11,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import analyze, open_run
-from gradlog.analysis.audit.integrity import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, examine
 from gradlog.errors import GradientError, GradlogWarning
 from gradlog.format.names import HALF_NORM2
 from gradlog.storage.compact import compact
@@ -83,7 +83,7 @@ def test_a_kill_and_compaction_lose_no_half(tmp_path: Path) -> None:
     np.testing.assert_allclose(kept(path), expected, rtol=1e-5)  # chunks and journal
     start(path, groups={"a": "^a", "c": "^c"}, mode="a").close()
     compact(path)
-    assert verify(Folder(path)) == []
+    assert examine(Folder(path)).problems == []
     run = open_run(path)
     found = np.concatenate([np.stack([s.scalars[HALF_NORM2.format(g)] for g in range(2)], 1) for s in run.segments[:1]])
     np.testing.assert_allclose(found, expected, rtol=1e-5)

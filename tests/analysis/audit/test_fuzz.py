@@ -21,9 +21,9 @@ import gradlog
 from gradlog.analysis import audit_run
 from gradlog.analysis.audit.findings import Report
 from gradlog.errors import NotARunError
+from gradlog.format import layout
 from gradlog.format.chain import NO_CHECK, digest, seal
 from gradlog.format.header import SEGMENT_KEY, RunHeader, SegmentHeader
-from gradlog.format.layout import segment_arrays
 from gradlog.format.names import META
 from gradlog.storage.compact import compact
 
@@ -222,7 +222,7 @@ def forge(path: Path, fresh: dict[Path, Any]) -> None:
         with contextlib.suppress(Exception):
             head = RunHeader.from_attrs(json.loads((path / META).read_bytes())["attributes"])
             segment = SegmentHeader.from_attrs(meta["attributes"])
-            arrays = segment_arrays(head, segment.rows, len(segment.scalars), segment.shard)
+            arrays = layout.arrays(head, segment.rows, len(segment.scalars), segment.shard)
             meta["consolidated_metadata"]["metadata"] = arrays
             for name, array in arrays.items():
                 (folder / name / META).write_bytes(dump(array))

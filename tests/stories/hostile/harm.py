@@ -20,9 +20,9 @@ from numcodecs.zstd import Zstd
 
 import gradlog
 from gradlog.format import journal as records
+from gradlog.format import layout
 from gradlog.format.chain import NO_CHECK, digest, seal
 from gradlog.format.header import ROOT_KEY, SEGMENT_KEY, RunHeader, SegmentHeader
-from gradlog.format.layout import segment_arrays
 from gradlog.format.names import JOURNAL, META
 from gradlog.storage.compact import compact
 
@@ -126,7 +126,7 @@ def _reseal_segment(path: Path, folder: Path, root: str, arrays: bool) -> None:
     with contextlib.suppress(Exception):
         header = RunHeader.from_attrs(json.loads((path / META).read_bytes())["attributes"])
         segment = SegmentHeader.from_attrs(meta["attributes"])
-        implied = segment_arrays(header, segment.rows, len(segment.scalars), segment.shard)
+        implied = layout.arrays(header, segment.rows, len(segment.scalars), segment.shard)
         if arrays:
             meta["consolidated_metadata"]["metadata"] = implied
             for name, array in implied.items():
