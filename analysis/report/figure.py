@@ -99,26 +99,11 @@ Mark = Line | Band | Dots | Bars | Rule | Tips | Cells
 
 @dataclasses.dataclass
 class Figure:
-    """One chart.
+    """One chart: its title in one line or two, axes and marks, and a description that is read out in its place.
 
-    Attributes
-    ----------
-    title : str
-        One line or two.
-    description : str
-        Read out in its place.
-    x : Axis
-    y : Axis or sequence of str
-        Names of rows instead of an axis, from top to bottom; row 0 is the first.
-    legend : sequence of (mark, style, text)
-    width, height : int
-        Width of the whole and height of the plot, in pixels at full size.
-    marks : list of Mark
-        In the order in which they are drawn.
-    names : list of (y, style, text)
-        Of lines, at their right ends.
-    note : str
-        What to add to the caption.
+    Names of rows may stand instead of a y axis; row 0 is the uppermost. ``width`` of the whole and ``height`` of the
+    plot are pixels at full size; ``names`` are (y, style, text) of lines, at their right ends; ``note`` is added to the
+    caption.
     """
 
     title: str

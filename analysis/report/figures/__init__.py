@@ -24,38 +24,30 @@ if TYPE_CHECKING:
     import xarray
 
 SectionName = Literal["configurations", "runs", "predictability", "training", "dimension", "groups", "bounds"]
-Draw = Callable[[Sequence[Study]], list[Figure]]
-AnyDraw = TypeVar("AnyDraw", bound=Draw)
+Draw = TypeVar("Draw", bound=Callable[[Sequence[Study]], list[Figure]])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Chart:
     """A kind of figure on the page: its name, section and place there, how to read it, and what makes it of runs.
 
-    ``many``: whether it is for pages about more than 12 runs, and all runs share it.
+    It stands above the function that makes it. ``many``: all runs share it, on pages about more than 12 of them.
     """
 
     name: str
     section: SectionName
     place: int
     caption: str
-    figures: Draw
     many: bool = False
+
+    def __call__(self, figures: Draw) -> Draw:
+        """Put what a function draws of the runs on the page."""
+        self.figures = figures
+        _CHARTS[self.name] = self
+        return figures
 
 
 _CHARTS: dict[str, Chart] = {}
-
-
-def chart(
-    name: str, section: SectionName, place: int, caption: str, many: bool = False
-) -> Callable[[AnyDraw], AnyDraw]:
-    """Put what a function draws of the runs on the page."""
-
-    def register(figures: AnyDraw) -> AnyDraw:
-        _CHARTS[name] = Chart(name, section, place, caption, figures, many)
-        return figures
-
-    return register
 
 
 def charts(many: bool) -> list[Chart]:
@@ -95,9 +87,9 @@ def windowed(runs: Sequence[Analysis]) -> list[tuple[Analysis, xarray.Dataset]]:
     return [(run, run.windows) for run in runs if run.windows is not None]
 
 
-def steps_axis(results: Sequence[xarray.Dataset]) -> Axis:
+def steps_axis(runs: Sequence[Analysis]) -> Axis:
     """Axis of all steps that were recorded."""
-    recorded = [json.loads(ds.attrs["run"]) for ds in results]
+    recorded = [json.loads(run.result.attrs["run"]) for run in runs]
     return exact("step", *([r["first_step"], r["last_step"]] for r in recorded))
 
 

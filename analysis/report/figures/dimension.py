@@ -13,7 +13,7 @@ from gradlog.analysis.common.types import Float64
 from gradlog.analysis.report.axes import Axis, linear, logarithmic
 from gradlog.analysis.report.figure import WIDE, Band, Bars, Dots, Figure, Legend, Line, Rule, style
 from gradlog.analysis.report.figures import (
-    chart,
+    Chart,
     column,
     interval,
     middle_steps,
@@ -38,7 +38,7 @@ TAIL_LEGEND: Legend = [
 ]
 
 
-@chart(
+@Chart(
     "tail", "dimension", 1,
     "The curve crosses a dotted line at r*(eps), the directions that leave at most eps of the energy; compare with the "
     "ring and its bar, the mean and the range of 9 in 10 random orders of the same steps.",
@@ -80,15 +80,18 @@ def _ranks(run: Analysis, eps: Float64, far: float) -> Sequence[Bars | Dots]:
     low, high, null, lowest, highest = (_rank(run, end) for end in ("low", "high", "null", "null_low", "null_high"))
     known, least, most = (_rank(run, end) for end in ("estimate", "estimate_low", "estimate_high"))
 
-    def tips(text: str, *columns: Sequence[str]) -> list[str]:
-        return [f"eps {e:g}: " + text.format(*words) for e, *words in zip(eps, *columns, strict=True)]
-
-    def words(*ends: Float64) -> list[str]:
-        return [PAGE.number(at[0]) if len(at) == 1 else interval(*at) for at in zip(*ends, strict=True)]
-
-    rings = tips("{} directions in random order ({} in 9 of 10 orders)", words(null), words(lowest, highest))
-    crosses = tips("{} directions of the gradients ({})", words(known), words(least, most))
-    dots = tips("r* of the logged matrix is certified to lie in {}", words(low, high))
+    rings = [
+        f"eps {e:g}: {PAGE.number(n)} directions in random order ({interval(a, b)} in 9 of 10 orders)"
+        for e, n, a, b in zip(eps, null, lowest, highest, strict=True)
+    ]
+    crosses = [
+        f"eps {e:g}: {PAGE.number(k)} directions of the gradients ({interval(a, b)})"
+        for e, k, a, b in zip(eps, known, least, most, strict=True)
+    ]
+    dots = [
+        f"eps {e:g}: r* of the logged matrix is certified to lie in {interval(a, b)}"
+        for e, a, b in zip(eps, low, high, strict=True)
+    ]
     return (
         Bars(eps, low, np.where(np.isfinite(high), high, far), "s0 thick"),
         Bars(eps, least, most, "s2"),
@@ -99,7 +102,7 @@ def _ranks(run: Analysis, eps: Float64, far: float) -> Sequence[Bars | Dots]:
     )
 
 
-@chart(
+@Chart(
     "spectrum", "dimension", 2,
     "The steeper the start, the fewer directions carry the change from step to step; both axes are logarithmic. The "
     "sketch flattens the far end.",
@@ -147,7 +150,7 @@ RANK_LEGEND: Legend = [
 ]  # fmt: skip
 
 
-@chart(
+@Chart(
     "rank_over_time", "dimension", 3,
     "Below its dashed twin, the changes of a window keep to fewer directions than in random order; above it, "
     "neighbouring steps agree in what they share, and that cancels. W steps can show at most W.",
@@ -156,7 +159,7 @@ def rank_over_time(runs: Sequence[Analysis]) -> list[Figure]:
     """Draw a figure for each run with windows, a curve for each eps."""
     shown = windowed(runs)
     ends = [column(ds, f"window_rank_{end}", "window_rank_low") for _, ds in shown for end in RANGE]
-    x, y = steps_axis([ds for _, ds in shown]), linear("directions r*(eps)", *ends, start=0.0)
+    x, y = steps_axis([run for run, _ in shown]), linear("directions r*(eps)", *ends, start=0.0)
     wide = WIDE if len(runs) == 1 else width(runs)
     return [_rank_over_time(run, ds, x, y, titled("Rank over time", run, runs), wide) for run, ds in shown]
 

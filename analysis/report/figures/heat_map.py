@@ -9,14 +9,14 @@ import numpy as np
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.report.axes import exact
 from gradlog.analysis.report.figure import WIDE, Cells, Figure, Legend
-from gradlog.analysis.report.figures import chart, interval, titled
+from gradlog.analysis.report.figures import Chart, interval, titled
 from gradlog.analysis.report.study import SHARED, Study
 from gradlog.analysis.results.group_time import GroupTime
 
 MOST_GROUPS = 32
 
 
-@chart(
+@Chart(
     "heat_map", "groups", 1,
     f"The darker a cell, the larger the group's share of the error of {SHARED} in that window; each column adds up to "
     "100 % over all groups.",

@@ -9,7 +9,7 @@ import numpy as np
 from gradlog.analysis.measures.predictors.registry import usual
 from gradlog.analysis.report.axes import Axis, linear, logarithmic
 from gradlog.analysis.report.figure import WIDE, Figure, Line, Rule, style
-from gradlog.analysis.report.figures import chart, middle_steps, steps_axis, windowed
+from gradlog.analysis.report.figures import Chart, middle_steps, steps_axis, windowed
 from gradlog.analysis.report.figures.dimension import LEFT_OUT, TITLE
 from gradlog.analysis.report.figures.training import SCALARS
 from gradlog.analysis.report.study import Study
@@ -21,7 +21,7 @@ Curve = tuple[str, np.ndarray, np.ndarray]
 """Label of the run, x and y."""
 
 
-@chart(
+@Chart(
     "all_kappa", "predictability", 1,
     "A line is a run: hover over it for its name. Below 1 predicting beats zero; the table has each run's gain over "
     "random order.",
@@ -36,11 +36,11 @@ def kappa(runs: Sequence[Study]) -> list[Figure]:
             for run, ds in windowed(runs)
         ]
         y = logarithmic("kappa", *(v for *_, v in curves), [1.0])
-        found += _shared(f"Kappa of {name} over time", curves, _steps(runs), y, Rule(1.0))
+        found += _shared(f"Kappa of {name} over time", curves, steps_axis(runs), y, Rule(1.0))
     return found
 
 
-@chart(
+@Chart(
     "all_training", "training", 1,
     "A line is a run, in the colour that it has in every figure of this page.",
     many=True,
@@ -52,11 +52,11 @@ def training(runs: Sequence[Study]) -> list[Figure]:
         shown = [(run.label, run.series[name]) for run in runs if name in run.series]
         curves = [(label, x.step[:: _every(x.step)], x.middle[:: _every(x.step)]) for label, x in shown]
         title, label, _ = SCALARS[name]
-        found += _shared(title, curves, _steps(runs), axis(label, *(v for *_, v in curves)))
+        found += _shared(title, curves, steps_axis(runs), axis(label, *(v for *_, v in curves)))
     return found
 
 
-@chart(
+@Chart(
     "all_tails", "dimension", 1,
     "The sooner a line falls, the fewer directions hold that run's changes from step to step.",
     many=True,
@@ -95,10 +95,6 @@ def _median(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     lines = np.array([np.interp(grid, at, values, left=np.nan, right=np.nan) for at, values in known])
     enough = np.isfinite(lines).sum(axis=0) >= max(1, len(known) // 2)
     return grid[enough], np.nanmedian(lines[:, enough], axis=0)
-
-
-def _steps(runs: Sequence[Study]) -> Axis:
-    return steps_axis([run.result for run in runs])
 
 
 def _every(values: np.ndarray) -> int:

@@ -15,7 +15,7 @@ from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.analysis.report.axes import Axis, logarithmic
 from gradlog.analysis.report.figure import WIDE, Band, Bars, Dots, Figure, Legend, Line, Rule, style
 from gradlog.analysis.report.figures import (
-    chart,
+    Chart,
     column,
     interval,
     middle_steps,
@@ -34,7 +34,7 @@ ENDS = ("", "_low", "_high", "_null")
 GAIN = ("gain", "gain_low", "gain_high", "gain_chance", "gain_floor", "gain_epochs")
 
 
-@chart(
+@Chart(
     "kappas", "predictability", 1,
     "A dot left of 1 predicts better than zero; a dot left of its ring predicts better than it would on the same "
     "gradients in random order.",
@@ -88,7 +88,7 @@ def _offsets(count: int) -> np.ndarray:
 LEGEND: Legend = [("line", "plain", "as recorded"), ("band", "plain", "sketch 95 %"), ("dashed", "plain", "shuffled")]
 
 
-@chart(
+@Chart(
     "kappa_over_time", "predictability", 2,
     "Where a line runs below its dashed twin, the order of the steps helped that predictor in that window; where they "
     "coincide, the window looks like shuffled noise.",
@@ -97,7 +97,7 @@ def kappa_over_time(runs: Sequence[Analysis]) -> list[Figure]:
     """Draw a figure for each run with windows, a curve for each predictor."""
     shown = windowed(runs)
     ends = [column(ds, f"window_kappa{end}", "window_kappa") for _, ds in shown for end in ("", "_null")]
-    x, y = steps_axis([ds for _, ds in shown]), logarithmic("kappa", *ends, [1.0])
+    x, y = steps_axis([run for run, _ in shown]), logarithmic("kappa", *ends, [1.0])
     return [_kappa_over_time(run, ds, x, y, titled("Kappa over time", run, runs), width(runs)) for run, ds in shown]
 
 

@@ -11,7 +11,7 @@ from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.reading.binning import Series
 from gradlog.analysis.report.axes import Axis, linear, logarithmic
 from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Tips
-from gradlog.analysis.report.figures import chart, steps_axis, titled, width
+from gradlog.analysis.report.figures import Chart, steps_axis, titled, width
 from gradlog.analysis.report.study import Study
 
 SCALARS = {
@@ -37,12 +37,12 @@ def training(name: str, runs: Sequence[Study]) -> list[Figure]:
         return []
     title, label, _ = SCALARS[name]
     y = _axis(label, [run.series[name] for run in shown], name == "norm")
-    x, wide = steps_axis([run.result for run in shown]), 320 if len(runs) == 1 else width(runs)
+    x, wide = steps_axis(shown), 320 if len(runs) == 1 else width(runs)
     return [_of_run(run, name, x, y, titled(title, run, runs), wide) for run in shown]
 
 
 for place, (name, (_, _, caption)) in enumerate(SCALARS.items()):
-    chart(name, "training", place, caption)(partial(training, name))
+    Chart(name, "training", place, caption)(partial(training, name))
 
 
 def _axis(label: str, found: Sequence[Series], log: bool) -> Axis:
