@@ -59,7 +59,9 @@ def compare(folder: Path, manifest: bytes) -> Iterator[Line]:
             odd += bool(line.strip())
     if odd or not expected:
         yield Line(
-            "FAIL", "manifest", f"{odd} lines are none of sha256sum's; see 'gradlog audit --help' for the format"
+            "FAIL",
+            "manifest",
+            f"not a sha256sum listing: {odd} lines could not be parsed; 'gradlog audit --help' says how to make one",
         )
         return
     found = {os.fsencode(key) for key in sizes(folder)[0]}

@@ -37,7 +37,7 @@ def steps(header: RunHeader, evidence: Sequence[Evidence]) -> Iterator[Line]:
         if irregular:
             yield Line("WARN", "steps", f"{e.name}: step numbers have no regular distance; gaps cannot be told")
         else:
-            texts += [f"{e.name}: nothing is recorded between steps {a} and {b}, and nothing says why" for a, b in gaps]
+            texts += [f"{e.name}: unexplained gap between steps {a} and {b}" for a, b in gaps]
     known = [(dropped, "dropped and recorded as such"), (skipped, "skipped by the optimizer"), (partial, "partial")]
     remarks = "".join(f", {n:,} {what}" for n, what in known if n)
     every = "" if header.every == 1 else f" (every {header.every}th step)"
