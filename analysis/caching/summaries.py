@@ -1,9 +1,8 @@
 """Summaries kept from one analysis to the next, by the digests of the chunks that they sum up.
 
-The blocks of a pane fold from its start, so what the first groups of blocks sum up to does not change while the run
-grows, nor do the first blocks of the group after them: both are kept, as far as a pass got, and a later pass goes on
-from there. The fold is the one that ``blocks`` makes without a cache, sum by sum: the numbers are the same to the last
-bit.
+The blocks of a pane fold from its start. So the sums of the first groups of blocks do not change while the run grows,
+nor do those of the first blocks of the next group. Both are kept, and a later pass continues from there. The fold is
+the same as without a cache, sum by sum: the numbers are the same to the last bit.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class Run:
 
     @property
     def k(self) -> int:
-        """Sketch coordinates a group."""
+        """Sketch coordinates per group."""
         return self.header.sketch.k
 
     @property

@@ -1,7 +1,7 @@
 """A run read through zarr: its header, and its segments.
 
-A segment's shape is taken from the consolidated metadata inside its group metadata, which is the writer's
-commit record: chunks beyond it are not there yet, chunks missing below it are an error and never fill values.
+A segment's shape is taken from the consolidated metadata inside its group metadata, which is the writer's commit
+record. Chunks beyond it are not there yet. Chunks missing below it are an error and never fill values.
 """
 
 from __future__ import annotations

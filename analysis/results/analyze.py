@@ -59,15 +59,14 @@ def analyze(
         Route to the spectrum.
     scheduler : None, "threads", "synchronous", address or distributed client
     memory : int or str, optional
-        Refuse when the predicted peak exceeds this, such as ``"2G"``.
+        Refuse if more memory than this will be needed, such as ``"2G"``.
     progress : callable, optional
         ``progress(done, total)`` on completed blocks.
     prefixes : int
         Also measure so many growing prefixes of equal steps.
     light : bool
-        Keep no Grams of windows and prefixes: a fraction of the memory where there are many columns, for one more
-        pass. Their spectra are then the randomized route's after one pass, with intervals as wide as that leaves them,
-        and of their groups only the shares in the path length are measured.
+        Save memory on runs with many columns: compute the spectra of windows and prefixes by the randomized route (one
+        more pass, wider intervals), and of their groups only the shares in the path length.
     null_rank : bool
         Also the rank that shuffled steps would show (a second Gram, and random orders drawn from it).
     components : int
@@ -80,14 +79,13 @@ def analyze(
     eta, lowest_loss, diameter : float, optional
         Inputs of the bounds that override what was logged or assumed.
     steps_per_epoch : int, optional
-        Steps after which the training data begin anew, 0 where every batch is drawn anew. Default: the run's note of
-        that name, or what its logged scalar ``epoch`` tells. Random order is then random within each epoch.
+        Number of steps per epoch, 0 if every batch is drawn anew. Default: the run's note of that name, or what its
+        logged scalar ``epoch`` says. Random order is then random within each epoch.
     seed : int
-        Of the randomized route, and of the random orders.
+        Seed of the randomized route and of the random orders.
     cache : bool, path or Cache, optional
-        Keep the summaries of chunks in a folder (True: the user's cache folder), so that the analysis of a run that
-        grew reads only what is new; all of it once in a doubling, when ``sections`` get longer. Same numbers, bit by
-        bit.
+        Keep the summaries of chunks in a folder (True: the user's cache folder). The analysis of a run that grew then
+        reads only what is new, and all of it once per doubling. The numbers are the same, bit by bit.
 
     Returns
     -------
