@@ -7,8 +7,7 @@ from typing import Any
 
 from gradlog.analysis.common.recorded import EXACT, steps
 from gradlog.analysis.common.text import TERMINAL, counted, enumerate_some
-from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at
-from gradlog.analysis.measures.interpretation import verdict as verdict
+from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at, verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
 from gradlog.analysis.results.json_document import UNDEFINED, of_lags
 from gradlog.cli import plain_text

@@ -117,6 +117,15 @@ def writable(text: str) -> str:
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
+def no_formula(value: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would take for a formula.
+
+    >>> no_formula("=1+1"), no_formula("loss"), no_formula(-1)
+    ("'=1+1", 'loss', -1)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 LONGEST_NAME = 60
 """Letters of a name in a file: file systems stop at 255 bytes, and a letter takes up to four."""
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradlog.analysis.common.text import PAGE, printable
+from gradlog.analysis.common.text import PAGE, no_formula, printable
 from gradlog.analysis.comparison.compare import Comparison
 from gradlog.analysis.comparison.replicates import Mean, Replicates
 
@@ -149,9 +149,7 @@ def _cell(kappa: Mapping[str, Any]) -> str:
 
 
 def _csv(label: str) -> str:
-    """Return a label that no spreadsheet takes for a formula."""
-    plain = printable(label)
-    return f"'{plain}" if plain[:1] in "=+-@" else plain
+    return str(no_formula(printable(label)))
 
 
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gradlog.analysis.common.text import portable_names, writable
+from gradlog.analysis.common.text import no_formula, portable_names, writable
 from gradlog.analysis.reading.rows import buffer_rows
 from gradlog.analysis.reading.run import Run
 from gradlog.errors import MissingDependencyError
@@ -99,7 +99,7 @@ def export_result(ds: xarray.Dataset, target: Path, form: Form) -> None:
             dims = _dims(ds)
             writer.writerow(["variable", *dims, "value"])
             for name, at, v in _long(ds, dims):
-                writer.writerow([name, *("" if c is None else _cell(c) for c in at), repr(v)])
+                writer.writerow([name, *("" if c is None else no_formula(c) for c in at), repr(v)])
     else:
         _result_parquet(ds, target)
 
@@ -164,7 +164,7 @@ def _rows_csv(run: Run, target: Path, sketch: bool) -> None:
     texts: list[Callable[[Any], str]] = [repr if np.issubdtype(c.dtype, np.floating) else str for c in found.values()]
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([_cell(name) for name in (*found, *coordinates)])
+        writer.writerow([no_formula(name) for name in (*found, *coordinates)])
         for start, stop, cube in blocks_of(run):
             parts = [map(text, column[start:stop].tolist()) for text, column in zip(texts, found.values(), strict=True)]
             for row, values in zip(zip(*parts, strict=True), cube.reshape(stop - start, -1), strict=True):
@@ -212,11 +212,6 @@ def _long(ds: xarray.Dataset, dims: list[str]) -> Iterator[tuple[str, list[Any],
         for index in np.ndindex(values.shape):
             at = {d: marks[d][i] for d, i in zip(own, index, strict=True)}
             yield name, [at.get(d) for d in dims], float(values[index])
-
-
-def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _plain_array(values: Any) -> Any:

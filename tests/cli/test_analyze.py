@@ -10,7 +10,7 @@ import xarray as xr
 
 import gradlog
 from gradlog.analysis import analyze, open_run, to_json
-from gradlog.cli.analyze_text import verdict
+from gradlog.analysis.measures.interpretation import verdict
 
 USUAL = ["zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema"]
 
