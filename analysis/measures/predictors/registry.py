@@ -99,7 +99,7 @@ def register_predictor(
     shown = tuple(usual) if usual or parameter else (form,)
 
     def registered(make: Make) -> Make:
-        if word in _kinds and _is_ours(_kinds[word].make):
+        if word in _kinds and _is_ours(_kinds[word].make) and not _is_ours(make):
             raise ValueError(f"a built-in predictor is called {word!r}: give yours another name")
         _kinds[word] = Kind(form, make, parameter, shown, tuple(shown_in), place, hindsight, reference, fits_beta)
         return make
