@@ -20,6 +20,7 @@ import numpy as np
 from gradlog.analysis.common.jackknife import LEVEL
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors import Evidence, Fitted, Predictor
+from gradlog.analysis.streaming.recipe import SUMS
 from gradlog.analysis.streaming.sections import FEWEST_ROWS
 from gradlog.analysis.streaming.totals import Totals
 
@@ -57,15 +58,12 @@ class Blocks:
     def of(cls, parts: Sequence[Totals], betas: tuple[float, ...], length: int) -> Blocks:
         """Blocks of the sums by group of each."""
         totals: Totals = {}
-        for name in parts[0].keys() - {"path", "epochs"}:
-            values = [np.asarray(p[name]) for p in parts]
-            plain = values[0].ndim == 0 or name == "lag_pairs"
-            joined = np.stack(values, axis=-1)
-            totals[name] = (
-                joined.sum(axis=-1)
-                if plain
-                else joined.reshape(*joined.shape[:-2], joined.shape[-2] * joined.shape[-1])
-            )
+        for name in parts[0].keys() & SUMS.keys():
+            joined = np.stack([p[name] for p in parts], axis=-1)
+            if SUMS[name].count:
+                totals[name] = joined.sum(axis=-1)
+            else:  # not -1: there may be no lags or betas
+                totals[name] = joined.reshape(*joined.shape[:-2], joined.shape[-2] * joined.shape[-1])
         return cls(totals, betas, len(parts), length)
 
     def evidence(self, group: int | None = None) -> Evidence:

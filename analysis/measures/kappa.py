@@ -7,7 +7,6 @@ import numpy as np
 from gradlog.analysis.common.jackknife import Control, jackknife, total
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures import gradient_noise, order_baseline
-from gradlog.analysis.measures import shuffled as baseline
 from gradlog.analysis.measures.gradient_noise import HalfBatches
 from gradlog.analysis.measures.interpretation import NEGLIGIBLE
 from gradlog.analysis.measures.order_baseline import Order, coherences
@@ -76,10 +75,10 @@ def _kappa(
 
     value, low, high = jackknife(np.divide, path, power, exact=spec.exact, control=known)
     gains = jackknife(gain, path, power, square, together, exact=spec.exact, control=known)
-    c = baseline.coherence(float(of_rows), float(of_sum), rows)
+    c = order_baseline.coherence(float(of_rows), float(of_sum), rows)
     null = float(null_of(of_rows, of_sum, of_epochs))
-    chance = baseline.chance(shuffled, freedom, rows) * (1 - c) / null
-    floor = NEGLIGIBLE * baseline.movable(fitted, order.ages) * (1 - c) / null
+    chance = order_baseline.chance(shuffled, freedom, rows) * (1 - c) / null
+    floor = NEGLIGIBLE * order_baseline.movable(fitted, order.ages) * (1 - c) / null
     value, low = (float(np.maximum(x, 0.0)) for x in (value, low))  # no path length is negative
     told = order.rows or spec.drawn_anew
     epoch = float("nan") if told else order_baseline.epoch_gain(fitted, c, null, order, gains[0])
@@ -117,7 +116,7 @@ def measure(
     }
     known = control(evidence, energy, spec)
     power, square = (total(spec.pool(x), known) for x in (evidence.of("energy"), np.square(evidence.of("total"))))
-    found["coherence"] = baseline.coherence(float(power), float(square), int(evidence.totals["rows"]))
+    found["coherence"] = order_baseline.coherence(float(power), float(square), int(evidence.totals["rows"]))
     found |= kappas(evidence, energy, order, spec)
     return found | signal_and_noise(evidence, spec, batch, halves, order.rows, known)
 

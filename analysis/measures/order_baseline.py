@@ -1,14 +1,18 @@
-"""What random order means where the minibatches of an epoch are drawn without replacement.
+"""What a predictor would show if the same rows came in random order.
 
-The noise of such steps is correlated by -1 / (m - 1) within an epoch of m, also where no parameter moves: ``last``
-loses 1 / m by it. So the order that serves as a baseline is random within each epoch, and from epoch to epoch. With
-c_in, c_out the mean products of different rows of one epoch and of two, over the mean squared norm, an error with
-weights w on past rows is expected to be, over E||g||^2,
+With c = E<g_i, g_j>_{i != j} / E||g||^2, the expected error of a row over E||g||^2 is 1 - 2 c s1 + c s1^2 + (1 - c) s2,
+where s1 and s2 are the sums of the weights in use there and of their squares. Summed over the rows with the history
+that each has, this is the exact permutation mean; far from the edges, for weights of sum 1, it is (1 - c)(1 + ||w||^2).
+
+Where the minibatches of an epoch are drawn without replacement, the noise of steps is correlated by -1 / (m - 1) within
+an epoch of m, also where no parameter moves: ``last`` loses 1 / m by it. So the order that serves as a baseline is
+random within each epoch, and from epoch to epoch. With c_in, c_out the mean products of different rows of one epoch and
+of two, over the mean squared norm, an error with weights w on past rows is expected to be, over E||g||^2,
 
     1 - 2 c_out s1 + c_out s1^2 + (1 - c_out) s2 + (c_in - c_out) (-2 W_0 + sum_e W_e^2 - s2),
 
-where s1 and s2 are the sums of the weights in use and of their squares, and W_e is the sum of those on the epoch of e
-epochs ago. For ``last`` this is 2 (1 - q c_in - (1 - q) c_out). Here q is the share of neighbours within an epoch.
+where W_e is the sum of the weights on the epoch of e epochs ago. For ``last`` this is 2 (1 - q c_in - (1 - q) c_out).
+Here q is the share of neighbours within an epoch.
 
 Weights that were fitted to the rows are no baseline for them: steps in random order would be fitted with others. Those
 are the best for the expected products of lags, which need c_in and c_out alone (``refitted``).
@@ -55,6 +59,15 @@ class Order:
     def assume(self, rows: int) -> Order:
         """Return the same with epochs of so many rows from each chain's first on."""
         return Order(self.ages, np.zeros_like(self.phases), rows)
+
+
+def coherence(power: float, square: float, rows: int) -> float:
+    """Return c of the module, 0 where it has no meaning.
+
+    From the sum of the squares of ``rows`` rows, and the square of their sum.
+    """
+    pairs = power * (rows - 1)
+    return (square - power) / pairs if pairs > 0 else 0.0
 
 
 def coherences(power: Float64, square: Float64, epochs: Float64, rows: float, pairs: float) -> tuple[Float64, Float64]:
@@ -210,3 +223,40 @@ def _linear_between(fitted: Fitted, first: int, stop: int, phase: int, m: int) -
         own = float(fitted.one_row[0])
         value = np.where(age == 1, np.where(place >= 1, -2 * own, 0.0) + own * own, value)
     return np.asarray(value @ often)
+
+
+def chance(fitted: Fitted, freedom: float, rows: float) -> float:
+    """Gain, up or down, that about 19 of 20 random orders of the same rows stay below; before division by kappa_null.
+
+    Path length is the energy plus sum_a A_a sum_t <g_t, g_{t-a}>, A_a = -2 w_a + 2 sum_i w_i w_{i+a}. In random order
+    the sums of different lags are uncorrelated, each with the variance of ``rows`` x ``freedom`` independent products:
+    two standard deviations are 2 sqrt(sum_a A_a^2 / (rows freedom)). Weights fitted to the rows fit them better than
+    those fitted to what is expected of a random order, by the sum of p squared normal values: p + 2 sqrt(2 p).
+
+    Parameters
+    ----------
+    fitted : Fitted
+        With the weights that it has for steps in random order.
+    freedom : float
+        Participation ratio of the rows' centred scatter: the number of independent coordinates of a row.
+    rows : float
+    """
+    p = max(fitted.weights.shape[-1], 1) if fitted.hindsight else 0
+    if fitted.beta is not None:  # A_a = -2 (1 - b) b^(a-1) / (1 + b)
+        b = float(fitted.beta)
+        squares = 4 * (1 - b) / (1 + b) ** 3
+    else:
+        w = fitted.weights
+        overlap = np.correlate(w, w, "full")[len(w) :] if len(w) else w
+        squares = float(np.square(-2 * w + 2 * np.append(overlap, np.zeros(min(len(w), 1)))).sum())
+    size = rows * freedom
+    return float(2 * np.sqrt(squares / size) + (p + 2 * np.sqrt(2 * p)) / size)
+
+
+def movable(fitted: Fitted, ages: NDArray[np.int64]) -> float:
+    """Gain that a perfect correlation of gradient and prediction would give; before division by kappa_null.
+
+    Path length is E||g - m||^2 = E||g||^2 - 2 E<g, m> + E||m||^2, and order acts through the inner product of the parts
+    about the mean, at most (1 - c) ||w|| E||g||^2 (Cauchy and Schwarz). An EMA of long memory moves kappa little.
+    """
+    return float(2 * np.sqrt(fitted.mean_weights(ages)[2]))

@@ -122,6 +122,8 @@ class Sum:
         A product of matrices, added up by ``grams``.
     triangle : bool
         Symmetric: while it is added up, its upper triangle alone counts.
+    count : bool
+        A number of rows, the same for every column.
     """
 
     about: str
@@ -129,6 +131,7 @@ class Sum:
     large: bool = False
     product: bool = False
     triangle: bool = False
+    count: bool = False
 
 
 def _column(r: Recipe) -> tuple[int, ...]:
@@ -154,15 +157,15 @@ def _products(about: str, shape: Callable[[Recipe], tuple[int, ...] | None], tri
 
 
 SUMS: dict[str, Sum] = {
-    "rows": Sum("finite rows", lambda r: ()),
-    "pairs": Sum("increments", lambda r: ()),
+    "rows": Sum("finite rows", lambda r: (), count=True),
+    "pairs": Sum("increments", lambda r: (), count=True),
     "energy": Sum("g^2", _column),
     "total": Sum("g", _column),
     "last": Sum("(g_t - g_{t-1})^2, first rows of chains with g_{t-1} = 0", _column),
     "trend": Sum("(g_t - 2 g_{t-1} + g_{t-2})^2, likewise", _column),
     "increment": Sum("h^2, no first rows", _column),
     "lag": Sum("g_t g_{t-a}, by lag a", lambda r: (r.lags, *_column(r))),
-    "lag_pairs": Sum("number of such products, by lag", lambda r: (r.lags,)),
+    "lag_pairs": Sum("number of such products, by lag", lambda r: (r.lags,), count=True),
     "edge": Sum("what the ends of chains take off them, see moments", lambda r: (r.lags, r.lags, *_column(r)), True),
     "p0": Sum("squared errors of EMAs whose history is known, by beta", lambda r: (len(r.betas), *_column(r))),
     "segments": Sum("products of segments, see ema", lambda r: (PAIRS, r.groups) if r.section and r.betas else None),

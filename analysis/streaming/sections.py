@@ -10,10 +10,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from gradlog.analysis.streaming.ema import BETA_NODES, COARSE_NODES, settle
-from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.recipe import SUMS, Recipe
 from gradlog.analysis.streaming.summary import Sections, Summary
 from gradlog.analysis.streaming.totals import Totals, contributions
 
@@ -63,7 +61,7 @@ def of(summary: Summary, row: int) -> Sections:
     kept = [recipe.betas.index(b) for b in small.recipe.betas]
     for name in small.sums.keys() - {"edge"}:  # rows without a gap inside have no edge
         value = summary.sums[name][kept] if name == "p0" else summary.sums[name]
-        small.sums[name] = small.recipe.fold(value) if np.ndim(value) and name != "lag_pairs" else value.copy()
+        small.sums[name] = value.copy() if SUMS[name].count else small.recipe.fold(value)
     if "segments" in summary.sums:
         small.sums["p0"] += settle(summary.sums["segments"], small.recipe.betas)
     for name in ("v", "c", "r", "d"):

@@ -10,7 +10,7 @@ import pytest
 
 from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.common.types import Column
-from gradlog.analysis.measures import bounds, shuffled
+from gradlog.analysis.measures import bounds, order_baseline
 from gradlog.analysis.measures.interpretation import verdict
 from gradlog.analysis.measures.predictors import Fitted
 from gradlog.analysis.spectrum import subspaces
@@ -218,9 +218,9 @@ def test_random_orders_are_not_called_an_order(tmp_path, exact):
 
 def test_chance_by_hand():
     last, two = (Fitted(np.empty(0), np.array(w)) for w in ([1.0], [2.0, -1.0]))
-    assert shuffled.chance(last, 4.0, 100.0) == pytest.approx(2 * np.sqrt(4 / 400))
-    assert shuffled.chance(two, 4.0, 100.0) == pytest.approx(2 * np.sqrt(68 / 400))
+    assert order_baseline.chance(last, 4.0, 100.0) == pytest.approx(2 * np.sqrt(4 / 400))
+    assert order_baseline.chance(two, 4.0, 100.0) == pytest.approx(2 * np.sqrt(68 / 400))
     long = 0.1 * 0.9 ** np.arange(400)
-    slow = shuffled.chance(Fitted(np.empty(0), np.empty(0), beta=0.9), 4.0, 100.0)
-    assert slow == pytest.approx(shuffled.chance(Fitted(np.empty(0), long), 4.0, 100.0), rel=1e-6)
-    assert shuffled.chance(Fitted(np.empty(0), np.empty(0)), 4.0, 100.0) == 0
+    slow = order_baseline.chance(Fitted(np.empty(0), np.empty(0), beta=0.9), 4.0, 100.0)
+    assert slow == pytest.approx(order_baseline.chance(Fitted(np.empty(0), long), 4.0, 100.0), rel=1e-6)
+    assert order_baseline.chance(Fitted(np.empty(0), np.empty(0)), 4.0, 100.0) == 0

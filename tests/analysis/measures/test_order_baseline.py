@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 
 from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.measures.interpretation import verdict
-from gradlog.analysis.measures.order_baseline import Order, coherences, expected_moments, kappa_null, refitted
+from gradlog.analysis.measures.order_baseline import (
+    Order,
+    coherence,
+    coherences,
+    expected_moments,
+    kappa_null,
+    refitted,
+)
 from gradlog.analysis.measures.predictors import Linear, parse
-from gradlog.analysis.measures.shuffled import coherence
 from gradlog.analysis.reading.epochs import epochs_of
 from gradlog.analysis.streaming.epoch_sums import EpochSums
 from tests.helpers import reference, stores

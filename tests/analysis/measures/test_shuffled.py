@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import analyze
-from gradlog.analysis.measures.order_baseline import Order, kappa_null
+from gradlog.analysis.measures.order_baseline import Order, coherence, kappa_null
 from gradlog.analysis.measures.predictors import parse
-from gradlog.analysis.measures.shuffled import coherence
 from gradlog.analysis.spectrum.shuffled_rank import shuffled_gram
 from tests.helpers import reference, stores
 from tests.helpers.known import evidence
