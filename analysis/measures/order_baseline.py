@@ -1,7 +1,7 @@
 """What a predictor would show if the same rows came in random order.
 
-With c = E<g_i, g_j>_{i != j} / E||g||^2, the expected error of a row over E||g||^2 is 1 - 2 c s1 + c s1^2 + (1 - c) s2,
-where s1 and s2 are the sums of the weights in use there and of their squares. Summed over the rows with the history
+Let c = E<g_i, g_j>_{i != j} / E||g||^2. Let s1 and s2 be the sums of the weights in use at a row, and of their squares.
+The row's expected error over E||g||^2 is 1 - 2 c s1 + c s1^2 + (1 - c) s2. Summed over the rows with the history
 that each has, this is the exact permutation mean; far from the edges, for weights of sum 1, it is (1 - c)(1 + ||w||^2).
 
 Where the minibatches of an epoch are drawn without replacement, the noise of steps is correlated by -1 / (m - 1) within
