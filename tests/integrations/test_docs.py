@@ -21,7 +21,7 @@ pytestmark = pytest.mark.flaky(reruns=3, only_rerun=["SIGABRT"])
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("howto-*.md"))
 ELSEWHERE = (  # without frameworks, not in one process, or with commands
-    *("howto-distributed", "howto-run", "howto-report", "howto-cluster", "howto-seeds"),
+    *("howto-distributed", "howto-run", "howto-report", "howto-cluster", "howto-seeds", "howto-own-predictor"),
 )
 ALONE = [p for p in PAGES if p.stem not in ELSEWHERE]
 FRAMEWORKS = ("torch", "jax", "optax", "keras", "lightning", "transformers")
