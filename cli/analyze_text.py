@@ -101,11 +101,11 @@ def _errors(result: Document) -> list[str]:
             ]
             for (name, half), k in zip(rows, kappas.values(), strict=True)
         ]
-    lines = ["within the run: from blocks of its own steps; another seed may differ by more"]
+    lines = plain_text.paragraph("within the run: from blocks of its own steps; another seed may differ by more")
     for reason in filter(None, dict.fromkeys(reasons)):
         names = ", ".join(n for n, k in kappas.items() if k["run_withheld"] == reason)
-        lines += plain_text.wrap(f"withheld for {plain_text.printable(names)}: {reason}", plain_text.WIDTH - 2)
-    return [title, *plain_text.table(columns, rows), *(f"  {x}" for x in lines)]
+        lines += plain_text.paragraph(f"withheld for {plain_text.printable(names)}: {reason}")
+    return [title, *plain_text.table(columns, rows), *lines]
 
 
 def _reading(result: Document) -> str:
@@ -240,14 +240,14 @@ def _path(result: Document) -> list[str]:
     shares = result["path_shares"]
     most = ", ".join(f"{s['step']:,} ({TERMINAL.percent(s['share'])})" for s in shares["steps"][:5])
     text = f"half in {shares['half_steps']:,} of {result['rows']:,} steps; most in steps {most}"
-    lines = plain_text.wrap(text, plain_text.WIDTH - 2)
+    lines = plain_text.paragraph(text)
     name = "last" if "last" in result["kappa"] else next(iter(result["kappa"]))
     if shares["by_group"]:
         parts = ", ".join(
             f"{plain_text.printable(g)} {TERMINAL.percent(x[name])}" for g, x in shares["by_group"].items()
         )
-        lines += plain_text.wrap(f"by group, of {name}: {parts}", plain_text.WIDTH - 2)
-    return [plain_text.heading("where the path of last lies"), *(f"  {line}" for line in lines)]
+        lines += plain_text.paragraph(f"by group, of {name}: {parts}")
+    return [plain_text.heading("where the path of last lies"), *lines]
 
 
 def _noise(result: Document) -> list[str]:
@@ -267,7 +267,7 @@ def _noise(result: Document) -> list[str]:
     lines.append(f"lag coherence {', '.join(lags)}")
     return [
         plain_text.heading("signal"),
-        *(f"  {line}" for text in lines for line in plain_text.wrap(text, plain_text.WIDTH - 2)),
+        *(line for text in lines for line in plain_text.paragraph(text)),
     ]
 
 
