@@ -1,15 +1,15 @@
 """Summaries kept from one analysis to the next, by the digests of the chunks that they sum up.
 
-The blocks of a pane fold from its start. So the sums of the first groups of blocks do not change while the run grows,
-nor do those of the first blocks of the next group. Both are kept, and a later pass continues from there. The fold is
-the same as without a cache, sum by sum: the numbers are the same to the last bit.
+The blocks of a pane fold from its start. So the sums of the first blocks do not change while the run grows. The state
+of that fold is kept: the sums of its whole groups of blocks, and of the blocks after them. A later pass continues from
+there. The fold is the same as without a cache, sum by sum: the numbers are the same to the last bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from gradlog.analysis.caching.cache import Cache, key
 from gradlog.analysis.caching.fingerprints import chunk_digests
 from gradlog.analysis.reading.rows import RowSource, block_rows
 from gradlog.analysis.streaming.epoch_sums import EpochSums
-from gradlog.analysis.streaming.executors.base import FAN, Pane
+from gradlog.analysis.streaming.executors.base import FAN, Pane, fold
 from gradlog.analysis.streaming.recipe import Recipe
 from gradlog.analysis.streaming.sections import thin
 from gradlog.analysis.streaming.summary import Summary
@@ -39,40 +39,32 @@ Blocks = list[list["Fragment"]]
 
 
 @dataclasses.dataclass
-class Plan:
+class PaneFold:
     """How far the fold of a pane is known.
 
     Attributes
     ----------
     blocks : list
         All blocks of the pane.
-    groups, heads : list of str, list of list of str
-        Keys of the summaries of the first 1, 2, ... groups; and of the first 1, 2, ... blocks of each group, the first
-        that is not whole included. As far as contents are known, and without the last block if it may be longer when
-        the run has grown.
-    all : str or None
-        Key of the pane's summary.
+    keys : list of str
+        Of the fold's state after 1, 2, ... blocks, as far as their contents are known.
+    lasting : int
+        Of these, blocks that no growth of the run changes: not the last one if it may be longer then.
     whole, group, at : Summary or None, Summary or None, int
-        What the fold goes on from: see ``blocks.fold``; ``at`` blocks are behind it.
+        State after ``at`` blocks: see ``executors.base.fold``.
     """
 
     blocks: Blocks
-    groups: list[str]
-    heads: list[list[str]]
-    all: str | None
+    keys: list[str]
+    lasting: int
     whole: Summary | None = None
     group: Summary | None = None
     at: int = 0
 
     @property
     def grouped(self) -> int:
-        """Blocks of the whole groups."""
-        return FAN * len(self.groups)
-
-    @property
-    def known(self) -> int:
-        """Blocks that lasting keys stand for."""
-        return self.grouped + len(self.heads[len(self.groups)])
+        """Lasting blocks in whole groups."""
+        return self.lasting // FAN * FAN
 
     def rest(self, stop: int | None = None) -> Pane:
         """Name what is left to fold of the first blocks, or of all."""
@@ -105,65 +97,54 @@ class Memo:
     ) -> list[Summary]:
         """Summaries of panes; ``compute`` makes what is not known of them yet."""
         what = [*self._layout, buffer, recipe_key(recipe)]
-        plans = [self._plan(source, pane, what, recipe) for pane in panes]
-        found = [self._recall(plan, recipe) for plan in plans]
-        left = [plan for plan, summary in zip(plans, found, strict=True) if summary is None]
-        fresh = [summary for batch in _batches(left) for summary in self._make(batch, compute)]
+        folds = [self._begin(source, pane, what, recipe) for pane in panes]
+        done = [f.at == len(f.blocks) for f in folds]
+        left = [f for f, known in zip(folds, done, strict=True) if not known]
+        fresh = iter([summary for batch in _batches(left) for summary in self._go_on(batch, compute)])
         self.cache.trim()
-        rest = iter(fresh)
-        return [next(rest) if summary is None else summary for summary in found]
+        return [
+            fold((), Summary.absorb, f.whole, f.group) if known else next(fresh)
+            for f, known in zip(folds, done, strict=True)
+        ]
 
-    def _make(self, left: list[Plan], compute: Callable[[list[Pane]], list[Summary]]) -> list[Summary]:
+    def _begin(self, source: RowSource, pane: Blocks, what: list[Any], recipe: Recipe) -> PaneFold:
+        """Begin the fold of a pane with what is kept of as many blocks as possible."""
+        known = itertools.takewhile(lambda x: x is not None, (self._block(source, b, what, recipe) for b in pane))
+        keys = [*itertools.accumulate(known, key, initial=key("fold", what))][1:]
+        full = bool(pane[-1]) and pane[-1][-1][1] % block_rows(source) == 0
+        found = PaneFold(pane, keys, min(len(keys), len(pane) - (not full)))
+        for count in range(len(keys), 0, -1):
+            if (state := self.cache.recall(keys[count - 1], lambda kept: _state(kept, recipe))) is not None:
+                found.at, (found.whole, found.group) = count, state
+                break
+        self.rows += _rows(pane[: found.at])
+        return found
+
+    def _go_on(self, left: list[PaneFold], compute: Callable[[list[Pane]], list[Summary]]) -> list[Summary]:
         """Fold on from what is known, and keep what will be known."""
-        bodies = [plan for plan in left if plan.at < plan.grouped]
-        for plan, summary in zip(bodies, compute([p.rest(p.grouped) for p in bodies]), strict=True):
-            plan.whole, plan.group, plan.at = summary, None, plan.grouped
-            self._keep(plan.groups[-1], summary, plan.blocks[: plan.at])
-        heads = [plan for plan in left if plan.at < plan.known]
-        starts = [plan.rest(plan.known)._replace(whole=None) for plan in heads]
-        for plan, summary in zip(heads, compute(starts), strict=True):
-            plan.group, plan.at = summary, plan.known
-            self._keep(plan.heads[-1][-1], summary, plan.blocks[plan.grouped : plan.at])
-        fresh = compute([plan.rest() for plan in left])
-        for plan, summary in zip(left, fresh, strict=True):
-            self._keep(plan.all, summary, plan.blocks)
-            plan.whole = plan.group = None
+        bodies = [f for f in left if f.at < f.grouped]
+        for f, summary in zip(bodies, compute([f.rest(f.grouped) for f in bodies]), strict=True):
+            f.whole, f.group, f.at = summary, None, f.grouped
+        heads = [f for f in left if f.at < f.lasting]
+        for f, summary in zip(heads, compute([f.rest(f.lasting)._replace(whole=None) for f in heads]), strict=True):
+            f.group, f.at = summary, f.lasting
+        for f in {id(f): f for f in (*bodies, *heads)}.values():
+            self._keep(f, f.lasting, f.whole, f.group)
+        fresh = compute([f.rest() for f in left])
+        for f, summary in zip(left, fresh, strict=True):
+            if f.lasting < len(f.blocks) == len(f.keys):
+                self._keep(f, len(f.blocks), summary, None)
+            f.whole = f.group = None
         return fresh
 
-    def _plan(self, source: RowSource, pane: Blocks, what: list[Any], recipe: Recipe) -> Plan:
-        contents = [self._block(source, block, what, recipe) for block in pane]
-        full = bool(pane[-1]) and pane[-1][-1][1] % block_rows(source) == 0
-        lasting = contents if full else contents[:-1]
-        known = list(itertools.takewhile(lambda content: content is not None, lasting))
-        parts = [known[i : i + FAN] for i in range(0, len(known) + 1, FAN)]
-        groups = _chain(["groups", what], parts[:-1])
-        heads = [_chain(["blocks", what], part) for part in parts]
-        return Plan(pane, groups, heads, None if None in contents else key("pane", what, contents))
-
-    def _recall(self, plan: Plan, recipe: Recipe) -> Summary | None:
-        """Return the summary of all blocks if it is kept; else find that of as many as possible."""
-        if (everything := self._get(plan.all, recipe)) is not None:
-            self.rows += _rows(plan.blocks)
-            return everything
-        plan.at, plan.whole = self._longest(plan.groups, recipe, FAN)
-        more, plan.group = self._longest(plan.heads[plan.at // FAN], recipe, 1)
-        plan.at += more
-        self.rows += _rows(plan.blocks[: plan.at])
-        return None
-
-    def _longest(self, keys: list[str], recipe: Recipe, step: int) -> tuple[int, Summary | None]:
-        """Blocks of the last of these keys that has a summary, and that."""
-        for count in range(len(keys), 0, -1):
-            if (summary := self._get(keys[count - 1], recipe)) is not None:
-                return count * step, summary
-        return 0, None
-
-    def _get(self, name: str | None, recipe: Recipe) -> Summary | None:
-        return self.cache.recall(name, lambda kept: unpack(kept, recipe)) if name else None
-
-    def _keep(self, name: str | None, summary: Summary, blocks: Blocks) -> None:
-        if name and 4 * summary.recipe.n * _rows(blocks) >= WORTH * summary.nbytes:
-            self.cache.put(name, pack(summary))
+    def _keep(self, f: PaneFold, count: int, whole: Summary | None, group: Summary | None) -> None:
+        """Keep the state after so many blocks."""
+        state = {name: summary for name, summary in (("whole", whole), ("group", group)) if summary is not None}
+        size = sum(summary.nbytes for summary in state.values())
+        columns = next(iter(state.values())).recipe.n
+        if 4 * columns * _rows(f.blocks[:count]) >= WORTH * size:
+            arrays = {f"{name}.{entry}": x for name, summary in state.items() for entry, x in pack(summary).items()}
+            self.cache.put(f.keys[count - 1], arrays)
 
     def _block(self, source: RowSource, block: list[Fragment], what: list[Any], recipe: Recipe) -> list[Any] | None:
         """Content of a block; None where some rows are not in chunks, or no manifest vouches for them."""
@@ -192,20 +173,22 @@ class Memo:
         return found
 
 
-def _batches(plans: list[Plan]) -> list[list[Plan]]:
+def _batches(folds: list[PaneFold]) -> list[list[PaneFold]]:
     """Cut panes into runs of enough blocks for all workers: what is kept of a pane on its way is twice its summary."""
-    found: list[list[Plan]] = [[]]
-    for plan in plans:
-        if sum(len(p.blocks) for p in found[-1]) >= BATCH:
+    found: list[list[PaneFold]] = [[]]
+    for each in folds:
+        if sum(len(f.blocks) for f in found[-1]) >= BATCH:
             found.append([])
-        found[-1].append(plan)
-    return found if plans else []
+        found[-1].append(each)
+    return found if folds else []
 
 
-def _chain(start: Any, contents: Sequence[Any]) -> list[str]:
-    """Key of every beginning of the contents."""
-    keys = list(itertools.accumulate(contents, lambda before, content: key(before, content), initial=key(start)))
-    return keys[1:]
+def _state(kept: dict[str, NDArray[Any]], recipe: Recipe) -> tuple[Summary | None, Summary | None] | None:
+    """Summaries of the whole groups and of the blocks after them, None for no blocks; None if they are not sound."""
+    parts = [_below(kept, "whole."), _below(kept, "group.")]
+    whole, group = (unpack(arrays, recipe) if arrays else None for arrays in parts)
+    sound = any(parts) and all(bool(arrays) == (x is not None) for arrays, x in zip(parts, (whole, group), strict=True))
+    return (whole, group) if sound else None
 
 
 def _rows(blocks: Blocks) -> int:
