@@ -55,9 +55,8 @@ class Logger:
         self._keep: Callable[[], None] | None = None
         self._missing: Callable[[], str] | None = None
         self._remarks: list[str] = []
-        self._late = False
         self._lock, self._depth = threading.RLock(), 0
-        self._pid = os.getpid()
+        self._pid, self._late = os.getpid(), False
         self._spent, self._opened = 0.0, time.perf_counter()
         if plan is not None:
             self._exit_hook = close_at_exit(self)

@@ -1,4 +1,4 @@
-"""Memory is predicted, kept to, and flat in the length of the run."""
+"""Memory is predicted and kept to, and grows with the length of the run by steps and flags alone."""
 
 from __future__ import annotations
 
