@@ -21,7 +21,8 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from gradlog.analysis import audit_run  # noqa: E402
-from gradlog.analysis.audit.integrity import Folder, examine  # noqa: E402
+from gradlog.analysis.audit.files import Folder  # noqa: E402
+from gradlog.analysis.audit.integrity import examine  # noqa: E402
 from gradlog.analysis.audit.listing import tree_digest  # noqa: E402
 from gradlog.format.chain import digest  # noqa: E402
 from gradlog.format.header import RunHeader, SegmentHeader, SketchSpec, TensorInfo  # noqa: E402

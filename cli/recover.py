@@ -18,7 +18,7 @@ def recover(run: str, force: bool) -> None:
     If RUN is a URL, call this on the machine that recorded, with the same GRADLOG_SPOOL. Opening the run with mode="a"
     does the same.
     """
-    from gradlog.recorder.setup import recover as commit_the_rest
+    from gradlog.storage.recover import recover as commit_the_rest
 
     for segment in commit_the_rest(run, force):
         live = "; its writer may still live (--force if not)" if segment.live else ""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gradlog.analysis.audit import leftovers
-from gradlog.analysis.audit.files import Chunks, Files, Folder, Shards, open_files
+from gradlog.analysis.audit.files import Chunks, Files, Shards, open_files
 from gradlog.errors import CorruptRunError, GradlogError, StoreUnavailableError
 from gradlog.format import journal as records
 from gradlog.format import layout, limits
@@ -32,8 +32,6 @@ from gradlog.format.names import (
     SEGMENT_PATTERN,
     TORN,
 )
-
-__all__ = ["Files", "Findings", "Folder", "check", "examine", "open_files"]
 
 _LOOKS = 5
 """How often a segment with problems is looked at, at most."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.analysis.audit.files import Files, Folder
 from gradlog.analysis.audit.flushes import Flush, flush
-from gradlog.analysis.audit.integrity import Files, Folder
 from gradlog.analysis.audit.limits import headers
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.errors import CorruptRunError

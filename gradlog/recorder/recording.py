@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gradlog.errors import GradientError, RunExistsError, SpecMismatchError, StepOrderError, StoreUnavailableError
 from gradlog.format.codec import round_mantissa
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, WIDENED_GAP
-from gradlog.recorder.setup import Layout, Plan, open_segment, with_parent, writers
+from gradlog.recorder.setup import Layout, Plan, open_segment, with_parent
 from gradlog.recorder.step_numbers import Steps
 from gradlog.sketching.projector import Entries, projector
 from gradlog.sketching.pytree import as_entries
@@ -26,6 +26,7 @@ from gradlog.storage.block import Block
 from gradlog.storage.commit import Commit, SegmentWriter, read_segment
 from gradlog.storage.flusher import Flusher
 from gradlog.storage.journal import JournalWriter
+from gradlog.storage.recover import writers
 from gradlog.storage.scalar_columns import Columns
 
 log = logging.getLogger("gradlog")

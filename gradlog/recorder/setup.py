@@ -30,23 +30,9 @@ from gradlog.storage.commit import (
     segment_names,
 )
 from gradlog.storage.paths import of_run
-from gradlog.storage.recover import Recovered, recover, settle, still_writes, writers
+from gradlog.storage.recover import settle, still_writes, writers
 from gradlog.storage.settings import Storage
 from gradlog.storage.sink import Sink
-
-__all__ = [
-    "Layout",
-    "Opened",
-    "Plan",
-    "Recovered",
-    "describe_plan",
-    "open_segment",
-    "recover",
-    "require_chunk",
-    "require_same",
-    "with_parent",
-    "writers",
-]
 
 log = logging.getLogger("gradlog")
 

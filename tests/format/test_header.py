@@ -18,7 +18,8 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, check, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import check, examine
 from gradlog.analysis.reading.run import Run
 from gradlog.cli.app import run as command
 from gradlog.errors import CorruptRunError, NewerFormatError

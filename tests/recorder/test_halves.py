@@ -11,7 +11,8 @@ import pytest
 
 import gradlog
 from gradlog.analysis import analyze, open_run
-from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import examine
 from gradlog.errors import GradientError, GradlogWarning
 from gradlog.format.names import HALF_NORM2
 from gradlog.storage.compact import compact

@@ -11,7 +11,8 @@ import zarr
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import examine
 from gradlog.errors import GradlogWarning, SpecMismatchError
 from gradlog.format.header import NONFINITE, PARTIAL
 from tests.helpers.small_run import gradient, start

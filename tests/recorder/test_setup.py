@@ -12,7 +12,8 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import examine
 from gradlog.errors import GradlogWarning, RunExistsError, SpecMismatchError
 from tests.helpers.small_run import environment, gradient, start
 

@@ -13,7 +13,8 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, check, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import check, examine
 from gradlog.storage.compact import compact
 from gradlog.storage.recover import recover
 from tests.helpers.small_run import environment, gradient, open_files, start

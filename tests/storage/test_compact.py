@@ -16,7 +16,8 @@ from zarr.core.buffer import default_buffer_prototype
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import examine
 from gradlog.analysis.reading.bounded_stores import BoundedFolder
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.format import shards

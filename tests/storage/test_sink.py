@@ -22,7 +22,8 @@ from zarr.core.sync import sync as zarr_sync
 
 import gradlog
 from gradlog.analysis import analyze, open_run
-from gradlog.analysis.audit.integrity import check, examine, open_files
+from gradlog.analysis.audit.files import open_files
+from gradlog.analysis.audit.integrity import check, examine
 from gradlog.cli.app import run as command
 from gradlog.errors import (
     CorruptRunError,

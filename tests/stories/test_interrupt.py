@@ -16,7 +16,8 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import examine
 from gradlog.errors import StepOrderError
 from gradlog.recorder import provenance
 from gradlog.storage.flusher import Flusher

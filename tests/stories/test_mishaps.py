@@ -17,7 +17,8 @@ import torch
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import examine
 from gradlog.errors import GradlogWarning
 from gradlog.storage.sink import LocalSink
 from tests.helpers.small_run import HangingDisk, flushers, open_files

@@ -11,7 +11,8 @@ import pytest
 
 import gradlog
 from gradlog.analysis import audit_run, open_run
-from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import examine
 from gradlog.storage.compact import compact
 from gradlog.storage.sink import LocalSink
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradlog.analysis.audit.integrity import Folder, examine
+from gradlog.analysis.audit.files import Folder
+from gradlog.analysis.audit.integrity import examine
 from gradlog.errors import GradlogError
 from tests.helpers.damaged_runs import (
     SECOND,
