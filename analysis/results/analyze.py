@@ -144,7 +144,7 @@ def assemble(scopes: Scopes) -> xarray.Dataset:
     attrs = _of_spectrum(plan, refined, spectrum) | _attributes(run, plan, collected, main)
     attrs["bound_inputs"] = dataclasses.asdict(inputs)
     attrs["warnings"] = [
-        *warnings.of_run(run, spec, scopes.ledger(whole), of_all),
+        *warnings.of_run(run, spec, scopes.scalar_sums(whole), of_all),
         *half_batches.caution(collected.halves, plan.epochs.steps),
         *warnings.of_rank(run, main, spec, spectrum),
     ]
@@ -154,7 +154,7 @@ def assemble(scopes: Scopes) -> xarray.Dataset:
 
 
 def _bound_inputs(scopes: Scopes) -> bounds.Inputs:
-    logged, given = scopes.ledger(scopes.plan.whole).scalars, scopes.plan.options.bounds
+    logged, given = scopes.scalar_sums(scopes.plan.whole).scalars, scopes.plan.options.bounds
     optimizer = optimizer_name(scopes.run.header.provenance)
     return bounds.inputs(logged.get("loss"), logged.get("lr"), given.eta, given.lowest_loss, given.diameter, optimizer)
 

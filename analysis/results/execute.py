@@ -12,7 +12,7 @@ from gradlog.analysis.results.half_batches import Table
 from gradlog.analysis.results.plan import AnalysisPlan
 from gradlog.analysis.streaming import schedule, sections
 from gradlog.analysis.streaming.recipe import SUMS
-from gradlog.analysis.streaming.scalar_sums import Ledger, ledgers
+from gradlog.analysis.streaming.scalar_sums import ScalarSums, by_pane
 from gradlog.analysis.streaming.sections import Section
 from gradlog.analysis.streaming.totals import Totals, contributions
 
@@ -27,7 +27,7 @@ class Collected:
         Sums of the rows between the plan's cuts.
     grams : Totals
         Grams of the whole run, where its panes have none.
-    ledgers : list of Ledger
+    scalar_sums : list of ScalarSums
         Sums of norms and scalars between the cuts.
     halves : Table or None
         Where two gradients at one theta are known.
@@ -40,7 +40,7 @@ class Collected:
 
     panes: list[Totals]
     grams: Totals
-    ledgers: list[Ledger]
+    scalar_sums: list[ScalarSums]
     halves: Table | None
     sections: list[Section]
     kernels: list[str]
@@ -49,8 +49,8 @@ class Collected:
 
 def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]:
     """Read the rows. Run and plan come back as they were, or scaled where rows exceed the range of float32 products."""
-    books = ledgers(run, plan.cuts)
-    run, spec = rescaling.in_range(run, plan.spec, books)
+    of_panes = by_pane(run, plan.cuts)
+    run, spec = rescaling.in_range(run, plan.spec, of_panes)
     compute = plan.options.compute
     folder = resolve(compute.cache)
     memo = Memo(folder, run) if folder and spec.scale == 1 else None
@@ -66,5 +66,5 @@ def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]
         if not recipe.columns:
             grams = {name: x for name, x in panes[-1].items() if name in SUMS and SUMS[name].triangle}
     halves = half_batches.table(run, [(r.start, r.stop) for r in plan.flat], plan.epochs.steps)
-    collected = Collected(panes, grams, books, halves, stretches, sorted(kernels), memo)
+    collected = Collected(panes, grams, of_panes, halves, stretches, sorted(kernels), memo)
     return run, dataclasses.replace(plan, spec=spec), collected

@@ -18,7 +18,7 @@ from gradlog.analysis.measures.spec import LEAST, AnalysisSpec
 from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.streaming import scalar_sums
-from gradlog.analysis.streaming.scalar_sums import Ledger
+from gradlog.analysis.streaming.scalar_sums import ScalarSums
 
 MOST = 2.0**48
 """Largest square root of a whole run's energy that is left as it is, and what other runs are scaled to."""
@@ -37,14 +37,14 @@ class Scaled(RowSource):
         return np.ldexp(found, self.exponent, out=found)
 
 
-def in_range(run: Run, spec: AnalysisSpec, books: Sequence[Ledger]) -> tuple[Run, AnalysisSpec]:
+def in_range(run: Run, spec: AnalysisSpec, of_panes: Sequence[ScalarSums]) -> tuple[Run, AnalysisSpec]:
     """Run and question with rows in the range of float32 products: unchanged for all but extreme gradients.
 
     Parameters
     ----------
     run : Run
     spec : AnalysisSpec
-    books : sequence of Ledger
+    of_panes : sequence of ScalarSums
         Of all rows: the squared norms, in float64.
 
     Returns
@@ -55,7 +55,7 @@ def in_range(run: Run, spec: AnalysisSpec, books: Sequence[Ledger]) -> tuple[Run
     spec : AnalysisSpec
         With that power as its ``scale``.
     """
-    exponent = _exponent(scalar_sums.add(books))
+    exponent = _exponent(scalar_sums.add(of_panes))
     if exponent == 0:
         return run, spec
     scaled = copy.copy(run)
@@ -63,9 +63,9 @@ def in_range(run: Run, spec: AnalysisSpec, books: Sequence[Ledger]) -> tuple[Run
     return scaled, dataclasses.replace(spec, scale=2.0**exponent)
 
 
-def _exponent(book: Ledger) -> int:
-    size = float(np.sqrt(book.energy.sum()))
-    mean = np.sqrt(book.energy[book.moving > 0] / book.moving[book.moving > 0])
+def _exponent(whole: ScalarSums) -> int:
+    size = float(np.sqrt(whole.energy.sum()))
+    mean = np.sqrt(whole.energy[whole.moving > 0] / whole.moving[whole.moving > 0])
     if not np.isfinite(size) or (size <= MOST and (mean >= LEAST).all()):  # unflagged NaN: the pass refuses it
         return 0
     return int(np.floor(np.log2(MOST / size)))

@@ -22,7 +22,7 @@ from gradlog.analysis.spectrum.routes import Sums
 from gradlog.analysis.spectrum.shuffled_rank import ShuffledRank
 from gradlog.analysis.streaming import scalar_sums, schedule
 from gradlog.analysis.streaming.recipe import Recipe
-from gradlog.analysis.streaming.scalar_sums import BATCH, Ledger
+from gradlog.analysis.streaming.scalar_sums import BATCH, ScalarSums
 from gradlog.analysis.streaming.sections import FEWEST_ROWS, thin
 from gradlog.analysis.streaming.totals import Totals, add, contributions
 
@@ -153,9 +153,9 @@ class Scopes:
             "increment_step": self.run.steps[steps[inside]],
         }
 
-    def ledger(self, r: Range) -> Ledger:
+    def scalar_sums(self, r: Range) -> ScalarSums:
         """Add up the norms and scalars of the range's finite rows."""
-        return scalar_sums.add(self.collected.ledgers[self.at[r.start] : self.at[r.stop]])
+        return scalar_sums.add(self.collected.scalar_sums[self.at[r.start] : self.at[r.stop]])
 
     def _order(self, r: Range) -> Order:
         """Past rows available at the range's rows, as a range for each chain, and where its epochs begin."""
@@ -180,12 +180,12 @@ class Scopes:
 
     def _energy(self, r: Range, group: int | None) -> float:
         """Sum of the exact squared norms of the range's finite rows."""
-        energy = self.ledger(r).energy
+        energy = self.scalar_sums(r).energy
         return float(energy.sum() if group is None else energy[group])
 
     def _batch(self, r: Range) -> float:
         """Mean batch size of all ranks that log their own gradients, NaN where it is not logged."""
-        means = [column.mean for name, column in self.ledger(r).scalars.items() if name in BATCH and column.count]
+        means = [column.mean for name, column in self.scalar_sums(r).scalars.items() if name in BATCH and column.count]
         return means[0] * (self.collected.halves.parts if self.collected.halves else 1) if means else float("nan")
 
     def _one_sketch(self, sums: Sums) -> Float64 | None:

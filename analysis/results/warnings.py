@@ -9,10 +9,10 @@ from gradlog.analysis.measures.spec import LEAST, AnalysisSpec, Values, contradi
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.spectrum import rank
 from gradlog.analysis.spectrum.rank import Spectrum
-from gradlog.analysis.streaming.scalar_sums import Ledger
+from gradlog.analysis.streaming.scalar_sums import ScalarSums
 
 
-def of_run(run: Run, spec: AnalysisSpec, counted: Ledger, of_all: Evidence) -> list[str]:
+def of_run(run: Run, spec: AnalysisSpec, counted: ScalarSums, of_all: Evidence) -> list[str]:
     """Say what is irregular about the rows themselves."""
     info, said = run.info, []
     if info["every"] > 1:
@@ -61,14 +61,14 @@ def of_rank(run: Run, main: Values, spec: AnalysisSpec, spectrum: Spectrum | Non
     return said
 
 
-def _zeros(run: Run, counted: Ledger) -> list[str]:
+def _zeros(run: Run, counted: ScalarSums) -> list[str]:
     """Frozen parameters: a group without any gradient, or rows without one."""
     frozen = np.array(run.header.groups)[counted.moving == 0]
     said = [f"group {g}: its gradient is zero throughout" for g in frozen]
     return said + ([f"{counted.still} rows with a gradient of zero are counted"] if counted.still else [])
 
 
-def _faint(run: Run, spec: AnalysisSpec, counted: Ledger) -> list[str]:
+def _faint(run: Run, spec: AnalysisSpec, counted: ScalarSums) -> list[str]:
     """Name groups that vanish beside the others."""
     faint = counted.energy * spec.scale**2 <= counted.moving * LEAST**2
     return [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ SCALARS = ("loss", "lr", *BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
-class Ledger:
+class ScalarSums:
     """Finite rows of a pane.
 
     Attributes
@@ -41,7 +40,7 @@ class Ledger:
     scalars: dict[str, Column]
 
     @classmethod
-    def of(cls, block: Block, start: int, stop: int) -> Ledger:
+    def of(cls, block: Block, start: int, stop: int) -> ScalarSums:
         """Of view rows [start, stop) of a block."""
         rows = slice(start - block.start, stop - block.start)
         good = block.finite[rows]
@@ -50,19 +49,17 @@ class Ledger:
         still = int(np.count_nonzero((norms == 0).all(axis=1)))
         return cls(norms.sum(axis=0), np.count_nonzero(norms, axis=0), still, scalars)
 
-    def add(self, later: Ledger) -> Ledger:
+    def add(self, later: ScalarSums) -> ScalarSums:
         """Of these rows and the later ones."""
         scalars = {name: column.add(later.scalars[name]) for name, column in self.scalars.items()}
-        return Ledger(self.energy + later.energy, self.moving + later.moving, self.still + later.still, scalars)
+        return ScalarSums(self.energy + later.energy, self.moving + later.moving, self.still + later.still, scalars)
 
 
-def ledgers(run: Run, cuts: Sequence[int]) -> list[Ledger]:
-    """Ledgers of the panes between consecutive cuts: view rows, ascending, the first 0, the last the run's length."""
+def by_pane(run: Run, cuts: Sequence[int]) -> list[ScalarSums]:
+    """Return the sums between consecutive cuts: view rows, ascending, the first 0, the last the run's length."""
     names = [name for name in SCALARS if name in run.scalar_names]
-    nothing = {name: Column.of(np.empty(0)) for name in names}
-    panes = [
-        Ledger(np.zeros(run.n_groups), np.zeros(run.n_groups, np.int64), 0, nothing) for _ in itertools.pairwise(cuts)
-    ]
+    n, nothing = run.n_groups, {name: Column.of(np.empty(0)) for name in names}
+    panes = [ScalarSums(np.zeros(n), np.zeros(n, np.int64), 0, nothing)] * (len(cuts) - 1)
     pane = 0
     for block in run.columns(names):
         start, stop = block.start, block.start + len(block.finite)
@@ -70,11 +67,11 @@ def ledgers(run: Run, cuts: Sequence[int]) -> list[Ledger]:
             while cuts[pane + 1] <= start:
                 pane += 1
             end = min(stop, cuts[pane + 1])
-            panes[pane] = panes[pane].add(Ledger.of(block, start, end))
+            panes[pane] = panes[pane].add(ScalarSums.of(block, start, end))
             start = end
     return panes
 
 
-def add(parts: Iterable[Ledger]) -> Ledger:
+def add(parts: Iterable[ScalarSums]) -> ScalarSums:
     """Of several panes together."""
-    return reduce(Ledger.add, parts)
+    return reduce(ScalarSums.add, parts)
