@@ -18,6 +18,7 @@ from gradlog.format import fields, limits
 from gradlog.format.chain import split_lines
 from gradlog.format.codec import HEAD, frame_fault
 from gradlog.format.header import RunHeader, SegmentHeader, attributes
+from gradlog.format.journal import row_bytes
 from gradlog.format.layout import (
     ARRAYS,
     ChunkKey,
@@ -75,7 +76,7 @@ def _segment(folder: Path, files: dict[str, int], header: RunHeader) -> Iterator
     except (CorruptRunError, OSError) as error:
         yield str(error)
         return
-    row = header.n * 4 + len(header.groups) * 8 + 64 + 8 * limits.COLUMNS
+    row = row_bytes(len(header.groups), header.sketch.k, limits.COLUMNS) + 40
     for key, size in files.items():
         if JOURNAL_PATTERN.fullmatch(key) and size > header.chunk * row + limits.METADATA:
             yield f"{key}: {size:,} bytes are more than the rows of a chunk can need"

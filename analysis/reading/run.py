@@ -19,12 +19,12 @@ from gradlog.analysis.reading.launches import Launch, group_by_launch, select
 from gradlog.analysis.reading.metadata import Metadata, read_metadata
 from gradlog.analysis.reading.replayed_steps import compare
 from gradlog.analysis.reading.rows import RowSource, Span
-from gradlog.analysis.reading.segment import ARRAYS, Segment
+from gradlog.analysis.reading.segment import Segment
 from gradlog.analysis.reading.stores import Location
 from gradlog.errors import TooFewStepsError
 from gradlog.format import masking
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
-from gradlog.format.layout import SCALAR_COLUMNS
+from gradlog.format.layout import ARRAYS, SCALAR_COLUMNS
 from gradlog.format.names import HALF_PATTERN
 
 if TYPE_CHECKING:

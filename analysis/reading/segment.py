@@ -29,10 +29,8 @@ from gradlog.format import journal as records
 from gradlog.format.chain import digest, is_sealed
 from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.journal import Journal, following
-from gradlog.format.layout import SNAPSHOTS
+from gradlog.format.layout import ARRAYS, SNAPSHOTS
 from gradlog.format.names import META
-
-ARRAYS = ("sketch", "group_norm2", "scalars", "step", "flags")
 
 
 @dataclasses.dataclass

@@ -73,6 +73,15 @@ def names_record(names: list[str]) -> bytes:
     return frame(b"N" + json.dumps(names).encode())
 
 
+def row_bytes(groups: int, k: int, scalars: int) -> int:
+    """Bytes of the record of a row with so many scalars.
+
+    >>> row_bytes(2, 8, 3)
+    128
+    """
+    return _FRAME.size + _ROW.size + 8 * groups + 8 * scalars + 4 * groups * k
+
+
 def row_record(
     step: int,
     flags: int,
@@ -173,7 +182,7 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
     rows: list[tuple[int, int]] = []
     norm2, sketch, scalars = [], [], []
     notes: list[tuple[int, NDArray[Any]]] = []
-    width = _ROW.size + groups * 8 + groups * k * 4
+    width = row_bytes(groups, k, 0) - _FRAME.size
     most = (len(data) + limits.WIDENED) // 8
     chunk, at = _chunk(data, owner)
     while chunk >= 0 and at < len(data):

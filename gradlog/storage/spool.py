@@ -72,11 +72,8 @@ def limit() -> int:
 
 
 def chunk_bytes(header: RunHeader, scalars: int) -> int:
-    """Bytes of a full journal, annotations aside.
-
-    A row is framed (8), and has number, flags and the like (16) before its norms, scalars and sketch.
-    """
-    return header.chunk * (24 + 8 * len(header.groups) + 8 * scalars + 4 * header.n)
+    """Bytes of a full journal, annotations aside."""
+    return header.chunk * records.row_bytes(len(header.groups), header.sketch.k, scalars)
 
 
 def command(path: str) -> str:
