@@ -162,7 +162,7 @@ def fits_beta(name: str) -> bool:
 
 def built_in(predictors: str | Predictor | Iterable[str | Predictor] | None) -> bool:
     """Whether their names alone say what they are, so that a result can be kept under them."""
-    return all(_is_ours(type(p)) for p in parse(predictors))
+    return all(isinstance(p, str) and _is_ours(_kind(p)[0].make) for p in _listed(predictors, "analyze"))
 
 
 def parse(
@@ -175,26 +175,35 @@ def parse(
     >>> [p.name for p in parse("last, ema(0.5)")]
     ['last', 'ema(0.5)']
     """
-    if predictors is None:
-        predictors = usual(shown_in)
-    if isinstance(predictors, str):
-        predictors = [part for part in re.split(r",\s*(?![^()]*\))", predictors) if part]
-    elif not isinstance(predictors, Iterable):
-        predictors = [predictors]
-    parsed = [_parse(p.strip()) if isinstance(p, str) else p for p in predictors]
+    parsed = [_parse(p) if isinstance(p, str) else p for p in _listed(predictors, shown_in)]
     names = [p.name for p in parsed]
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"predictors must be named once each and at least one, got {names}")
     return parsed
 
 
-def _parse(name: str) -> Predictor:
-    match = WRITTEN.fullmatch(name)
+def _listed(predictors: str | Predictor | Iterable[str | Predictor] | None, shown_in: Result) -> list[str | Predictor]:
+    """Names and objects one by one."""
+    if predictors is None:
+        return list(usual(shown_in))
+    if isinstance(predictors, str):
+        return [part for part in re.split(r",\s*(?![^()]*\))", predictors) if part]
+    return list(predictors) if isinstance(predictors, Iterable) else [predictors]
+
+
+def _kind(name: str) -> tuple[Kind, str | None]:
+    """Kind of a name, and the text of its parameter."""
+    match = WRITTEN.fullmatch(name.strip())
     kind = _kinds.get(match[1]) if match else None
     if match is None or kind is None or (kind.parameter is None) != (match[2] is None):
         raise ValueError(f"unknown predictor {name!r}; known: {forms()}")
+    return kind, match[2]
+
+
+def _parse(name: str) -> Predictor:
+    kind, text = _kind(name)
     try:
-        return kind.make() if kind.parameter is None else kind.make(kind.parameter(match[2]))
+        return kind.make() if kind.parameter is None or text is None else kind.make(kind.parameter(text))
     except ValueError as error:
         raise ValueError(f"bad predictor {name!r}: {error}") from error
 

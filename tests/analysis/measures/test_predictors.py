@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gradlog
 from gradlog.analysis import Cache, Linear, open_run, register_predictor
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import fits_beta, is_reference, kinds
@@ -63,10 +64,13 @@ def test_a_built_in_name_is_not_given_away():
 
 
 def test_what_a_registered_predictor_gave_is_not_kept_under_its_name(tmp_path):
-    path = str(stores.write_run(tmp_path / "r.zarr", smooth(40, groups=1), chunk=8))
+    with gradlog.open(tmp_path / "r.zarr", k=16, on_error="raise") as log:
+        for row in smooth(40, groups=1).reshape(40, -1):
+            log.step({"w": row})
     cache = Cache(tmp_path / "cache")
     found = []
     for weight in (1.0, 0.5):
         register_predictor("test-changed")(lambda weight=weight: Linear("test-changed", (weight,)))
-        found.append(float(analyze_cached(open_run(path), cache=cache, predictors=["test-changed"])["kappa"][0]))
+        result = analyze_cached(open_run(str(tmp_path / "r.zarr")), cache=cache, predictors=["test-changed"])
+        found.append(float(result["kappa"][0]))
     assert found[0] != found[1]
