@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlog.errors import CorruptRunError
+from gradlog.format.fields import shown
 from gradlog.format.limits import parse_object
 from gradlog.format.names import MANIFEST, MANIFESTS
 
@@ -112,7 +113,7 @@ def walk(manifests: Iterable[bytes], before: str, where: str, first: int = 0) ->
             chunks = {key: str(entry["blake2b"]) for key, entry in body["chunks"].items()}
             follows, link = body["prev"] == before, Manifest(digest(data), body["rows"][1], chunks, body)
         except (LookupError, TypeError, AttributeError) as error:
-            raise CorruptRunError(f"{where}: manifest {i} is not one of this format: {error!r}") from error
+            raise CorruptRunError(f"{where}: manifest {i} is not one of this format: {shown(error)}") from error
         if not follows:
             raise CorruptRunError(f"{where}: manifest {i} does not follow the one before; run: gradlog audit")
         before = link.digest

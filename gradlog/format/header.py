@@ -341,7 +341,7 @@ def _tensors(values: Any, what: str) -> tuple[TensorInfo, ...]:
 def _version(text: Any, where: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", text) if isinstance(text, str) else None
     if match is None:
-        raise CorruptRunError(f"{where}: format version {text!r} is not of the form '1.0'")
+        raise CorruptRunError(f"{where}: format version {shown(text)} is not of the form '1.0'")
     major, minor = int(match[1]), int(match[2])
     if major > FORMAT[0]:
         raise NewerFormatError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gradlog.errors import CorruptRunError
+from gradlog.format.fields import shown
 from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.limits import parse_object
 from gradlog.format.names import JOURNAL_PATTERN, PARTIAL_FILE
@@ -210,7 +211,7 @@ def _steps(sink: Sink, segment: SegmentHeader) -> tuple[int, int]:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         if isinstance(error, CorruptRunError):
             raise
-        raise CorruptRunError(f"{segment.name}: manifest cannot be read: {error!r}") from error
+        raise CorruptRunError(f"{segment.name}: manifest cannot be read: {shown(error)}") from error
 
 
 def _first(read: Callable[[int], bytes], flushes: Iterable[int]) -> list[int]:

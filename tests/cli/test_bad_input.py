@@ -70,6 +70,17 @@ def test_a_newer_format(call, make_run, verb):
     refused(call(verb, meta.parent), 3, "2.0", "pip install -U gradlog-zarr")
 
 
+@pytest.mark.parametrize("version", [[f"s{i}" for i in range(400)], "9" * 5000, {"a" * 3000: 1}])
+def test_a_format_version_of_any_length_is_told_in_a_short_line(call, make_run, version):
+    meta = make_run() / "zarr.json"
+    document = json.loads(meta.read_text())
+    document["attributes"]["gradlog"]["format"] = version
+    meta.write_text(json.dumps(document))
+    result = call("info", meta.parent)
+    refused(result, 1, "format version")
+    assert len(result.err) < 400
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_broken_metadata(call, make_run, verb):
     meta = make_run() / "zarr.json"
