@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import click
@@ -104,8 +105,8 @@ def _pass_through(stop: BaseException, script: str) -> None:
     if isinstance(stop, SystemExit):
         raise stop
     trace = stop.__traceback__
-    while trace is not None and trace.tb_next is not None and _ours(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
+    while trace is not None and _ours(trace) and (trace.tb_next or isinstance(stop, SyntaxError)):
+        trace = trace.tb_next  # a script that cannot be compiled has no frame of its own
     sys.excepthook(type(stop), stop.with_traceback(trace), trace)
     if isinstance(stop, KeyboardInterrupt):
         atexit._run_exitfuncs()  # which the interpreter does, too, before it dies of the signal
@@ -115,7 +116,8 @@ def _pass_through(stop: BaseException, script: str) -> None:
     raise SystemExit(1)
 
 
-def _ours(filename: str) -> bool:
-    return filename in ("<frozen runpy>", runpy.__file__) or filename.endswith(
-        ("gradlog/integrations/script.py", "cli/run.py")
-    )
+def _ours(trace: TracebackType) -> bool:
+    from gradlog.integrations.script import run_script
+
+    ours = __file__, run_script.__code__.co_filename, "<frozen runpy>", runpy.__file__
+    return trace.tb_frame.f_code.co_filename in ours

@@ -78,11 +78,22 @@ def test_a_folder_or_archive_with_a_main(tmp_path, recorded, gradlog_run, kind):
     assert recorded(tmp_path / "job.zarr").steps == [0]
 
 
-def test_frames_of_a_script_whose_name_resembles_the_machinery_are_shown(tmp_path, gradlog_run):
-    (tmp_path / "my_runpy.py").write_text("def inner():\n    raise ValueError('mine')\n\n\ninner()\n")
-    done = gradlog_run("my_runpy.py")
-    plain = subprocess.run([sys.executable, "my_runpy.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("name", ["my_runpy.py", "cli/run.py", "gradlog/integrations/script.py"])
+def test_frames_of_a_script_whose_name_resembles_the_machinery_are_shown(tmp_path, gradlog_run, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("def inner():\n    raise ValueError('mine')\n\n\ninner()\n")
+    done = gradlog_run(name)
+    plain = subprocess.run([sys.executable, name], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert plain.stderr.strip() in done.stderr
+
+
+def test_a_script_that_cannot_be_compiled_is_told_as_python_tells_it(tmp_path, gradlog_run):
+    (tmp_path / "broken.py").write_text("x = (\n")
+    done = gradlog_run("broken.py")
+    plain = subprocess.run([sys.executable, "broken.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == plain.returncode == 1
+    assert plain.stderr.strip() in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 EDGES = """
