@@ -11,16 +11,19 @@ from gradlog.integrations.attach import attach
 from gradlog.recorder.api import open
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.provenance import fingerprint
+from gradlog.storage.compact import Compacted, compact
 from gradlog.storage.recover import Recovered, recover
 from gradlog.storage.settings import Storage
 
 __all__ = [
+    "Compacted",
     "GradlogError",
     "GradlogWarning",
     "Logger",
     "Recovered",
     "Storage",
     "attach",
+    "compact",
     "fingerprint",
     "open",
     "recover",

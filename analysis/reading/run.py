@@ -141,6 +141,11 @@ class Run:
         return len(self.steps)
 
     @property
+    def length(self) -> int:
+        """As ``n_steps``: its name in earlier versions."""
+        return self.n_steps
+
+    @property
     def finite(self) -> NDArray[np.bool_]:
         """Which rows hold no NaN or inf."""
         return np.asarray((self.flags & NONFINITE) == 0)

@@ -59,6 +59,10 @@ def compact(path: str | os.PathLike[str], shard_bytes: int = SHARD_BYTES) -> lis
         There is no run, or a chunk or a header contradicts a manifest; that segment is not changed then.
     UnsupportedError
         The run is not in a local directory.
+
+    Examples
+    --------
+    >>> gradlog.compact("run.zarr")          # doctest: +SKIP
     """
     if "://" in os.fspath(path):
         raise UnsupportedError(f"{path}: only local runs can be compacted; copy it here, compact, copy it back")

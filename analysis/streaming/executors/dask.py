@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -84,7 +85,7 @@ def connected(scheduler: Any) -> Iterator[Any]:
     Raises
     ------
     SchedulerError
-        Nothing answers there within ``CONNECT`` seconds.
+        The address has no port, or nothing answers there within ``CONNECT`` seconds.
     MissingDependencyError
         ``distributed`` is not installed.
     """
@@ -98,6 +99,9 @@ def connected(scheduler: Any) -> Iterator[Any]:
         if not isinstance(scheduler, str):
             yield scheduler
             return
+        # without a port distributed keeps a half-made client, which complains when the process ends
+        if not re.search(r":\d+$|^inproc://", scheduler):
+            raise SchedulerError(f"{scheduler}: expected the address of a dask scheduler such as 'tcp://host:8786'")
         client = _within(2 * CONNECT, lambda: Client(scheduler, timeout=CONNECT, set_as_default=False))
         if client is None:
             raise SchedulerError(

@@ -86,6 +86,11 @@ def test_the_newest_segment_wins_for_each_step(tmp_path):
     assert audit.contiguous_ranges.tolist() == [[0, 60], [60, 90], [90, 100]]
 
 
+def test_the_number_of_steps_has_its_earlier_name_too():
+    run = open_run(Path(__file__).parents[3] / "sample_logs" / "mlp_wine_exact.zarr")
+    assert run.length == run.n_steps == len(run.steps)
+
+
 def test_ranks_add_up_at_their_common_steps(tmp_path):
     path = tmp_path / "r.zarr"
     head = stores.header()

@@ -13,6 +13,7 @@ from gradlog.analysis.streaming.executors.base import FAN, Executor, Pane, Reduc
 from gradlog.analysis.streaming.executors.dask import Cluster
 from gradlog.analysis.streaming.executors.serial import Serial
 from gradlog.analysis.streaming.executors.threads import Threads
+from gradlog.errors import SchedulerError
 
 # A client that is closed while it talks leaves its socket to the garbage collector, which may come in here.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -152,3 +153,9 @@ def test_names_of_schedulers_mean_executors():
         assert isinstance(executors.of("threads", 9), Threads)
     own = Serial()
     assert executors.of(own, 9) is own
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://nonsense", "tcp://[::1]"])
+def test_an_address_without_a_port_is_refused_before_a_client_is_made(address):
+    with pytest.raises(SchedulerError, match="8786"):
+        executors.of(address, 1).map(pow, [(2, 1)], lambda done, total: None)
