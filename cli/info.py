@@ -122,7 +122,7 @@ def _segments(run: dict[str, Any]) -> list[str]:
             f"{s['rows']:,}",
             _range(s),
             s["status"],
-            (s["parent"] or "") and f"{s['parent']} at {s['parent_step']}",
+            " at ".join(str(x) for x in (s["parent"], s["parent_step"]) if x is not None),
         ]
         for s in run["segments"]
     ]

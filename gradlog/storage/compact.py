@@ -20,7 +20,7 @@ from gradlog.format.layout import ARRAYS, ChunkKey, scalar_chunks, snapshots_in
 from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, WAITING_PATTERN
 from gradlog.storage import spool
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
-from gradlog.storage.paths import absolute
+from gradlog.storage.paths import absolute, refuse_a_file
 from gradlog.storage.recover import still_writes, turn
 from gradlog.storage.sink import LocalSink
 
@@ -67,6 +67,7 @@ def compact(path: str | os.PathLike[str], shard_bytes: int = SHARD_BYTES) -> lis
     if "://" in os.fspath(path):
         raise UnsupportedError(f"{path}: only local runs can be compacted; copy it here, compact, copy it back")
     path = absolute(path)
+    refuse_a_file(path)
     if not (Path(path) / META).is_file():
         raise NotARunError(f"{path}: no {META} inside; expected the folder of a run such as 'run.zarr'")
     sink = LocalSink(path)

@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+from gradlog.errors import NotARunError
+
 SUFFIX = ".zarr"
 
 
@@ -24,6 +26,13 @@ def absolute(path: str | os.PathLike[str]) -> str:
     if is_url(text):
         return text.rstrip("/")
     return str(Path(os.path.expanduser(text.removeprefix("file://"))).absolute())
+
+
+def refuse_a_file(path: str | os.PathLike[str]) -> None:
+    """Raise NotARunError where a file is in the place of a run's folder, an archive of a run say."""
+    text = absolute(path)
+    if not is_url(text) and os.path.isfile(text):
+        raise NotARunError(f"{text}: a file; expected the folder of a run (unpack an archive first)")
 
 
 def of_run(path: str, n: int) -> str:

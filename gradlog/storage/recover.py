@@ -20,6 +20,7 @@ from gradlog.format.names import JOURNAL_PATTERN, PARTIAL_FILE
 from gradlog.storage import liveness, spool
 from gradlog.storage.block import Block
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
+from gradlog.storage.paths import refuse_a_file
 from gradlog.storage.settings import Storage
 from gradlog.storage.sink import Sink
 
@@ -77,12 +78,15 @@ def recover(path: str | os.PathLike[str], force: bool = False, *, storage: Stora
         There is no run, or its metadata cannot be read.
     StoreUnavailableError
         The store does not answer, still.
+    NotARunError
+        A file is there, such as an archive of a run.
 
     Examples
     --------
     >>> recover("s3://bucket/run.zarr")          # doctest: +SKIP
     [Recovered(segment='seg-000000-r0000', status='recovered', rows=4096, live=False)]
     """
+    refuse_a_file(path)
     sink = (storage or Storage()).open(path)
     header, _ = read_root(sink)
     found = []

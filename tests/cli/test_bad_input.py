@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -33,14 +34,22 @@ def test_not_a_run(call, tmp_path, verb):
 
 def test_what_cannot_be_compacted_is_named(call, tmp_path):
     (tmp_path / "file.zarr").write_text("text")
-    for name in ("nothing.zarr", "file.zarr"):
-        refused(call("compact", tmp_path / name), 3, f"{tmp_path / name}: no zarr.json inside")
+    refused(call("compact", tmp_path / "nothing.zarr"), 3, f"{tmp_path / 'nothing.zarr'}: no zarr.json inside")
+    refused(call("compact", tmp_path / "file.zarr"), 3, f"{tmp_path / 'file.zarr'}: a file")
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "audit", "report"])
 def test_a_url_of_no_known_kind(call, tmp_path, monkeypatch, verb):
     monkeypatch.chdir(tmp_path)
     refused(call(verb, "nowhere://run.zarr"), 3, "nowhere", "expected a folder or a URL")
+
+
+@pytest.mark.parametrize("verb", ["recover", "compact"])
+def test_an_archive_is_to_be_unpacked_before_it_is_changed(call, make_run, tmp_path, verb):
+    packed = Path(shutil.make_archive(str(tmp_path / "run"), "zip", make_run()))
+    before = packed.read_bytes()
+    refused(call(verb, packed), 3, "unpack")
+    assert packed.read_bytes() == before
 
 
 def test_an_audit_names_what_is_no_metadata(call, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -104,3 +105,15 @@ def test_damaged_norms_are_told_and_the_rest_is_shown(call, make_run):
     assert shown.code == 0
     assert "loss and norms cannot be shown" in shown.out
     assert "storage" in shown.out
+
+
+def test_a_segment_after_one_without_rows_names_no_step(call, tmp_path):
+    for steps in (0, 2):
+        with pytest.warns(gradlog.GradlogWarning) if not steps else contextlib.nullcontext():
+            log = gradlog.open(tmp_path / "r.zarr", like={"w": np.zeros(6)}, k="exact", mode="a")
+            for _ in range(steps):
+                log.step({"w": np.ones(6)})
+            log.close()
+    out = call("info", tmp_path / "r.zarr").out
+    assert "closed  seg-000000-r0000\n" in out
+    assert "None" not in out
