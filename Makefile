@@ -7,6 +7,10 @@ PIP := -m pip install -q --disable-pip-version-check
 # One worker for each core, at most eight; a worker that runs dry takes tests from another. More options: make test OPTIONS=-x
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 OPTIONS ?=
+# What `make test-fast` leaves out besides: servers, browsers, other processes, whole reports, many runs.
+LONGER := stories golden_outputs analysis/report analysis/caching analysis/comparison analysis/test_following.py \
+  analysis/streaming/test_interrupts.py analysis/results/test_light.py analysis/measures/test_degenerate.py \
+  analysis/spectrum/test_rounded_certificates.py storage/test_sink.py storage/test_snapshots.py cli/test_watch.py cli/test_site.py
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 .NOTPARALLEL:
@@ -14,7 +18,7 @@ RUN ?= sample_logs/tiny_sort_rmsprop.zarr
 
 demo: .venv/.base        ; .venv/bin/gradlog analyze $(RUN)
 test: .venv/.dev         ; $(PY) -m pytest $(PARALLEL) $(OPTIONS)
-test-fast: .venv/.dev    ; $(PY) -m pytest $(PARALLEL) -m "not slow" $(OPTIONS)
+test-fast: .venv/.dev    ; $(PY) -m pytest $(PARALLEL) -m "not slow" $(LONGER:%=--ignore=tests/%) $(OPTIONS)
 check: lint wheel-check
 integrations: .venv-frameworks/.done ; $(FW) -m pytest $(PARALLEL) $(OPTIONS) tests/integrations tests/test_paper.py
 docs: .venv/.dev         ; $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
