@@ -58,6 +58,7 @@ def examine(files: Files) -> Findings:
 
     Examples
     --------
+    >>> from gradlog.analysis.audit.files import Folder
     >>> examine(Folder("/nonexistent.zarr")).problems
     ['zarr.json: missing']
     """

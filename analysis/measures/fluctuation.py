@@ -81,9 +81,9 @@ def half_width(numerator: Float64, denominator: Float64) -> Float64:
 
     Examples
     --------
-    >>> noise = np.random.default_rng(0).standard_normal(40)
-    >>> round(float(half_width(40 + noise, np.full(40, 40.0))), 4)   # about 2 / sqrt(40) / 40
-    0.0074
+    >>> noise = np.random.default_rng(0).standard_normal(400)
+    >>> round(float(half_width(40 + noise, np.full(400, 40.0))), 4)   # about 2 / sqrt(400) / 40
+    0.0025
     """
     count = numerator.shape[-1]
     if count < 3:

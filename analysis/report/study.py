@@ -84,7 +84,7 @@ def window_rows(rows: int, growing: bool = False) -> int | None:
 
     >>> window_rows(100_000), window_rows(400), window_rows(40)
     (4166, 16, None)
-    >>> [window_rows(rows, growing=True) for rows in (384, 400, 799)]
+    >>> [window_rows(rows, growing=True) for rows in (384, 400, 768)]
     [16, 32, 32]
     """
     size = max(LEAST_ROWS, rows // MOST_WINDOWS)

@@ -55,7 +55,8 @@ def collect(
 def plain(value: Any) -> Any:
     """Copy of a fact in the types that JSON has: numpy values as numbers and lists, paths and anything else as text.
 
-    >>> plain({"lr": np.float32(0.5), "betas": (0.9, 0.99), "data": Path("a/b")})
+    >>> from pathlib import PurePosixPath
+    >>> plain({"lr": np.float32(0.5), "betas": (0.9, 0.99), "data": PurePosixPath("a/b")})
     {'lr': 0.5, 'betas': [0.9, 0.99], 'data': 'a/b'}
     """
     if isinstance(value, Mapping):
