@@ -129,9 +129,9 @@ def audit_run(
             report.run(name, _lines(check, witness))
         _outside(report, folder, witness, heads_kept, loaded, sgd)
         if replay is not None:
-            report.run("replay", against_replay(witness.run, replay, replay_steps, seed))
+            report.run("replay", _lines(lambda w: against_replay(w.run, replay, replay_steps, seed), witness))
         if beside is not None and (second := _sound(report, beside, f"{other}: ")):
-            report.run("shared", shared(witness.run, second.run))
+            report.run("shared", _lines(lambda w: shared(w.run, second.run), witness))
     return report
 
 

@@ -12,6 +12,7 @@ import pytest
 import gradlog
 from gradlog.analysis import audit_run, open_run
 from gradlog.analysis.audit.checks import norms
+from gradlog.errors import CorruptRunError
 from gradlog.format.header import PARTIAL, SKIPPED, WIDENED_GAP
 from gradlog.sketching.fold_hash import FoldHash
 from gradlog.storage.compact import compact
@@ -428,6 +429,23 @@ def test_a_second_run_that_is_damaged_fails(tmp_path: Path, path: Path) -> None:
     report = audit_run(path, other)
     assert report.failed
     assert not texts(report, "shared", "PASS", "WARN")
+
+
+def test_a_run_that_no_reader_opens_fails_whatever_is_asked_beside(tmp_path: Path, path: Path) -> None:
+    """Every digest fits, but the steps go back: each check that reads the run is a finding, and the others go on."""
+    other = tmp_path / "other.zarr"
+    forger.record(other, Training(1))
+
+    def back(r: Rows) -> None:
+        r.step[:] = r.step[::-1].copy()
+
+    forge(other, back)
+    with pytest.raises(CorruptRunError, match="do not increase"):
+        open_run(other)
+    assert "do not increase" in texts(audit_run(path, other), "shared")[0]
+    report = audit_run(other, path, replay=lambda step: {})
+    assert "do not increase" in texts(report, "replay")[0]
+    assert "do not increase" in texts(report, "shared")[0]
 
 
 def test_provenance_is_a_checklist(tmp_path: Path) -> None:
