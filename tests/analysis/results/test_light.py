@@ -27,7 +27,7 @@ def test_the_same_numbers_but_for_ranks_of_windows(path, svd):
     lean = {name for name in full if name not in light}
     assert all(name.startswith(("window_group_", "prefix_group_")) for name in lean)
     assert set(light) < set(full)
-    ranks = ("rank", "singular", "tail", "overlap", "participation", "entropy", "stable", "gain_chance", "gain_epochs")
+    ranks = ("rank", "singular", "tail", "overlap", "participation", "entropy", "stable", "gain_chance")
     for name in light:
         if not (name.startswith(("window_", "prefix_")) and any(word in str(name) for word in ranks)):
             atol = 1e-4 * float(abs(full[name]).max())  # of singular values that are rounding of float32 products
