@@ -22,6 +22,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import known as known_gradients  # noqa: E402
 import numpy as np  # noqa: E402
+from known import KNOWN, Float32, Known  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from scipy import stats  # noqa: E402
 
@@ -34,7 +35,6 @@ from gradlog.analysis.streaming.kernel import summarise  # noqa: E402
 from gradlog.analysis.streaming.recipe import Recipe  # noqa: E402
 from gradlog.analysis.streaming.summary import Summary  # noqa: E402
 from gradlog.analysis.streaming.totals import add, contributions  # noqa: E402
-from tests.helpers.known import KNOWN, Float32, Known  # noqa: E402
 
 PREDICTORS = ("last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)")
 Found = dict[str, dict[str, NDArray[np.float64]]]

@@ -2,8 +2,8 @@
 
 ``OPENBLAS_NUM_THREADS=1 python benchmarks/rank_estimates.py [--sketches 4] [--folder DIR]`` inverts sketches of
 spectra that are known, for k = 64 to 512, n = 200, 600 and 2,000 increments and three eps, and of the trainings of
-``known.py`` whole, in each group, and of random halves of their steps. The constants of ``inversion`` were chosen on
-``TUNED``; ``HELD_OUT`` and the trainings are for judging alone. Prints Markdown. Five minutes.
+``known.py`` whole, in each group, and of random halves of their steps. The constants of ``spectrum.population`` were
+chosen on ``TUNED``; ``HELD_OUT`` and the trainings are for judging alone. Prints Markdown. Five minutes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import known as known_gradients  # noqa: E402
 import numpy as np  # noqa: E402
+from known import KNOWN  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from scipy import stats  # noqa: E402
 
 from gradlog.analysis.spectrum.population import estimate  # noqa: E402
-from tests.helpers.known import KNOWN  # noqa: E402
 
 Float64 = NDArray[np.float64]
 Spectrum = Callable[[Float64], Float64]

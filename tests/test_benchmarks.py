@@ -1,7 +1,11 @@
-"""The report on benchmarks: what counts as slower, what is kept on the page, and one benchmark really run."""
+"""The report on benchmarks: what counts as slower, what is kept on the page, and one benchmark really run.
+
+The others take too long for a test: it is looked whether they find what they import of this project.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import sys
@@ -77,6 +81,24 @@ def test_every_file_of_benchmarks_is_in_the_suite_or_a_program(report, monkeypat
     monkeypatch.setattr(report, "ROOT", ROOT)
     assert {"bench_sketch", "bench_peers", "bench_audit", "bench_torch"} <= set(report.suite())
     assert "bench_kill" not in report.suite()
+
+
+def is_there(module, name):
+    """Whether a module of this project has this name, or a module of this name inside."""
+    found = importlib.import_module(module)
+    return hasattr(found, name) or (hasattr(found, "__path__") and importlib.util.find_spec(f"{module}.{name}"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_what_a_benchmark_imports_of_this_project_is_there(path):
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    own = [node for node in imports if node.module.split(".")[0] in ("gradlog", "tests")]
+    assert not [f"{node.module}.{x.name}" for node in own for x in node.names if not is_there(node.module, x.name)]
+
+
+def test_a_name_that_is_gone_is_found_out():
+    assert is_there("gradlog.analysis.streaming", "schedule")
+    assert not is_there("tests.helpers.known", "KNOWN")
 
 
 @pytest.mark.slow
