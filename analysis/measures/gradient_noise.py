@@ -21,10 +21,10 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
-from gradlog.analysis.common.jackknife import LEVEL, Control, jackknife, pool, quantile
+from gradlog.analysis.common.jackknife import Control, jackknife, pool, quantile
 from gradlog.analysis.common.types import Float64
+from gradlog.analysis.measures.fluctuation import half_width
 from gradlog.analysis.measures.predictors import Evidence
 
 LAGS = 4
@@ -138,18 +138,6 @@ def unknown() -> dict[str, float]:
     return {f"{name}{end}": float("nan") for name in NAMES for end in ENDS}
 
 
-def successive(numerator: Float64, denominator: Float64) -> float:
-    """Half-width of the 95 % interval of sum N / sum D from differences of successive blocks, which hide a trend.
-
-    Blocks (B,) of equal numbers of steps; r_b = N_b - K D_b; SE^2 = B / (2 (B - 1)) sum (r_{b+1} - r_b)^2 / (sum D)^2,
-    with the (B - 1) / 1.5 degrees of freedom that differences of neighbours leave.
-    """
-    B, whole = len(numerator), denominator.sum()
-    r = numerator - numerator.sum() / whole * denominator
-    error = np.sqrt(B / (2 * (B - 1)) * np.square(np.diff(r)).sum()) / abs(whole)
-    return float(special.stdtrit((B - 1) / 1.5, 0.5 + LEVEL / 2) * error)
-
-
 def _ratio(numerator: Float64, denominator: Float64, halves: HalfBatches) -> Interval:
     """Ratio of sums, with the wider of the intervals from the finest blocks and from those of two such.
 
@@ -162,7 +150,7 @@ def _ratio(numerator: Float64, denominator: Float64, halves: HalfBatches) -> Int
         count = BLOCKS // join
         if rows >= FEWEST * count and len(widths) < 2:
             parts = (x.reshape(count, join).sum(axis=1) for x in (numerator, denominator))
-            widths.append(successive(*parts))
+            widths.append(float(half_width(*parts)))
     if not widths:
         return value, float("nan"), float("nan")
     half = max(widths)
