@@ -14,12 +14,17 @@ such values has a relative variance of up to 12 / k + 2 / (k - 1), as much as on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from gradlog.analysis.common.types import Float64
+
+Number = TypeVar("Number")
+
+ENDS = ("", "_low", "_high")
+"""What the names of a value and of the ends of its interval end in."""
 
 LEVEL = 0.95
 
@@ -66,6 +71,15 @@ class Control(NamedTuple):
     def _slope(self, products: Float64, squares: Float64) -> Float64:
         known = squares > len(self.power) * (ROUNDING * self.power.mean()) ** 2
         return np.where(known, products / np.where(known, squares, 1.0), 0.0)
+
+
+def named(name: str, ends: Iterable[Number]) -> dict[str, Number]:
+    """Name a value and the ends of its interval.
+
+    >>> named("kappa", (1.0, 0.9, 1.1))
+    {'kappa': 1.0, 'kappa_low': 0.9, 'kappa_high': 1.1}
+    """
+    return {name + end: number for end, number in zip(ENDS, ends, strict=True)}
 
 
 def pool(per_column: Float64, k: int, exact: Sequence[bool] = ()) -> Float64:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gradlog.analysis.common.jackknife import ENDS, named
 from gradlog.analysis.common.types import Column, Float64
-from gradlog.analysis.measures import bounds
 from gradlog.analysis.measures.spec import Values
 
 
@@ -42,10 +42,6 @@ class Ends(NamedTuple):
     value: Float64
     low: Float64
     high: Float64
-
-    def named(self, name: str) -> dict[str, Float64]:
-        """As ``name``, ``name_low`` and ``name_high``."""
-        return dict(zip((name, f"{name}_low", f"{name}_high"), self, strict=True))
 
     def over(self, other: Ends) -> Ends:
         """Ratio of two positive quantities."""
@@ -146,16 +142,16 @@ def regret(given: Inputs, path: Ends, rows: int) -> dict[str, Ends]:
     }
 
 
-def bound_sides(given: bounds.Inputs, found: Values) -> Values:
+def bound_sides(given: Inputs, found: Values) -> Values:
     """Both sides of both bounds with their intervals, with the raw and with the noise-free left side."""
     rows = int(found["rows"])
     path, energy, signal = (
-        bounds.Ends(*(np.asarray(found[name + end], np.float64) for end in ("", "_low", "_high")))
+        Ends(*(np.asarray(found[name + end], np.float64) for end in ENDS))
         for name in ("path_length", "energy", "signal")
     )
-    raw = bounds.stationarity(given, path, energy, rows)
-    free = bounds.stationarity(given, path, bounds.Ends(*(s * rows for s in signal)), rows)
+    raw = stationarity(given, path, energy, rows)
+    free = stationarity(given, path, Ends(*(s * rows for s in signal)), rows)
     sides = {f"stationarity_{name}": ends for name, ends in raw.items()}
     sides |= {f"stationarity_{name}_noise_free": free[name] for name in ("left", "ratio")}
-    sides |= {f"regret_{name}": ends for name, ends in bounds.regret(given, path, rows).items()}
-    return {name: values for side, ends in sides.items() for name, values in ends.named(side).items()}
+    sides |= {f"regret_{name}": ends for name, ends in regret(given, path, rows).items()}
+    return {name: values for side, ends in sides.items() for name, values in named(side, ends).items()}

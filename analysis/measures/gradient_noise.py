@@ -22,13 +22,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.common.jackknife import Control, jackknife, pool, quantile
+from gradlog.analysis.common.jackknife import ENDS, Control, jackknife, named, pool, quantile
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.fluctuation import half_width
 from gradlog.analysis.measures.predictors import Evidence
 
 LAGS = 4
-ENDS = ("", "_low", "_high")
 NAMES = ("signal", "signal_share", "noise", "noise_scale")
 
 BLOCKS, FEWEST = 40, 5
@@ -81,7 +80,7 @@ def lag_coherence(
     found = np.full((3, LAGS), np.nan)
     for lag in np.flatnonzero(pairs):
         found[:, lag] = jackknife(np.divide, products[lag] / pairs[lag], energy, exact=exact, control=control)
-    return {f"lag_coherence{end}": row for end, row in zip(ENDS, found, strict=True)}
+    return named("lag_coherence", found)
 
 
 def withheld(coherence: Mapping[str, Float64 | float], steps_per_epoch: int = 0) -> str:
@@ -90,7 +89,7 @@ def withheld(coherence: Mapping[str, Float64 | float], steps_per_epoch: int = 0)
     Drawing without replacement from an epoch of m batches lowers the product of neighbours too, by 1 / (m - 1) of the
     noise; it may be a tenth of the coherence at most.
     """
-    value, low = (np.atleast_1d(coherence[f"lag_coherence{end}"]) for end in ("", "_low"))
+    value, low = (np.atleast_1d(coherence[f"lag_coherence{end}"]) for end in ENDS[:2])
     if np.isnan(value).any():
         return f"no rows {LAGS} steps apart"
     if not (low > 0).all():
@@ -172,7 +171,7 @@ def _named(found: dict[str, Interval], batch: float) -> dict[str, float]:
     }
     share, least, most = clipped["signal_share"]
     clipped["noise_scale"] = _scale(share, batch), _scale(most, batch), _scale(least, batch)
-    return {name + end: v for name, ends in clipped.items() for end, v in zip(ENDS, ends, strict=True)}
+    return {key: v for name, ends in clipped.items() for key, v in named(name, ends).items()}
 
 
 def _scale(share: float, batch: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradlog.analysis.common.jackknife import Control, jackknife, total
+from gradlog.analysis.common.jackknife import ENDS, Control, jackknife, named, total
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures import gradient_noise, order_baseline
 from gradlog.analysis.measures.gradient_noise import HalfBatches
@@ -38,11 +38,11 @@ def kappas(evidence: Evidence, energy: float, order: Order, spec: AnalysisSpec) 
     columns = [_kappa(f, evidence, order, spec, freedom, known) for f in fitted]
     found: dict[str, Float64] = {name: np.array([c[name] for c in columns]) for name in columns[0]}
     some = np.isfinite(found["kappa"])  # not where every gradient is zero
-    for end in ("", "_low", "_high"):
+    for end in ENDS:
         found[f"path_length{end}"] = found[f"kappa{end}"] * energy
     for i in range(len(fitted)) if not spec.norms else np.flatnonzero(~some):
-        for end, own in zip(("", "_low", "_high"), _summed(fitted[i].path, spec), strict=True):
-            found[f"path_length{end}"][i] = own
+        for name, own in named("path_length", _summed(fitted[i].path, spec)).items():
+            found[name][i] = own
     betas = np.array([np.nan if f.beta is None else f.beta for f in fitted])
     found["beta"] = np.where(some, betas, np.nan)
     return found
@@ -106,12 +106,10 @@ def measure(
     halves : HalfBatches, optional
         Where the gradients of two halves of each batch are known.
     """
-    ends = (energy,) * 3 if spec.norms else _summed(evidence.of("energy"), spec)
+    low, high = (energy, energy) if spec.norms else _summed(evidence.of("energy"), spec)[1:]
     found: Values = {
         "rows": float(evidence.totals["rows"]),
-        "energy": energy,
-        "energy_low": ends[1],
-        "energy_high": ends[2],
+        **named("energy", (energy, low, high)),
         "increment_energy": float(evidence.of("increment").sum()) / spec.scale**2,
     }
     known = control(evidence, energy, spec)
@@ -136,6 +134,6 @@ def signal_and_noise(
     if gradient_noise.withheld(found, epoch):
         return found | gradient_noise.unknown()
     signal = gradient_noise.from_lags(evidence, spec.k, spec.exact, batch, spec.exact_groups, known)
-    for name in (f"{n}{end}" for n in ("signal", "noise") for end in ("", "_low", "_high")):
+    for name in (f"{n}{end}" for n in ("signal", "noise") for end in ENDS):
         signal[name] /= spec.scale**2
     return found | signal

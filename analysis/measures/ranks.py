@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradlog.analysis.common.jackknife import pool
+from gradlog.analysis.common.jackknife import named, pool
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors import Evidence
 from gradlog.analysis.measures.spec import AnalysisSpec, Values
@@ -34,29 +34,25 @@ def freedom_of(evidence: Evidence, spec: AnalysisSpec) -> float:
 def ranks(spectrum: Spectrum | None, shuffled: ShuffledRank | None, eps: tuple[float, ...]) -> Values:
     """Rank of the logged matrix with its certified interval, rank of shuffled steps, and the smooth measures."""
     null = shuffled or shuffled_rank.unknown(len(eps))
-    found = {"rank_null": null.mean, "rank_null_low": null.low, "rank_null_high": null.high}
+    found = named("rank_null", (null.mean, null.low, null.high))
     found["rank_null_method"] = np.array(float(shuffled_rank.METHODS.index(null.method)))
     if spectrum is None:
         nothing = np.full(len(eps), np.nan)
         smooth = dict.fromkeys(("stable_rank", "participation_rank", "entropy_rank"), np.nan)
-        return found | dict.fromkeys(("rank", "rank_low", "rank_high"), nothing) | smooth
+        return found | named("rank", (nothing,) * 3) | smooth
     pairs = [rank.rank_interval(spectrum, e) for e in eps]
     low, high = (np.array(x) for x in zip(*pairs, strict=True))
     smooth = {f"{name}_rank": value for name, value in rank.measures(spectrum).items()}
-    return found | {"rank": high, "rank_low": low, "rank_high": high} | smooth
+    return found | named("rank", (high, low, high)) | smooth
 
 
 def estimates(gram: Float64 | None, limit: float, spec: AnalysisSpec, found: Values) -> Values:
     """Rank of the gradients themselves, NaN where not identifiable; in exact mode the measured one."""
-    ends = ("", "_low", "_high")
     if spec.exact or gram is None:
         ranks = found["rank"] if spec.exact else np.full(len(spec.eps), np.nan)
         participation = found["participation_rank"] if spec.exact else np.nan
-        return {f"rank_estimate{e}": ranks for e in ends} | {f"participation_estimate{e}": participation for e in ends}
+        return named("rank_estimate", (ranks,) * 3) | named("participation_estimate", (participation,) * 3)
     each = population.estimate(gram, spec.eps, limit)
-    smooth = dict(zip((f"participation_estimate{e}" for e in ends), population.participation(gram), strict=True))
-    return smooth | {
-        "rank_estimate": np.ceil([e.value for e in each]),
-        "rank_estimate_low": np.floor([e.low for e in each]),
-        "rank_estimate_high": np.ceil([e.high for e in each]),
-    }
+    value, low, high = (np.array(numbers) for numbers in zip(*each, strict=True))
+    smooth = named("participation_estimate", population.participation(gram))
+    return smooth | named("rank_estimate", (np.ceil(value), np.floor(low), np.ceil(high)))

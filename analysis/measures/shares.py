@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.common.jackknife import by_group, jackknife
+from gradlog.analysis.common.jackknife import by_group, jackknife, named
 from gradlog.analysis.common.types import Float32, Float64
 from gradlog.analysis.measures.predictors import Evidence
 from gradlog.analysis.measures.spec import AnalysisSpec, Values
@@ -64,5 +64,4 @@ def group_shares(evidence: Evidence, spec: AnalysisSpec) -> list[Values]:
         [[jackknife(np.divide, own, path.sum(axis=0), exact=spec.exact) for own in path] for path in paths]
     )
     found[..., 1:] = np.clip(found[..., 1:], 0, 1)
-    ends = ("path_share", "path_share_low", "path_share_high")
-    return [dict(zip(ends, group.T, strict=True)) for group in found.swapaxes(0, 1)]
+    return [named("path_share", group.T) for group in found.swapaxes(0, 1)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradlog.analysis.common.jackknife import jackknife
+from gradlog.analysis.common.jackknife import jackknife, named
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.fluctuation import Blocks, Ratios
 from gradlog.analysis.measures.gradient_noise import LAGS, signal_weights
@@ -76,7 +76,7 @@ def _differences(evidence: Evidence, energy: float, spec: AnalysisSpec, ratios: 
                 jackknife(np.divide, mine - other, power, exact=spec.exact, control=known) if power.any() else np.nan
             )
             ends[:, j, i] = -ends[[0, 2, 1], i, j]
-    value, low, high = ends
+    value, _, high = ends
     run = np.full(value.shape, np.nan) if ratios is None else ratios.differences()
-    found = {"kappa_difference": value, "kappa_difference_low": low, "kappa_difference_high": high}
-    return found | {"kappa_difference_run": run, "kappa_difference_total": np.hypot(run, high - value)}
+    errors = {"kappa_difference_run": run, "kappa_difference_total": np.hypot(run, high - value)}
+    return named("kappa_difference", ends) | errors

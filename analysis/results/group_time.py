@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.analysis.common.jackknife import ENDS
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.results.quantities import VALUE
 
 if TYPE_CHECKING:
     import xarray
@@ -68,7 +68,7 @@ def group_time(ds: xarray.Dataset, predictor: str = "last") -> GroupTime:
     if predictor not in known:
         raise ValueError(f"the result has no predictor {predictor!r}, only {', '.join(known)}")
     here = ds.sel(predictor=predictor)
-    share, low, high = (here[f"window_group_path_share{end}"].values for end in VALUE)
+    share, low, high = (here[f"window_group_path_share{end}"].values for end in ENDS)
     return GroupTime(
         predictor,
         ds["window_first_step"].values,

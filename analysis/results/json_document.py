@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradlog.analysis.common.jackknife import ENDS
 from gradlog.analysis.common.text import enumerate_some
 from gradlog.analysis.measures.bounds import about
 from gradlog.analysis.measures.interpretation import looked_at, verdict
@@ -22,7 +23,6 @@ from gradlog.analysis.results.quantities import (
     PAIR,
     PATH_SHARE,
     SPECTRUM,
-    VALUE,
     WHY_WITHHELD,
     Quantity,
 )  # fmt: skip
@@ -38,7 +38,7 @@ RUN_FIELDS = (
 UNDEFINED = "undefined values written as null"
 NO_BOUNDS = "no bounds: they need the logged loss and learning rate"
 LABELLED = ("predictor", "other", "eps", "lag", "group")
-VALUES_FIRST, ERRORS_FIRST = (VALUE, ERRORS, (WHY_WITHHELD,)), (VALUE[:1], ERRORS, VALUE[1:])
+VALUES_FIRST, ERRORS_FIRST = (ENDS, ERRORS, (WHY_WITHHELD,)), (ENDS[:1], ERRORS, ENDS[1:])
 """Orders of fields."""
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from gradlog.analysis.common.jackknife import ENDS
 from gradlog.analysis.measures.fluctuation import REASONS
 from gradlog.analysis.spectrum.shuffled_rank import METHODS
 
-VALUE = ("", "_low", "_high")
-"""Endings of a value and of the ends of its interval."""
 ERRORS = ("_run", "_total")
 """Endings of the half-widths of a fluctuation within the run, and of both errors together."""
 WHY_WITHHELD = "_run_withheld"
@@ -72,7 +71,7 @@ class Quantity:
     @property
     def endings(self) -> dict[str, str]:
         """Texts of the variables that belong to it, by what their names add to its own."""
-        ends = {ending: self.interval.format(word) for ending, word in zip(VALUE[1:], ("lower", "upper"), strict=True)}
+        ends = {ending: self.interval.format(word) for ending, word in zip(ENDS[1:], ("lower", "upper"), strict=True)}
         errors = dict(zip((*ERRORS, WHY_WITHHELD), self.errors, strict=False))
         return {"": self.text} | (ends if self.interval else {}) | errors
 

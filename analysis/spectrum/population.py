@@ -17,6 +17,7 @@ given held the rank. Withheld were, by k, 87, 59, 27 and 11 % of spectra and 66,
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
@@ -58,8 +59,7 @@ class Population:
         return float(self.count[:i].sum() + (need - before) / self.energy[i])
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Rank of the gradients with its range: the spread over sub-sketches and MISS; NaN when not identifiable."""
 
     value: float
