@@ -13,8 +13,6 @@ from gradlog.analysis.measures.predictors import Predictor
 from gradlog.analysis.spectrum.routes import Method
 
 Kernel = Literal["auto", "numpy", "numba"]
-Part = TypeVar("Part")
-
 EPS = (0.1, 0.05, 0.01)
 
 
@@ -60,6 +58,9 @@ class Compute:
     progress: Progress | None = None
     kernel: Kernel = "auto"
     cache: Cache | bool | str | os.PathLike[str] | None = None
+
+
+Part = TypeVar("Part", Scope, Spectra, BoundInputs, Compute)
 
 
 class Keywords(TypedDict, total=False):
@@ -113,13 +114,14 @@ class Options:
         eps = tuple(float(e) for e in eps)
         if not eps or not all(0 < e < 1 for e in eps) or len(set(eps)) < len(eps):
             raise ValueError(f"eps must be distinct numbers between 0 and 1, got {eps}")
-        parts = [_take(part, keywords) for part in (Scope, Spectra, BoundInputs, Compute)]
+        scope, spectra = _take(Scope, keywords), _take(Spectra, keywords)
+        bounds, compute = _take(BoundInputs, keywords), _take(Compute, keywords)
         if keywords:
             raise TypeError(f"analyze() got an unexpected keyword argument {next(iter(keywords))!r}")
-        return cls(predictors, eps, *parts)
+        return cls(predictors, eps, scope, spectra, bounds, compute)
 
 
-def _take(part: type[Part], keywords: dict[str, Any]) -> Any:
+def _take(part: type[Part], keywords: dict[str, Any]) -> Part:
     """Make an object of its keywords, which are then gone."""
-    names = [field.name for field in dataclasses.fields(part) if field.name in keywords]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(part) if field.name in keywords]
     return part(**{name: keywords.pop(name) for name in names})
