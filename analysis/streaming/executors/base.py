@@ -65,6 +65,11 @@ class Executor(ABC):
         """Results of independent calls, in order; ``report(done, total)`` on calls. The first error raises."""
 
 
+def same(value: Any) -> Any:
+    """Return what was given: a task that holds a value."""
+    return value
+
+
 def fold(
     parts: Iterable[Any], join: Callable[[Any, Any], Any], whole: Any = None, group: Any = None, at: int = 0
 ) -> Any:

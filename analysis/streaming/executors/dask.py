@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from gradlog.analysis.common.types import Progress
-from gradlog.analysis.streaming.executors.base import Call, Executor, Pane, Reduction, fold
+from gradlog.analysis.streaming.executors.base import Call, Executor, Pane, Reduction, fold, same
 from gradlog.errors import MissingDependencyError, SchedulerError
 
 CONNECT = 5.0
@@ -42,12 +42,12 @@ class Cluster(Executor):
             alive: set[Any] = set()
             results: list[Any] = []
             try:
-                shared = [submit(partial(_same, x)) for x in work.shared]
+                shared = [submit(partial(same, x)) for x in work.shared]
                 alive.update(shared)
                 for pane in panes:
                     tasks = [submit(work.make, block, *shared) for block in pane.blocks]
                     alive.update(tasks)
-                    known = [None if x is None else submit(partial(_same, x)) for x in (pane.whole, pane.group)]
+                    known = [None if x is None else submit(partial(same, x)) for x in (pane.whole, pane.group)]
                     results.append(fold(tasks, partial(submit, work.merge, priority=1), known[0], known[1], pane.at))
                 del tasks
                 future = None  # there may be no block, only values to be joined
@@ -126,7 +126,3 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     thread.start()
     thread.join(seconds)
     return found[0] if found else None
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -13,7 +13,7 @@ from typing import Any
 
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.types import Progress
-from gradlog.analysis.streaming.executors.base import Call, Executor, Pane, Reduction, fold
+from gradlog.analysis.streaming.executors.base import Call, Executor, Pane, Reduction, fold, same
 
 
 class Threads(Executor):
@@ -71,7 +71,7 @@ def _pane(graph: dict[Any, Any], p: int, pane: Pane, make: Callable[..., Any], w
     known = []
     for name, value in (("whole", pane.whole), ("group", pane.group)):
         known.append(None if value is None else (name, p))
-        graph.update({} if value is None else {(name, p): (partial(_same, value),)})
+        graph.update({} if value is None else {(name, p): (partial(same, value),)})
     count = itertools.count()
 
     def join(left: Any, right: Any) -> Any:
@@ -80,7 +80,3 @@ def _pane(graph: dict[Any, Any], p: int, pane: Pane, make: Callable[..., Any], w
         return key
 
     return fold([("make", p, b) for b in range(len(pane.blocks))], join, known[0], known[1], pane.at)
-
-
-def _same(value: Any) -> Any:
-    return value
