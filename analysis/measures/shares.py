@@ -57,7 +57,7 @@ def shares(parts: list[Values], whole: Float64 | float) -> None:
 def group_shares(evidence: Evidence, spec: AnalysisSpec) -> list[Values]:
     """Shares of each group in a window's path length (predictor,), with intervals; NaN where there is no path.
 
-    Predictors are fitted to the window as a whole.
+    Predictors are fitted to the window as a whole. The exact norms are not used: both sums are the sketch's own.
     """
     paths = [by_group(p.fit(evidence).path, spec.k, spec.exact_groups) for p in spec.predictors]
     found = np.array(
