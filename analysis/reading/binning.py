@@ -8,12 +8,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.reading.run import Run
 
 BINS, RAW = 240, 512
 """Stretches of a long column; rows up to which a column is drawn as it is."""
-
-Float64 = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The pass multiplies rows in float32, whose range is 1e-38 to 3e38: norms below 1e-17 or above 1e17 would come out as 0
 or inf. A run that diverges gets there, and so does a layer that the gradient does not reach. Whatever the pass sums up
-is then in scaled units, and ``measure`` and ``dataset`` go back to the gradient's own.
+is then in scaled units, and ``measures.kappa`` and ``dataset`` go back to the gradient's own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def in_range(run: Run, spec: AnalysisSpec, of_panes: Sequence[ScalarSums]) -> tu
     -------
     run : Run
         ``rows`` times a power of two where the energy is above ``MOST`` squared, or a group's mean square below
-        ``measure.LEAST`` squared.
+        ``measures.spec.LEAST`` squared.
     spec : AnalysisSpec
         With that power as its ``scale``.
     """

@@ -99,9 +99,13 @@ class Scopes:
 
     def _stretches(self, r: Range) -> NDArray[np.int64]:
         """Rows that the range's increments join, (stretches, 2): its own, and those just before it."""
-        start, stop = self.run.contiguous_ranges.T
-        inside = (start < r.stop) & (stop > r.start)
-        return np.stack([np.maximum(start[inside], r.start - 1), np.minimum(stop[inside], r.stop)], axis=1)
+        start, stop = self._chains(r)
+        return np.stack([np.maximum(start, r.start - 1), np.minimum(stop, r.stop)], axis=1)
+
+    def _chains(self, r: Range) -> NDArray[np.int64]:
+        """Return starts and stops of the unbroken stretches that the range touches, (2, stretches)."""
+        chains = self.run.contiguous_ranges.T
+        return chains[:, (chains[0] < r.stop) & (chains[1] > r.start)]
 
     def refined(self, r: Range) -> Decomposition | None:
         """Refine the spectrum by further passes over the rows until every r* is certain, where the route has any."""
@@ -159,9 +163,7 @@ class Scopes:
 
     def _order(self, r: Range) -> Order:
         """Past rows available at the range's rows, as a range for each chain, and where its epochs begin."""
-        start, stop = self.run.contiguous_ranges.T
-        inside = (start < r.stop) & (stop > r.start)
-        start, stop = start[inside], stop[inside]
+        start, stop = self._chains(r)
         ages = np.stack([np.maximum(start, r.start) - start, np.minimum(stop, r.stop) - start], axis=1)
         if self.recipe.epoch is None:
             return Order(ages, np.zeros_like(start))

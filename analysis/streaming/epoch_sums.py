@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Float64 = NDArray[np.float64]
+from gradlog.analysis.common.types import Float64
 
 
 class EpochSums(NamedTuple):

@@ -64,7 +64,7 @@ class Summary:
         self.path = np.empty(0, np.float32)
         self.epochs = EpochSums.none(n if recipe.epoch else 0)
         self.kernels: frozenset[str] = frozenset()
-        self.sections: tuple[tuple[int, Summary], ...] = ()
+        self.sections: Sections = ()
 
     @classmethod
     def gap(cls, recipe: Recipe) -> Summary:
