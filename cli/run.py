@@ -41,7 +41,8 @@ from gradlog.errors import GradlogWarning
 @click.option("--what", type=click.Choice(["gradient", "update"]), default="gradient", show_default=True,
               help="Record gradients, or the change of the parameters in each step.")  # fmt: skip
 @click.option("--from-step", "first_step", type=click.IntRange(0), metavar="N",
-              help="Number of the first step, after a resume. Default: the optimizer's own count.")  # fmt: skip
+              help="Number of the first step, after a resume. Default: what the optimizer has counted; if it does not "
+              "count, steps go on from the last row.")  # fmt: skip
 @click.option("--new", is_flag=True, help="Record beside an existing run, to train-2.zarr. Default without -o.")
 @click.option("--append", is_flag=True, help="Continue the newest run in a new segment.")
 @click.option("--force", is_flag=True, help="Replace the newest run.")
@@ -81,7 +82,7 @@ def run(
         if not hasattr(stop, "recorder"):
             raise
         _tell_next(stop.recorder, folder)
-        _pass_through(stop, script)
+        _pass_through(stop)
 
 
 def _tell_next(recorder: Any, folder: str) -> None:
@@ -100,7 +101,7 @@ def _tell_next(recorder: Any, folder: str) -> None:
         click.echo(f"gradlog: nothing was recorded: {why}", err=True)
 
 
-def _pass_through(stop: BaseException, script: str) -> None:
+def _pass_through(stop: BaseException) -> None:
     """End as ``python script.py`` would have ended."""
     if isinstance(stop, SystemExit):
         raise stop

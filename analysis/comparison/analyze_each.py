@@ -140,4 +140,4 @@ def _attempt(path: str, cache: Cache | None, view: View, options: dict[str, Any]
     try:
         return analyze_cached(read_metadata(path), view, cache, **options)
     except (GradlogError, OSError, MemoryError) as error:
-        return Failure(path, " ".join(str(error).split()), type(error).__name__)
+        return Failure.of(path, error)

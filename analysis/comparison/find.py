@@ -31,6 +31,11 @@ class Failure:
     error: str
     type: str
 
+    @classmethod
+    def of(cls, path: str, error: BaseException) -> Failure:
+        """Take over what was raised, its text in one line."""
+        return cls(path, " ".join(str(error).split()), type(error).__name__)
+
 
 def find(paths: Paths) -> tuple[list[str], list[Failure]]:
     """List the runs at or under each path or pattern, each once, sorted; and the paths that hold none."""
@@ -42,10 +47,10 @@ def find(paths: Paths) -> tuple[list[str], list[Failure]]:
             with answering(path):
                 here = sorted(_find(path, failed))
         except (OSError, ValueError, ImportError) as error:
-            failed.append(Failure(path, str(error), type(error).__name__))
+            failed.append(Failure.of(path, error))
             continue
         if not here and len(failed) == before:
-            failed.append(Failure(path, "no run in there", "NotARunError"))
+            failed.append(Failure.of(path, NotARunError("no run in there")))
         found |= dict.fromkeys(here)
     return list(found), failed
 
@@ -144,7 +149,7 @@ def _local_runs(place: str, failed: list[Failure]) -> Iterator[str]:
                     link = entry.is_symlink()
                     (linked if link else direct).append((entry.path, min(depth - 1, BEHIND_LINKS if link else DEEPEST)))
         except OSError as error:
-            failed.append(Failure(here, str(error), type(error).__name__))
+            failed.append(Failure.of(here, error))
 
 
 def _is_local_run(place: str) -> bool:

@@ -73,7 +73,7 @@ def measure_archive(
         try:
             measured.append(measure(open_run(path, view), name, phases))
         except (GradlogError, OSError, MemoryError) as error:
-            failed.append(Failure(path, " ".join(str(error).split()), type(error).__name__))
+            failed.append(Failure.of(path, error))
     if not measured:
         why = "; ".join(f"{f.path}: {f.error}" for f in failed[:3]) or "no path given"
         raise NotARunError(f"no run could be measured: {why}; expected runs such as 'run.zarr', or folders of them")

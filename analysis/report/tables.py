@@ -209,11 +209,9 @@ def _rank(eps: str, rank: dict[str, Any]) -> list[Cell]:
 
 
 def _group(name: str, found: dict[str, Any], study: Study) -> list[Cell]:
-    kappa, whole = found["kappa"].get(SHARED), study.document["energy"]
+    whole, rank = study.document["energy"], next(iter(found["rank"].values()))
     share = found["energy"] / whole if whole else None
-    rank = next(iter(found["rank"].values()))
-    empty = {"value": None, "low": None, "high": None, "null": None}
-    kappa = kappa or empty
+    kappa = found["kappa"].get(SHARED) or dict.fromkeys(("value", "low", "high", "null"))
     return [
         Cell(name, name, "name"),
         Cell(PAGE.percent(share), _key(share)),
