@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("howto-*.md"))
 ELSEWHERE = (  # without frameworks, not in one process, or with commands
     *("howto-distributed", "howto-run", "howto-report", "howto-cluster", "howto-seeds", "howto-own-predictor"),
+    "howto-keras",
 )
 ALONE = [p for p in PAGES if p.stem not in ELSEWHERE]
 FRAMEWORKS = ("torch", "jax", "optax", "keras", "lightning", "transformers")
@@ -55,7 +56,6 @@ def test_blocks(tmp_path, monkeypatch, page):
     if absent := sorted(name for name in needs if importlib.util.find_spec(name) is None):
         pytest.skip(f"needs {', '.join(absent)}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
     scope: dict = {"__name__": "__main__"}
     for block in code:
         exec(compile(block, str(page), "exec"), scope)
@@ -74,6 +74,23 @@ def call(folder, *command):
 def test_every_page_is_run():
     assert all(blocks(p) for p in PAGES if p.stem != "howto-run")
     assert len(PAGES) >= 8
+
+
+@pytest.mark.slow
+def test_keras(tmp_path, monkeypatch):
+    """The second block ends the script of a job that is started again, in the place of the last lines of the first."""
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("needs keras")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    first, again = blocks(run_of("keras"))
+    before, line, after = first.partition("model = build()")
+    assert len((line + after).splitlines()) == 4
+    for script in (first, before + again):
+        (tmp_path / "train.py").write_text(script)
+        call(tmp_path, sys.executable, "train.py")
+    run = gradlog.analysis.open_run(tmp_path / "keras.zarr")
+    assert [segment.header.status for segment in run.segments] == ["closed", "closed"]
+    assert run.steps.tolist() == list(range(24))
 
 
 @pytest.mark.slow
