@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from functools import cached_property
 from typing import Protocol
@@ -108,10 +107,8 @@ class Shards:
             self.listed.add(key)
             return self._files.get(f"{self._name}/{key}")
         row, *rest = chunk.place
-        shard, column = (
-            str(dataclasses.replace(chunk, place=(row // self._count, *rest), shard=True)),
-            f"{chunk.array}/{rest}",
-        )
+        shard = str(ChunkKey(chunk.array, (row // self._count, *rest), shard=True))
+        column = f"{chunk.array}/{rest}"
         if column not in self._open or self._open[column][0] != shard:
             self._open[column] = (shard, self._chunks(shard))
             self.listed.add(shard)

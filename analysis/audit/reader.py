@@ -19,6 +19,7 @@ from gradlog.analysis.audit.files import Files, Folder
 from gradlog.analysis.audit.flushes import Flush, flush
 from gradlog.analysis.audit.limits import headers
 from gradlog.analysis.reading.run import Run, open_run
+from gradlog.analysis.reading.segment import Segment
 from gradlog.errors import CorruptRunError
 from gradlog.format import layout, shards
 from gradlog.format.chain import manifest_reader, walk
@@ -125,9 +126,8 @@ class Witness:
 
     def _segment(self, header: SegmentHeader, table: _Table) -> Evidence:
         def read(row: int) -> NDArray[np.float32]:
-            segment = next(s for s in self.run.segments if s.header.name == header.name)
             out = np.empty((1, len(self.header.groups), self.header.sketch.k), np.float32)
-            segment.read_rows(row, row + 1, out)
+            self._opened(header.name).read_rows(row, row + 1, out)
             return np.asarray(out[0])
 
         def flushes() -> Iterator[Flush]:
@@ -138,12 +138,15 @@ class Witness:
             columns = {name: found["scalars"][:, i] for i, name in enumerate(header.scalars)}
             norms = found["group_norm2"], found["sketch"]
             return Evidence(header, found["step"], found["flags"], *norms, columns, read, flushes)
-        segment = next(s for s in self.run.segments if s.header.name == header.name)
+        segment = self._opened(header.name)
         if segment.committed != header.rows:
             raise CorruptRunError(f"{header.name}: rows were added while it was looked at; look again")
         tail = np.empty((0, len(self.header.groups))) if segment.tail is None else squared_norms(segment.tail.sketch)
         sketch2 = np.concatenate([table.columns["sketch"], tail])
         return Evidence(header, segment.steps, segment.flags, segment.norm2, sketch2, segment.scalars, read, flushes)
+
+    def _opened(self, name: str) -> Segment:
+        return next(s for s in self.run.segments if s.header.name == name)
 
     def _flushes(self, segment: SegmentHeader) -> Iterator[Flush]:
         """Read what the manifests of a segment tell, one by one, since there may be many."""

@@ -54,12 +54,12 @@ def _gaps(e: Evidence, every: int) -> tuple[list[tuple[int, int]], bool]:
     at = np.flatnonzero(distance > usual)
     gaps = [(int(e.steps[i]), int(e.steps[i + 1])) for i in at]
     explained = [(first - every, last + every) for first, last, _ in e.header.dropped]
-    open_gaps = [g for g in gaps if not _covered(g, explained, every)]
+    open_gaps = [g for g in gaps if not _covered(g, explained)]
     others = np.count_nonzero(distance != usual)
     return open_gaps, bool(open_gaps and others > max(1, IRREGULAR * len(distance)))
 
 
-def _covered(gap: tuple[int, int], explained: list[tuple[int, int]], every: int) -> bool:
+def _covered(gap: tuple[int, int], explained: list[tuple[int, int]]) -> bool:
     """Whether the recorded drops, taken together, fill a gap."""
     reached = gap[0]
     for first, last in sorted(explained):
