@@ -13,7 +13,7 @@ from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part, pieces, tables
 from gradlog.recorder.recording import Fill
-from gradlog.sketching import fold_hash as sketch
+from gradlog.sketching.fold_hash import from_spec
 
 UNROLL = 8
 """Tensors of more rows than this are folded in a loop, to keep the compiled program small."""
@@ -55,7 +55,7 @@ class JaxSketch:
         self._tensors = header.tensors
         self._exact = header.sketch.exact
         if not self._exact:
-            S = sketch.from_spec(header.sketch)
+            S = from_spec(header.sketch)
             self._m = S.spec.m
             self._t, self._sign, self._order = tables(S)
             self._rows = [pieces(S, Part(t.name, t.group, t.size)) for t in header.tensors]

@@ -7,7 +7,7 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from gradlog.errors import GradlogWarning
@@ -15,11 +15,10 @@ from gradlog.format.header import CODECS, FULL_BITS, MOST_EVERY, MOST_RANK, STAG
 from gradlog.format.layout import MOST_ROWS
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.setup import Plan, require_chunk
+from gradlog.sketching.groups import Groups
 from gradlog.sketching.pytree import describe, flatten
 from gradlog.storage.paths import absolute
 from gradlog.storage.settings import Storage
-
-Groups = str | Mapping[str, str] | Callable[[str], str]
 
 
 def open(

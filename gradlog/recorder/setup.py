@@ -51,7 +51,7 @@ class Plan:
     layout: Layout | None
     k: int | str
     seed: int
-    groups: Any
+    groups: grouping.Groups
     every: int
     mode: str
     stage: str

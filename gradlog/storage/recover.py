@@ -75,11 +75,9 @@ def recover(path: str | os.PathLike[str], force: bool = False, *, storage: Stora
     Raises
     ------
     NotARunError, CorruptRunError
-        There is no run, or its metadata cannot be read.
+        There is no run, or a file such as an archive of one; or its metadata cannot be read.
     StoreUnavailableError
         The store does not answer, still.
-    NotARunError
-        A file is there, such as an archive of a run.
 
     Examples
     --------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -171,13 +172,14 @@ def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def inside_another_step(optimizers: list[Any]) -> bool:
     """Whether the hook that asks belongs to a step inside another step of these optimizers, further up the stack."""
-    frame, here = sys._getframe(1), 0
+    frame: FrameType | None = sys._getframe(1)
+    here = 0
     while frame is not None:
         if frame.f_code is _STEP and any(frame.f_locals["self"] is one for one in optimizers):
             here += 1
             if here == 2:
                 return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 
