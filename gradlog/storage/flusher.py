@@ -45,7 +45,7 @@ class Flusher:
         Why the newest attempt failed, while the store refuses.
     """
 
-    def __init__(self, commit: Callable[[int], None], ring: Sequence[Block], pauses: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, commit: Callable[[int], None], ring: Sequence[Block], pauses: Sequence[float]) -> None:
         self._commit, self._pauses = commit, pauses
         self._ring = list(ring)
         self._handed = 0

@@ -93,7 +93,7 @@ def test_in_the_start_of_the_thread_that_commits() -> None:
     line, struck, before = 0, True, flushers()
     while struck:
         line += 1
-        flusher = Flusher(lambda chunk: None, [])
+        flusher = Flusher(lambda chunk: None, [], (1.0,))
         _, struck = interrupt(line, lambda flusher=flusher: flusher.hand_over(0))
         flusher.hand_over(1)
         while flusher.done < 2:
