@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.text import portable_names, writable
-from gradlog.analysis.reading.rows import RowSource, block_rows
+from gradlog.analysis.reading.rows import RowSource, block_rows, increment_rows
 from gradlog.analysis.reading.run import Run
 
 
@@ -34,8 +34,7 @@ def increments_array(source: RowSource, chains: NDArray[np.int64]) -> Any:
     from dask import delayed
 
     follows = np.zeros(len(source), bool)
-    for start, stop in chains:
-        follows[start + 1 : stop] = True
+    follows[increment_rows(chains)] = True
     rows = block_rows(source)
     parts = []
     for start in range(0, len(source), rows):

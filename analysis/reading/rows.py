@@ -159,3 +159,12 @@ def block_rows(source: RowSource) -> int:
     """Rows of a task: whole buffers, about 32 MiB."""
     buffer = buffer_rows(source)
     return max(1, BLOCK_BYTES // (4 * source.n * buffer)) * buffer
+
+
+def increment_rows(chains: NDArray[np.int64]) -> NDArray[np.int64]:
+    """View rows that have an increment: those that directly follow one of their chain.
+
+    >>> increment_rows(np.array([[0, 2], [3, 6]])).tolist()
+    [1, 4, 5]
+    """
+    return np.concatenate([np.arange(start + 1, stop) for start, stop in chains])

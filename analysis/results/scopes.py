@@ -12,6 +12,7 @@ from gradlog.analysis.measures.fluctuation import Blocks
 from gradlog.analysis.measures.order_baseline import Order
 from gradlog.analysis.measures.predictors import Evidence
 from gradlog.analysis.measures.spec import Values
+from gradlog.analysis.reading.rows import increment_rows
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.execute import Collected
 from gradlog.analysis.results.plan import AnalysisPlan, Range
@@ -145,7 +146,7 @@ class Scopes:
         scores = self.run.increments() @ vectors.astype(np.float32)
         with single_threaded():
             kept = np.asarray(scores.compute())
-        steps = _increment_rows(self.run)
+        steps = increment_rows(self.run.contiguous_ranges)
         inside = (steps >= r.start) & (steps < r.stop)
         energy = float(self.totals(r)["increment"].sum())
         variance = np.square(kept[inside], dtype=np.float64).sum(axis=0)
@@ -202,8 +203,3 @@ def _curves(spectrum: Spectrum | None) -> Values:
     if spectrum is None:
         return {"singular_value": np.empty(0), "tail_energy": np.empty(0)}
     return {"singular_value": np.sqrt(spectrum.visible), "tail_energy": rank.tail_curve(spectrum)}
-
-
-def _increment_rows(run: Run) -> NDArray[np.int64]:
-    """View rows that have an increment."""
-    return np.concatenate([np.arange(start + 1, stop) for start, stop in run.contiguous_ranges])

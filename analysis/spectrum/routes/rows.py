@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.reading.rows import RowSource
+from gradlog.analysis.reading.rows import RowSource, increment_rows
 from gradlog.analysis.spectrum import rank, shuffled_rank
 from gradlog.analysis.spectrum.rank import Spectrum
 from gradlog.analysis.spectrum.routes.base import Route, Sums
@@ -47,7 +47,7 @@ class RowGram(Route):
         self._finite = np.zeros(len(source), bool)
         for start, stop in chains:
             self._finite[start:stop] = True
-        self._at = np.concatenate([np.arange(start + 1, stop) for start, stop in chains])
+        self._at = increment_rows(chains)
         G = source.read(0, len(source))
         G[~self._finite] = 0
         self._rows, self._increments = np.zeros((len(G), len(G))), np.zeros((len(self._at), len(self._at)))
