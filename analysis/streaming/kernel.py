@@ -23,7 +23,7 @@ from gradlog.analysis.streaming.grams import Grams
 from gradlog.analysis.streaming.recipe import PAIRS, Recipe
 from gradlog.analysis.streaming.summary import Summary
 
-SEGMENT = 32
+SUM = 32
 """Rows of a float32 sum."""
 
 _CACHE = 2**19
@@ -48,7 +48,7 @@ def compiled() -> Callable[..., None] | None:
 
 def tile_rows(n: int) -> int:
     """Rows of a tile of n columns."""
-    return int(np.clip(_CACHE // n, 512, 8192)) // SEGMENT * SEGMENT
+    return int(np.clip(_CACHE // n, 512, 8192)) // SUM * SUM
 
 
 class Workspace:
@@ -175,8 +175,8 @@ def _count(summary: Summary, rows: int) -> None:
 
 def squares(a: NDArray[Any], b: NDArray[Any]) -> Float64:
     """Column sums of a * b, float32 over at most 32 rows, then float64."""
-    whole = len(a) // SEGMENT * SEGMENT
-    shape = (-1, SEGMENT, a.shape[1])
+    whole = len(a) // SUM * SUM
+    shape = (-1, SUM, a.shape[1])
     out: Float64 = np.einsum("stn,stn->sn", a[:whole].reshape(shape), b[:whole].reshape(shape)).sum(0, dtype=np.float64)
     if whole < len(a):
         out += np.einsum("tn,tn->n", a[whole:], b[whole:])
@@ -185,7 +185,7 @@ def squares(a: NDArray[Any], b: NDArray[Any]) -> Float64:
 
 def sums(a: Float32) -> Float64:
     """Column sums, float32 over at most 32 rows, then float64."""
-    whole = len(a) // SEGMENT * SEGMENT
-    out: Float64 = a[:whole].reshape(-1, SEGMENT, a.shape[1]).sum(1).sum(0, dtype=np.float64)
+    whole = len(a) // SUM * SUM
+    out: Float64 = a[:whole].reshape(-1, SUM, a.shape[1]).sum(1).sum(0, dtype=np.float64)
     out += a[whole:].sum(0, dtype=np.float64)
     return out

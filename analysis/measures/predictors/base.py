@@ -23,7 +23,7 @@ class Evidence:
     Attributes
     ----------
     totals : dict
-        Of ``summary.contributions``.
+        Of ``streaming.totals.contributions``.
     betas : tuple of float
         Of the rows of ``p0``.
     columns : slice
@@ -34,7 +34,7 @@ class Evidence:
     columns: slice = dataclasses.field(default_factory=lambda: slice(None))
 
     def of(self, name: str) -> Float64:
-        """One per-column sum, columns last; the names are those of ``streaming.summary.SUMS``."""
+        """One per-column sum, columns last; the names are those of ``streaming.recipe.SUMS``."""
         values: Float64 = self.totals[name][..., self.columns]
         return values
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gradlog.analysis.measures.predictors import Evidence
 from gradlog.analysis.measures.predictors.best_ema import BestEMA
-from gradlog.analysis.streaming.kernel import SEGMENT, squares, summarise, tile_rows
+from gradlog.analysis.streaming.kernel import SUM, squares, summarise, tile_rows
 from gradlog.analysis.streaming.recipe import Recipe
 from gradlog.analysis.streaming.summary import Summary, merge
 from gradlog.analysis.streaming.totals import add, contributions, moments
@@ -156,7 +156,7 @@ def test_long_blocks_with_ragged_tiles(kernel):
     if kernel == "numba":
         pytest.importorskip("numba")
     recipe = dataclasses.replace(RECIPE, kernel=kernel)
-    rows = 3 * tile_rows(N) + SEGMENT + 5
+    rows = 3 * tile_rows(N) + SUM + 5
     X = np.cumsum(np.random.default_rng(1).standard_normal((rows, N)), axis=0).astype(np.float32)
     check_against_definitions(closed(element(X, [(0, rows)], recipe)), X, [(0, rows)], recipe)
 
