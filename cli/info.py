@@ -67,7 +67,7 @@ def summary(run: dict[str, Any]) -> list[str]:
 
 def _overview(run: dict[str, Any]) -> list[str]:
     origin, known = run["provenance"], recorded(run)
-    width = f"{len(run['groups']) * run['k']:,} numbers a step"
+    width = f"{len(run['groups']) * run['k']:,} numbers per step"
     return [
         plain_text.heading(plain_text.printable(run["path"]) + _ending(run)),
         *plain_text.facts(

@@ -44,7 +44,6 @@ FLUSH = 16
 """Requests of a flush: 5 chunks, manifest, 5 arrays' metadata, commit record; a listing and a look at the root before,
 and HEAD and GET of the root again before the commit record."""
 
-
 STORAGE = gradlog.Storage(request_pauses=(0.0, 0.01, 0.02))
 """Hardly any waiting between attempts."""
 
@@ -169,9 +168,8 @@ def test_an_outage_in_the_middle_of_a_flush(s3, record, tmp_path):
             return None
         at = int(run[1])
         if "manifest/000000.json" in path:
-            requests[
-                at
-            ] = -8  # five arrays' metadata, HEAD and GET of the root, and the commit record end the first flush
+            # five arrays' metadata, HEAD and GET of the root, and the commit record end the first flush
+            requests[at] = -8
         elif at in requests:
             requests[at] += 1
         return "error" if requests.get(at, 0) >= at else None
