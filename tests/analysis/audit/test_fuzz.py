@@ -26,6 +26,7 @@ from gradlog.format.chain import NO_CHECK, digest, seal
 from gradlog.format.header import SEGMENT_KEY, RunHeader, SegmentHeader
 from gradlog.format.names import META
 from gradlog.storage.compact import compact
+from tests.helpers.json_edits import dump, places, put
 
 PATIENCE = 20.0
 """Seconds after which an audit of a store of a few kilobytes hangs."""
@@ -177,27 +178,6 @@ HOSTILE: list[Any] = [
     None, True, -1, 0, 1, 2**31, 2**53, 2**63, 10**30, 1e308, -0.5, "", "x" * 1000, "\x1b[31m\n", "../../zarr.json",
     "seg-000000-r0000", [], [[]], {}, {"a": {}}, [1] * 300, ["a", 1, None], [[[[[[]]]]]],
 ]  # fmt: skip
-
-
-def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Path of every value inside a JSON document."""
-    if path:
-        yield path
-    items = (
-        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    )
-    for key, value in items:
-        yield from places(value, (*path, key))
-
-
-def put(document: Any, path: tuple[Any, ...], value: Any) -> None:
-    for key in path[:-1]:
-        document = document[key]
-    document[path[-1]] = value
-
-
-def dump(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def forge(path: Path, fresh: dict[Path, Any]) -> None:

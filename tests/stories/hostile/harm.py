@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import random
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from gradlog.format.chain import NO_CHECK, digest, seal
 from gradlog.format.header import ROOT_KEY, SEGMENT_KEY, RunHeader, SegmentHeader
 from gradlog.format.names import JOURNAL, META
 from gradlog.storage.compact import compact
+from tests.helpers.json_edits import dump, places, put
 
 KINDS = ("plain", "packed", "compact", "journal")
 SPEC: dict[str, Any] = {"k": 8, "chunk": 8, "groups": "tensors", "seed": 3}
@@ -66,27 +66,6 @@ HOSTILE: list[Any] = [
 
 def files_of(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-
-
-def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Path of every value inside a JSON document."""
-    if path:
-        yield path
-    items = (
-        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    )
-    for key, value in items:
-        yield from places(value, (*path, key))
-
-
-def put(document: Any, path: tuple[Any, ...], value: Any) -> None:
-    for key in path[:-1]:
-        document = document[key]
-    document[path[-1]] = copy.deepcopy(value)  # a later edit may go inside it
-
-
-def dump(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def checked(data: bytes) -> bytes:

@@ -18,6 +18,7 @@ import pytest
 from gradlog.format import journal
 from gradlog.format.header import ROOT_KEY, SEGMENT_KEY
 from gradlog.format.names import META
+from tests.helpers.json_edits import dump
 from tests.helpers.small_run import environment
 from tests.stories.hostile import fuzz, harm
 
@@ -28,7 +29,7 @@ def header_field(path: Path, name: str, value: object) -> None:
     file = path / META
     document = json.loads(file.read_bytes())
     document["attributes"][ROOT_KEY][name] = value
-    file.write_bytes(harm.dump(document))
+    file.write_bytes(dump(document))
     harm.reseal(path)
 
 
@@ -36,7 +37,7 @@ def segment_fields(path: Path, **fields: object) -> None:
     file = path / SEGMENT / META
     document = json.loads(file.read_bytes())
     document["attributes"][SEGMENT_KEY].update(fields)
-    file.write_bytes(harm.dump(document))
+    file.write_bytes(dump(document))
     harm.reseal(path)
 
 
