@@ -23,6 +23,7 @@ from gradlog.analysis import open_run
 from gradlog.errors import GradlogError, NotARunError
 from gradlog.storage.compact import compact
 from gradlog.storage.recover import recover
+from tests.helpers.forks import fork
 
 LIKE = {"w": np.zeros(12)}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
@@ -188,9 +189,7 @@ class Case:
 
     def _in_child(self, number: int, error: int, lasting: bool) -> dict[str, Any]:
         read, write = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
+        child = fork()
         if child == 0:
             warnings.simplefilter("ignore")
             faults = Faults(self._path, number, error, lasting)

@@ -21,6 +21,7 @@ from gradlog.analysis.audit.integrity import check
 from gradlog.errors import GradlogError, NotARunError
 from gradlog.storage.compact import compact
 from gradlog.storage.recover import recover
+from tests.helpers.forks import fork
 
 LIKE = {"w": np.zeros(12)}
 UNIT = np.arange(12, dtype=np.float32)
@@ -144,9 +145,7 @@ class World:
     def kill(self, verb: Callable[[Path, Acknowledge], None], delay: float, first: bool) -> None:
         """Kill a process ``delay`` seconds after it began with a verb, or acknowledged its first row; then look."""
         read, write = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # fork beside zarr's idle thread
-            child = os.fork()
+        child = fork()
         if child == 0:
             os.close(read)
             os.write(write, b"begun...")

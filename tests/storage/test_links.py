@@ -18,6 +18,7 @@ from gradlog.analysis.audit.integrity import check
 from gradlog.errors import CorruptRunError, GradlogError
 from gradlog.storage.compact import compact
 from gradlog.storage.recover import recover
+from tests.helpers.forks import fork
 
 SEGMENT = "seg-000000-r0000"
 
@@ -34,9 +35,7 @@ def record(path: Path, steps: int = 10, **options: object) -> None:
 
 def killed(path: Path) -> None:
     """A run of two chunks, of which the last is in its journal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside zarr's idle thread
-        child = os.fork()
+    child = fork()
     if child == 0:
         log = start(path)
         for t in range(6):

@@ -20,6 +20,7 @@ from gradlog.analysis import open_run
 from gradlog.analysis.audit.integrity import check
 from gradlog.errors import GradlogWarning, RunExistsError
 from gradlog.storage.sink import LocalSink
+from tests.helpers.forks import fork
 from tests.helpers.small_run import environment
 
 LIKE = {"w": np.zeros(12)}
@@ -45,9 +46,7 @@ class Child:
 
     def __init__(self, work: Callable[[], object], go: int | None = None) -> None:
         self._read, write = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # fork beside zarr's idle thread
-            self._pid = os.fork()
+        self._pid = fork()
         if self._pid == 0:
             try:
                 warnings.simplefilter("ignore")

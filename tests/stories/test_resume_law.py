@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.audit.integrity import check
 from gradlog.storage.sink import LocalSink
+from tests.helpers.forks import fork
 
 SHAPES = {"a": (3, 4), "b": (5,)}
 
@@ -84,9 +84,7 @@ def scalars(t: int, salt: int) -> dict[str, float]:
 
 def in_child(work: Callable[[], None]) -> int:
     """Run ``work`` in a forked process; how it ended."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside zarr's idle thread
-        child = os.fork()
+    child = fork()
     if child == 0:
         code = 1
         try:
