@@ -108,16 +108,15 @@ def analyze(
     for wanted in (target, plot):
         if wanted is not None:
             output_files.require_free(wanted, force)
-    asked: dict[str, Any] = {"burn_in": burn_in, "by_group": by_group, "memory": memory, "scheduler": scheduler}
-    chosen = {"predictors": predictors, "eps": eps, "window": window, "stride": stride, "prefixes": prefixes}
-    chosen["light"] = light
-    if steps_per_epoch is not None:
-        asked["steps_per_epoch"] = steps_per_epoch
-    asked |= {"kernel": kernel, **{name: value for name, value in chosen.items() if value}}
     options.check(predictors, memory, eps)
     if stride and not window:
         raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
-    asked |= {"view": view, "cache": None if no_cache else Cache()}
+    asked: dict[str, Any] = {
+        "burn_in": burn_in, "by_group": by_group, "window": window, "stride": stride, "prefixes": prefixes,
+        "steps_per_epoch": steps_per_epoch, "light": light, "kernel": kernel, "memory": memory, "scheduler": scheduler,
+        "view": view, "cache": None if no_cache else Cache(),
+    }  # fmt: skip
+    asked |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
     found = the_one(runs)
     if found is None:
         if every is not None:
