@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gradlog
+from gradlog.analysis import open_run
 from gradlog.analysis.caching import summaries
 from gradlog.analysis.reading import rows
 from gradlog.analysis.reading.rows import RowSource
@@ -47,6 +48,17 @@ def gradients(start: int, stop: int, seed: int = 0) -> Iterator[dict[str, np.nda
     for t in range(start, stop):
         rng = np.random.default_rng((seed, t))
         yield {"a": np.sin(t / 40) + rng.standard_normal(60), "b": rng.standard_normal((5, 7))}
+
+
+def same_rows(one: Path | str, other: Path | str, rows: int) -> None:
+    """Require that two runs, each at a path or URL, hold these many rows, and the same ones."""
+    there, here = open_run(one), open_run(other)
+    assert len(there.steps) == rows
+    np.testing.assert_array_equal(there.steps, here.steps)
+    np.testing.assert_array_equal(there.rows.read(0, rows), here.rows.read(0, rows))
+    np.testing.assert_array_equal(there.group_norm2, here.group_norm2)
+    for name in ("loss", "lr"):
+        np.testing.assert_array_equal(there.scalar_columns[name], here.scalar_columns[name])
 
 
 @pytest.fixture

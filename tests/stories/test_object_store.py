@@ -23,7 +23,7 @@ from gradlog.analysis.caching.cache import Cache
 from gradlog.analysis.caching.fingerprints import chunk_digests
 from gradlog.cli import app
 from gradlog.errors import GradlogError, StoreUnavailableError
-from tests.helpers.growing_runs import gradients
+from tests.helpers.growing_runs import gradients, same_rows
 from tests.helpers.http_faults import close_sessions, s3, s3_server
 
 __all__ = ["s3", "s3_server"]
@@ -59,15 +59,6 @@ def quick(monkeypatch, tmp_path):
 
 def tally(proxy, part):
     return sum(f"/{part}" in path for _, path in proxy.seen)
-
-
-def same_rows(url, path, rows):
-    there, here = open_run(url), open_run(str(path))
-    assert len(there.steps) == rows
-    np.testing.assert_array_equal(there.steps, here.steps)
-    np.testing.assert_array_equal(there.rows.read(0, rows), here.rows.read(0, rows))
-    np.testing.assert_array_equal(there.group_norm2, here.group_norm2)
-    np.testing.assert_array_equal(there.scalar_columns["loss"], here.scalar_columns["loss"])
 
 
 @counts_heads

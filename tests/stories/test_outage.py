@@ -21,7 +21,7 @@ from gradlog.cli import app
 from gradlog.errors import GradlogWarning, StoreUnavailableError
 from gradlog.sketching.projector import projector
 from gradlog.storage import spool
-from tests.helpers.growing_runs import gradients
+from tests.helpers.growing_runs import gradients, same_rows
 from tests.helpers.http_faults import s3, s3_server
 from tests.helpers.small_run import flushers
 
@@ -81,15 +81,11 @@ def spooled(tmp_path):
     return sum(path.stat().st_size for path in (tmp_path / "spool").rglob(".journal-*"))
 
 
-def same_rows(record, tmp_path, rows, statuses, url=URL):
+def arrived(record, tmp_path, rows, statuses, url=URL):
+    """Require that the store has every row and the spool none, and that the segments ended so."""
     record(tmp_path / "local.zarr", 0, rows)
-    there, here = open_run(url), open_run(tmp_path / "local.zarr")
-    np.testing.assert_array_equal(there.steps, here.steps)
-    np.testing.assert_array_equal(there.rows.read(0, rows), here.rows.read(0, rows))
-    np.testing.assert_array_equal(there.group_norm2, here.group_norm2)
-    for name in ("loss", "lr"):
-        np.testing.assert_array_equal(there.scalar_columns[name], here.scalar_columns[name])
-    assert [s.header.status for s in there.segments] == statuses
+    same_rows(url, tmp_path / "local.zarr", rows)
+    assert [s.header.status for s in open_run(url).segments] == statuses
     assert check(url).problems == []
     assert not list((tmp_path / "spool").rglob(".*-*"))
 
@@ -124,7 +120,7 @@ def test_an_outage_in_the_middle_loses_nothing(s3, record, silence, tmp_path, ki
     log.annotate(loss=1 / 160)
     log.close()
     assert log.reason == ""
-    same_rows(record, tmp_path, 160, ["closed"])
+    arrived(record, tmp_path, 160, ["closed"])
     assert app.run(["audit", URL]) == 0
 
 
@@ -141,7 +137,7 @@ def test_two_outages_are_told_twice_and_training_waits_for_neither(s3, record, s
         silence(False)
         committed(log, (begin + 63) // 16)
     log.close()
-    same_rows(record, tmp_path, 128, ["closed"])
+    arrived(record, tmp_path, 128, ["closed"])
 
 
 @pytest.mark.parametrize("way", ["recover", "open"])
@@ -168,12 +164,12 @@ def test_an_outage_to_the_end_leaves_the_spool_and_says_how_to_upload_it(s3, rec
     if way == "recover":
         assert app.run(["recover", URL]) == 0
         assert "seg-000000-r0000  recovered, 84 rows recovered" in capsys.readouterr().out
-        same_rows(record, tmp_path, 100, ["recovered"])
+        arrived(record, tmp_path, 100, ["recovered"])
         assert app.run(["recover", URL]) == 0
         assert "0 rows" in capsys.readouterr().out
     else:
         record(URL, 100, 110)
-        same_rows(record, tmp_path, 110, ["recovered", "closed"])
+        arrived(record, tmp_path, 110, ["recovered", "closed"])
     same_parameters([100])
 
 
@@ -211,7 +207,7 @@ def test_a_kill_in_an_outage_loses_nothing(s3, record, silence, tmp_path):
     silence(False)
     assert open_run(URL).info["snapshots"] == [0]
     assert [(r.rows, r.status) for r in gradlog.recover(URL)] == [(54, "recovered")]
-    same_rows(record, tmp_path, 70, ["recovered"])
+    arrived(record, tmp_path, 70, ["recovered"])
     same_parameters([0, 23, 46, 69])
 
 
