@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # One BLAS thread: deterministic reductions, and no thread pools fighting over two cores.
@@ -53,3 +55,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for name in _unexplained(config):
         terminalreporter.write_line(f"SKIPPED, and named by no list of --may-skip: {name}", red=True)
+
+
+@pytest.fixture(autouse=True)
+def log_of_its_own() -> Iterator[None]:
+    """Give each test the log as a new process has it: the command line, called in a test, sets handlers and levels."""
+    _reset_log()
+    yield
+    _reset_log()
+
+
+def _reset_log() -> None:
+    log = logging.getLogger("gradlog")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
+    log.propagate = True
