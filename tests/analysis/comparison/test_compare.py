@@ -13,7 +13,8 @@ import gradlog
 from gradlog.analysis import analyze, open_run
 from gradlog.analysis.comparison import tables
 from gradlog.analysis.comparison.compare import compare, to_document
-from gradlog.analysis.comparison.divergence import Cosines, cosine_intervals, cosines
+from gradlog.analysis.comparison.divergence import Cosines, cosines
+from gradlog.analysis.measures.cosines import cosine_intervals
 from gradlog.errors import SpecMismatchError, TooFewStepsError
 from tests.helpers import stores
 
