@@ -10,6 +10,7 @@ from gradlog.errors import GradlogError, GradlogWarning
 from gradlog.integrations.attach import attach
 from gradlog.recorder.api import open
 from gradlog.recorder.logger import Logger
+from gradlog.recorder.options import RecordingOptions
 from gradlog.recorder.provenance import fingerprint
 from gradlog.storage.compact import Compacted, compact
 from gradlog.storage.recover import Recovered, recover
@@ -20,6 +21,7 @@ __all__ = [
     "GradlogError",
     "GradlogWarning",
     "Logger",
+    "RecordingOptions",
     "Recovered",
     "Storage",
     "attach",

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from gradlog.format.header import RunHeader
 from gradlog.recorder.halves import row_of
@@ -44,10 +44,10 @@ class Logger:
         Why recording ended early; empty while all is well.
     """
 
-    def __init__(self, plan: Plan | None, on_error: Literal["warn", "raise"] = "warn") -> None:
+    def __init__(self, plan: Plan | None) -> None:
         self.reason = ""
         self._plan = plan
-        self._raise = on_error == "raise"
+        self._raise = plan is not None and plan.options.on_error == "raise"
         self._ended = self._closed = plan is None
         self._recording: Recording | None = None
         self._detach: Callable[[], None] | None = None
@@ -223,7 +223,8 @@ class Logger:
                 new, recording = describe(flatten(like)), self._recording
                 recording.finish("closed", f"{len(new)} parameters joined")
                 assert self._plan is not None
-                self._plan = dataclasses.replace(self._plan, path=self.path, mode="a", first_step=recording.next)
+                goes_on = dataclasses.replace(self._plan.options, mode="a", first_step=recording.next)
+                self._plan = Plan(self.path, self._plan.layout, goes_on)
                 layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
                 self._record(layout, new).steps = recording.steps
                 names = ", ".join(name for name, _, _ in new[:3]) + (", ..." if len(new) > 3 else "")

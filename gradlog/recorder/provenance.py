@@ -16,39 +16,32 @@ from typing import Any
 import numpy as np
 
 from gradlog.format import masking
+from gradlog.recorder.options import RecordingOptions
 
 _PACKAGES = ("gradlog-zarr", "numpy", "zarr", "torch", "transformers", "lightning", "jax", "optax", "keras")
 
 
-def collect(
-    hostname: bool,
-    notes: Mapping[str, Any] | None = None,
-    argv: bool = True,
-    optimizer: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def collect(options: RecordingOptions, notes: bool = True) -> dict[str, object]:
     """Provenance of this process; nothing here raises, and git gets two seconds for each of two questions.
 
     Parameters
     ----------
-    hostname : bool
-        Record the host's name; otherwise the field is empty.
-    notes : mapping, optional
-        The user's own facts (batch size, data set), kept under ``notes``; tokens and passwords are masked.
-    argv : bool
-        Record the command line, tokens and passwords masked; otherwise, or with ``GRADLOG_ARGV=0``, it is empty.
-    optimizer : mapping, optional
-        Class and settings of the optimizer.
+    options : RecordingOptions
+        The user's notes, what is known of the optimizer, and whether the host's name and the command line are kept.
+    notes : bool
+        Keep the user's notes; a segment that continues a run leaves them to the run.
     """
+    argv = options.argv and os.environ.get("GRADLOG_ARGV") != "0"
     return {
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
-        "argv": masking.command_line(sys.argv) if argv and os.environ.get("GRADLOG_ARGV") != "0" else [],
+        "argv": masking.command_line(sys.argv) if argv else [],
         "git": _git(),
-        "hostname": socket.gethostname() if hostname else "",
+        "hostname": socket.gethostname() if options.hostname else "",
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "cpus": os.cpu_count(),
-        "notes": masking.facts(plain(notes or {})),
-        **({"optimizer": plain(optimizer)} if optimizer else {}),
+        "notes": masking.facts(plain(options.notes or {})) if notes else {},
+        **({"optimizer": plain(options.optimizer)} if options.optimizer else {}),
     }
 
 

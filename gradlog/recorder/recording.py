@@ -71,7 +71,7 @@ class Recording:
     Parameters
     ----------
     plan : Plan
-        The checked arguments of :func:`gradlog.open`.
+        What :func:`gradlog.open` was asked for.
     layout : sequence of (name, shape, dtype)
         The parameter tensors.
     notify : callable
@@ -93,8 +93,10 @@ class Recording:
         self._writer = SegmentWriter(opened.sink, opened.header, opened.segment)
         self.path = opened.path
         folder = spool.folder(opened.sink, opened.header.uuid, opened.segment.name)
-        self._journal = JournalWriter(spool.make(opened.sink, folder), self.header.uuid) if plan.journal else None
-        self._spool = spool.limit() if plan.journal and opened.sink.local is None else 0
+        self._journal = (
+            JournalWriter(spool.make(opened.sink, folder), self.header.uuid) if plan.options.journal else None
+        )
+        self._spool = spool.limit() if plan.options.journal and opened.sink.local is None else 0
         self._projector = projector(self.header.sketch, self.header.tensors, len(self.header.groups))
         self._index = {t.name: i for i, t in enumerate(self.header.tensors)}
         self._columns = Columns(notify)

@@ -7,16 +7,16 @@ import dataclasses
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
 from gradlog.format import limits
 from gradlog.format.chain import digest
 from gradlog.format.fields import shown
-from gradlog.format.header import RunHeader, SegmentHeader, SketchSpec, TensorInfo
+from gradlog.format.header import FULL_BITS, RunHeader, SegmentHeader, TensorInfo
 from gradlog.format.layout import chunk_rows, is_own, most_rows
 from gradlog.format.names import META, PARTIAL_FILE
 from gradlog.recorder import provenance
+from gradlog.recorder.options import RecordingOptions
 from gradlog.sketching import fold_hash
 from gradlog.sketching import groups as grouping
 from gradlog.storage import liveness
@@ -45,33 +45,16 @@ Layout = Sequence[tuple[str, tuple[int, ...], str]]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The arguments of :func:`gradlog.open`, checked."""
+    """Where a run is recorded, of which parameters, and how. ``layout``: None before the first gradient tells it."""
 
     path: str
     layout: Layout | None
-    k: int | str
-    seed: int
-    groups: grouping.Groups
-    every: int
-    mode: str
-    stage: str
-    what: str
-    chunk: int | None
-    codec: str
-    sketch_bits: int
-    rank: int
-    first_step: int | None
-    journal: bool
-    durable: bool
-    hostname: bool
-    notes: Mapping[str, Any]
-    argv: bool = True
-    optimizer: Mapping[str, Any] | None = None
-    storage: Storage = dataclasses.field(default_factory=Storage)
+    options: RecordingOptions
 
-    def provenance(self, notes: bool) -> dict[str, Any]:
-        """Facts about this process, with the run's notes or without."""
-        return provenance.collect(self.hostname, self.notes if notes else None, self.argv, self.optimizer)
+    @property
+    def storage(self) -> Storage:
+        """How the store is opened and waited for."""
+        return self.options.storage or Storage()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +82,13 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[s
     SpecMismatchError
         Mode "a" and the run there was recorded with another sketch, layout, stage or interval.
     """
-    if plan.mode == "new":
+    if plan.options.mode == "new":
         return _open_beside(plan, layout, tell)
-    sink = plan.storage.open(plan.path, plan.durable)
+    sink = plan.storage.open(plan.path, plan.options.durable)
     _require_free(sink, plan.path)
     least = 0
-    if plan.mode == "w":
-        root_metadata(_header(plan, layout))  # before anything is deleted for a run that nobody could read
+    if plan.options.mode == "w":
+        root_metadata(_header(plan.options, layout))  # before anything is deleted for a run that nobody could read
         least = _replace(sink, plan.path, tell)
     for _ in range(_TRIES):
         opened = _claim(sink, plan, layout, new, least)
@@ -117,32 +100,33 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[s
 def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> Opened | None:
     """Claim a segment; None where another process was quicker, and what it did must be looked at first."""
     there = [found for found in segment_names(sink) if found[0] >= least]
-    mine = [name for _, rank, name in there if rank == plan.rank]
-    if plan.mode == "w-" and mine:
+    mine = [name for _, rank, name in there if rank == plan.options.rank]
+    if plan.options.mode == "w-" and mine:
         raise _exists(plan.path)
     earlier = {t.name: t for name in mine for t in read_segment(sink, name).joined}
-    wanted = _header(plan, [t for t in layout if t[0] not in earlier])
+    wanted = _header(plan.options, [t for t in layout if t[0] not in earlier])
     header, root = create_root(sink, wanted)
     if header.uuid != wanted.uuid:
-        if plan.mode == "w":
+        if plan.options.mode == "w":
             raise _raced(plan.path)
         require_same(header, wanted, plan.path)
     _require_rest(sink, plan.path, header, mine)
+    resumed = provenance.collect(plan.options, notes=False) if mine else None
     segment = SegmentHeader(
-        number=_number(there, plan.rank, least),
-        rank=plan.rank,
+        number=_number(there, plan.options.rank, least),
+        rank=plan.options.rank,
         parent=mine[-1] if mine else None,
         root=digest(root),
         head=digest(root),
         joined=_joined(header, layout, earlier, new),
         opened=now(),
-        process={**liveness.process_identity(), "resumed": plan.provenance(notes=False) if mine else None},
+        process={**liveness.process_identity(), "resumed": resumed},
     )
     writer = SegmentWriter(sink, header, segment)
     if not _claimed(sink, writer, mine, least):
-        if plan.mode == "a":
+        if plan.options.mode == "a":
             return None
-        raise _exists(plan.path) if plan.mode == "w-" else _raced(plan.path)
+        raise _exists(plan.path) if plan.options.mode == "w-" else _raced(plan.path)
     try:
         return _opened(sink, plan, header, segment, mine, least)
     except BaseException:
@@ -169,7 +153,7 @@ def _opened(
 ) -> Opened:
     """Settle the earlier segments of this rank, and tell those that this very process still writes."""
     sink.sweep(segment.name)
-    for number, _, name in segment_names(sink) if plan.mode == "w" else []:
+    for number, _, name in segment_names(sink) if plan.options.mode == "w" else []:
         if number < least:  # what a live writer put elsewhere, into the run that was replaced, since that was deleted
             for key in sink.keys(name):
                 sink.discard(key)
@@ -180,7 +164,7 @@ def _opened(
             writer.supersede(segment.name)
     ends = [p for p in parents if p[2] >= p[1]]
     last = ends[-1][2] if ends else -1
-    next_step = plan.first_step if plan.first_step is not None else last + 1
+    next_step = plan.options.first_step if plan.options.first_step is not None else last + 1
     whole = dataclasses.replace(header, tensors=header.tensors + segment.joined)
     return Opened(plan.path, sink, whole, segment, next_step, ends)
 
@@ -204,7 +188,7 @@ def _open_beside(plan: Plan, layout: Layout, tell: Callable[[str], None]) -> Ope
     while True:
         path = of_run(plan.path, n)
         try:
-            return open_segment(dataclasses.replace(plan, path=path, mode="w-"), layout, tell=tell)
+            return open_segment(Plan(path, layout, dataclasses.replace(plan.options, mode="w-")), layout, tell=tell)
         except (RunExistsError, SpecMismatchError, CorruptRunError, NewerFormatError) as error:
             log.debug("%s is taken: %s", path, error)
         n += 1
@@ -292,21 +276,24 @@ def require_chunk(plan: Plan) -> None:
     ValueError
         Chunks of so many rows would be too large.
     """
-    sizes = [1] if plan.layout is None else _divided(plan, plan.layout)[2]
-    k = max(sizes) if plan.k == "exact" else int(plan.k)
+    chunk = plan.options.chunk
+    if chunk is None:
+        return
+    sizes = [1] if plan.layout is None else _divided(plan.options, plan.layout)[2]
+    k = max(sizes) if plan.options.k == "exact" else plan.options.k
     most = most_rows(len(sizes), k)
-    if plan.chunk is not None and 1 <= most < plan.chunk:
+    if 1 <= most < chunk:
         raise ValueError(
             f"chunk must be at most {most:,}: larger chunks of rows of {len(sizes):,} groups x {k:,} numbers take more "
-            f"than the {limits.CHUNK // 2**20} MiB that readers take; got {plan.chunk:,}, leave it out for the default"
+            f"than the {limits.CHUNK // 2**20} MiB that readers take; got {chunk:,}, leave it out for the default"
         )
 
 
-def _divided(plan: Plan, layout: Layout) -> tuple[tuple[str, ...], tuple[TensorInfo, ...], list[int]]:
+def _divided(options: RecordingOptions, layout: Layout) -> tuple[tuple[str, ...], tuple[TensorInfo, ...], list[int]]:
     """Names of the groups, every tensor with its group, and coordinates of each group."""
     names = [name for name, _, _ in layout]
     plain = [TensorInfo(name, tuple(shape), dtype, 0) for name, shape, dtype in layout]
-    group_names, index = grouping.assign(names, [t.size for t in plain], plan.groups)
+    group_names, index = grouping.assign(names, [t.size for t in plain], options.groups)
     infos = tuple(dataclasses.replace(t, group=g) for t, g in zip(plain, index, strict=True))
     sizes = [0] * len(group_names)
     for t in infos:
@@ -314,24 +301,23 @@ def _divided(plan: Plan, layout: Layout) -> tuple[tuple[str, ...], tuple[TensorI
     return tuple(group_names), infos, sizes
 
 
-def _header(plan: Plan, layout: Layout) -> RunHeader:
-    group_names, infos, sizes = _divided(plan, layout)
-    spec: SketchSpec = (
-        fold_hash.exact_spec(sizes) if plan.k == "exact" else fold_hash.FoldHash(int(plan.k), plan.seed).spec
-    )
+def _header(options: RecordingOptions, layout: Layout) -> RunHeader:
+    group_names, infos, sizes = _divided(options, layout)
+    k, rounded = options.k, options.sketch_bits < FULL_BITS
+    spec = fold_hash.exact_spec(sizes) if k == "exact" else fold_hash.fold_hash_spec(k, options.seed)
     return RunHeader(
         sketch=spec,
         groups=group_names,
         tensors=infos,
-        chunk=plan.chunk or chunk_rows(len(group_names) * spec.k * 4),
-        codec=plan.codec,
-        sketch_bits=plan.sketch_bits,
-        stage=plan.stage,
-        what=plan.what,
-        every=plan.every,
+        chunk=options.chunk or chunk_rows(len(group_names) * spec.k * 4),
+        codec=options.codec or ("bitshuffle-zstd" if rounded else "raw"),
+        sketch_bits=options.sketch_bits,
+        stage=options.stage,
+        what=options.what,
+        every=options.every,
         created=now(),
         uuid=uuid.uuid4().hex,
-        provenance=plan.provenance(notes=True),
+        provenance=provenance.collect(options),
     )
 
 

@@ -83,10 +83,8 @@ class FoldHash:
     """
 
     def __init__(self, k: int, seed: int = 0, m: int | None = None) -> None:
-        m = default_m(k) if m is None else m
-        if k < 1 or m < k:
-            raise ValueError(f"a sketch needs k >= 1 and m >= k, got k={k}, m={m}")
-        self.spec = SketchSpec(kind=FOLD_HASH, k=int(k), m=int(m), seed=int(seed))
+        self.spec = fold_hash_spec(k, seed, m)
+        m = self.spec.m
         self._key = f"{FOLD_HASH}|seed={self.spec.seed}|m={self.spec.m}"
         self._t = _aligned(m)
         self._t[:] = _signs(_words(f"{self._key}|t", m))
@@ -211,6 +209,18 @@ def from_spec(spec: SketchSpec) -> FoldHash:
             "stores the coordinates themselves; a newer gradlog may know this one"
         )
     return FoldHash(spec.k, spec.seed, spec.m)
+
+
+def fold_hash_spec(k: int, seed: int = 0, m: int | None = None) -> SketchSpec:
+    """Spec of a random map, without the map. Parameters and errors as of :class:`FoldHash`.
+
+    >>> fold_hash_spec(64, seed=3)
+    SketchSpec(kind='fold-hash/1', k=64, m=32768, seed=3)
+    """
+    m = default_m(k) if m is None else m
+    if k < 1 or m < k:
+        raise ValueError(f"a sketch needs k >= 1 and m >= k, got k={k}, m={m}")
+    return SketchSpec(kind=FOLD_HASH, k=int(k), m=int(m), seed=int(seed))
 
 
 def exact_spec(group_sizes: Sequence[int]) -> SketchSpec:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import gradlog
 from gradlog.recorder import provenance
 
 
@@ -34,11 +35,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commit_and_whether_there_are_changes(checkout: Path) -> None:
-    clean = provenance.collect(hostname=False)["git"]
+    clean = provenance.collect(gradlog.RecordingOptions(hostname=False))["git"]
     assert len(clean["commit"]) == 40
     assert clean["dirty"] is False
     (checkout / "train.py").write_text("two")
-    assert provenance.collect(hostname=False)["git"] == clean | {"dirty": True}
+    assert provenance.collect(gradlog.RecordingOptions(hostname=False))["git"] == clean | {"dirty": True}
 
 
 def test_a_file_name_that_is_no_text_ends_no_recording(checkout: Path) -> None:
@@ -48,9 +49,9 @@ def test_a_file_name_that_is_no_text_ends_no_recording(checkout: Path) -> None:
         file.write("one")
     git(checkout, "config", "core.quotepath", "false")
     git(checkout, "add", "-A")
-    assert provenance.collect(hostname=False)["git"]["dirty"] is True
+    assert provenance.collect(gradlog.RecordingOptions(hostname=False))["git"]["dirty"] is True
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "gone" / "train.py")])
-    assert provenance.collect(hostname=False)["git"] == {}
+    assert provenance.collect(gradlog.RecordingOptions(hostname=False))["git"] == {}

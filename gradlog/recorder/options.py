@@ -1,0 +1,200 @@
+"""What can be chosen of a recording: each option is declared, documented and checked here, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Literal, SupportsIndex, TypedDict, TypeVar, Unpack, cast
+
+from gradlog.format.header import CODECS, FULL_BITS, MOST_EVERY, MOST_RANK, STAGES
+from gradlog.format.layout import MOST_ROWS
+from gradlog.sketching.groups import Groups
+from gradlog.storage.settings import Storage
+
+Mode = Literal["w-", "new", "a", "w"]
+MODES: tuple[Mode, ...] = ("w-", "new", "a", "w")
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The fields of :class:`RecordingOptions` as keywords, which type checkers and editors take from here."""
+
+    k: int | Literal["exact"]
+    seed: int
+    groups: Groups
+    every: int
+    mode: Mode | None
+    stage: Literal["consumed", "preclip", "local"]
+    what: str
+    on_error: Literal["warn", "raise"]
+    chunk: int | None
+    codec: Literal["raw", "bitshuffle-zstd"] | None
+    sketch_bits: int
+    rank: int
+    first_step: int | None
+    journal: bool
+    durable: bool
+    hostname: bool
+    argv: bool
+    optimizer: Mapping[str, object] | None
+    notes: Mapping[str, object] | None
+    storage: Storage | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordingOptions:
+    """How a run is recorded. :func:`gradlog.open`, :func:`gradlog.attach` and the callbacks take these as keywords.
+
+    One object serves many runs: hand it over as ``options=``. Keywords beside it count more.
+
+    Parameters
+    ----------
+    k : int or "exact"
+        Numbers stored per group and step; ``"exact"`` stores the gradient itself.
+    seed : int
+        Seed of the random map.
+    groups : "blocks", "all", "tensors", mapping or callable
+        Which parameters share a sketch: those of a module (at most 16 groups), all, each tensor alone,
+        ``{group: regex}``, or a function from parameter name to group name.
+    every : int
+        Record only steps divisible by this.
+    mode : {"w-", "new", "a", "w"}, optional
+        What to do if a run is there. ``"w-"`` refuses. ``"new"`` records beside it, to the first of ``run-2.zarr``,
+        ``run-3.zarr``, ... that is free. ``"a"`` continues it in a new segment, unless another process of this machine
+        is recording it. ``"w"`` replaces it; a process that still records it is told. Only ``"w"`` touches what is
+        stored. Default: ``"w-"``; callbacks of frameworks name their own.
+    stage : {"consumed", "preclip", "local"}
+        Which gradient this is: what the optimizer was handed, before clipping, or one rank's own.
+    what : str
+        The recorded quantity, ``"gradient"`` or ``"update"``.
+    on_error : {"warn", "raise"}
+        What a failure of the recorder does to the training job. Wrong arguments always raise, here and at once.
+    chunk : int, optional
+        Rows per chunk; a chunk takes at most 256 MiB. Default: a power of two that makes about 4 MiB.
+    codec : {"raw", "bitshuffle-zstd"}, optional
+        How sketches are encoded. Default: raw, and compressed when they are rounded.
+    sketch_bits : int
+        Mantissa bits to keep of a sketch, 1 to 23. The rounding to 12 bits is far below the error of the sketch.
+    rank : int
+        This writer's rank, where several processes record one run.
+    first_step : int, optional
+        Number of the first step. Default: 0, or after the last step of the run that is continued.
+    journal : bool
+        Write each row to a local file before ``step`` returns. Then no row is lost if the process is killed or an
+        object store does not answer for a while.
+    durable : bool
+        Also flush chunks to the device, in case the power fails.
+    hostname : bool
+        Record the host's name.
+    argv : bool
+        Record the command line. Tokens and passwords in it are masked, by their names and their forms.
+    optimizer : mapping, optional
+        Class and settings of the optimizer, such as ``{"class": "Adam", "settings": {"lr": 0.1}}``. The integrations
+        fill it in themselves.
+    notes : mapping, optional
+        Facts to keep with the run: batch size, data set, checkpoint. They are stored as JSON: numpy numbers as numbers,
+        paths and other objects as text. Tokens and passwords are masked.
+    storage : Storage, optional
+        How the store is opened, and how long a step, a request and the close wait for it.
+
+    Raises
+    ------
+    ValueError
+        An option is out of its range.
+
+    Examples
+    --------
+    >>> options = RecordingOptions(k="64", notes={"batch": 128})
+    >>> options.k, options.filled(mode="new", k=8).mode, options.filled(mode="new", k=8).k
+    (64, 'new', 64)
+    """
+
+    k: int | Literal["exact"] = 256
+    seed: int = 0
+    groups: Groups = "blocks"
+    every: int = 1
+    mode: Mode | None = None
+    stage: Literal["consumed", "preclip", "local"] = "consumed"
+    what: str = "gradient"
+    on_error: Literal["warn", "raise"] = "warn"
+    chunk: int | None = None
+    codec: Literal["raw", "bitshuffle-zstd"] | None = None
+    sketch_bits: int = FULL_BITS
+    rank: int = 0
+    first_step: int | None = None
+    journal: bool = True
+    durable: bool = False
+    hostname: bool = True
+    argv: bool = True
+    optimizer: Mapping[str, object] | None = None
+    notes: Mapping[str, object] | None = None
+    storage: Storage | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("mode", self.mode, (None, *MODES))
+        _one_of("stage", self.stage, STAGES)
+        _one_of("on_error", self.on_error, ("warn", "raise"))
+        _one_of("codec", self.codec, (None, *CODECS))
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not (value is None and name in ("chunk", "first_step")) and not (name == "k" and value == "exact"):
+                object.__setattr__(self, name, _whole(name, value, least, most))
+        if self.mode in ("w", "new") and self.rank > 0:
+            raise ValueError(
+                f'mode="{self.mode}" begins a new run: open it so on rank 0 first, and its log.path with mode="a" on '
+                f"rank {self.rank}"
+            )
+
+    @classmethod
+    def of(cls, options: RecordingOptions | None, keywords: OptionKeywords) -> RecordingOptions:
+        """Options that a public function was handed: an object, keywords, or both, where the keywords count more."""
+        return dataclasses.replace(options or cls(), **keywords)
+
+    def filled(self, **defaults: Unpack[OptionKeywords]) -> RecordingOptions:
+        """Options with these in the place of those that were left out, where ``None`` stands for that."""
+        left_out = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **cast(OptionKeywords, left_out))
+
+
+_RANGES = {
+    "k": (1, 2**20),
+    "seed": (-math.inf, math.inf),
+    "every": (1, MOST_EVERY),
+    "rank": (0, MOST_RANK),
+    "chunk": (1, MOST_ROWS),
+    "first_step": (0, 2**62),
+    "sketch_bits": (1, FULL_BITS),
+}
+"""Least and most of each whole number."""
+
+
+def takes_options(function: Function) -> Function:
+    """Show the single options, and their defaults, in the signature that ``help()`` and notebooks print."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    single = inspect.signature(RecordingOptions).parameters.values()
+    vars(function)["__signature__"] = signature.replace(parameters=[*own, *single])
+    return function
+
+
+def _one_of(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
+    if value not in allowed:
+        words = ", ".join(repr(one) for one in allowed if one is not None)
+        raise ValueError(f"{name} must be one of {words}, got {value!r}")
+
+
+def _whole(name: str, value: object, least: float, most: float) -> int:
+    """Return a whole number that was given as one of any library, or as text, as settings often are."""
+    number = None
+    if isinstance(value, str | SupportsIndex) and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
+            number = int(value) if isinstance(value, str) else operator.index(value)
+    if number is None or not least <= number <= most:
+        bounds = f" from {least:,} to {most:,}" if most < math.inf else ""
+        other = " or 'exact'" if name == "k" else ""
+        raise ValueError(f"{name} must be an integer{bounds}{other}, got {value!r}")
+    return number
