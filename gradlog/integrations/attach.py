@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
+from gradlog.integrations.hooks import Option
 from gradlog.recorder.api import disabled
 from gradlog.recorder.logger import Logger
 
+if TYPE_CHECKING:
+    from gradlog.integrations.torch.types import Models, Optimizer
 
-def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **options: Any) -> Logger:
+
+def attach(optimizer: Optimizer, path: str | os.PathLike[str], model: Models = None, **options: Option) -> Logger:
     """Record every step of a torch optimizer; one line in a training script.
 
     Parameters

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
@@ -22,15 +23,15 @@ UNROLL = 8
 class Sketched(NamedTuple):
     """One step's row on the device: sketches float32 (groups, k), squared norms (groups,), absent leaves. A pytree."""
 
-    sketch: Any
-    norm2: Any
-    missing: Any
+    sketch: jax.Array
+    norm2: jax.Array
+    missing: jax.Array
 
 
 def filled(row: Sketched) -> Fill:
     """Return a function that writes a sketched row into the run's buffers."""
 
-    def fill(out: Any, norm2: Any) -> int:
+    def fill(out: NDArray[np.float32], norm2: NDArray[np.float64]) -> int:
         out[:], norm2[:] = np.asarray(row.sketch), np.asarray(row.norm2)
         return int(row.missing)
 
@@ -60,7 +61,7 @@ class JaxSketch:
             self._t, self._sign, self._order = tables(S)
             self._rows = [pieces(S, Part(t.name, t.group, t.size)) for t in header.tensors]
 
-    def __call__(self, leaves: Sequence[Any]) -> Sketched:
+    def __call__(self, leaves: Sequence[jax.Array | None]) -> Sketched:
         """Sketch gradients in the order of the run's tensors; None counts as zeros.
 
         Raises
@@ -78,7 +79,7 @@ class JaxSketch:
         """Row of a step in which no parameter had a gradient."""
         return Sketched(jnp.zeros((self._groups, self._k)), jnp.zeros(self._groups), jnp.int32(len(self._tensors)))
 
-    def _flat(self, i: int, x: Any) -> Any:
+    def _flat(self, i: int, x: jax.Array | None) -> jax.Array | None:
         if x is None:
             return None
         if tuple(x.shape) != self._tensors[i].shape:
@@ -87,7 +88,7 @@ class JaxSketch:
             x = jnp.stack([x.real, x.imag], axis=-1)
         return x.astype(jnp.float32).ravel()
 
-    def _group(self, members: list[tuple[int, Any]]) -> Any:
+    def _group(self, members: list[tuple[int, jax.Array]]) -> jax.Array:
         if self._exact:
             row = jnp.concatenate([x for _, x in members]) if members else jnp.zeros(0)
             return jnp.pad(row, (0, self._k - row.size))
@@ -97,7 +98,7 @@ class JaxSketch:
         v = (w * self._sign)[self._order]
         return jnp.pad(v, (0, -self._m % self._k)).reshape(-1, self._k).sum(axis=0)
 
-    def _fold(self, i: int, x: Any) -> Any:
+    def _fold(self, i: int, x: jax.Array) -> jax.Array:
         rows = self._rows[i]
         X = jnp.pad(x, (0, len(rows) * self._m - x.size)).reshape(-1, self._m)
         shifts, signs = [r.shift for r in rows], [r.sign for r in rows]
@@ -105,7 +106,7 @@ class JaxSketch:
             turned = [a * jnp.roll(self._t * X[q], s) for q, (s, a) in enumerate(zip(shifts, signs, strict=True))]
             return sum(turned, jnp.zeros(self._m))
 
-        def add(w: Any, row: Any) -> tuple[Any, None]:
+        def add(w: jax.Array, row: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             part, s, a = row
             return w + a * jnp.roll(self._t * part, s), None
 
@@ -113,7 +114,7 @@ class JaxSketch:
         return jax.lax.scan(add, jnp.zeros(self._m), (X, *codes))[0]
 
 
-def _square(x: Any) -> Any:
+def _square(x: jax.Array) -> jax.Array:
     """Squared norm in float32, added up in short blocks so that it keeps six digits at any length."""
     v = jnp.square(x)
     while v.size > 1:

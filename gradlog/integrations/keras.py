@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations import missing
+from gradlog.integrations.hooks import Option
 
 try:
     import keras
@@ -20,15 +21,23 @@ except ImportError as error:
     raise missing("keras", error) from error
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradlog.format.header import RunHeader
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.recording import Row
 
+if TYPE_CHECKING:
+    from gradlog.integrations.jax_sketch import Sketched
+
+Tensors: TypeAlias = "Sequence[keras.KerasTensor]"
+"""The backend's own tensors; on JAX, while a step is traced, what stands for them."""
+Number: TypeAlias = "keras.KerasTensor | float"
+
 STEP = "_backend_update_step"
 
 
-def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
+def watch(model: keras.Model, path: str | os.PathLike[str], **options: Option) -> Logger:
     """Record every update of a compiled model.
 
     Parameters
@@ -77,7 +86,7 @@ def watch(model: Any, path: str | os.PathLike[str], **options: Any) -> Logger:
     return logger
 
 
-def _optimizer(model: Any) -> Any:
+def _optimizer(model: keras.Model) -> keras.Optimizer:
     """Return the optimizer that a compiled model updates its variables with."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
@@ -86,7 +95,7 @@ def _optimizer(model: Any) -> Any:
     return optimizer
 
 
-def settings(optimizer: Any) -> dict[str, Any]:
+def settings(optimizer: keras.Optimizer) -> dict[str, object]:
     """Class and hyperparameters of an optimizer."""
     kind = type(optimizer)
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "settings": optimizer.get_config()}
@@ -95,16 +104,16 @@ def settings(optimizer: Any) -> dict[str, Any]:
 class _Watch:
     """A wrapper around the update step of a model's optimizer, which goes to the next one when it is compiled anew."""
 
-    def __init__(self, model: Any, logger: Logger) -> None:
+    def __init__(self, model: keras.Model, logger: Logger) -> None:
         self._model, self._logger = model, logger
-        self._variables: dict[str, Any] = {}
+        self._variables: dict[str, keras.Variable] = {}
         self._seen: _Seen | None = None
         self._off: Callable[[], None] = _nothing
         self._wrap()
         self._off_compile = _replace(model, "compile", self._compiling)
         logger.on_close(self._remove, drain=self._drain)
 
-    def _compiling(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+    def _compiling(self, original: Callable[..., object], *args: object, **kwargs: object) -> object:
         result = original(*args, **kwargs)
         if self._logger.active:
             with self._logger.guarded():
@@ -130,7 +139,12 @@ class _Watch:
         first = None if self._seen is None or self._seen.last is None else self._seen.last + 1
         seen = self._seen = kind(logger, header, optimizer, ordered, first)
 
-        def step(original: Any, grads: Any, trainable_variables: Any, learning_rate: Any) -> Any:
+        def step(
+            original: Callable[..., object],
+            grads: Tensors,
+            trainable_variables: Sequence[keras.Variable],
+            learning_rate: Number,
+        ) -> object:
             if self._seen is seen:
                 seen(grads, trainable_variables, learning_rate)
             return original(grads, trainable_variables, learning_rate)
@@ -149,7 +163,7 @@ class _Watch:
         self._model.train_function = None
 
 
-def _replace(owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
+def _replace(owner: object, name: str, wrapper: Callable[..., object]) -> Callable[[], None]:
     """Wrap a method of one object; what is returned takes the wrapper off.
 
     In the object's dictionary, since Keras tracks what is assigned. Where another wrapper is around this one, it stays.
@@ -171,12 +185,12 @@ def _nothing() -> None:
     """Take nothing off."""
 
 
-def name_of(variable: Any, model: Any) -> str:
+def name_of(variable: keras.Variable, model: keras.Model) -> str:
     """Dotted path of a variable inside its model, such as ``dense.kernel``; Keras numbers models anew each time."""
     return str(variable.path).removeprefix(f"{model.name}/").replace("/", ".")
 
 
-def _like(variable: Any) -> Any:
+def _like(variable: keras.Variable) -> NDArray[np.generic]:
     dtype = keras.backend.standardize_dtype(variable.dtype)
     return np.empty(variable.shape, "float32" if dtype == "bfloat16" else dtype)
 
@@ -185,7 +199,12 @@ class _Seen:
     """Updates of one optimizer. ``first``: number of the next one, where an earlier optimizer made those before it."""
 
     def __init__(
-        self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any], first: int | None
+        self,
+        logger: Logger,
+        header: RunHeader,
+        optimizer: keras.Optimizer,
+        variables: list[keras.Variable],
+        first: int | None,
     ) -> None:
         self._logger, self._optimizer, self._variables = logger, optimizer, variables
         self._accumulate = optimizer.gradient_accumulation_steps or 1
@@ -197,9 +216,9 @@ class _Seen:
         self.last = self._base + number
         self._logger.record(row, self.last)
 
-    def _ordered(self, grads: Any, variables: Any) -> list[Any]:
+    def _ordered(self, grads: Tensors, variables: Sequence[keras.Variable]) -> list[keras.KerasTensor | None]:
         """Gradients in the run's order; None where Keras left a variable out."""
-        found: list[Any] = [None] * len(self._variables)
+        found: list[keras.KerasTensor | None] = [None] * len(self._variables)
         for g, v in zip(grads, variables, strict=True):
             found[self._index[id(v)]] = g
         return found
@@ -212,14 +231,19 @@ class _Torch(_Seen):
     """Eager: the update step runs for real updates only."""
 
     def __init__(
-        self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any], first: int | None
+        self,
+        logger: Logger,
+        header: RunHeader,
+        optimizer: keras.Optimizer,
+        variables: list[keras.Variable],
+        first: int | None,
     ) -> None:
         super().__init__(logger, header, optimizer, variables, first)
         from gradlog.integrations.torch.sketchers import measure_for
 
         self._measure = measure_for(header, [v.value for v in variables])
 
-    def __call__(self, grads: Any, variables: Any, rate: Any) -> None:
+    def __call__(self, grads: Tensors, variables: Sequence[keras.Variable], rate: Number) -> None:
         def row() -> Row:
             fill = self._measure.lazy(self._ordered(grads, variables))
             return Row(fill, {"lr": float(rate)}, later=self._measure.later)
@@ -235,14 +259,19 @@ class _Jax(_Seen):
     """Traced: the update step is computed at every micro-step, and its outcome dropped in all but the last."""
 
     def __init__(
-        self, logger: Logger, header: RunHeader, optimizer: Any, variables: list[Any], first: int | None
+        self,
+        logger: Logger,
+        header: RunHeader,
+        optimizer: keras.Optimizer,
+        variables: list[keras.Variable],
+        first: int | None,
     ) -> None:
         super().__init__(logger, header, optimizer, variables, first)
         from gradlog.integrations.jax_sketch import JaxSketch, filled
 
         self._sketch, self._fill = JaxSketch(header), filled
 
-    def __call__(self, grads: Any, variables: Any, rate: Any) -> None:
+    def __call__(self, grads: Tensors, variables: Sequence[keras.Variable], rate: Number) -> None:
         from jax.experimental import io_callback
 
         with self._logger.guarded():  # tracing: what goes wrong here must leave the step as it is
@@ -250,7 +279,7 @@ class _Jax(_Seen):
             rate = keras.ops.convert_to_tensor(rate)
             io_callback(self._receive, None, self._optimizer._iterations.value, row, rate, ordered=True)
 
-    def _receive(self, iteration: Any, sketched: Any, rate: Any) -> None:
+    def _receive(self, iteration: NDArray[np.generic], sketched: Sketched, rate: NDArray[np.generic]) -> None:
         ready = False
         with self._logger.guarded():
             number, micro = divmod(int(iteration), self._accumulate)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations import missing
+from gradlog.integrations.hooks import Option
 from gradlog.recorder import earlier_runs
 
 try:
@@ -19,6 +20,13 @@ except ImportError as error:
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.provenance import ended_by
 from gradlog.storage.paths import absolute, of_optimizer
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+State = Mapping[str, object]
+"""Place in one run, as :meth:`gradlog.Logger.state_dict` gives it."""
 
 
 class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framework is not installed
@@ -45,11 +53,11 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     >>> trainer = Trainer(callbacks=[GradlogCallback("run.zarr")])            # doctest: +SKIP
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str], **options: Option) -> None:
         self._path, self._options = absolute(path), {"mode": "new", **options}
-        self._restored: list[dict[str, Any]] = []
-        self._ended: list[dict[str, Any]] = []
-        self._losses: list[Any] = []
+        self._restored: list[State] = []
+        self._ended: list[State] = []
+        self._losses: list[torch.Tensor] = []
         self._steps = 0
         self.logs: list[Logger] = []
 
@@ -58,15 +66,15 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         """Where Lightning keeps this callback's state in a checkpoint."""
         return f"gradlog:{os.path.basename(self._path)}"
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, list[State]]:
         """Place in each run; after training, where it ended."""
         return {"runs": [log.state_dict() for log in self.logs] or self._ended}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, list[State]]) -> None:
         """Remember the places until the optimizers are there."""
         self._restored = list(state_dict["runs"])
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach to the optimizers.
 
         Raises
@@ -97,7 +105,14 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
             log.load_state_dict(state)
         self._restored, self._losses, self._steps = [], [], trainer.global_step
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: torch.Tensor | Mapping[str, object] | None,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
         """Add the loss of the step, over its micro-batches; Lightning has divided it by their number already."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
@@ -111,11 +126,11 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
             for log in self.logs:
                 log.annotate(loss=loss, epoch=trainer.current_epoch)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the runs."""
         self._close()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the runs, and keep in them what ended the training."""
         self._close(ended_by(exception))
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradlog.errors import GradientError, UnsupportedError
 from gradlog.integrations import missing
+from gradlog.integrations.hooks import Option
 
 try:
     import jax
@@ -30,7 +31,7 @@ from gradlog.recorder.logger import Logger
 from gradlog.recorder.recording import Row
 
 
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+def named_leaves(tree: optax.Params) -> list[tuple[str, jax.Array]]:
     """Leaves of any pytree with dotted names: dicts by key, sequences by index, classes by field.
 
     A variable of flax.nnx is a box with one field ``value``, which counts as the variable itself: gradients come with
@@ -51,7 +52,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return named
 
 
-def open_run(path: str | os.PathLike[str], params: Any, **options: Any) -> Logger:
+def open_run(path: str | os.PathLike[str], params: optax.Params, **options: Option) -> Logger:
     """Open a run for the parameters of a JAX model.
 
     Parameters
@@ -87,7 +88,7 @@ def open_run(path: str | os.PathLike[str], params: Any, **options: Any) -> Logge
 class LogState(NamedTuple):
     """State of :func:`log_gradients`: the number of the next step."""
 
-    count: Any
+    count: jax.Array
 
 
 def log_gradients(log: Logger, *, accumulate: int = 1) -> optax.GradientTransformationExtraArgs:
@@ -120,10 +121,17 @@ def log_gradients(log: Logger, *, accumulate: int = 1) -> optax.GradientTransfor
     sketch = sketcher(log)
     host = _Host(log, accumulate)
 
-    def init(params: Any) -> LogState:
+    def init(params: optax.Params) -> LogState:
         return LogState(jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: LogState, params: Any = None, *, value: Any = None, **extra: Any) -> Any:
+    def update(
+        updates: optax.Updates,
+        state: LogState,
+        params: optax.Params | None = None,
+        *,
+        value: jax.Array | float | None = None,
+        **extra: object,
+    ) -> tuple[optax.Updates, LogState]:
         if sketch is not None and log.active:
             with log.guarded():  # tracing: what goes wrong here leaves the step as it is
                 loss = jnp.nan if value is None else value
@@ -140,7 +148,7 @@ class _Host:
         self._log, self._accumulate = log, accumulate
         self._count, self._calls = -1, 0
 
-    def __call__(self, count: Any, row: Sketched, loss: Any) -> None:
+    def __call__(self, count: jax.Array, row: Sketched, loss: jax.Array) -> None:
         ready = False
         with self._log.guarded():
             number, loss = int(count), np.asarray(loss)
@@ -157,7 +165,7 @@ class _Host:
             record(self._log, row, step=number, **scalars)
 
 
-def sketcher(log: Logger) -> Callable[[Any], Sketched] | None:
+def sketcher(log: Logger) -> Callable[[optax.Updates], Sketched] | None:
     """Return the pure function from a pytree of gradients to its row; None when recording is off.
 
     Use it inside jit, scan or shard_map, carry the row out, and hand it to :func:`record`. Where the gradients do not
@@ -168,7 +176,7 @@ def sketcher(log: Logger) -> Callable[[Any], Sketched] | None:
     sketch = JaxSketch(log.header)
     names = [t.name for t in log.header.tensors]
 
-    def function(grads: Any) -> Sketched:
+    def function(grads: optax.Updates) -> Sketched:
         row = sketch.nothing()
         if log.active:
             with log.guarded():

@@ -20,15 +20,21 @@ import weakref
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gradlog.errors import GradlogError, MissingDependencyError, RunExistsError, UnusableInputError
+from gradlog.integrations.hooks import Option
 from gradlog.recorder import earlier_runs
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.provenance import ended_by
 from gradlog.storage.commit import read_root
 from gradlog.storage.paths import SUFFIX, absolute, of_optimizer
 from gradlog.storage.sink import open_sink
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from gradlog.integrations.torch.types import Gradients, Tensors
 
 
 class ScriptRecorder:
@@ -55,7 +61,7 @@ class ScriptRecorder:
         torch is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str], **options: Option) -> None:
         try:
             from torch.optim.optimizer import register_optimizer_step_pre_hook
         except ImportError as error:
@@ -65,10 +71,10 @@ class ScriptRecorder:
         self.runs: list[tuple[str, Logger]] = []
         self.stepped = False
         self._path, self._options = absolute(path), options
-        self._seen: list[weakref.ref[Any]] = []
-        self._recorded: list[tuple[weakref.ref[Any], Logger]] = []
+        self._seen: list[weakref.ref[Optimizer]] = []
+        self._recorded: list[tuple[weakref.ref[Optimizer], Logger]] = []
         self._pid = os.getpid()
-        self._compiled: dict[int, weakref.ref[Any]] = {}
+        self._compiled: dict[int, weakref.ref[Optimizer]] = {}
         from gradlog.integrations.torch import compiled
         from gradlog.integrations.torch.patches import every_step
 
@@ -77,14 +83,14 @@ class ScriptRecorder:
         self._torch, self._key = compiled, compiled.listen(self)
         self._handle = register_optimizer_step_pre_hook(self._before_step)
 
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         first = [p for group in optimizer.param_groups for p in group["params"]][:1]
         if self._torch.compiling() and self._torch.plain(first):
             self._torch.tell(self._key, "step", first)
         else:
             self._first_step(optimizer)
 
-    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+    def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
         """Find the optimizer whose step is compiled, by its first parameter; it is recorded from the next step on."""
         from torch.optim import Optimizer
 
@@ -98,7 +104,7 @@ class ScriptRecorder:
                     self._compiled[place] = weakref.ref(one)
                     self._first_step(one)
 
-    def _first_step(self, optimizer: Any) -> None:
+    def _first_step(self, optimizer: Optimizer) -> None:
         if os.getpid() != self._pid or any(known() is optimizer for known in self._seen):
             return
         self._close_abandoned()
@@ -116,7 +122,7 @@ class ScriptRecorder:
             self.runs.append((logger.path, logger))
             self._recorded.append((weakref.ref(optimizer), logger))
 
-    def _attached(self, optimizer: Any, path: str) -> Logger:
+    def _attached(self, optimizer: Optimizer, path: str) -> Logger:
         """Attach, beginning at the step that the user names, or that the optimizer has counted to."""
         from gradlog.integrations.torch.attachment import attach
         from gradlog.integrations.torch.modules import modules_of
@@ -153,7 +159,9 @@ class ScriptRecorder:
         self._seen, self._recorded = [], []
 
 
-def run_script(target: str, args: Sequence[str], path: str, *, module: bool = False, **options: Any) -> ScriptRecorder:
+def run_script(
+    target: str, args: Sequence[str], path: str, *, module: bool = False, **options: Option
+) -> ScriptRecorder:
     """Run a script, or a module, as the main program and record its optimizers.
 
     Parameters

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from gradlog.integrations import missing
+from gradlog.integrations.hooks import Option
 from gradlog.recorder import earlier_runs
 
 try:
@@ -15,6 +17,11 @@ except ImportError as error:
 
 from gradlog.recorder.logger import Logger
 from gradlog.storage.paths import absolute
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.optim import Optimizer
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
 class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the framework is not installed
@@ -41,11 +48,19 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
     >>> trainer = Trainer(..., callbacks=[GradlogCallback("run.zarr")])       # doctest: +SKIP
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str], **options: Option) -> None:
         self.path, self.options = absolute(path), {"mode": "new", **options}
         self.log: Logger | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Module,
+        optimizer: Optimizer,
+        **kwargs: object,
+    ) -> None:
         """Attach to the optimizer that the trainer has prepared."""
         from gradlog.integrations.torch.attachment import attach
 
@@ -58,22 +73,33 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
         elif self.log is not None and self.log.rows == 0 and self.log.active:
             options["mode"], path = "a", self.log.path  # an attempt that ended before its first step
         self._close("training began again")
-        self.log = attach(kwargs["optimizer"], path, kwargs["model"], **options)
+        self.log = attach(optimizer, path, model, **options)
         if self.log.header is not None:
             state.stateful_callbacks[key] = {"uuid": self.log.header.uuid}
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
         """Take the training loss: as ``loss`` where it is this step's own, else as ``mean_loss`` of the last steps."""
         if self.log is not None and logs and "loss" in logs:
             own = args.logging_strategy == "steps" and args.logging_steps == 1
             self.log.annotate(**{"loss" if own else "mean_loss": float(logs["loss"])})
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Take how far the epochs have come, from which the analysis knows which steps share one."""
         if self.log is not None and state.epoch is not None:
             self.log.annotate(epoch=float(state.epoch))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Close the run."""
         self._close()
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
+from gradlog.integrations.hooks import Option, Options
 from gradlog.integrations.torch.capture import Capture
 from gradlog.integrations.torch.ddp import LocalCapture, averaging
 from gradlog.integrations.torch.optimizer import settings
@@ -23,17 +23,18 @@ from gradlog.integrations.torch.ranks import writes
 from gradlog.integrations.torch.shards import is_sharded, require_agreement
 from gradlog.integrations.torch.sketchers import measure_for
 from gradlog.integrations.torch.steps import stepping
+from gradlog.integrations.torch.types import Models, Named, Optimizer
 from gradlog.integrations.torch.update import UpdateCapture
 from gradlog.recorder.logger import Logger
 from gradlog.sketching.groups import canonical
 
 WHAT = ("gradient", "update")
 
-Named = list[tuple[str, Any]]
+Path = str | os.PathLike[str]
 Opened = tuple[Logger, RunHeader | None]
 
 
-def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **options: Any) -> Logger:
+def attach(optimizer: Optimizer, path: Path, model: Models = None, **options: Option) -> Logger:
     """Record every ``optimizer.step()``. See :func:`gradlog.attach`.
 
     Under ``torch.distributed`` rank 0 writes, and other ranks too where they hold whole parameters and have a path of
@@ -75,9 +76,9 @@ def attach(optimizer: Any, path: str | os.PathLike[str], model: Any = None, **op
     return logger
 
 
-def _for_job(path: Any, named: Named, options: dict[str, Any], stage: str, what: str) -> tuple[Logger, Any, Any]:
+def _for_job(path: Path, named: Named, options: Options, stage: str, what: str) -> tuple[*Opened, type[Capture]]:
     """Open as one process, or as the ranks of this kind of job do; tell who captures."""
-    capture: Callable[..., Capture] = UpdateCapture if what == "update" else Capture
+    capture = UpdateCapture if what == "update" else Capture
     params = [p for _, p in named]
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if ranks == 1:
@@ -89,14 +90,14 @@ def _for_job(path: Any, named: Named, options: dict[str, Any], stage: str, what:
             )
         return *_open_together(path, named, options), capture
     if stage == "local":
-        if what == "gradient" and (models := averaging(params)):
-            capture = functools.partial(LocalCapture, models=models)
+        if what == "gradient" and averaging(params):
+            capture = LocalCapture
         return *_open_each(path, named, options), capture
     first = dist.get_rank() == 0 if averaging(params) else writes(path, named)  # DDP has compared parameters itself
     return *(_open(path, named, options) if first else (Logger(None), None)), capture
 
 
-def _models(model: Any) -> dict[str, torch.nn.Module]:
+def _models(model: Models) -> dict[str, torch.nn.Module]:
     """Modules by what goes before the names of their parameters."""
     models = {} if model is None else dict(model) if isinstance(model, Mapping) else {"": model}
     for name, module in models.items():
@@ -105,7 +106,7 @@ def _models(model: Any) -> dict[str, torch.nn.Module]:
     return models
 
 
-def named_parameters(optimizer: Any, models: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def named_parameters(optimizer: Optimizer, models: Mapping[str, torch.nn.Module]) -> Named:
     """Trainable parameters of the optimizer, each once, under canonical names, in the models' order.
 
     Parameters that none of the models knows are named by their place in the optimizer.
@@ -116,7 +117,7 @@ def named_parameters(optimizer: Any, models: Mapping[str, Any]) -> list[tuple[st
         for i, p in enumerate(group["params"])
         if p.requires_grad
     }
-    found: dict[int, tuple[str, str, Any]] = {}
+    found: dict[int, tuple[str, str, torch.Tensor]] = {}
     for prefix, model in models.items():
         for name, p in model.named_parameters():
             if id(p) in held:
@@ -128,7 +129,7 @@ def named_parameters(optimizer: Any, models: Mapping[str, Any]) -> list[tuple[st
     return [*known, *(held[i] for i in held if i not in found)]
 
 
-def _refuse(optimizer: Any, models: Mapping[str, Any]) -> None:
+def _refuse(optimizer: Optimizer, models: Mapping[str, torch.nn.Module]) -> None:
     modules = [m.__class__.__name__ for model in models.values() for m in model.modules()]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if any(map(torch.nn.parameter.is_lazy, params)):
@@ -148,14 +149,14 @@ def _refuse(optimizer: Any, models: Mapping[str, Any]) -> None:
         )
 
 
-def _open(path: Any, named: Named, options: dict[str, Any]) -> Opened:
+def _open(path: Path, named: Named, options: Options) -> Opened:
     from gradlog import open as open_run
 
     logger = open_run(path, like=named, **options)
     return logger, logger.header if logger.active else None
 
 
-def _open_together(path: Any, named: Named, options: dict[str, Any]) -> Opened:
+def _open_together(path: Path, named: Named, options: Options) -> Opened:
     """Open on rank 0 and tell the others what is recorded, or what went wrong."""
     logger, header = _first(lambda: _open(path, named, options), lambda header, place: (Logger(None), header))
     if header is not None:
@@ -167,7 +168,7 @@ def _open_together(path: Any, named: Named, options: dict[str, Any]) -> Opened:
     return logger, header
 
 
-def _open_each(path: Any, named: Named, options: dict[str, Any]) -> Opened:
+def _open_each(path: Path, named: Named, options: Options) -> Opened:
     """Open on every rank: on rank 0 first, which may have to replace an older run, then the others join."""
     mode = options.get("mode", "w-")
     follow = {**options, "mode": "a" if mode in ("w", "new") else mode, "rank": dist.get_rank()}
@@ -179,15 +180,16 @@ def _open_each(path: Any, named: Named, options: dict[str, Any]) -> Opened:
 
 def _first(opens: Callable[[], Opened], follows: Callable[[RunHeader | None, str], Opened]) -> Opened:
     """Let rank 0 open, then the others, who are told what and where; what it raises, all raise."""
-    told: list[Any] = [None, ""]
     opened: Opened = Logger(None), None
+    error: Exception | None = None
     if dist.get_rank() == 0:
         try:
             opened = opens()
-            told = [opened[1], opened[0].path]
-        except Exception as error:
-            told[0] = error
+        except Exception as failed:
+            error = failed
+    told = [(error, opened[1], opened[0].path)]
     dist.broadcast_object_list(told)
-    if isinstance(told[0], Exception):
-        raise told[0]
-    return opened if dist.get_rank() == 0 else follows(told[0], told[1])
+    error, header, place = told[0]
+    if error is not None:
+        raise error
+    return opened if dist.get_rank() == 0 else follows(header, place)

@@ -14,10 +14,11 @@ import functools
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.optim import Optimizer
 
 from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
@@ -26,8 +27,11 @@ from gradlog.integrations.torch.patches import norm_and_coef, unwatch, watch
 from gradlog.integrations.torch.sightings import Sightings
 from gradlog.integrations.torch.sketchers import HostMeasure, Measure, divided, measure_for
 from gradlog.integrations.torch.steps import StepHooks, closure_of, inside_another_step
+from gradlog.integrations.torch.types import Args, Gradients, Instead, Kwargs, Named, Number, Tensors
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.recording import Fill, Row
+
+T = TypeVar("T")
 
 
 class Capture:
@@ -50,9 +54,9 @@ class Capture:
     """
 
     _early: Fill | None
-    _clip: dict[str, Any]
+    _clip: dict[str, Number]
     _clipped: set[int]
-    _scale: Any
+    _scale: Number | None
     _unscaled: bool
     _taken: Row | None
     _begun: bool
@@ -61,12 +65,12 @@ class Capture:
 
     def __init__(
         self,
-        optimizers: list[Any],
-        params: list[Any],
+        optimizers: list[Optimizer],
+        params: list[torch.Tensor],
         logger: Logger,
         header: RunHeader,
         measure: HostMeasure | Measure,
-        names: Callable[[], list[tuple[str, Any]]],
+        names: Callable[[], Named],
     ) -> None:
         self._optimizers, self._optimizer = optimizers, optimizers[-1]
         self.params, self._logger = params, logger
@@ -81,7 +85,7 @@ class Capture:
         self._known = self._mine | self._trainable()
         self._pid, self._told_elsewhere = os.getpid(), False
         self._fired = True
-        self._handed_over: tuple[list[Any], list[Any]] | None = None  # parameters and gradients inside a graph
+        self._handed_over: tuple[Tensors, Gradients] | None = None  # parameters and gradients inside a graph
         self._sightings = Sightings(optimizers, params)
         self._forget()
         self.key = listen(self)
@@ -93,6 +97,10 @@ class Capture:
             keep=lambda: capture.keep() if (capture := this()) else None,
             missing=lambda: capture.missing() if (capture := this()) else "",
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Look at the parameters as they are before the first step."""
         self.keep()
 
     def remove(self) -> None:
@@ -112,7 +120,7 @@ class Capture:
         """Tell what is known about steps that were not seen; empty where nothing is missing."""
         return self._sightings.missing()
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+    def before(self, args: Args, kwargs: Kwargs) -> Instead:
         """Note that a step begins: take the gradient, or let the closure take it whenever it returns."""
         self._fired = True
         if not self._here:
@@ -134,7 +142,7 @@ class Capture:
             if not inside_another_step(self._optimizers):
                 self._over()
 
-    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+    def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
         """Note what a compiled step does, from inside its graph."""
         self._handed_over = params, grads
         try:
@@ -145,7 +153,7 @@ class Capture:
         finally:
             self._handed_over = None
 
-    def clipping(self, parameters: list[Any], max_norm: Any, total_norm: Any) -> None:
+    def clipping(self, parameters: Tensors, max_norm: float, total_norm: torch.Tensor) -> None:
         """Norm clipping is about to happen: keep its coefficient and, for stage "preclip", the gradient."""
         ids = self._mine.intersection(map(id, parameters))
         if not ids or not self._here:
@@ -153,7 +161,7 @@ class Capture:
         with self._logger.guarded():
             self._note_clipping(ids, *norm_and_coef(max_norm, total_norm))
 
-    def clipping_compiled(self, parameters: list[Any], grads: list[Any], norm: Any, coef: Any) -> None:
+    def clipping_compiled(self, parameters: Tensors, grads: Gradients, norm: torch.Tensor, coef: torch.Tensor) -> None:
         """Note the same inside a graph: a parameter is the one that lies at the same place in memory."""
         place = {p.data_ptr(): i for i, p in enumerate(self.params) if p.numel()}
         held = {place[p.data_ptr()]: g for p, g in zip(parameters, grads, strict=True) if p.data_ptr() in place}
@@ -166,7 +174,7 @@ class Capture:
         finally:
             self._handed_over = None
 
-    def _note_clipping(self, ids: set[int], norm: Any, coef: Any) -> None:
+    def _note_clipping(self, ids: set[int], norm: torch.Tensor, coef: torch.Tensor) -> None:
         if ids & self._clipped:  # once more, or the first time was for a step that was never taken
             self._forget_clipping()
             self._logger.remark(self._sightings.clipped_again())
@@ -176,7 +184,7 @@ class Capture:
         if self._preclip and self._early is None and self._due():
             self._early = self._in_step(lambda: self._measure.now(self._gradients()))
 
-    def stepping(self, scaler: Any, optimizer: Any) -> Callable[[], None] | None:
+    def stepping(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> Callable[[], None] | None:
         """Watch a GradScaler's step: if it does not call the optimizer, that step was skipped."""
         if not any(optimizer is one for one in self._optimizers) or not self._here or not scaler.is_enabled():
             return None
@@ -194,7 +202,7 @@ class Capture:
 
         return done
 
-    def anyone_steps(self, optimizer: Any) -> None:
+    def anyone_steps(self, optimizer: Optimizer) -> None:
         """Note that some optimizer of this process is about to step, ours or not."""
         if self._here:
             self._logger.remark(self._sightings.another(optimizer, self._mine))
@@ -213,9 +221,9 @@ class Capture:
                 "process that trains"
             )
 
-    def _watched(self, closure: Callable[..., Any]) -> Callable[..., Any]:
+    def _watched(self, closure: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(closure)
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def watched(*args: object, **kwargs: object) -> object:
             loss = closure(*args, **kwargs)
             if self._here and not self._used:
                 self._take()
@@ -232,13 +240,13 @@ class Capture:
     def _forget_clipping(self) -> None:
         self._early, self._clip, self._clipped = None, {}, set()
 
-    def _gradients(self) -> list[Any]:
+    def _gradients(self) -> Gradients:
         if self._handed_over is None:
             return [p.grad for p in self.params]
         grads = self._handed_over[1]
         return grads + [None] * (len(self.params) - len(grads))
 
-    def _values(self) -> list[Any]:
+    def _values(self) -> Tensors:
         return self.params if self._handed_over is None else self._handed_over[0]
 
     def _gradient(self) -> Fill:
@@ -247,7 +255,7 @@ class Capture:
             return divided(self._early, None if self._unscaled else self._scale)
         return divided(self._measure.now(self._gradients()), self._handed("grad_scale"))
 
-    def _handed(self, name: str) -> Any:
+    def _handed(self, name: str) -> Number | None:
         """Return what a GradScaler has put on a fused optimizer for this step, or None."""
         value = next((v for one in self._optimizers if (v := getattr(one, name, None)) is not None), None)
         return None if value is None else _number(value)
@@ -291,7 +299,7 @@ class Capture:
         self._sightings.step()
         self._forget()
 
-    def _in_step(self, make: Callable[[], Any]) -> Any:
+    def _in_step(self, make: Callable[[], T]) -> T:
         """Call ``make``; where it fails among several ranks, still take part in the exchange that they wait in."""
         done = self._exchange.rounds if self._exchange else 0
         try:
@@ -335,7 +343,7 @@ class Capture:
             else:
                 self._join(new)
 
-    def _take_places(self, new: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    def _take_places(self, new: Named) -> Named:
         """Let parameters follow others of their name, as after a layer was made anew; return the rest."""
         assert self._logger.header is not None
         place = {t.name: i for i, t in enumerate(self._logger.header.tensors)}
@@ -351,7 +359,7 @@ class Capture:
         self.params, self._mine = params, set(map(id, params))
         return [(name, p) for name, p in new if name not in place]
 
-    def _join(self, new: list[tuple[str, Any]]) -> None:
+    def _join(self, new: Named) -> None:
         self._logger.join(new)
         if self._logger.header is not None:
             self.params = self.params + [p for _, p in new]
@@ -364,6 +372,6 @@ def _ranks() -> bool:
     return bool(dist.is_available() and dist.is_initialized())
 
 
-def _number(x: Any) -> Any:
+def _number(x: Number) -> Number:
     """Return a number, or a clone of a tensor, since its owner changes it in place."""
     return x.detach().clone() if isinstance(x, torch.Tensor) else float(x)

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+
+from gradlog.integrations.torch.types import Gradients, Tensors
 
 
 class Listener(Protocol):
     """Who is told."""
 
-    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+    def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
         """Note an event. It must not raise."""
 
 
-_listeners: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_listeners: weakref.WeakValueDictionary[int, Listener] = weakref.WeakValueDictionary()
 _token = torch.zeros((), device="cpu")
 """The operator claims to change this, so that no compiler leaves a call out or changes the order of two."""
 
@@ -38,18 +40,18 @@ def compiling() -> bool:
     return bool(torch.compiler.is_compiling())
 
 
-def plain(tensors: Sequence[Any]) -> bool:
+def plain(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether all are ordinary tensors: a subclass, such as DTensor, may not know our operator."""
     return all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
 
 
-def tell(key: int, event: str, params: Sequence[Any], numbers: Sequence[Any] = ()) -> None:
+def tell(key: int, event: str, params: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor] = ()) -> None:
     """Put a call of the operator into the graph that is being traced."""
     grads = [p.grad for p in params]
     _told(event, key, [p.detach() for p in params], grads, list(numbers), _token)
 
 
-def _run(event: str, key: int, params: Any, grads: Any, numbers: Any, token: Any) -> None:
+def _run(event: str, key: int, params: Tensors, grads: Gradients, numbers: Tensors, token: torch.Tensor) -> None:
     listener = _listeners.get(key)
     if listener is not None:
         listener.told(event, params, grads, numbers)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any
+from collections.abc import Sequence
 
+import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +20,7 @@ from gradlog.integrations.torch.sketchers import divided, summed
 from gradlog.recorder.recording import Fill
 
 
-def averaging(params: list[Any]) -> list[DistributedDataParallel]:
+def averaging(params: list[torch.Tensor]) -> list[DistributedDataParallel]:
     """Find every DDP in this process that averages gradients of these parameters."""
     held = set(map(id, params))
     # type(), since isinstance() would wake lazy proxies that pretend to be of another class
@@ -30,11 +31,11 @@ def averaging(params: list[Any]) -> list[DistributedDataParallel]:
 class _Listener:
     """The state of the hook. Copies of a DDP and pickles of it leave it behind."""
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
         self.capture: weakref.ref[LocalCapture] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[_Listener], tuple[None]]:
         return _Listener, (None,)
 
 
@@ -83,13 +84,14 @@ class LocalCapture(Capture):
     _parts: list[Fill]
     _seen: set[int]
 
-    def __init__(self, *args: Any, models: list[DistributedDataParallel]) -> None:
-        listeners = [listen(ddp) for ddp in models]
-        super().__init__(*args)
-        self._told = False
-        self._listeners = listeners
-        for listener in listeners:
+    _told = False
+    _listeners: Sequence[_Listener] = ()
+
+    def _begin(self) -> None:
+        self._listeners = [listen(ddp) for ddp in averaging(self.params)]
+        for listener in self._listeners:
             listener.capture = weakref.ref(self)
+        super()._begin()
 
     def remove(self) -> None:
         """Take the hooks off; DDP's only averages from now on."""
@@ -97,7 +99,7 @@ class LocalCapture(Capture):
         for listener in self._listeners:
             listener.capture = None
 
-    def bucket(self, params: list[Any], gradients: list[Any]) -> None:
+    def bucket(self, params: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         """DDP is about to average some gradients."""
         named = {id(p): g for p, g in zip(params, gradients, strict=True)}
         seen = self._mine & named.keys()

@@ -6,12 +6,11 @@ import gc
 import sys
 import types
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 
-def modules_of(optimizer: Any) -> dict[str, torch.nn.Module]:
+def modules_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.nn.Module]:
     """Find modules that together hold the optimizer's parameters.
 
     First the one that holds most of them, then the one that holds most of the rest, and so on. Of several that hold
@@ -51,7 +50,7 @@ def _named(modules: list[torch.nn.Module]) -> dict[str, torch.nn.Module]:
 
 def _called(modules: list[torch.nn.Module]) -> dict[int, str]:
     """Names of modules by id: variables of the functions that run now, the outermost first, or attributes of theirs."""
-    scopes: list[Mapping[str, Any]] = [vars(sys.modules["__main__"])]
+    scopes: list[Mapping[str, object]] = [vars(sys.modules["__main__"])]
     frame: types.FrameType | None = sys._getframe()
     inner = []
     while frame is not None:

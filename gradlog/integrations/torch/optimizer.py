@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import torch
+
+from gradlog.integrations.torch.types import Optimizer
 
 MOST_GROUPS = 64
 """Parameter groups whose own settings are listed one by one."""
@@ -14,7 +15,7 @@ MOST_COUNTS = 8
 """Parameters whose count is asked for; each may wait for a device once."""
 
 
-def settings(optimizer: Any) -> dict[str, Any]:
+def settings(optimizer: Optimizer) -> dict[str, object]:
     """Class and hyperparameters: those that all parameter groups share, and of each group what differs.
 
     >>> settings(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))["settings"]["lr"]
@@ -31,16 +32,16 @@ def settings(optimizer: Any) -> dict[str, Any]:
     }
 
 
-def counted(optimizer: Any) -> int:
+def counted(optimizer: torch.optim.Optimizer) -> int:
     """Return how many steps the optimizer has counted, as after its state was restored; 0 where it keeps no count."""
     states = itertools.islice((s for s in optimizer.state.values() if isinstance(s, dict)), MOST_COUNTS)
     counts = [_number(state.get("step", 0)) for state in states]
     return int(max((c for c in counts if isinstance(c, (int, float))), default=0))
 
 
-def _number(value: Any) -> Any:
-    return value.item() if torch.is_tensor(value) and value.numel() == 1 else value
+def _number(value: object) -> object:
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
     return type(a) is type(b) and str(a) == str(b)

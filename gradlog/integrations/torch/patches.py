@@ -10,18 +10,21 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
 from torch.nn.utils import clip_grad
+from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.torch.compiled import listen, plain, tell
+from gradlog.integrations.torch.types import Args, Function, Gradients, Kwargs, Tensors
 
 
-def norm_and_coef(max_norm: Any, total_norm: Any) -> tuple[Any, Any]:
+def norm_and_coef(max_norm: float, total_norm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Norm of the gradients that are clipped, and by what torch multiplies them."""
     norm = (total_norm.full_tensor() if hasattr(total_norm, "full_tensor") else total_norm).detach()
     return norm, torch.clamp(max_norm / (norm + 1e-6), max=1.0)
@@ -30,16 +33,16 @@ def norm_and_coef(max_norm: Any, total_norm: Any) -> tuple[Any, Any]:
 class Watcher(Protocol):
     """Who wants to know. No method may raise."""
 
-    def clipping(self, parameters: list[Any], max_norm: Any, total_norm: Any) -> None:
+    def clipping(self, parameters: Tensors, max_norm: float, total_norm: torch.Tensor) -> None:
         """Note that gradients are about to be scaled by ``max_norm / total_norm`` where that is below 1."""
 
-    def clipping_compiled(self, parameters: list[Any], grads: list[Any], norm: Any, coef: Any) -> None:
+    def clipping_compiled(self, parameters: Tensors, grads: Gradients, norm: torch.Tensor, coef: torch.Tensor) -> None:
         """Note the same from inside a graph, where parameters are known by their memory alone."""
 
-    def stepping(self, scaler: Any, optimizer: Any) -> Callable[[], None] | None:
+    def stepping(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> Callable[[], None] | None:
         """Note that a GradScaler is about to decide on a step; the returned function is called afterwards."""
 
-    def anyone_steps(self, optimizer: Any) -> None:
+    def anyone_steps(self, optimizer: Optimizer) -> None:
         """Note that some optimizer of this process is about to step."""
 
 
@@ -54,12 +57,12 @@ class _Place:
         ``tell(original, *args)`` does the work.
     """
 
-    def __init__(self, owner: Any, name: str, tell: Callable[..., Any]) -> None:
+    def __init__(self, owner: object, name: str, tell: Function) -> None:
         self._owner, self._name = owner, name
-        self._original: Any = None  # stays after take_off: another thread may be inside the wrapper
+        self._original: Function | None = None  # stays after take_off: another thread may be inside the wrapper
         self._inside = False
 
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: object, **kwargs: object) -> object:
             return tell(self._original, *args, **kwargs)
 
         self._wrapper = wrapper
@@ -118,7 +121,7 @@ class _Clipping:
     def __init__(self) -> None:
         self.key = listen(self)
 
-    def told(self, event: str, params: list[Any], grads: list[Any], numbers: list[Any]) -> None:
+    def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
         for watcher in _alive():
             watcher.clipping_compiled(params, grads, *numbers)
 
@@ -126,7 +129,14 @@ class _Clipping:
 _clipping = _Clipping()
 
 
-def _clip(original: Any, parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
+def _clip(
+    original: Function,
+    parameters: torch.Tensor | Iterable[torch.Tensor],
+    max_norm: float,
+    total_norm: torch.Tensor,
+    *args: object,
+    **kwargs: object,
+) -> object:
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
     if torch.compiler.is_compiling():
         if plain([*parameters, total_norm]):
@@ -137,7 +147,9 @@ def _clip(original: Any, parameters: Any, max_norm: Any, total_norm: Any, *args:
     return original(parameters, max_norm, total_norm, *args, **kwargs)
 
 
-def _step(original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+def _step(
+    original: Function, scaler: torch.amp.GradScaler, optimizer: Optimizer, *args: object, **kwargs: object
+) -> object:
     after = [watcher.stepping(scaler, optimizer) for watcher in _alive()]
     result = original(scaler, optimizer, *args, **kwargs)
     for done in after:
@@ -146,7 +158,7 @@ def _step(original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any)
     return result
 
 
-def _anyone(optimizer: Any, args: Any, kwargs: Any) -> None:
+def _anyone(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
     if not torch.compiler.is_compiling():
         for watcher in _alive():
             watcher.anyone_steps(optimizer)
@@ -156,7 +168,7 @@ class _Global:
     """torch's hook on the steps of all optimizers, while somebody watches."""
 
     def __init__(self) -> None:
-        self._handle: Any = None
+        self._handle: RemovableHandle | None = None
         self._stays = 0
 
     def put(self) -> None:

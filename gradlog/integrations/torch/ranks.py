@@ -11,8 +11,8 @@ import itertools
 import json
 import os
 import warnings
-from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from gradlog.errors import GradlogWarning, UnsupportedError
@@ -24,7 +24,7 @@ WAIT = 10.0
 _calls = itertools.count()
 
 
-def writes(path: Any, named: list[tuple[str, Any]]) -> bool:
+def writes(path: str | os.PathLike[str], named: list[tuple[str, torch.Tensor]]) -> bool:
     """Whether this rank writes a run: the first of those that share a path does, for all of them.
 
     Ranks without a path, "", share that of rank 0.

@@ -8,25 +8,24 @@ counted by the first of its holders only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.sketch import Flat, fetch, flat
+from gradlog.integrations.torch.types import Floats
 
 
-def is_sharded(tensor: Any) -> bool:
+def is_sharded(tensor: torch.Tensor) -> bool:
     """Whether it is a DTensor (FSDP2 ``fully_shard``, tensor parallel)."""
     return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
 
 
-def require_agreement(header: RunHeader, named: Sequence[tuple[str, Any]]) -> None:
+def require_agreement(header: RunHeader, named: Sequence[tuple[str, torch.Tensor]]) -> None:
     """Check that all ranks hold parts of the same parameters; every rank must call this.
 
     Raises
@@ -35,7 +34,7 @@ def require_agreement(header: RunHeader, named: Sequence[tuple[str, Any]]) -> No
         On every rank, if one of them holds other parameters than rank 0.
     """
     mine = [(t.name, t.shape) for t in header.tensors] == [(name, tuple(p.shape)) for name, p in named]
-    all_of_them: list[Any] = [None] * dist.get_world_size()
+    all_of_them: list[bool | None] = [None] * dist.get_world_size()
     dist.all_gather_object(all_of_them, mine)
     if not all(all_of_them):
         raise UnsupportedError(
@@ -53,7 +52,7 @@ class Shard:
         The parameter. A plain one beside sharded ones is the same on all ranks, and rank 0 counts it.
     """
 
-    def __init__(self, p: Any) -> None:
+    def __init__(self, p: torch.Tensor) -> None:
         self._like = p
         self._sharded = is_sharded(p)
         self._box: tuple[slice, ...] | None = None
@@ -62,7 +61,7 @@ class Shard:
         if self._sharded:
             self._locate(p)
 
-    def _locate(self, p: Any) -> None:
+    def _locate(self, p: torch.Tensor) -> None:
         from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
         mesh = p.device_mesh
@@ -89,7 +88,7 @@ class Shard:
         n = 2 if self._like.is_complex() else 1
         return Part(name, group, n * self._size, n * self._offset)
 
-    def flat(self, tensor: Any) -> Flat:
+    def flat(self, tensor: torch.Tensor | None) -> Flat:
         """Coordinates of this rank's part of a gradient or parameter; None where another rank counts them."""
         if tensor is None:
             return None
@@ -117,7 +116,7 @@ class Exchange:
     def __init__(self) -> None:
         self.leaving = False
         self.rounds = 0
-        self._votes: Callable[[], NDArray[Any]] | None = None
+        self._votes: Callable[[], Floats] | None = None
         self._over = False
 
     @property
@@ -139,7 +138,7 @@ class Exchange:
         return row[: -1 - groups].view(groups, -1), row[-1 - groups : -1]
 
 
-def _product(shape: Any) -> int:
+def _product(shape: Iterable[int]) -> int:
     n = 1
     for s in shape:
         n *= int(s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import torch
 
 from gradlog.integrations.torch.steps import is_recorded
 
@@ -26,7 +26,7 @@ class Sightings:
         Steps seen so far.
     """
 
-    def __init__(self, optimizers: list[Any], params: list[Any]) -> None:
+    def __init__(self, optimizers: list[torch.optim.Optimizer], params: list[torch.Tensor]) -> None:
         self.steps = 0
         self._optimizers = optimizers
         self._params = params
@@ -45,7 +45,7 @@ class Sightings:
         self._clipped += 1
         return f"gradients were clipped {PATIENT} times and no step was seen" if self._clipped == PATIENT else ""
 
-    def another(self, optimizer: Any, mine: set[int]) -> str:
+    def another(self, optimizer: torch.optim.Optimizer, mine: set[int]) -> str:
         """Count a step of some optimizer of this process; return what to say about it, if anything."""
         if any(optimizer is one for one in self._optimizers) or is_recorded(optimizer):
             return ""
@@ -71,6 +71,6 @@ class Sightings:
         )
 
 
-def _versions(params: list[Any]) -> list[int]:
+def _versions(params: list[torch.Tensor]) -> list[int]:
     """Change with every change of a parameter in place."""
     return [p._version for p in params]

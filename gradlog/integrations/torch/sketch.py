@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gradlog.integrations.sketch_tables import Part, pieces, tables
+from gradlog.integrations.torch.types import Floats
 from gradlog.sketching.fold_hash import FoldHash
 
 BLOCK = 64
@@ -78,7 +79,7 @@ class DeviceSketch:
     """
 
     def __init__(
-        self, S: FoldHash, parts: Sequence[Part], groups: int, device: Any, dtype: torch.dtype = torch.float32
+        self, S: FoldHash, parts: Sequence[Part], groups: int, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
         self._S, self._device = S, device
         self._k, self._m, self._groups = S.spec.k, S.spec.m, groups
@@ -86,7 +87,7 @@ class DeviceSketch:
         # Apple's GPU knows no float64; elsewhere the squares are added in it.
         self._wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
 
-        def put(a: NDArray[Any], kind: torch.dtype) -> torch.Tensor:
+        def put(a: NDArray[np.generic], kind: torch.dtype) -> torch.Tensor:
             return torch.as_tensor(np.ascontiguousarray(a), dtype=kind, device=device)
 
         t, sign, order = tables(S)
@@ -182,7 +183,7 @@ class HostSketch:
         return norm2
 
 
-def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
+def fetch(tensor: torch.Tensor) -> Callable[[], Floats]:
     """Start a copy to the host; the returned function waits for it and gives the array."""
     if tensor.device.type not in ("cuda", "xpu"):
         return lambda: tensor.cpu().numpy()
@@ -190,9 +191,9 @@ def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
     host.copy_(tensor, non_blocking=True)
     event = torch.accelerator.current_stream(tensor.device).record_event()
 
-    def wait() -> NDArray[Any]:
+    def wait() -> Floats:
         event.synchronize()
-        array: NDArray[Any] = host.numpy()
+        array: Floats = host.numpy()
         return array
 
     return wait

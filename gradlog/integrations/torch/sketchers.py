@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
 from gradlog.integrations.torch.sketch import DeviceSketch, Few, Flat, HostSketch, fetch, flat
+from gradlog.integrations.torch.types import Floats, Number
 from gradlog.recorder.recording import Fill
 from gradlog.sketching.fold_hash import from_spec
 from gradlog.sketching.projector import projector
@@ -21,6 +21,8 @@ from gradlog.sketching.pytree import as_entries
 
 Pieces = list[tuple[torch.Tensor, torch.Tensor]]
 """Sketches (groups, k) and squared norms (groups,), one pair a device; their sum is the row."""
+
+OnDevice = Callable[[Sequence[Flat]], tuple[torch.Tensor, torch.Tensor]]
 
 
 class HostMeasure:
@@ -33,12 +35,12 @@ class HostMeasure:
         self._names = [t.name for t in header.tensors]
         self._shape = (len(header.groups), header.sketch.k)
 
-    def lazy(self, tensors: Sequence[Any]) -> Fill:
+    def lazy(self, tensors: Sequence[torch.Tensor | None]) -> Fill:
         """Sketch when the row is written: at once."""
         arrays = [as_entries(t, n) for t, n in zip(tensors, self._names, strict=True)]
         return lambda out, norm2: self._projector.project(arrays, out, norm2)
 
-    def now(self, tensors: Sequence[Any]) -> Fill:
+    def now(self, tensors: Sequence[torch.Tensor | None]) -> Fill:
         """Sketch before this returns; the tensors may change afterwards."""
         out, norm2 = np.empty(self._shape, np.float32), np.empty(self._shape[0])
         missing = self.lazy(tensors)(out, norm2)
@@ -58,7 +60,7 @@ class Measure:
         Sum in float64, for sketches that will be subtracted.
     """
 
-    def __init__(self, header: RunHeader, tensors: Sequence[Any], precise: bool = False) -> None:
+    def __init__(self, header: RunHeader, tensors: Sequence[torch.Tensor], precise: bool = False) -> None:
         self._header = header
         sharded = any(map(is_sharded, tensors))
         if header.sketch.exact and sharded:
@@ -78,7 +80,7 @@ class Measure:
             members = [i for i, d in enumerate(devices) if d == device]
             self._on.append((members, self._sketch_on(device, [parts[i] for i in members], precise)))
 
-    def _sketch_on(self, device: torch.device, parts: list[Part], precise: bool) -> Callable[[Any], Any]:
+    def _sketch_on(self, device: torch.device, parts: list[Part], precise: bool) -> OnDevice:
         header = self._header
         groups = len(header.groups)
         if header.sketch.exact:
@@ -90,7 +92,7 @@ class Measure:
             raise UnsupportedError("what='update' needs float64, which Apple's GPU does not have")
         return DeviceSketch(S, parts, groups, device, torch.float64 if precise else torch.float32)
 
-    def pieces(self, tensors: Sequence[Any]) -> Pieces:
+    def pieces(self, tensors: Sequence[torch.Tensor | None]) -> Pieces:
         """Sketch this rank's part. Nothing is waited for."""
         if self._shards:
             flats = [s.flat(t) for s, t in zip(self._shards, tensors, strict=True)]
@@ -104,13 +106,13 @@ class Measure:
             pieces = [self.exchange.add(*pieces[0])]
         fetched = [(fetch(a), fetch(b)) for a, b in pieces]
 
-        def read() -> tuple[NDArray[Any], NDArray[Any]]:
+        def read() -> tuple[Floats, Floats]:
             sketches, norms = zip(*((a(), b()) for a, b in fetched), strict=True)
             return np.sum(sketches, axis=0), np.sum(norms, axis=0)
 
         return filler(read, missing)
 
-    def now(self, tensors: Sequence[Any]) -> Fill:
+    def now(self, tensors: Sequence[torch.Tensor | None]) -> Fill:
         """Sketch tensors, of which None counts as zeros."""
         return self.total(self.pieces(tensors), sum(t is None for t in tensors))
 
@@ -122,7 +124,7 @@ class Measure:
         return [(sketches, sketches[:, 0].double())]
 
 
-def measure_for(header: RunHeader, params: Sequence[Any]) -> HostMeasure | Measure:
+def measure_for(header: RunHeader, params: Sequence[torch.Tensor]) -> HostMeasure | Measure:
     """Choose the way from parameters like these to a row."""
     if header.what == "update":
         return Measure(header, params, precise=True)
@@ -154,15 +156,15 @@ class _Exact:
         return torch.from_numpy(out), torch.from_numpy(np.square(out).sum(axis=1))
 
 
-def _as_torch(on: HostSketch) -> Callable[[Any], tuple[torch.Tensor, torch.Tensor]]:
-    def measured(flats: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _as_torch(on: HostSketch) -> OnDevice:
+    def measured(flats: Sequence[Flat]) -> tuple[torch.Tensor, torch.Tensor]:
         a, b = on(flats)
         return torch.from_numpy(a), torch.from_numpy(b)
 
     return measured
 
 
-def filler(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]], missing: int) -> Fill:
+def filler(read: Callable[[], tuple[Floats, Floats]], missing: int) -> Fill:
     """Return a Fill that copies what ``read`` gives."""
 
     def fill(out: NDArray[np.float32], norm2: NDArray[np.float64]) -> int:
@@ -187,7 +189,7 @@ def summed(fills: Sequence[Fill], missing: int) -> Fill:
     return fill
 
 
-def divided(fill: Fill, scale: Any) -> Fill:
+def divided(fill: Fill, scale: Number | None) -> Fill:
     """Divide the gradient by a loss scale (None: there is none), after the fact: the sketch is linear."""
     if scale is None:
         return fill

@@ -7,20 +7,22 @@ call that of its parent class, whose hooks fire then too. All of this is one ste
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.torch.compiled import plain, tell
+from gradlog.integrations.torch.types import Args, Instead, Kwargs, Optimizer
 
 OWN_GRADIENTS = {"deepspeed": "DeepSpeed", "megatron": "Megatron", "colossalai": "Colossal-AI"}
 """Top-level packages of optimizers that do not read ``p.grad`` of the model's parameters."""
 
 
-def stepping(optimizer: Any) -> list[Any]:
+def stepping(optimizer: Optimizer) -> list[torch.optim.Optimizer]:
     """Optimizers whose step hooks fire when ``optimizer`` steps: those inside it over the same parameters, and itself.
 
     The last one is the innermost; its settings are those that count.
@@ -46,7 +48,7 @@ def stepping(optimizer: Any) -> list[Any]:
     return firing
 
 
-def _nested(optimizer: Any, seen: set[int]) -> Iterator[Any]:
+def _nested(optimizer: Optimizer, seen: set[int]) -> Iterator[torch.optim.Optimizer]:
     """Walk from the optimizer to those in its attributes: wrappers of Accelerate, Fabric and Lightning look alike."""
     if id(optimizer) in seen:
         return
@@ -63,12 +65,12 @@ def _nested(optimizer: Any, seen: set[int]) -> Iterator[Any]:
             yield from _nested(held, seen)
 
 
-def _ids(optimizer: Any) -> set[int] | None:
+def _ids(optimizer: object) -> set[int] | None:
     groups = getattr(optimizer, "param_groups", None)
     return {id(p) for group in groups for p in group["params"]} if groups else None
 
 
-def _refuse(optimizer: Any) -> None:
+def _refuse(optimizer: object) -> None:
     packages = {c.__module__.partition(".")[0] for c in type(optimizer).__mro__}
     if kept := packages & OWN_GRADIENTS.keys():
         raise UnsupportedError(
@@ -83,9 +85,9 @@ class Observer(Protocol):
     key: int
     """As :func:`gradlog.integrations.torch.compiled.listen` gave it."""
 
-    params: list[Any]
+    params: list[torch.Tensor]
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+    def before(self, args: Args, kwargs: Kwargs) -> Instead:
         """Note that a step begins; return other arguments for it, or None."""
 
     def after(self) -> None:
@@ -99,36 +101,36 @@ class _Hook:
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.plainly = torch.compiler.disable(self.eager)
+        self.plainly: Callable[[Args, Kwargs], Instead] = torch.compiler.disable(self.eager)
 
-    def __call__(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs) -> Instead:
         if torch.compiler.is_compiling() and closure_of(args, kwargs) is None and plain(self.observer.params):
             tell(self.observer.key, self.event, self.observer.params)
             return None
         return self.plainly(args, kwargs)
 
-    def eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def eager(self, args: Args, kwargs: Kwargs) -> Instead:
         raise NotImplementedError
 
 
 class _Before(_Hook):
     event = "before"
 
-    def eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def eager(self, args: Args, kwargs: Kwargs) -> Instead:
         return self.observer.before(args, kwargs)
 
 
 class _After(_Hook):
     event = "after"
 
-    def eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def eager(self, args: Args, kwargs: Kwargs) -> None:
         self.observer.after()
 
 
 class StepHooks:
     """Both hooks on each of some optimizers. Only the optimizers keep the observer alive."""
 
-    def __init__(self, optimizers: list[Any], observer: Observer) -> None:
+    def __init__(self, optimizers: list[torch.optim.Optimizer], observer: Observer) -> None:
         self._handles = []
         self._optimizers = optimizers
         for optimizer in optimizers:
@@ -145,7 +147,7 @@ class StepHooks:
                 vars(optimizer).pop("register_step_pre_hook", None)
 
 
-def is_recorded(optimizer: Any) -> bool:
+def is_recorded(optimizer: torch.optim.Optimizer) -> bool:
     """Whether hooks of ours are on an optimizer."""
     return any(isinstance(hook, _Before) for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
 
@@ -153,24 +155,24 @@ def is_recorded(optimizer: Any) -> bool:
 class _Registering:
     """``register_step_pre_hook`` of one optimizer: hooks that come later go before ours, which read what they leave."""
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._hooks = optimizer._optimizer_step_pre_hooks
         self._register = type(optimizer).register_step_pre_hook.__get__(optimizer)
 
-    def __call__(self, hook: Any) -> Any:
+    def __call__(self, hook: Callable[..., Instead]) -> RemovableHandle:
         handle = self._register(hook)
         for key in [key for key, held in self._hooks.items() if isinstance(held, _Before)]:
             self._hooks.move_to_end(key)
         return handle
 
 
-def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def closure_of(args: Args, kwargs: Kwargs) -> Callable[..., object] | None:
     """Return the closure that a step was handed, or None; ``args[0]`` is the optimizer, and a loss is no closure."""
     handed = args[1] if len(args) > 1 else kwargs.get("closure")
     return handed if callable(handed) else None
 
 
-def inside_another_step(optimizers: list[Any]) -> bool:
+def inside_another_step(optimizers: list[torch.optim.Optimizer]) -> bool:
     """Whether the hook that asks belongs to a step inside another step of these optimizers, further up the stack."""
     frame: FrameType | None = sys._getframe(1)
     here = 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gradlog.integrations.torch.capture import Capture
 from gradlog.integrations.torch.sketchers import Measure, Pieces
 from gradlog.integrations.torch.steps import inside_another_step
+from gradlog.integrations.torch.types import Args, Instead, Kwargs, Named
 from gradlog.recorder.recording import Fill
 
 
@@ -21,13 +22,14 @@ class UpdateCapture(Capture):
 
     _measure: Measure  # what measure_for gives a run of updates
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._start: Pieces | None = None
+    _start: Pieces | None = None
+
+    def _begin(self) -> None:
+        super()._begin()
         with self._logger.guarded():
             self._start = self._measure.pieces(self.params)
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+    def before(self, args: Args, kwargs: Kwargs) -> Instead:
         """Note that a step begins: with ``every > 1`` this is where a recorded one starts."""
         self._fired = True
         if not self._here:
@@ -40,7 +42,7 @@ class UpdateCapture(Capture):
                 self._start = self._measure.pieces(self._values())
         return None
 
-    def _join(self, new: list[tuple[str, Any]]) -> None:
+    def _join(self, new: Named) -> None:
         super()._join(new)
         self._start = self._measure.pieces(self.params)
 
@@ -51,7 +53,7 @@ class UpdateCapture(Capture):
         self._start = end
         fill = self._measure.total(change, 0)
 
-        def with_norms(out: Any, norm2: Any) -> int:
+        def with_norms(out: NDArray[np.float32], norm2: NDArray[np.float64]) -> int:
             missing = fill(out, norm2)
             norm2[:] = (out.astype(float) ** 2).sum(axis=1)
             return missing
