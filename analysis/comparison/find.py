@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from glob import escape, glob
-from typing import Any
+from typing import TYPE_CHECKING
 
 import fsspec
 
@@ -16,6 +16,9 @@ from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.format import limits
 from gradlog.format.header import ROOT_KEY
 from gradlog.format.names import META
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 DEEPEST, BEHIND_LINKS = 64, 3
 """Folders in each other that are looked through for runs, and those behind a link, which may point anywhere."""
@@ -96,7 +99,7 @@ def _is_pattern(path: str) -> bool:
     return any(c in path for c in "*?[") and ("://" in path or not os.path.exists(path))
 
 
-def _several(paths: Any) -> list[Any]:
+def _several(paths: Paths) -> list[str | os.PathLike[str]]:
     return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
 
 
@@ -172,7 +175,7 @@ def _holds_run(path: str) -> bool:
         return True
 
 
-def _under(filesystem: Any, place: str) -> list[str]:
+def _under(filesystem: AbstractFileSystem, place: str) -> list[str]:
     """List runs at a place behind a URL or below it; a run's own folders are not looked into."""
     if place.endswith(".zip") or _is_run(filesystem, place):
         return [place]
@@ -184,7 +187,7 @@ def _under(filesystem: Any, place: str) -> list[str]:
     return found
 
 
-def _is_run(filesystem: Any, place: str) -> bool:
+def _is_run(filesystem: AbstractFileSystem, place: str) -> bool:
     try:
         return _names_a_run(filesystem.cat_file(f"{place.rstrip('/')}/{META}", start=0, end=limits.METADATA + 1))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors.registry import without_reference
+from gradlog.analysis.results.json_document import Document
 from gradlog.errors import UnusableInputError
 
 
@@ -29,9 +30,9 @@ class Measured(Protocol):
     @property
     def label(self) -> str: ...  # noqa: D102
     @property
-    def notes(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def notes(self) -> Mapping[str, object]: ...  # noqa: D102
     @property
-    def document(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def document(self) -> Document: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,5 +286,5 @@ def _warnings(groups: Mapping[str, list[Measured]], by: Sequence[str], replicate
     return found
 
 
-def _number(value: Any) -> float:
+def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)

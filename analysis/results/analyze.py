@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.recorded import optimizer_name
 from gradlog.analysis.measures import bounds, gradient_noise, uncertainty
 from gradlog.analysis.measures.bounds import bound_sides
-from gradlog.analysis.measures.predictors import Evidence, Predictor
+from gradlog.analysis.measures.predictors import Evidence
 from gradlog.analysis.measures.shares import shares
 from gradlog.analysis.measures.spec import Values
 from gradlog.analysis.reading.run import Run, open_run
@@ -20,11 +20,9 @@ from gradlog.analysis.results import half_batches, warnings
 from gradlog.analysis.results.dataset import result_dataset
 from gradlog.analysis.results.execute import Collected, execute
 from gradlog.analysis.results.memory_model import check
-from gradlog.analysis.results.options import EPS, Keywords, Options
+from gradlog.analysis.results.options import EPS, Caching, Keywords, Options, Predictors
 from gradlog.analysis.results.plan import AnalysisPlan, plan
 from gradlog.analysis.results.scopes import Scopes
-from gradlog.analysis.spectrum.nystrom import Decomposition
-from gradlog.analysis.spectrum.rank import Spectrum
 
 if TYPE_CHECKING:
     import xarray
@@ -33,9 +31,11 @@ if TYPE_CHECKING:
 @single_threaded()  # spectra of windows and groups are small: threads of BLAS would wait for each other
 def analyze(
     run: Run | str,
-    predictors: str | Sequence[str | Predictor] | None = None,
+    predictors: Predictors = None,
     eps: Sequence[float] = EPS,
     window: int | None = None,
+    *,
+    cache: Caching = None,
     **options: Unpack[Keywords],
 ) -> xarray.Dataset:
     """Measure the predictability and the rank of a run's gradients.
@@ -113,7 +113,7 @@ def analyze(
     1.058
     """
     opened = run if isinstance(run, Run) else open_run(run)
-    planned = plan(opened, Options.of(predictors, eps, window=window, **options))
+    planned = plan(opened, Options.of(predictors, eps, window=window, cache=cache, **options))
     check(planned.predicted, planned.options.compute.memory)
     return assemble(Scopes(*execute(opened, planned)))
 
@@ -141,15 +141,24 @@ def assemble(scopes: Scopes) -> xarray.Dataset:
     main |= scopes.overlaps(ranges["window"])
     of_all = Evidence(scopes.totals(whole), plan.recipe.betas)
     uncertainty.add_to(main, values["group"], scopes.blocks(whole), of_all, spec, lags=collected.halves is None)
-    attrs = _of_spectrum(plan, refined, spectrum) | _attributes(run, plan, collected, main)
-    attrs["bound_inputs"] = dataclasses.asdict(inputs)
-    attrs["warnings"] = [
+    passes = refined.passes if refined else 1 + plan.route.further
+    further = len(plan.passes) - 1 + bool(plan.options.spectra.components)
+    said = [
         *warnings.of_run(run, spec, scopes.scalar_sums(whole), of_all),
         *half_batches.caution(collected.halves, plan.epochs.steps),
         *warnings.of_rank(run, main, spec, spectrum),
     ]
-    passes = attrs["svd_passes"] + len(plan.passes) - 1 + bool(plan.options.spectra.components)
-    attrs["bytes_read"] = 4 * run.rows.n * run.n_steps * passes
+    attrs = {
+        "svd_method": plan.route.method,
+        "svd_reason": plan.route.reason,
+        "svd_passes": passes,
+        "svd_certificate": spectrum.unseen / spectrum.total if spectrum and spectrum.total > 0 else 0.0,
+        "svd_seed": plan.options.spectra.seed,
+        **_attributes(run, plan, collected, main),
+        "bound_inputs": dataclasses.asdict(inputs),
+        "warnings": said,
+        "bytes_read": 4 * run.rows.n * run.n_steps * (passes + further),
+    }
     return result_dataset(run, spec, values, ranges, attrs)
 
 
@@ -159,18 +168,7 @@ def _bound_inputs(scopes: Scopes) -> bounds.Inputs:
     return bounds.inputs(logged.get("loss"), logged.get("lr"), given.eta, given.lowest_loss, given.diameter, optimizer)
 
 
-def _of_spectrum(plan: AnalysisPlan, refined: Decomposition | None, spectrum: Spectrum | None) -> dict[str, Any]:
-    """Say how the spectrum was found."""
-    return {
-        "svd_method": plan.route.method,
-        "svd_reason": plan.route.reason,
-        "svd_passes": refined.passes if refined else 1 + plan.route.further,
-        "svd_certificate": spectrum.unseen / spectrum.total if spectrum and spectrum.total > 0 else 0.0,
-        "svd_seed": plan.options.spectra.seed,
-    }
-
-
-def _attributes(run: Run, plan: AnalysisPlan, collected: Collected, main: Values) -> dict[str, Any]:
+def _attributes(run: Run, plan: AnalysisPlan, collected: Collected, main: Values) -> dict[str, object]:
     """Say how the analysis was made, and of what."""
     halves = collected.halves
     withheld = "" if halves else gradient_noise.withheld(main, plan.epochs.steps // run.header.every)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gradlog.analysis.caching.cache import key, resolve
 from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.metadata import Metadata
 from gradlog.analysis.reading.run import Run, View
 from gradlog.analysis.results.analyze import analyze
-from gradlog.analysis.results.concat import from_arrays, to_arrays
 from gradlog.analysis.results.json_document import to_json
+from gradlog.analysis.results.options import Caching, Question
 
 if TYPE_CHECKING:
     import xarray
@@ -20,7 +24,9 @@ WITHOUT_INFLUENCE = ("scheduler", "memory", "progress")
 """Options that no number depends on."""
 
 
-def analyze_cached(run: Run | Metadata, view: View = "latest", cache: Any = None, **options: Any) -> xarray.Dataset:
+def analyze_cached(
+    run: Run | Metadata, view: View = "latest", cache: Caching = None, **options: Unpack[Question]
+) -> xarray.Dataset:
     """``analyze``, or what the cache holds of the same question to the same content.
 
     Parameters
@@ -45,13 +51,12 @@ def analyze_cached(run: Run | Metadata, view: View = "latest", cache: Any = None
     return result
 
 
-def _question(content: str, view: View, options: dict[str, Any]) -> str | None:
+def _question(content: str, view: View, options: Question) -> str | None:
     """Key of a result; None for options that have no plain form."""
-    asked = {name: value for name, value in options.items() if name not in WITHOUT_INFLUENCE}
-    if not built_in(asked.get("predictors")):
+    if not built_in(options.get("predictors")):
         return None
     try:
-        return key("result", content, view, asked)
+        return key("result", content, view, {k: v for k, v in options.items() if k not in WITHOUT_INFLUENCE})
     except TypeError:
         return None
 
@@ -61,3 +66,20 @@ def _relocated(ds: xarray.Dataset, path: str) -> xarray.Dataset:
     ds.attrs["run"] = json.dumps(json.loads(ds.attrs["run"]) | {"path": path})
     to_json(ds)
     return ds
+
+
+def to_arrays(ds: xarray.Dataset) -> dict[str, NDArray[np.generic]]:
+    """Arrays of a Dataset by name, and one of JSON with the rest; text as fixed-width unicode."""
+    values = {f"v.{name}": variable.values for name, variable in ds.variables.items()}
+    plain = {name: array.astype("U") if array.dtype.hasobject else array for name, array in values.items()}
+    return {"layout": np.array(json.dumps(ds.to_dict(data=False))), **plain}
+
+
+def from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> xarray.Dataset:
+    """Dataset of ``to_arrays``."""
+    import xarray
+
+    layout = json.loads(str(arrays["layout"]))
+    for name, variable in (layout["coords"] | layout["data_vars"]).items():
+        variable["data"] = arrays[f"v.{name}"].astype(variable["dtype"])
+    return xarray.Dataset.from_dict(layout)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -29,16 +29,16 @@ LENGTHS = {"mode": "{}_mode", "tail_rank": "{}_tail_rank"}
 
 
 def result_dataset(
-    run: Run, spec: AnalysisSpec, values: dict[str, list[Values]], ranges: dict[str, list[Range]], attrs: dict[str, Any]
-) -> xr.Dataset:
+    run: Run, spec: AnalysisSpec, values: dict[str, list[Values]], ranges: dict[str, list[Range]],
+    attrs: Mapping[str, object],
+) -> xr.Dataset:  # fmt: skip
     """Dataset of an analysis, from the values of every scope in order."""
     groups = list(run.header.groups)
     sizes = {"group": len(groups), "window": len(ranges["window"]), "prefix": len(ranges["prefix"])}
-    coords: dict[str, Any] = {"predictor": _text([p.name for p in spec.predictors]), "eps": list(spec.eps)}
-    coords["group"] = _text(groups)
-    coords["other"] = coords["predictor"]
-    coords["lag"] = np.arange(1, LAGS + 1)
-    variables: dict[str, Any] = {}
+    predictors = _text([p.name for p in spec.predictors])
+    coords: dict[str, object] = {"predictor": predictors, "eps": list(spec.eps), "group": _text(groups)}
+    coords |= {"other": predictors, "lag": np.arange(1, LAGS + 1)}
+    variables: dict[str, object] = {}
     for scope, found in values.items():
         if found:
             variables |= _scope(scope, found, sizes, spec.scale)
@@ -54,9 +54,9 @@ def result_dataset(
     return xr.Dataset(variables, coords, _attrs(run, attrs))
 
 
-def _scope(scope: str, found: list[Values], sizes: dict[str, int], scale: float) -> dict[str, Any]:
+def _scope(scope: str, found: list[Values], sizes: dict[str, int], scale: float) -> dict[str, object]:
     outer, about = SCOPES[scope]
-    variables = {}
+    variables: dict[str, object] = {}
     for name in dict.fromkeys(name for v in found for name in v):
         if name not in VARIABLES:
             continue
@@ -71,7 +71,7 @@ def _scope(scope: str, found: list[Values], sizes: dict[str, int], scale: float)
     return variables
 
 
-def _flags(name: str) -> dict[str, Any]:
+def _flags(name: str) -> dict[str, object]:
     """Meanings of the values 0, 1, ... of a flag, as the CF conventions name them."""
     if name != "rank_null_method":
         return {}
@@ -81,15 +81,12 @@ def _flags(name: str) -> dict[str, Any]:
 
 def _stacked(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Stack, filling shorter spectra with NaN."""
-    longest = tuple(map(max, zip(*(r.shape for r in rows), strict=True))) if rows[0].ndim else ()
-    out = np.full((len(rows), *longest), np.nan)
-    for i, row in enumerate(rows):
-        inside: tuple[Any, ...] = (i, *map(slice, row.shape))
-        out[inside] = row
-    return out
+    longest = np.max([r.shape for r in rows], axis=0)
+    padded = [np.pad(r, [(0, n) for n in longest - r.shape], constant_values=np.nan) if r.ndim else r for r in rows]
+    return np.stack(padded)
 
 
-def _attrs(run: Run, attrs: dict[str, Any]) -> dict[str, Any]:
+def _attrs(run: Run, attrs: Mapping[str, object]) -> dict[str, object]:
     plain = {k: v if isinstance(v, int | float | str) else json.dumps(v, allow_nan=True) for k, v in attrs.items()}
     try:
         library = version("gradlog-zarr")

@@ -1,18 +1,31 @@
-"""The passes of a plan over the rows, and what they leave: the sums of every scope."""
+"""The passes of a plan over the rows, and what they leave: the sums of every scope.
+
+Gradients whose squares do not fit float32 are read times a power of two, which changes no digit of them. The pass
+multiplies rows in float32, whose range is 1e-38 to 3e38: norms below 1e-17 or above 1e17 would come out as 0 or inf. A
+run that diverges gets there, and so does a layer that the gradient does not reach. Whatever the pass sums up is then in
+scaled units, and ``measures.kappa`` and ``dataset`` go back to the gradient's own.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gradlog.analysis.caching.cache import resolve
 from gradlog.analysis.caching.summaries import Memo
+from gradlog.analysis.measures.spec import LEAST, AnalysisSpec
+from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.results import half_batches, rescaling
+from gradlog.analysis.results import half_batches
 from gradlog.analysis.results.half_batches import Table
 from gradlog.analysis.results.plan import AnalysisPlan
 from gradlog.analysis.streaming import schedule, sections
 from gradlog.analysis.streaming.recipe import SUMS
-from gradlog.analysis.streaming.scalar_sums import ScalarSums, by_pane
+from gradlog.analysis.streaming.scalar_sums import ScalarSums, add, by_pane
 from gradlog.analysis.streaming.sections import Section
 from gradlog.analysis.streaming.totals import Totals, contributions
 
@@ -50,7 +63,7 @@ class Collected:
 def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]:
     """Read the rows. Run and plan come back as they were, or scaled where rows exceed the range of float32 products."""
     of_panes = by_pane(run, plan.cuts)
-    run, spec = rescaling.in_range(run, plan.spec, of_panes)
+    run, spec = in_range(run, plan.spec, of_panes)
     compute = plan.options.compute
     folder = resolve(compute.cache)
     memo = Memo(folder, run) if folder and spec.scale == 1 else None
@@ -68,3 +81,54 @@ def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]
     halves = half_batches.table(run, [(r.start, r.stop) for r in plan.flat], plan.epochs.steps)
     collected = Collected(panes, grams, of_panes, halves, stretches, sorted(kernels), memo)
     return run, dataclasses.replace(plan, spec=spec), collected
+
+
+MOST = 2.0**48
+"""Largest square root of a whole run's energy that is left as it is, and what other runs are scaled to."""
+
+
+class Scaled(RowSource):
+    """Rows of a run times 2^exponent."""
+
+    def __init__(self, rows: RowSource, exponent: int) -> None:
+        self.__dict__.update(rows.__dict__)
+        self.exponent = exponent
+
+    def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """See RowSource."""
+        found = super().read(start, stop, out)
+        return np.ldexp(found, self.exponent, out=found)
+
+
+def in_range(run: Run, spec: AnalysisSpec, of_panes: Sequence[ScalarSums]) -> tuple[Run, AnalysisSpec]:
+    """Run and question with rows in the range of float32 products: unchanged for all but extreme gradients.
+
+    Parameters
+    ----------
+    run : Run
+    spec : AnalysisSpec
+    of_panes : sequence of ScalarSums
+        Of all rows: the squared norms, in float64.
+
+    Returns
+    -------
+    run : Run
+        ``rows`` times a power of two where the energy is above ``MOST`` squared, or a group's mean square below
+        ``measures.spec.LEAST`` squared.
+    spec : AnalysisSpec
+        With that power as its ``scale``.
+    """
+    exponent = _exponent(add(of_panes))
+    if exponent == 0:
+        return run, spec
+    scaled = copy.copy(run)
+    scaled.__dict__["rows"] = Scaled(run.rows, exponent)
+    return scaled, dataclasses.replace(spec, scale=2.0**exponent)
+
+
+def _exponent(whole: ScalarSums) -> int:
+    size = float(np.sqrt(whole.energy.sum()))
+    mean = np.sqrt(whole.energy[whole.moving > 0] / whole.moving[whole.moving > 0])
+    if not np.isfinite(size) or (size <= MOST and (mean >= LEAST).all()):  # unflagged NaN: the pass refuses it
+        return 0
+    return int(np.floor(np.log2(MOST / size)))

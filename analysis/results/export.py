@@ -6,14 +6,13 @@ formats (CSV, Parquet) they become one long table of variable, coordinates and v
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,7 +22,9 @@ from gradlog.analysis.reading.run import Run
 from gradlog.errors import MissingDependencyError
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
+    from numpy.typing import NDArray
 
 Form = Literal["netcdf", "zarr", "parquet", "csv", "npz"]
 SUFFIX: dict[str, str] = {"netcdf": ".nc", "zarr": ".zarr", "parquet": ".parquet", "csv": ".csv", "npz": ".npz"}
@@ -90,23 +91,23 @@ def export_result(ds: xarray.Dataset, target: Path, form: Form) -> None:
     if form in ("netcdf", "zarr"):
         _write_dataset(ds, target, form)
     elif form == "npz":
-        arrays = {str(name): _plain_array(ds[name].values) for name in ds.variables}
-        with target.open("wb") as file:  # given a name, savez would append a suffix
-            np.savez(file, attrs=np.array(json.dumps(dict(ds.attrs))), **arrays)
+        arrays = {str(name): variable.values for name, variable in ds.variables.items()}
+        _write_npz(target, {"attrs": np.array(json.dumps(dict(ds.attrs))), **arrays})
     elif form == "csv":
-        with target.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            dims = _dims(ds)
-            writer.writerow(["variable", *dims, "value"])
-            for name, at, v in _long(ds, dims):
-                writer.writerow([name, *("" if c is None else no_formula(c) for c in at), repr(v)])
+        table = _long(ds)
+        for name in table.columns.intersection([d for d in ds.dims if ds[d].dtype == object]):
+            table[name] = table[name].map(no_formula)
+        table["value"] = table["value"].map(repr)  # unlike a label that is not there, NaN is written
+        table.to_csv(target, index=False, lineterminator="\n")
     else:
-        _result_parquet(ds, target)
+        pa, pq = _pyarrow()
+        numbers = {name: pa.array(c.to_numpy(), from_pandas=name != "value") for name, c in _long(ds).items()}
+        pq.write_table(pa.table(numbers, metadata={"gradlog": json.dumps(dict(ds.attrs))}), target)
 
 
-def columns(run: Run) -> dict[str, Any]:
+def columns(run: Run) -> dict[str, NDArray[np.generic]]:
     """Per-row columns of the flat formats, the sketch apart: step, flags, scalars, ``norm2:GROUP``."""
-    found: dict[str, Any] = {"step": run.steps, "flags": run.flags}
+    found: dict[str, NDArray[np.generic]] = {"step": run.steps, "flags": run.flags}
     norms = {f"norm2:{writable(g)}": run.group_norm2[:, i] for i, g in enumerate(run.header.groups)}
     for name, column in run.scalar_columns.items():
         label = writable(name)
@@ -114,7 +115,7 @@ def columns(run: Run) -> dict[str, Any]:
     return found | norms
 
 
-def blocks_of(run: Run) -> Iterator[tuple[int, int, Any]]:
+def blocks_of(run: Run) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
     """Ranges of rows with their sketch, float32 (rows, groups, k)."""
     size = buffer_rows(run.rows)
     for start in range(0, run.n_steps, size):
@@ -138,37 +139,41 @@ def _write_dataset(ds: xarray.Dataset, target: Path, form: str) -> None:
 
 
 def _rows_npz(run: Run, target: Path, sketch: bool) -> None:
-    arrays: dict[str, Any] = {"step": run.steps, "flags": run.flags, "group_norm2": run.group_norm2}
+    arrays: dict[str, NDArray[np.generic]] = {"step": run.steps, "flags": run.flags, "group_norm2": run.group_norm2}
     arrays |= {"group": np.array([writable(g) for g in run.header.groups]), "info": np.array(json.dumps(run.info))}
     names = portable_names(run.scalar_columns, {*arrays, "sketch", "original_names"})
     arrays |= {label: run.scalar_columns[name] for name, label in names.items()}
     renamed = {label: writable(name) for name, label in names.items() if label != name}
     arrays["original_names"] = np.array(json.dumps(renamed))
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    _write_npz(target, arrays)
+    if sketch:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (run.n_steps, run.n_groups, run.k)}
+        with zipfile.ZipFile(target, "a") as archive, archive.open("sketch.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for _, _, cube in blocks_of(run):
+                member.write(np.ascontiguousarray(cube, "<f4").tobytes())
+
+
+def _write_npz(target: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write arrays, as ``numpy.savez`` does; strings of fixed length instead of objects, which would be pickled."""
+    with zipfile.ZipFile(target, "w") as archive:
         for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array)
-            archive.writestr(f"{name}.npy", buffer.getvalue())
-        if sketch:
-            shape = (run.n_steps, run.n_groups, run.k)
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            with archive.open("sketch.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(member, header)
-                for _, _, cube in blocks_of(run):
-                    member.write(np.ascontiguousarray(cube, "<f4").tobytes())
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                plain = array.astype(str) if array.dtype == object else array
+                np.lib.format.write_array(member, plain, allow_pickle=False)
 
 
 def _rows_csv(run: Run, target: Path, sketch: bool) -> None:
+    import pandas
+
     found = columns(run)
     coordinates = [f"sketch:{writable(g)}:{i}" for g in run.header.groups for i in range(run.k)] if sketch else []
-    texts: list[Callable[[Any], str]] = [repr if np.issubdtype(c.dtype, np.floating) else str for c in found.values()]
     with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([no_formula(name) for name in (*found, *coordinates)])
         for start, stop, cube in blocks_of(run):
-            parts = [map(text, column[start:stop].tolist()) for text, column in zip(texts, found.values(), strict=True)]
-            for row, values in zip(zip(*parts, strict=True), cube.reshape(stop - start, -1), strict=True):
-                writer.writerow([*row, *(f"{x:.9g}" for x in values)] if sketch else row)
+            table = pandas.DataFrame({name: column[start:stop] for name, column in found.items()})
+            values = pandas.DataFrame(cube.reshape(stop - start, -1)[:, : len(coordinates)], columns=coordinates)
+            table = pandas.concat([table, values], axis=1).rename(columns=no_formula)
+            table.to_csv(file, index=False, header=start == 0, lineterminator="\n", na_rep="nan")
 
 
 def _rows_parquet(run: Run, target: Path, sketch: bool) -> None:
@@ -187,39 +192,20 @@ def _rows_parquet(run: Run, target: Path, sketch: bool) -> None:
             writer.write_table(pa.table(arrays, schema=schema))
 
 
-def _result_parquet(ds: xarray.Dataset, target: Path) -> None:
-    pa, pq = _pyarrow()
-    dims = _dims(ds)
-    rows = list(_long(ds, dims))
-    arrays = [pa.array([name for name, _, _ in rows])]
-    arrays += [pa.array([at[i] for _, at, _ in rows]) for i in range(len(dims))]
-    arrays.append(pa.array([v for _, _, v in rows], pa.float64()))
-    table = pa.table(arrays, names=["variable", *dims, "value"])
-    pq.write_table(table.replace_schema_metadata({"gradlog": json.dumps(dict(ds.attrs))}), target)
+def _long(ds: xarray.Dataset) -> pandas.DataFrame:
+    """Make a row for each number: variable, label or place in every dimension (none where it has no such), value."""
+    import pandas
+
+    parts = []
+    for name, variable in ds.data_vars.items():
+        places = np.indices(variable.shape).reshape(variable.ndim, variable.size)
+        labels = {d: variable[d].values[at].astype(object) for d, at in zip(variable.dims, places, strict=True)}
+        parts.append(pandas.DataFrame({"variable": name, **labels, "value": variable.values.astype(float).ravel()}))
+    dims = [d for d in ds.sizes if any(d in variable.dims for variable in ds.data_vars.values())]
+    return pandas.concat(parts, ignore_index=True)[["variable", *dims, "value"]]
 
 
-def _dims(ds: xarray.Dataset) -> list[str]:
-    return [str(d) for d in ds.sizes if any(d in ds[v].dims for v in ds.data_vars)]
-
-
-def _long(ds: xarray.Dataset, dims: list[str]) -> Iterator[tuple[str, list[Any], float]]:
-    """(variable, label of every dimension or None, value) of each number; positions where a dimension has no labels."""
-    for name in map(str, ds.data_vars):
-        variable = ds[name]
-        own = [str(d) for d in variable.dims]
-        marks = {d: variable[d].values.tolist() if d in ds.coords else list(range(ds.sizes[d])) for d in own}
-        values = np.asarray(variable.values, np.float64)
-        for index in np.ndindex(values.shape):
-            at = {d: marks[d][i] for d, i in zip(own, index, strict=True)}
-            yield name, [at.get(d) for d in dims], float(values[index])
-
-
-def _plain_array(values: Any) -> Any:
-    """Strings of fixed length instead of objects, which npz could only pickle."""
-    return values.astype(str) if values.dtype == object else values
-
-
-def _pyarrow() -> Any:
+def _pyarrow() -> tuple[ModuleType, ModuleType]:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -12,6 +12,7 @@ import numpy as np
 
 from gradlog.analysis.common.jackknife import ENDS
 from gradlog.analysis.common.text import enumerate_some
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.bounds import about
 from gradlog.analysis.measures.interpretation import looked_at, verdict
 from gradlog.analysis.measures.predictors.registry import fits_beta, is_reference
@@ -30,6 +31,10 @@ from gradlog.analysis.results.quantities import (
 if TYPE_CHECKING:
     import xarray
 
+Document = dict[str, Any]
+"""A JSON object, or one inside it. Any: a value is a number, text, None, a list or such an object; docs/json.md says
+which, field by field."""
+
 SCHEMA = "gradlog.analysis/1"
 RUN_FIELDS = (
     "path", "steps", "first_step", "last_step", "every", "groups", "k", "seed", "kind", "stage", "what", "status",
@@ -42,7 +47,7 @@ VALUES_FIRST, ERRORS_FIRST = (ENDS, ERRORS, (WHY_WITHHELD,)), (ENDS[:1], ERRORS,
 """Orders of fields."""
 
 
-def to_json(ds: xarray.Dataset) -> dict[str, Any]:
+def to_json(ds: xarray.Dataset) -> Document:
     """Plain object of an analysis, ready for ``json.dumps(..., allow_nan=False)``.
 
     Parameters
@@ -57,12 +62,12 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
     """
     run, inputs = json.loads(ds.attrs["run"]), json.loads(ds.attrs["bound_inputs"])
     numbers, attrs = _Numbers(ds), ds.attrs
-    own: dict[str, Any] = {"path_shares": {"steps": _largest_steps(ds)}, "differences": {}}
+    own: Document = {"path_shares": {"steps": _largest_steps(ds)}, "differences": {}}
     numbers.fill(own, OF_THE_RUN)
     own["path_shares"]["by_group"] = {}
     for i, name in enumerate(numbers.labels["group"]):
         numbers.fill(own, [PATH_SHARE], "group_", (i,), (name,), ERRORS_FIRST)
-    result: dict[str, Any] = {"schema": SCHEMA, "run": {f: run[f] for f in RUN_FIELDS}}
+    result: Document = {"schema": SCHEMA, "run": {f: run[f] for f in RUN_FIELDS}}
     numbers.fill(result, OF_EVERY_SCOPE)
     result["noise"] |= {"source": attrs["signal_source"] or None, "withheld": attrs["signal_withheld"]}
     result |= {q.place: own[q.place] for q in SPECTRUM} | _passes(attrs)
@@ -76,7 +81,7 @@ def to_json(ds: xarray.Dataset) -> dict[str, Any]:
     return _judged(result, json.loads(attrs["warnings"]))
 
 
-def _passes(attrs: dict[str, Any]) -> dict[str, Any]:
+def _passes(attrs: Document) -> Document:
     """How the numbers came about."""
     svd = {name: attrs[f"svd_{name}"] for name in ("method", "reason")}
     svd |= {"passes": int(attrs["svd_passes"]), "certificate": float(attrs["svd_certificate"])}
@@ -90,23 +95,23 @@ def _passes(attrs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _largest_steps(ds: xarray.Dataset) -> list[dict[str, Any]]:
+def _largest_steps(ds: xarray.Dataset) -> list[Document]:
     """Give the ten steps with the largest shares in the path length."""
     shares, steps = ds["step_path_share"].values, ds["path_step"].values
     return [{"step": int(steps[i]), "share": float(shares[i])} for i in shares.argsort(kind="stable")[::-1][:10]]
 
 
-def _judged(result: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+def _judged(result: Document, warnings: list[str]) -> Document:
     """Document without NaN, with a verdict on each predictor, and warnings that name what is undefined."""
     lost: list[str] = []
-    plain: dict[str, Any] = _plain(result, "", lost)
+    plain: Document = _plain(result, "", lost)
     plain["verdicts"] = {"looked_at": _judge(plain)}
     none = "missing" in result["bounds"]["inputs"]["sources"].values()
     undefined = [f"{UNDEFINED}: {enumerate_some(lost)}"] if lost else []
     return plain | {"warnings": [*warnings, *([NO_BOUNDS] if none else []), *undefined]}
 
 
-def of_lags(document: dict[str, Any]) -> str:
+def of_lags(document: Document) -> str:
     """Say of a signal from lags what its interval covers, and that short epochs, if there are any, would lower it."""
     if document["noise"]["source"] != "lags":
         return ""
@@ -118,18 +123,18 @@ class _Numbers:
     """Variables of a result, and the labels of their dimensions."""
 
     def __init__(self, ds: xarray.Dataset) -> None:
-        self.values: dict[str, Any] = {str(name): variable.values for name, variable in ds.variables.items()}
+        self.values = {str(name): variable.values for name, variable in ds.variables.items()}
         self.labels = {d: [f"{x:g}" if d == "eps" else str(x) for x in self.values[d]] for d in LABELLED}
 
     def fill(
         self,
-        tree: dict[str, Any],
+        tree: Document,
         quantities: Iterable[Quantity],
         scope: str = "",
         at: tuple[int, ...] = (),
         inside: tuple[str, ...] = (),
         order: Iterable[Sequence[str]] = VALUES_FIRST,
-    ) -> dict[str, Any]:
+    ) -> Document:
         """Put quantities into a tree, each at its place.
 
         Parameters
@@ -156,7 +161,7 @@ class _Numbers:
                     self._put(tree, quantity, ending, values, inside)
         return tree
 
-    def _put(self, tree: dict[str, Any], quantity: Quantity, ending: str, values: Any, inside: tuple[str, ...]) -> None:
+    def _put(self, tree: Document, quantity: Quantity, ending: str, values: Float64, inside: tuple[str, ...]) -> None:
         keys = quantity.place_of(ending).split("/")
         if quantity.dims and "*" not in keys:
             _set(tree, keys, values.tolist())
@@ -169,12 +174,12 @@ class _Numbers:
                 place = [next(labels) if key == "*" else key for key in keys]
                 _set(tree, place, _entry(quantity, ending, values[index]))
 
-    def by_group(self, scope: str, at: tuple[int, ...] = ()) -> dict[str, Any]:
+    def by_group(self, scope: str, at: tuple[int, ...] = ()) -> Document:
         """Numbers of each group by its name; empty where groups were not measured."""
         names = self.labels["group"] if f"{scope}kappa" in self.values else []
         return {name: self.fill({}, OF_EVERY_SCOPE, scope, (*at, i)) for i, name in enumerate(names)}
 
-    def ranges(self, kind: str) -> list[dict[str, Any]]:
+    def ranges(self, kind: str) -> list[Document]:
         """Numbers of each window or prefix, between its steps."""
         found = []
         for i in range(len(self.values.get(f"{kind}_kappa", ()))):
@@ -184,13 +189,13 @@ class _Numbers:
         return found
 
 
-def _set(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+def _set(tree: Document, keys: Sequence[str], value: object) -> None:
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
     tree[keys[-1]] = value
 
 
-def _entry(quantity: Quantity, ending: str, number: float) -> Any:
+def _entry(quantity: Quantity, ending: str, number: float | Float64) -> str | float | None:
     """Write a word for a code, None for what is withheld; NaN stays where a number is undefined."""
     codes = CODES.get(quantity.name + ending)
     if codes:
@@ -200,7 +205,7 @@ def _entry(quantity: Quantity, ending: str, number: float) -> Any:
     return int(number) if quantity.whole and number == int(number) else float(number)
 
 
-def _judge(scope: dict[str, Any]) -> int:
+def _judge(scope: Document) -> int:
     """Add the verdict on each predictor of a scope and of those inside it; return how many there are."""
     said = []
     for name, kappa in scope["kappa"].items():

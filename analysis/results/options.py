@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict, TypeVar
 
 from gradlog.analysis.caching.cache import Cache
@@ -13,6 +13,10 @@ from gradlog.analysis.measures.predictors import Predictor
 from gradlog.analysis.spectrum.routes import Method
 
 Kernel = Literal["auto", "numpy", "numba"]
+Predictors = str | Predictor | Iterable[str | Predictor] | None
+Caching = Cache | bool | str | os.PathLike[str] | None
+"""A folder; the user's own for True, none for False or None."""
+
 EPS = (0.1, 0.05, 0.01)
 
 
@@ -53,18 +57,18 @@ class BoundInputs:
 class Compute:
     """Where and with what it is computed: of no influence on the numbers."""
 
-    scheduler: Any = None  # a name, an address, a distributed client or an Executor
+    scheduler: object = None  # a name, an address, a distributed client or an Executor
     memory: str | int | None = None
     progress: Progress | None = None
     kernel: Kernel = "auto"
-    cache: Cache | bool | str | os.PathLike[str] | None = None
+    cache: Caching = None
 
 
 Part = TypeVar("Part", Scope, Spectra, BoundInputs, Compute)
 
 
 class Keywords(TypedDict, total=False):
-    """Fields of all these objects, as ``analyze`` takes them."""
+    """Fields of these objects that every function takes which analyzes."""
 
     stride: int | None
     prefixes: int
@@ -80,18 +84,25 @@ class Keywords(TypedDict, total=False):
     eta: float | None
     lowest_loss: float | None
     diameter: float | None
-    scheduler: Any
+    scheduler: object
     memory: str | int | None
     progress: Progress | None
     kernel: Kernel
-    cache: Cache | bool | str | os.PathLike[str] | None
+
+
+class Question(Keywords, total=False):
+    """The same, and what ``analyze`` takes by position too."""
+
+    predictors: Predictors
+    eps: Sequence[float]
+    window: int | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """All that is asked."""
 
-    predictors: str | Sequence[str | Predictor] | None
+    predictors: Predictors
     eps: tuple[float, ...]
     scope: Scope
     spectra: Spectra
@@ -99,10 +110,8 @@ class Options:
     compute: Compute
 
     @classmethod
-    def of(
-        cls, predictors: str | Sequence[str | Predictor] | None = None, eps: Sequence[float] = EPS, **keywords: Any
-    ) -> Options:
-        """Sort keywords into the objects that they are fields of.
+    def of(cls, predictors: Predictors = None, eps: Sequence[float] = EPS, **keywords: Any) -> Options:
+        """Sort keywords into the objects that they are fields of. Any: ``Question`` has the type of each.
 
         Raises
         ------
