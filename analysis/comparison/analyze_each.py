@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from typing import Unpack
-
-import numpy as np
-import xarray as xr
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
 
 from gradlog.analysis.caching.cache import Cache, resolve
 from gradlog.analysis.comparison.find import Failure, Paths, find
 from gradlog.analysis.reading.metadata import read_metadata
 from gradlog.analysis.reading.run import View
 from gradlog.analysis.results.cached import analyze_cached
+from gradlog.analysis.results.dataset import stack
 from gradlog.analysis.results.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Question
 from gradlog.analysis.streaming import executors
 from gradlog.analysis.streaming.executors.serial import Serial
 from gradlog.errors import GradlogError, NotARunError
 
+if TYPE_CHECKING:
+    import xarray
+
 SCHEMA = "gradlog.archive/1"
-BY_PLACE = ("path_step", "increment_step")
-"""Dimensions whose labels are steps of one run: many runs line them up by place."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
     """Results by path, in order, and the runs that have none."""
 
-    results: dict[str, xr.Dataset]
+    results: dict[str, xarray.Dataset]
     failed: list[Failure]
 
-    def dataset(self) -> xr.Dataset:
+    def dataset(self) -> xarray.Dataset:
         """All of it with a dimension ``run``; see ``analyze_many``."""
         paths = list(self.results)
         lost = [dataclasses.asdict(f) for f in self.failed]
@@ -52,7 +51,7 @@ class Archive:
 
 def analyze_many(
     paths: Paths, *, view: View = "latest", cache: Caching = True, **options: Unpack[Question]
-) -> xr.Dataset:
+) -> xarray.Dataset:
     """Analyze every run of an archive into one Dataset.
 
     Parameters
@@ -112,7 +111,9 @@ def analyze_each(paths: Paths, *, view: View = "latest", cache: Caching = True, 
     return Archive(done, [*failed, *(r for r in outcomes if isinstance(r, Failure))])
 
 
-def _outcomes(found: Sequence[str], cache: Cache | None, view: View, options: Question) -> list[xr.Dataset | Failure]:
+def _outcomes(
+    found: Sequence[str], cache: Cache | None, view: View, options: Question
+) -> list[xarray.Dataset | Failure]:
     scheduler, report = options.pop("scheduler", None), options.pop("progress", None) or (lambda done, total: None)
     report(0, len(found))
     executor = executors.of(scheduler, len(found))
@@ -123,49 +124,9 @@ def _outcomes(found: Sequence[str], cache: Cache | None, view: View, options: Qu
     return executor.map(_attempt, [(p, cache, view, {**options, "scheduler": inside}) for p in found], report)
 
 
-def _attempt(path: str, cache: Cache | None, view: View, options: Question) -> xr.Dataset | Failure:
+def _attempt(path: str, cache: Cache | None, view: View, options: Question) -> xarray.Dataset | Failure:
     """Analyze a run, or say what is wrong with it; a wrong option is the caller's error and raises."""
     try:
         return analyze_cached(read_metadata(path), view, cache, **options)
     except (GradlogError, OSError, MemoryError) as error:
         return Failure.of(path, error)
-
-
-def stack(results: Sequence[xr.Dataset], labels: Sequence[str], attrs: Mapping[str, object]) -> xr.Dataset:
-    """One Dataset of several analyses, NaN where a run has no such group, mode or window.
-
-    Parameters
-    ----------
-    results : Datasets of ``analyze``
-    labels : names of the runs, the coordinate ``run``
-    attrs : attributes of the whole
-
-    Returns
-    -------
-    xarray.Dataset
-        Every variable with a leading dimension ``run``; what each run's own attributes said, as JSON in
-        ``run_attrs`` (run,).
-    """
-    run = xr.DataArray(np.array(labels, dtype=object), dims="run", name="run")
-    if not results:
-        return xr.Dataset(coords={"run": run}, attrs=attrs)
-    aligned = [_by_place(ds) for ds in results]
-    joined = xr.concat(
-        aligned, dim=run, data_vars="all", coords="different", compat="equals", join="outer", combine_attrs="drop"
-    )
-    for name, variable in joined.variables.items():
-        first = next(ds.variables[name] for ds in aligned if name in ds.variables) if name != "run" else variable
-        variable.attrs = dict(first.attrs)
-    kept = np.array([json.dumps(ds.attrs) for ds in results], dtype=object)
-    joined["run_attrs"] = (("run",), kept, {"long_name": "attributes of each analysis, JSON"})
-    joined.attrs = attrs
-    return joined
-
-
-def _by_place(ds: xr.Dataset) -> xr.Dataset:
-    """Give dimensions without common labels their place as one, so that runs of any length line up."""
-    for name in BY_PLACE:
-        if name in ds.dims:
-            ds = ds.reset_index(name).reset_coords(name).rename_dims({name: name.replace("step", "place")})
-    bare = [d for d in ds.dims if d not in ds.indexes]
-    return ds.assign_coords({d: np.arange(ds.sizes[d]) for d in bare})

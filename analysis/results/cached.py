@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Unpack
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gradlog.analysis.caching.cache import key, resolve
 from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.metadata import Metadata
 from gradlog.analysis.reading.run import Run, View
 from gradlog.analysis.results.analyze import analyze
+from gradlog.analysis.results.dataset import from_arrays, to_arrays
 from gradlog.analysis.results.json_document import to_json
 from gradlog.analysis.results.options import Caching, Question
 
@@ -66,20 +63,3 @@ def _relocated(ds: xarray.Dataset, path: str) -> xarray.Dataset:
     ds.attrs["run"] = json.dumps(json.loads(ds.attrs["run"]) | {"path": path})
     to_json(ds)
     return ds
-
-
-def to_arrays(ds: xarray.Dataset) -> dict[str, NDArray[np.generic]]:
-    """Arrays of a Dataset by name, and one of JSON with the rest; text as fixed-width unicode."""
-    values = {f"v.{name}": variable.values for name, variable in ds.variables.items()}
-    plain = {name: array.astype("U") if array.dtype.hasobject else array for name, array in values.items()}
-    return {"layout": np.array(json.dumps(ds.to_dict(data=False))), **plain}
-
-
-def from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> xarray.Dataset:
-    """Dataset of ``to_arrays``."""
-    import xarray
-
-    layout = json.loads(str(arrays["layout"]))
-    for name, variable in (layout["coords"] | layout["data_vars"]).items():
-        variable["data"] = arrays[f"v.{name}"].astype(variable["dtype"])
-    return xarray.Dataset.from_dict(layout)

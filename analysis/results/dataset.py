@@ -1,9 +1,9 @@
-"""Labels: every xarray Dataset of the analyzer is built here, with dims, units and attrs; nothing is computed."""
+"""Labels: every xarray Dataset of the analyzer is made here, with dims, units and attrs; nothing is computed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -25,6 +25,8 @@ SCOPES = {
     "window_group": (("window", "group"), ", by window and group"),
     "prefix_group": (("prefix", "group"), ", by growing prefix and group"),
 }
+BY_PLACE = ("path_step", "increment_step")
+"""Dimensions whose labels are steps of one run: many runs line them up by place."""
 LENGTHS = {"mode": "{}_mode", "tail_rank": "{}_tail_rank"}
 
 
@@ -105,3 +107,58 @@ def _attrs(run: Run, attrs: Mapping[str, object]) -> dict[str, object]:
 def _text(labels: list[str]) -> NDArray[np.object_]:
     """Labels of variable length: the form in which zarr and netCDF give strings back."""
     return np.array(labels, dtype=object)
+
+
+def to_arrays(ds: xr.Dataset) -> dict[str, NDArray[np.generic]]:
+    """Arrays of a Dataset by name, and one of JSON with the rest; text as fixed-width unicode."""
+    values = {f"v.{name}": variable.values for name, variable in ds.variables.items()}
+    plain = {name: array.astype("U") if array.dtype.hasobject else array for name, array in values.items()}
+    return {"layout": np.array(json.dumps(ds.to_dict(data=False))), **plain}
+
+
+def from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> xr.Dataset:
+    """Dataset of ``to_arrays``."""
+    layout = json.loads(str(arrays["layout"]))
+    for name, variable in (layout["coords"] | layout["data_vars"]).items():
+        variable["data"] = arrays[f"v.{name}"].astype(variable["dtype"])
+    return xr.Dataset.from_dict(layout)
+
+
+def stack(results: Sequence[xr.Dataset], labels: Sequence[str], attrs: Mapping[str, object]) -> xr.Dataset:
+    """One Dataset of several analyses, NaN where a run has no such group, mode or window.
+
+    Parameters
+    ----------
+    results : Datasets of ``analyze``
+    labels : names of the runs, the coordinate ``run``
+    attrs : attributes of the whole
+
+    Returns
+    -------
+    xarray.Dataset
+        Every variable with a leading dimension ``run``; what each run's own attributes said, as JSON in
+        ``run_attrs`` (run,).
+    """
+    run = xr.DataArray(np.array(labels, dtype=object), dims="run", name="run")
+    if not results:
+        return xr.Dataset(coords={"run": run}, attrs=attrs)
+    aligned = [_by_place(ds) for ds in results]
+    joined = xr.concat(
+        aligned, dim=run, data_vars="all", coords="different", compat="equals", join="outer", combine_attrs="drop"
+    )
+    for name, variable in joined.variables.items():
+        first = next(ds.variables[name] for ds in aligned if name in ds.variables) if name != "run" else variable
+        variable.attrs = dict(first.attrs)
+    kept = np.array([json.dumps(ds.attrs) for ds in results], dtype=object)
+    joined["run_attrs"] = (("run",), kept, {"long_name": "attributes of each analysis, JSON"})
+    joined.attrs = attrs
+    return joined
+
+
+def _by_place(ds: xr.Dataset) -> xr.Dataset:
+    """Give dimensions without common labels their place as one, so that runs of any length line up."""
+    for name in BY_PLACE:
+        if name in ds.dims:
+            ds = ds.reset_index(name).reset_coords(name).rename_dims({name: name.replace("step", "place")})
+    bare = [d for d in ds.dims if d not in ds.indexes]
+    return ds.assign_coords({d: np.arange(ds.sizes[d]) for d in bare})

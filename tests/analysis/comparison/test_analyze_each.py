@@ -15,7 +15,7 @@ import gradlog
 from gradlog.analysis import Linear, analyze, analyze_each, analyze_many
 from gradlog.analysis.comparison.find import find
 from gradlog.analysis.results import cached
-from gradlog.analysis.results.cached import from_arrays, to_arrays
+from gradlog.analysis.results.dataset import from_arrays, to_arrays
 from gradlog.cli import main
 from gradlog.errors import NotARunError
 
