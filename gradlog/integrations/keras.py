@@ -111,12 +111,12 @@ class _Watch:
         self._off: Callable[[], None] = _nothing
         self._wrap()
         self._off_compile = _replace(model, "compile", self._compiling)
-        logger.on_close(self._remove, drain=self._drain)
+        logger.recorder.on_close(self._remove, drain=self._drain)
 
     def _compiling(self, original: Callable[..., object], *args: object, **kwargs: object) -> object:
         result = original(*args, **kwargs)
         if self._logger.active:
-            with self._logger.guarded():
+            with self._logger.recorder.guarded():
                 self._drain()
                 self._off()
                 self._wrap()
@@ -214,7 +214,7 @@ class _Seen:
 
     def _record(self, number: int, row: Callable[[], Row]) -> None:
         self.last = self._base + number
-        self._logger.record(row, self.last)
+        self._logger.recorder.record(row, self.last)
 
     def _ordered(self, grads: Tensors, variables: Sequence[keras.Variable]) -> list[keras.KerasTensor | None]:
         """Gradients in the run's order; None where Keras left a variable out."""
@@ -249,7 +249,7 @@ class _Torch(_Seen):
             return Row(fill, {"lr": float(rate)}, later=self._measure.later)
 
         number = None
-        with self._logger.guarded():
+        with self._logger.recorder.guarded():
             number = int(self._optimizer._iterations) // self._accumulate
         if number is not None:
             self._record(number, row)
@@ -274,14 +274,14 @@ class _Jax(_Seen):
     def __call__(self, grads: Tensors, variables: Sequence[keras.Variable], rate: Number) -> None:
         from jax.experimental import io_callback
 
-        with self._logger.guarded():  # tracing: what goes wrong here must leave the step as it is
+        with self._logger.recorder.guarded():  # tracing: what goes wrong here must leave the step as it is
             row = self._sketch(self._ordered(grads, variables))
             rate = keras.ops.convert_to_tensor(rate)
             io_callback(self._receive, None, self._optimizer._iterations.value, row, rate, ordered=True)
 
     def _receive(self, iteration: NDArray[np.generic], sketched: Sketched, rate: NDArray[np.generic]) -> None:
         ready = False
-        with self._logger.guarded():
+        with self._logger.recorder.guarded():
             number, micro = divmod(int(iteration), self._accumulate)
             ready = micro == self._accumulate - 1
         if ready:

@@ -81,7 +81,7 @@ def open_run(path: str | os.PathLike[str], params: optax.Params, **options: Opti
     from gradlog import open as open_any
 
     logger = open_any(path, like=named_leaves(params), **options)
-    logger.on_close(lambda: None, drain=jax.effects_barrier)
+    logger.recorder.on_close(lambda: None, drain=jax.effects_barrier)
     return logger
 
 
@@ -133,7 +133,7 @@ def log_gradients(log: Logger, *, accumulate: int = 1) -> optax.GradientTransfor
         **extra: object,
     ) -> tuple[optax.Updates, LogState]:
         if sketch is not None and log.active:
-            with log.guarded():  # tracing: what goes wrong here leaves the step as it is
+            with log.recorder.guarded():  # tracing: what goes wrong here leaves the step as it is
                 loss = jnp.nan if value is None else value
                 io_callback(host, None, state.count, sketch(updates), loss, ordered=True)
         return updates, LogState(state.count + 1)
@@ -150,7 +150,7 @@ class _Host:
 
     def __call__(self, count: jax.Array, row: Sketched, loss: jax.Array) -> None:
         ready = False
-        with self._log.guarded():
+        with self._log.recorder.guarded():
             number, loss = int(count), np.asarray(loss)
             self._calls = self._calls + 1 if number == self._count else 1
             self._count = number
@@ -179,7 +179,7 @@ def sketcher(log: Logger) -> Callable[[optax.Updates], Sketched] | None:
     def function(grads: optax.Updates) -> Sketched:
         row = sketch.nothing()
         if log.active:
-            with log.guarded():
+            with log.recorder.guarded():
                 leaves = dict(named_leaves(grads))
                 if unknown := leaves.keys() - set(names):
                     raise GradientError(
@@ -206,4 +206,4 @@ def record(log: Logger, row: Sketched, step: int | None = None, **scalars: float
     **scalars : float
         Loss and whatever else belongs to this step.
     """
-    log.record(lambda: Row(filled(row), scalars), step)
+    log.recorder.record(lambda: Row(filled(row), scalars), step)

@@ -1,6 +1,6 @@
 """An open segment: turns each gradient into a row, journals it, and writes full chunks to the store.
 
-Everything here raises freely; :mod:`gradlog.recorder.logger` handles the errors.
+Everything here raises freely; :mod:`gradlog.recorder.recorder` handles the errors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,16 @@ class Row(NamedTuple):
     later: bool = False
 
 
+class Checkpoint(TypedDict, total=False):
+    """Place in a run: its identity, the segment, rows and digest that were committed, and the next step."""
+
+    uuid: str
+    segment: str
+    rows: int
+    head: str
+    step: int
+
+
 class Recording:
     """Appends rows to a segment that it has claimed for itself.
 
@@ -89,6 +99,7 @@ class Recording:
         opened = open_segment(plan, layout, new, notify)
         self.header = opened.header
         self.next = opened.next_step
+        self._strict = plan.options.on_error == "raise"
         self._sink, self._parents = opened.sink, opened.parents
         self._writer = SegmentWriter(opened.sink, opened.header, opened.segment)
         self.path = opened.path
@@ -125,6 +136,11 @@ class Recording:
         self._successor = successor
 
     @property
+    def due(self) -> bool:
+        """Whether the next step is one that is recorded."""
+        return self.next % self.header.every == 0
+
+    @property
     def rows(self) -> int:
         """Rows of this segment so far."""
         return self._block.index * self.header.chunk + self._block.rows
@@ -153,17 +169,17 @@ class Recording:
             arrays[self._index[name]] = as_entries(leaf, name)
         return arrays
 
-    def append(self, source: Callable[[], Row], step: int | None, strict: bool = False) -> None:
+    def append(self, source: Callable[[], Row], step: int | None) -> None:
         """Write one row. ``source`` is asked only when the step is one that is recorded; after the end nothing is.
 
-        A counter that goes back is counted on from where it was; ``strict`` refuses it.
+        A counter that goes back is counted on from where it was; with ``on_error="raise"`` it is refused.
         """
         if self._finished:
             return
         self._land()
         last = self._block.last
         least = 0 if last is None else last + 1
-        number = self.next if step is None else self.steps.number(int(step), least, self.next, strict)
+        number = self.next if step is None else self.steps.number(int(step), least, self.next, self._strict)
         self.next = number + 1
         early = self.steps.claim()
         if number % self.header.every:
@@ -256,20 +272,20 @@ class Recording:
             self._journal.keep(number, self.next, theta)
         self._snapshots[number:] = [(self.next, theta)]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Checkpoint:
         """Return what a checkpoint keeps."""
         s = self._writer.segment
         return {"uuid": self.header.uuid, "segment": s.name, "rows": s.rows, "head": s.head, "step": self.next}
 
-    def rewind(self, state: Mapping[str, Any]) -> None:
+    def rewind(self, state: Mapping[str, object]) -> None:
         """Continue at a checkpoint's step; the run must still hold what the checkpoint saw committed."""
         if self.rows:
             raise StepOrderError("load_state_dict must come before the first step of this process")
         if state["uuid"] != self.header.uuid:
             raise SpecMismatchError(f"the checkpoint belongs to run {state['uuid']}, this is {self.header.uuid}")
-        if read_segment(self._sink, str(state["segment"])).rows < int(state["rows"]):
+        if read_segment(self._sink, str(state["segment"])).rows < int(str(state["rows"])):
             raise SpecMismatchError(f"{state['segment']} has lost rows that were committed at the checkpoint")
-        self.next = int(state["step"])
+        self.next = int(str(state["step"]))
 
     def finish(self, status: str, reason: str, wait: float | None = None, land: bool = True) -> None:
         """Commit what is left and end the segment. What cannot be committed stays in the journal.

@@ -1,6 +1,6 @@
-"""Loggers that nobody closes: they are closed when they are garbage-collected, or at exit.
+"""Recorders that nobody closes: they are closed when they are garbage-collected, or at exit.
 
-Nothing here keeps a logger alive: a sweep that forgets its loggers must not keep their buffers and files.
+Nothing here keeps one alive: a sweep that forgets its loggers must not keep their buffers and files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gradlog.errors import GradlogWarning
 from gradlog.recorder.recording import Recording
 
 if TYPE_CHECKING:
-    from gradlog.recorder.logger import Logger
+    from gradlog.recorder.recorder import Recorder
 
 log = logging.getLogger("gradlog")
 
@@ -34,9 +34,9 @@ def tell(path: str, message: str) -> None:
         warnings.warn(message, GradlogWarning, stacklevel=3)
 
 
-def weak_teller(logger: Logger, path: str) -> Callable[[str], None]:
-    """Return the logger's ``warn``, without holding the logger; ``path`` serves when it is gone."""
-    found = weakref.ref(logger)
+def weak_teller(recorder: Recorder, path: str) -> Callable[[str], None]:
+    """Return the recorder's ``warn``, without holding the recorder; ``path`` serves when it is gone."""
+    found = weakref.ref(recorder)
 
     def say(message: str) -> None:
         alive = found()
@@ -45,9 +45,9 @@ def weak_teller(logger: Logger, path: str) -> Callable[[str], None]:
     return say
 
 
-def close_at_exit(logger: Logger) -> Callable[[], None]:
-    """Have a logger closed when the process ends, if it is still there; return what atexit knows it by."""
-    found = weakref.ref(logger)
+def close_at_exit(recorder: Recorder) -> Callable[[], None]:
+    """Have a recorder closed when the process ends, if it is still there; return what atexit knows it by."""
+    found = weakref.ref(recorder)
 
     def close() -> None:
         alive = found()
@@ -58,7 +58,7 @@ def close_at_exit(logger: Logger) -> Callable[[], None]:
 
 
 def close_dropped(recording: Recording, at_exit: Callable[[], None], remarks: list[str], pid: int) -> None:
-    """Close what a logger that nobody holds any more was recording; not here, where the collector may have come by."""
+    """Close what a dropped recorder was recording; not here, where the collector may have come by."""
 
     def finish() -> None:
         try:

@@ -64,7 +64,7 @@ class Recorder:
         """Record and remember one step."""
         arrays = [grads[name] for name in self.names]
         scalars = {"wall_time": 1000.0 + t, **scalars}
-        self.log.record(lambda: Row(arrays, scalars, flags & SKIPPED), t)
+        self.log.recorder.record(lambda: Row(arrays, scalars, flags & SKIPPED), t)
         if t % self.header.every == 0:
             G = len(self.header.groups)
             out, norm2 = np.empty((G, self.header.sketch.k), np.float32), np.empty(G)

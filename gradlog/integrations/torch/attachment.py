@@ -71,7 +71,7 @@ def attach(optimizer: Optimizer, path: Path, model: Models = None, **options: Op
         logger.close()
         raise
     except Exception as error:
-        with logger.guarded():
+        with logger.recorder.guarded():
             raise error
     return logger
 

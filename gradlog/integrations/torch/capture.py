@@ -92,7 +92,7 @@ class Capture:
         watch(self)
         self._hooks = StepHooks(optimizers, self)
         this = weakref.ref(self)
-        logger.on_close(
+        logger.recorder.on_close(
             lambda: capture.remove() if (capture := this()) else unwatch(),
             keep=lambda: capture.keep() if (capture := this()) else None,
             missing=lambda: capture.missing() if (capture := this()) else "",
@@ -114,7 +114,7 @@ class Capture:
     def keep(self) -> None:
         """Hand in a sketch of the parameters: at the start, at checkpoints and at the end."""
         if self._exchange is None and self._here:
-            self._logger.snapshot(lambda: self._measure.now(self.params))
+            self._logger.recorder.snapshot(lambda: self._measure.now(self.params))
 
     def missing(self) -> str:
         """Tell what is known about steps that were not seen; empty where nothing is missing."""
@@ -158,7 +158,7 @@ class Capture:
         ids = self._mine.intersection(map(id, parameters))
         if not ids or not self._here:
             return
-        with self._logger.guarded():
+        with self._logger.recorder.guarded():
             self._note_clipping(ids, *norm_and_coef(max_norm, total_norm))
 
     def clipping_compiled(self, parameters: Tensors, grads: Gradients, norm: torch.Tensor, coef: torch.Tensor) -> None:
@@ -169,7 +169,7 @@ class Capture:
             return
         self._handed_over = self.params, [held.get(i, p.grad) for i, p in enumerate(self.params)]
         try:
-            with self._logger.guarded():
+            with self._logger.recorder.guarded():
                 self._note_clipping({id(self.params[i]) for i in held}, norm, coef.clone())
         finally:
             self._handed_over = None
@@ -177,7 +177,7 @@ class Capture:
     def _note_clipping(self, ids: set[int], norm: torch.Tensor, coef: torch.Tensor) -> None:
         if ids & self._clipped:  # once more, or the first time was for a step that was never taken
             self._forget_clipping()
-            self._logger.remark(self._sightings.clipped_again())
+            self._logger.recorder.remark(self._sightings.clipped_again())
         nth = f"/{len(self._clip) // 2}" if self._clip else ""
         self._clipped |= ids
         self._clip[f"clip_norm{nth}"], self._clip[f"clip_coef{nth}"] = norm, coef
@@ -188,7 +188,7 @@ class Capture:
         """Watch a GradScaler's step: if it does not call the optimizer, that step was skipped."""
         if not any(optimizer is one for one in self._optimizers) or not self._here or not scaler.is_enabled():
             return None
-        with self._logger.guarded():
+        with self._logger.recorder.guarded():
             scale = scaler._get_scale_async()
             self._scale = None if scale is None else _number(scale)
             self._unscaled = scaler._per_optimizer_states[id(optimizer)]["stage"].name != "READY"
@@ -205,7 +205,7 @@ class Capture:
     def anyone_steps(self, optimizer: Optimizer) -> None:
         """Note that some optimizer of this process is about to step, ours or not."""
         if self._here:
-            self._logger.remark(self._sightings.another(optimizer, self._mine))
+            self._logger.recorder.remark(self._sightings.another(optimizer, self._mine))
 
     @property
     def _here(self) -> bool:
@@ -216,7 +216,7 @@ class Capture:
         """Say once in a forked child that its steps are not recorded."""
         if os.getpid() != self._pid and not self._told_elsewhere:
             self._told_elsewhere = True
-            self._logger.warn(
+            self._logger.recorder.warn(
                 "a process that was forked after attach takes steps, and they are not recorded; call attach in the "
                 "process that trains"
             )
@@ -279,7 +279,7 @@ class Capture:
         if self._exchange is not None:
             self._exchange.leaving |= self._writes and not self._logger.active
         if self._due():
-            with self._logger.guarded():
+            with self._logger.recorder.guarded():
                 row: Row = self._in_step(self._row)
                 self._taken = row._replace(skipped=True) if skipped else row
 
@@ -294,7 +294,7 @@ class Capture:
             return taken
 
         if taken is not None or not self._due():
-            self._logger.record(row)  # which only counts a step that is not due
+            self._logger.recorder.record(row)  # which only counts a step that is not due
         self._count = (self._count or 0) + 1
         self._sightings.step()
         self._forget()
@@ -330,13 +330,13 @@ class Capture:
         trainable = self._trainable()
         if trainable <= self._known or not self._logger.active:
             return
-        with self._logger.guarded():
+        with self._logger.recorder.guarded():
             new = [(name, p) for name, p in self._names() if id(p) not in self._known]
             self._known |= trainable
             if self._exchange is None and not (new := self._take_places(new)):
                 return
             if self._fixed or self._exchange is not None:
-                self._logger.warn(
+                self._logger.recorder.warn(
                     f"{len(new)} parameters were added or unfrozen after attach and are not recorded, since the layout "
                     "of such a run is fixed; close() this logger and attach a new path to record them"
                 )

@@ -105,7 +105,7 @@ class LocalCapture(Capture):
         seen = self._mine & named.keys()
         if not seen or not self._here or not self._due():
             return
-        with self._logger.guarded():
+        with self._logger.recorder.guarded():
             if seen & self._seen:
                 self._again()
             self._seen |= seen
@@ -116,7 +116,7 @@ class LocalCapture(Capture):
         self._parts, self._seen = [], set()
         if not self._told:
             self._told = True
-            self._logger.warn(
+            self._logger.recorder.warn(
                 "DDP averages more than once before a step: what was averaged earlier is the same on all ranks and "
                 "counts as each rank's own; accumulate under no_sync() to keep the ranks apart"
             )

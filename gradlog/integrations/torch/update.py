@@ -26,7 +26,7 @@ class UpdateCapture(Capture):
 
     def _begin(self) -> None:
         super()._begin()
-        with self._logger.guarded():
+        with self._logger.recorder.guarded():
             self._start = self._measure.pieces(self.params)
 
     def before(self, args: Args, kwargs: Kwargs) -> Instead:
@@ -38,7 +38,7 @@ class UpdateCapture(Capture):
         self._unread = self._begun = True
         self._look_for_new()
         if self._every > 1 and self._due() and not inside_another_step(self._optimizers):
-            with self._logger.guarded():
+            with self._logger.recorder.guarded():
                 self._start = self._measure.pieces(self._values())
         return None
 

@@ -1,0 +1,263 @@
+"""One recording from its opening to its close, and what hooks of frameworks call. Nothing here raises into training.
+
+The first failure ends the recording, is warned of once, and is written into the store where the store still
+takes writes. With ``on_error="raise"`` it is raised instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+
+from gradlog.recorder.provenance import ended_by, uncaught
+from gradlog.recorder.recording import Checkpoint, Fill, Recording, Row
+from gradlog.recorder.setup import Layout, Plan, describe_plan
+from gradlog.recorder.unclosed import close_at_exit, close_dropped, tell, weak_teller
+
+log = logging.getLogger("gradlog")
+
+PATIENT = 100
+"""Calls of ``annotate`` without a step, before that is said while training goes on."""
+
+
+class Recorder:
+    """What an integration calls, as ``Logger.recorder``: it hands over rows, and is told when recording ends.
+
+    Hooks keep this object, not the logger. While they do, recording goes on, also where the user dropped the logger.
+    In a forked child, and after pickling or copying, it does nothing.
+
+    Parameters
+    ----------
+    plan : Plan or None
+        What is recorded, and where; None where recording is off.
+
+    Attributes
+    ----------
+    reason : str
+        Why recording ended early; empty while all is well.
+    recording : Recording or None
+        The segment that is written; None before the first gradient told the layout.
+    seconds : float
+        Time that the training thread has spent in here.
+    """
+
+    def __init__(self, plan: Plan | None) -> None:
+        self.reason, self.seconds = "", 0.0
+        self.recording: Recording | None = None
+        self._plan = plan
+        self._ended = self._closed = plan is None
+        self._detach: Callable[[], None] | None = None
+        self._drain: Callable[[], None] | None = None
+        self._keep: Callable[[], None] | None = None
+        self._missing: Callable[[], str] | None = None
+        self._remarks: list[str] = []
+        self._lock, self._depth = threading.RLock(), 0
+        self._pid, self._late = os.getpid(), False
+        self._opened = time.perf_counter()
+        if plan is not None:
+            self._exit_hook = close_at_exit(self)
+            if plan.layout is not None:
+                try:
+                    with self.guarded():
+                        self.begin(plan.layout)
+                except BaseException:  # on_error="raise", or Ctrl-C: nobody will hold this object
+                    self.close()
+                    raise
+
+    @property
+    def active(self) -> bool:
+        """Whether steps are being recorded, here and now."""
+        return not self._ended and os.getpid() == self._pid
+
+    @property
+    def path(self) -> str:
+        """Where the run is; empty when off."""
+        if self.recording is not None:
+            return self.recording.path
+        return self._plan.path if self._plan else ""
+
+    def record(self, source: Callable[[], Row], step: int | None = None) -> None:
+        """Record what a hook gathers; ``source`` runs only for steps that are recorded, and guarded."""
+        self.run(lambda recording: recording.append(source, step))
+
+    def snapshot(self, source: Callable[[], Fill]) -> None:
+        """Keep a sketch of the parameters that an integration makes; ``source`` runs guarded."""
+        self.run(lambda recording: recording.snapshot(source()))
+
+    def on_close(
+        self,
+        detach: Callable[[], None],
+        drain: Callable[[], None] | None = None,
+        keep: Callable[[], None] | None = None,
+        missing: Callable[[], str] | None = None,
+    ) -> None:
+        """Call ``detach`` when recording ends, for whatever reason: hooks go, and the job is as it was.
+
+        ``drain`` is called first by :meth:`close`, while rows are still taken: for those that are under way.
+        ``keep`` is called by :meth:`state` and :meth:`close`, to hand in a snapshot of the parameters.
+        ``missing`` is asked by :meth:`close` which steps the integration did not see; empty where it saw all.
+        """
+        self._detach, self._drain, self._keep, self._missing = detach, drain, keep, missing
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Run a framework's hook: what it raises ends the recording and not the training; its time is counted.
+
+        One inside another leaves both to the outer one.
+        """
+        start = time.perf_counter()
+        with self._lock:
+            self._depth += 1
+            try:
+                yield
+            except Exception as error:
+                if self._depth > 1:
+                    raise
+                self._fail(error)
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self.seconds += time.perf_counter() - start
+
+    def run(self, action: Callable[[Recording], object]) -> None:
+        """Do something with the open segment, guarded; nothing where none is open, or in a forked child."""
+        if self.active and self.recording is not None:
+            with self.guarded():
+                action(self.recording)
+
+    def warn(self, message: str) -> None:
+        """Tell the user something about this recording, as a warning and to the log if anybody listens to it."""
+        tell(self.path or "gradlog", message)
+
+    def remark(self, message: str) -> None:
+        """Say something once that a reader of the run must know too: it is stored when the segment is closed."""
+        if message and message not in self._remarks:
+            self._remarks.append(message)
+            self.warn(message)
+
+    def annotate(self, scalars: Mapping[str, object]) -> None:
+        """Add scalars to a row, as :meth:`gradlog.Logger.annotate` does."""
+        if self._closed:
+            self.too_late("annotate")
+        self.run(lambda recording: recording.annotate(scalars))
+        if self.recording is not None and self.recording.steps.waiting == PATIENT and self.active:
+            self.remark(f"annotate was called {PATIENT} times and no step was seen")
+
+    def state(self) -> Checkpoint:
+        """Return what a checkpoint keeps; {} when off."""
+        if self._keep is not None:
+            self._keep()
+        return self.recording.state() if self.active and self.recording is not None else {}
+
+    def begin(self, layout: Layout) -> Recording:
+        """Open the run, now that its parameters are known."""
+        recording = self._open(layout)
+        assert self._plan is not None
+        if self.path != self._plan.path:
+            self.warn(f"{self._plan.path} is there already, so this run is recorded beside it")
+        log.info("%s", describe_plan(self.path, recording.header))
+        return recording
+
+    def extend(self, recording: Recording, new: Layout) -> None:
+        """Go on in a new segment, which has these parameters too."""
+        recording.finish("closed", f"{len(new)} parameters joined")
+        assert self._plan is not None
+        goes_on = dataclasses.replace(self._plan.options, mode="a", first_step=recording.next)
+        self._plan = Plan(self.path, self._plan.layout, goes_on)
+        layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
+        self._open(layout, new).steps = recording.steps
+        names = ", ".join(name for name, _, _ in new[:3]) + (", ..." if len(new) > 3 else "")
+        self.warn(f"{len(new)} parameters joined ({names}): the run goes on in a new segment")
+
+    def close(self, reason: str = "") -> None:
+        """Commit what is left and end the segment, as :meth:`gradlog.Logger.close` does."""
+        if os.getpid() != self._pid or self._closed:
+            return
+        if self._drain is not None and self.active:
+            try:
+                self._drain()  # not under the lock: what it waits for records from another thread
+            except Exception as error:
+                self._fail(error)
+        if self._keep is not None:
+            self._keep()
+        self._remark_on_what_is_missing()
+        with self._lock:
+            if self._closed:  # by another thread, while this one waited
+                return
+            self._end()
+            if self.recording is not None and not self.reason:
+                self._finish(self.recording, reason)
+            # Last, so that a close which was interrupted can be called again, and is at exit.
+            self._closed = True
+            atexit.unregister(self._exit_hook)
+
+    def end_with_process(self) -> None:
+        """Close; where an exception that nobody caught ends the process, say so."""
+        error = uncaught()
+        self.close("" if error is None else ended_by(error))
+
+    def too_late(self, call: str) -> None:
+        """Say once that a closed logger records nothing: a cell of a notebook was run again, without the one above."""
+        if self._closed and self._plan is not None and not self._late and os.getpid() == self._pid:
+            self._late = True
+            again = 'open or attach again, with mode="a" to go on in this run or mode="new" to record beside it'
+            self.warn(f"{call}() after close() records nothing: {again}")
+
+    def __reduce__(self) -> tuple[type[Recorder], tuple[None]]:
+        return Recorder, (None,)
+
+    def _open(self, layout: Layout, new: Layout = ()) -> Recording:
+        """Open a segment, which is closed also where this object is dropped without ``close``."""
+        assert self._plan is not None
+        recording = self.recording = Recording(self._plan, layout, weak_teller(self, self._plan.path), new)
+        weakref.finalize(self, close_dropped, recording, self._exit_hook, self._remarks, self._pid).atexit = False
+        return recording
+
+    def _finish(self, recording: Recording, reason: str) -> None:
+        try:
+            self.reason = reason
+            told = "; ".join([reason, *self._remarks] if reason else self._remarks)
+            recording.finish("failed" if reason else "closed", told, recording.close_wait)
+        except Exception as error:
+            self._report(error)
+        wall = max(time.perf_counter() - self._opened, 1e-9)
+        log.info("%d rows recorded; recorder: %.2f %% of wall time", recording.rows, 100 * self.seconds / wall)
+
+    def _remark_on_what_is_missing(self) -> None:
+        """Nothing ends in silence that recorded less than its user will expect."""
+        if not self.active:
+            return
+        missing = self._missing() if self._missing is not None else ""
+        if self.recording is None or self.recording.steps.seen == 0:
+            self.remark(f"closed with no rows: {missing or 'no step was seen'}")
+        else:
+            self.remark(missing)
+            self.remark(self.recording.steps.unclaimed())
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._detach is not None:
+            detach, self._detach = self._detach, None
+            detach()
+
+    def _fail(self, error: Exception) -> None:
+        self.reason = f"{type(error).__name__}: {error}"
+        self._ended = True  # the hooks stay until close: the framework may be walking through them right now
+        if self.recording is not None:
+            # What was logged before the failure is still good: keep it, and say in the store why it ends here.
+            with contextlib.suppress(Exception):
+                self.recording.finish("failed", self.reason, land=False)
+        if self._plan is not None and self._plan.options.on_error == "raise":
+            raise error
+        self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self.reason = self.reason or f"{type(error).__name__}: {error}"
+        self.warn(f"recording ended, training goes on: {self.reason}")
