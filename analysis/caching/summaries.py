@@ -27,7 +27,7 @@ from gradlog.format.chain import digest
 
 if TYPE_CHECKING:
     from gradlog.analysis.reading.run import Run
-    from gradlog.analysis.streaming.schedule import Fragment
+    from gradlog.analysis.streaming.schedule import Fragment, RowPane
 
 WORTH = 2.0
 """A summary is kept if the rows behind it are so many times its size."""
@@ -66,7 +66,7 @@ class PaneFold:
         """Lasting blocks in whole groups."""
         return self.lasting // FAN * FAN
 
-    def rest(self, stop: int | None = None) -> Pane:
+    def rest(self, stop: int | None = None) -> RowPane:
         """Name what is left to fold of the first blocks, or of all."""
         return Pane(self.blocks[self.at : stop], self.whole, self.group, self.at % FAN)
 
@@ -93,7 +93,7 @@ class Memo:
         panes: list[Blocks],
         recipe: Recipe,
         buffer: int,
-        compute: Callable[[list[Pane]], list[Summary]],
+        compute: Callable[[list[RowPane]], list[Summary]],
     ) -> list[Summary]:
         """Summaries of panes; ``compute`` makes what is not known of them yet."""
         what = [*self._layout, buffer, recipe_key(recipe)]
@@ -120,7 +120,7 @@ class Memo:
         self.rows += _rows(pane[: found.at])
         return found
 
-    def _go_on(self, left: list[PaneFold], compute: Callable[[list[Pane]], list[Summary]]) -> list[Summary]:
+    def _go_on(self, left: list[PaneFold], compute: Callable[[list[RowPane]], list[Summary]]) -> list[Summary]:
         """Fold on from what is known, and keep what will be known."""
         bodies = [f for f in left if f.at < f.grouped]
         for f, summary in zip(bodies, compute([f.rest(f.grouped) for f in bodies]), strict=True):

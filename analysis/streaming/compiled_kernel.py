@@ -7,6 +7,9 @@ are contiguous.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numba
 import numpy as np
 
@@ -15,9 +18,9 @@ from gradlog.analysis.streaming.ema import NEGLIGIBLE, Ema
 from gradlog.analysis.streaming.summary import Summary
 
 SUM, STRIP = 32, 256
+Loop = TypeVar("Loop", bound=Callable[..., None])
 
-# numba does not annotate its decorators: hence the ignored types below
-_jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+_jit: Callable[[Loop], Loop] = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 
 
 def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, ema: Ema, path: Float32) -> None:
@@ -31,7 +34,7 @@ def add_tile(X: Float32, start: int, stop: int, h: Float32, summary: Summary, em
     _emas(h, stop - start, ema.betas.astype(np.float32), powers.astype(np.float32), ema.r, ema.p0, ema.u)
 
 
-@_jit  # type: ignore[untyped-decorator]
+@_jit
 def _sums(
     X: Float32, start: int, stop: int, h: Float32, total: Float64, energy: Float64, increment: Float64, trend: Float64,
     lag: Float64, path: Float32,
@@ -69,25 +72,23 @@ def _sums(
                 lag[a - 1, left:right] += g
 
 
-@_jit  # type: ignore[untyped-decorator]
+@_jit
 def _emas(h: Float32, rows: int, betas: Float32, powers: Float32, r: Float32, p0: Float64, u: Float64) -> None:
     """Run r = h + beta r over rows h[1:], and add the column sums of r^2 to p0 and of beta^{t+1} r to u."""
     for left in range(0, h.shape[1], STRIP):
         right = min(left + STRIP, h.shape[1])
         part = np.empty((2, right - left), np.float32)
         squares, weighted = part[0], part[1]  # unpacked, numba would not know that they are contiguous
-        for first in range(0, rows, SUM):
-            last = min(first + SUM, rows)
+        for a in range(0, rows, SUM):
+            b = min(a + SUM, rows)
             for i in range(len(betas)):
                 part[:] = 0
-                _errors(
-                    h, first + 1, last + 1, betas[i], powers[first // SUM, i], left, r[i][left:right], squares, weighted
-                )
+                _errors(h, a + 1, b + 1, betas[i], powers[a // SUM, i], left, r[i][left:right], squares, weighted)
                 p0[i, left:right] += squares
                 u[i, left:right] += weighted
 
 
-@_jit  # type: ignore[untyped-decorator]
+@_jit
 def _errors(
     h: Float32, a: int, b: int, beta: np.float32, w: np.float32, left: int, r: Float32, squares: Float32,
     weighted: Float32,

@@ -3,18 +3,19 @@
 Of two neighbouring rows x and y, x x' + y y' = ((y - x)(y - x)' + (x + y)(x + y)') / 2. The products of every other
 increment serve both Grams; of the rows themselves only sums of two are left to multiply.
 
-BLAS adds to what is there, without the temporaries of ``numpy.matmul``. Making, mirroring and adding a tile's Gram took
-numpy 1.7 times as long as the products alone (256 rows of 256). The BLAS that scipy was built with is exported for
-compiled callers (``scipy.linalg.cython_blas``). Called through ctypes, it does not hold the interpreter's lock, and
-rows may stand apart.
+BLAS adds a Gram to what is there, without the temporaries of ``numpy.matmul``: making, mirroring and adding a tile's
+Gram took numpy 1.7 times as long as the products alone (256 rows of 256). Scipy's own wrapper holds the interpreter's
+lock, so that threads wait for each other. But the BLAS that scipy was built with is exported for compiled callers
+(``scipy.linalg.cython_blas``). Called through ctypes, it holds no lock, and rows may stand apart.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from ctypes import byref
 from functools import cache
-from typing import Any
+from typing import cast
 
 import numpy as np
 from scipy.linalg import cython_blas
@@ -89,13 +90,13 @@ class Grams:
                 values[:] = 0
         self._rows, self._settled = 0, True
 
-    def finish(self, sums: dict[str, Any]) -> None:
+    def finish(self, sums: dict[str, Float64]) -> None:
         """Settle, or leave the sums of a short block in float32, half the size; nothing can be added any more."""
         self._take()
         if self._settled:
             self.settle(sums)
         else:
-            sums |= self._joined()
+            sums |= cast("dict[str, Float64]", self._joined())
 
     def _joined(self) -> Sums:
         """Name the sums as the recipe does, in the memory of the parts."""
@@ -138,9 +139,14 @@ def parts(recipe: Recipe) -> int:
     return 3 if recipe.scatter else 1
 
 
-_ONE = ctypes.c_float(1)
-# BLAS counts columns first: to it a C-ordered array is its own transpose, and an upper triangle the lower one
-_LOWER, _PLAIN, _TRANSPOSED = (ctypes.c_char(letter) for letter in (b"L", b"N", b"T"))
+WIDE = 8192
+"""Columns of a product that is made before it is added."""
+
+
+def add_product(left: Float32, right: Float32, out: Float32) -> None:
+    """Add left^T right to ``out``."""
+    for low in range(0, len(out), WIDE):
+        out[low : low + WIDE] += left[:, low : low + WIDE].T @ right
 
 
 def add_gram(rows: Float32, out: Float32) -> None:
@@ -160,58 +166,25 @@ def add_gram(rows: Float32, out: Float32) -> None:
     [[10.0, 14.0], [0.0, 20.0]]
     """
     m, n = rows.shape
-    _check(out, (n, n))
     if m == 0:
         return
-    size, count, step = (ctypes.c_int(x) for x in (n, m, _step(rows)))
-    _blas("ssyrk")(
-        byref(_LOWER), byref(_PLAIN), byref(size), byref(count), byref(_ONE), rows.ctypes.data, byref(step),
-        byref(_ONE), out.ctypes.data, byref(size),
-    )  # fmt: skip
-
-
-def add_product(left: Float32, right: Float32, out: Float32) -> None:
-    """Add left^T right to ``out``.
-
-    Parameters
-    ----------
-    left, right : float32 (m, n), (m, l)
-        Each row contiguous.
-    out : float32 (n, l), C order
-    """
-    (m, n), width = left.shape, right.shape[1]
-    if len(right) != m:
-        raise ValueError(f"expected as many rows on both sides, got {m} and {len(right)}")
-    _check(out, (n, width))
-    if m == 0:
-        return
-    sizes = [ctypes.c_int(x) for x in (width, n, m, _step(right), _step(left), width)]
-    l_, n_, m_, right_, left_, out_ = map(byref, sizes)
-    _blas("sgemm")(
-        byref(_PLAIN), byref(_TRANSPOSED), l_, n_, m_, byref(_ONE), right.ctypes.data, right_,
-        left.ctypes.data, left_, byref(_ONE), out.ctypes.data, out_,
-    )  # fmt: skip
-
-
-def _step(rows: Float32) -> int:
-    """Values from one row to the next."""
-    n = rows.shape[1]
-    step = rows.strides[0] // 4 if len(rows) > 1 else n
+    step = rows.strides[0] // 4 if m > 1 else n
     if rows.dtype != np.float32 or step < n or (n > 1 and rows.strides[1] != 4):
         raise ValueError(f"expected float32 rows that are contiguous, got {rows.dtype} with strides {rows.strides}")
-    return step
-
-
-def _check(out: Float32, shape: tuple[int, int]) -> None:
-    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError(f"expected float32 {shape} in C order to add to, got {out.dtype} {out.shape}")
+    if out.shape != (n, n) or out.dtype != np.float32 or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError(f"expected float32 {(n, n)} in C order to add to, got {out.dtype} {out.shape}")
+    # BLAS counts columns first: to it a C-ordered array is its own transpose, and an upper triangle the lower one
+    size, count, apart, one = ctypes.c_int(n), ctypes.c_int(m), ctypes.c_int(step), ctypes.c_float(1)
+    _ssyrk()(
+        b"L", b"N", byref(size), byref(count), byref(one), rows.ctypes.data, byref(apart),
+        byref(one), out.ctypes.data, byref(size),
+    )  # fmt: skip
 
 
 @cache
-def _blas(name: str) -> Any:
-    """BLAS routine; every argument is an address."""
-    python, capsule = ctypes.pythonapi, cython_blas.__pyx_capi__[name]
+def _ssyrk() -> Callable[..., None]:
+    """Symmetric rank-k update of BLAS; every argument is an address."""
+    python, capsule = ctypes.pythonapi, cython_blas.__pyx_capi__["ssyrk"]
     signature = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", python))(capsule)
     address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", python))
-    arguments = signature.count(b"*")
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address(capsule, signature))
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 10)(address(capsule, signature))

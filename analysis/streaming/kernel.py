@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,7 +172,7 @@ def _count(summary: Summary, rows: int) -> None:
     s["lag_pairs"] += np.maximum(rows - np.arange(1, summary.recipe.lags + 1), 0)
 
 
-def squares(a: NDArray[Any], b: NDArray[Any]) -> Float64:
+def squares(a: Float32, b: Float32) -> Float64:
     """Column sums of a * b, float32 over at most 32 rows, then float64."""
     whole = len(a) // SUM * SUM
     shape = (-1, SUM, a.shape[1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Fragment = tuple[int, int, bool]
 """Rows [start, stop) without a gap inside, and whether a gap stands before."""
+
+RowPane = Pane[list[Fragment], Summary]
+"""Blocks of fragments between two cuts."""
 
 
 def plan(chains: NDArray[np.int64], start: int, stop: int, rows: int) -> list[list[Fragment]]:
@@ -84,7 +87,7 @@ def compute(
     chains: NDArray[np.int64],
     cuts: Sequence[int],
     recipe: Recipe,
-    scheduler: Any = None,
+    scheduler: object = None,
     progress: Progress | None = None,
     memo: Memo | None = None,
 ) -> list[Summary]:
@@ -105,11 +108,11 @@ def compute(
         Summaries kept from earlier passes; only what they lack is read.
     """
     rows = block_rows(source)
-    panes = [Pane(plan(chains, a, b, rows)) for a, b in itertools.pairwise(cuts)]
+    panes: list[RowPane] = [Pane(plan(chains, a, b, rows)) for a, b in itertools.pairwise(cuts)]
     tally = Tally(progress, sum(len(pane.blocks) for pane in panes))
     work = Reduction(summarise_block, (source, recipe), Summary.absorb, merge)
 
-    def fold(panes: list[Pane]) -> list[Summary]:
+    def fold(panes: list[RowPane]) -> list[Summary]:
         total = sum(len(pane.blocks) for pane in panes)
         tally(0, total)
         return executors.of(scheduler, total).fold(panes, work, tally) if panes else []

@@ -13,7 +13,7 @@ yet, the sum of squared errors is p0 + 2 v rho + c rho^2 and the last error is r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ class Summary:
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        arrays: list[NDArray[Any]] = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
+        arrays: list[NDArray[np.floating]] = [*self.sums.values(), self.head, self.tail, self.v, self.c, self.r, self.d]
         own = sum(a.nbytes for a in [*arrays, self.path, self.epochs.squares, self.epochs.sums])
         return own + sum(section.nbytes for _, section in self.sections)
 
@@ -219,7 +219,7 @@ def joined(left: Sections, right: Sections) -> Sections:
     return left + right
 
 
-def edge(tail: NDArray[Any], lags: int) -> Float64:
+def edge(tail: Float32 | Float64, lags: int) -> Float64:
     """Return sums of g_{s-i} g_{s-j} over the rows s past a chain's end, i, j = 1..lags, as (lags, lags, n).
 
     With M_ij = sum over the chain's rows t of g_{t-i} g_{t-j} and R_a = sum g_t g_{t-a}, zero history:

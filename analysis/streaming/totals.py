@@ -13,6 +13,7 @@ from gradlog.analysis.streaming.recipe import SUMS
 from gradlog.analysis.streaming.summary import Summary, edge
 
 Totals = dict[str, Any]
+"""Arrays, and ``epochs``, which are ``EpochSums``: hence Any."""
 
 
 def contributions(panes: list[Summary]) -> list[Totals]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradlog.analysis.streaming.executors.base import Executor
 from gradlog.analysis.streaming.executors.dask import Cluster
 from gradlog.analysis.streaming.executors.serial import Serial
 from gradlog.analysis.streaming.executors.threads import Threads
 
 
-def of(scheduler: Any = None, tasks: int | None = None) -> Executor:
+def of(scheduler: object = None, tasks: int | None = None) -> Executor:
     """Executor that a ``scheduler`` argument means, for so many tasks.
 
     Parameters

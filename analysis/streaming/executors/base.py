@@ -5,28 +5,36 @@ The fold depends on the blocks alone, so that all executors add in the same orde
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from gradlog.analysis.common.types import Progress
 
 FAN = 8
 """Blocks that are folded before they meet the others."""
 
-Call = tuple[Any, ...]
+Block = TypeVar("Block")
+Value = TypeVar("Value")
+"""What a block becomes."""
+
+Call = tuple[object, ...]
 
 
-class Pane(NamedTuple):
+class Pane(NamedTuple, Generic[Block, Value]):
     """Blocks to be folded, and what a fold goes on from; those values may be used up."""
 
-    blocks: Sequence[Any]
-    whole: Any = None
-    group: Any = None
+    blocks: Sequence[Block]
+    whole: Value | None = None
+    group: Value | None = None
     at: int = 0
 
 
-class Reduction(NamedTuple):
+class Reduction(NamedTuple, Generic[Value]):
     """How blocks become one value.
 
     Attributes
@@ -39,10 +47,10 @@ class Reduction(NamedTuple):
         Value of two neighbours; ``absorb`` may use them up, ``merge`` leaves both as they are.
     """
 
-    make: Callable[..., Any]
+    make: Callable[..., Value]
     shared: Call
-    absorb: Callable[[Any, Any], Any]
-    merge: Callable[[Any, Any], Any]
+    absorb: Callable[[Value, Value], Value]
+    merge: Callable[[Value, Value], Value]
 
 
 class Executor(ABC):
@@ -54,25 +62,52 @@ class Executor(ABC):
         Tasks that run at once in this process.
     """
 
-    workers: int = 1
+    @property
+    def workers(self) -> int:
+        """See the class."""
+        return 1
 
     @abstractmethod
-    def fold(self, panes: Sequence[Pane], work: Reduction, report: Progress) -> list[Any]:
+    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Value]:
         """Reduce each pane to one value; ``report(done, total)`` on blocks. An error or an interrupt leaves no task."""
 
     @abstractmethod
-    def map(self, function: Callable[..., Any], calls: Sequence[Call], report: Progress) -> list[Any]:
+    def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
         """Results of independent calls, in order; ``report(done, total)`` on calls. The first error raises."""
 
 
-def same(value: Any) -> Any:
-    """Return what was given: a task that holds a value."""
-    return value
+class Local(Executor):
+    """An executor within this process: it says how calls are made, and joins their results in the thread that asks."""
+
+    @abstractmethod
+    def results(
+        self,
+        function: Callable[..., Value],
+        calls: Sequence[Call],
+        report: Progress,
+        stop: threading.Event | None = None,
+    ) -> Generator[Value]:
+        """Yield the results of calls in order; threads pass ``stop`` on, and set it when nobody wants more."""
+
+    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Value]:
+        """See Executor."""
+        calls = [(block, *work.shared) for pane in panes for block in pane.blocks]
+        with contextlib.closing(self.results(work.make, calls, report, threading.Event())) as values:
+            return [fold(itertools.islice(values, len(pane.blocks)), work.absorb, *pane[1:]) for pane in panes]
+
+    def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
+        """See Executor."""
+        with contextlib.closing(self.results(function, calls, report)) as values:
+            return list(values)
 
 
 def fold(
-    parts: Iterable[Any], join: Callable[[Any, Any], Any], whole: Any = None, group: Any = None, at: int = 0
-) -> Any:
+    parts: Iterable[Value],
+    join: Callable[[Value, Value], Value],
+    whole: Value | None = None,
+    group: Value | None = None,
+    at: int = 0,
+) -> Value:
     """Reduce in order: every ``FAN`` neighbours from the left, then these groups from the left.
 
     Two joined ones wait at a time, however many parts there are; and of a cluster's merges only one in ``FAN`` has to
@@ -83,6 +118,4 @@ def fold(
         group = part if group is None else join(group, part)
         if count % FAN == 0:
             whole, group = group if whole is None else join(whole, group), None
-    if group is None:
-        return whole
-    return group if whole is None else join(whole, group)
+    return functools.reduce(join, (value for value in (whole, group) if value is not None))

@@ -7,11 +7,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.types import Progress
-from gradlog.analysis.streaming.executors.base import Call, Executor, Pane, Reduction, fold, same
+from gradlog.analysis.streaming.executors.base import Block, Call, Executor, Pane, Reduction, Value, fold
 from gradlog.errors import MissingDependencyError, SchedulerError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 CONNECT = 5.0
 """Seconds that a scheduler has to answer."""
@@ -26,10 +29,10 @@ class Cluster(Executor):
         A client that is given stays open.
     """
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: object) -> None:
         self._scheduler = scheduler
 
-    def fold(self, panes: Sequence[Pane], work: Reduction, report: Progress) -> list[Any]:
+    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Value]:
         """See Executor. The client holds a block's future only until it is done: workers drop what is merged.
 
         What blocks share are tasks too, not scattered data: what a lost worker held, the scheduler can make again.
@@ -39,8 +42,8 @@ class Cluster(Executor):
         total = sum(len(pane.blocks) for pane in panes)
         with connected(self._scheduler) as client:
             submit = partial(client.submit, pure=False)
-            alive: set[Any] = set()
-            results: list[Any] = []
+            alive: set[Future] = set()
+            results: list[Future] = []
             try:
                 shared = [submit(partial(same, x)) for x in work.shared]
                 alive.update(shared)
@@ -62,7 +65,7 @@ class Cluster(Executor):
                 for future in (*alive, *results):  # not ``cancel``: a scheduler breaks off where merges have no owner
                     future.release()
 
-    def map(self, function: Callable[..., Any], calls: Sequence[Call], report: Progress) -> list[Any]:
+    def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
         """See Executor."""
         from distributed import as_completed
 
@@ -78,8 +81,13 @@ class Cluster(Executor):
                 client.cancel(futures, force=True)
 
 
+def same(value: Value) -> Value:
+    """Return what was given: a task that holds a value."""
+    return value
+
+
 @contextlib.contextmanager
-def connected(scheduler: Any) -> Iterator[Any]:
+def connected(scheduler: object) -> Iterator[Client]:
     """Yield a distributed client for an address, closed again; or the client that was given.
 
     Raises
@@ -114,9 +122,9 @@ def connected(scheduler: Any) -> Iterator[Any]:
             client.close()
 
 
-def _within(seconds: float, call: Callable[[], Any]) -> Any:
+def _within(seconds: float, call: Callable[[], Value]) -> Value | None:
     """Call in a thread of its own; None if it fails or is late (a client waits for ever on a mute peer)."""
-    found: list[Any] = []
+    found: list[Value] = []
 
     def attempt() -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -78,7 +78,7 @@ def test_blocks_are_joined_in_the_same_order(executor):
 def test_a_fold_goes_on_from_what_is_known(executor, known):
     blocks, at = PANES[0], known % FAN
     made = [f".{block}" for block in blocks]
-    whole, group = fold(made[: known - at], bracket), fold(made[known - at : known], bracket)
+    whole, group = (fold(own, bracket) if own else None for own in (made[: known - at], made[known - at : known]))
     assert executor.fold([Pane(blocks[known:], whole, group, at)], WORK, quiet) == [fold(made, bracket)]
 
 

@@ -18,8 +18,7 @@ def test_going_on_gives_the_same_brackets(count):
     assert at_once.replace("(", "").replace(")", "") == "".join(parts)
     for stop in range(count + 1):
         grouped = stop // FAN * FAN
-        whole = fold(parts[:grouped], bracket)
-        group = fold(parts[grouped:stop], bracket)
+        whole, group = (fold(own, bracket) if own else None for own in (parts[:grouped], parts[grouped:stop]))
         assert fold(parts[stop:], bracket, whole, group, stop % FAN) == at_once
 
 
