@@ -36,6 +36,7 @@ from gradlog.cli.many_runs_text import archive
     "--plot", callback=output_files.picture, metavar="FILE", help="Also draw the result to FILE: .png, .svg or .pdf."
 )
 @options.force
+@click.option("--full", is_flag=True, help="Print all tables: errors, spectrum, signal, path and bounds, too.")
 @options.predictors("analyze")
 @options.eps
 @options.burn_in
@@ -71,6 +72,7 @@ def analyze(
     target: Path | None,
     plot: Path | None,
     force: bool,
+    full: bool,
     predictors: tuple[str, ...],
     eps: tuple[float, ...],
     burn_in: int,
@@ -126,7 +128,7 @@ def analyze(
         archive(runs, asked, as_json, target, force, quiet)
         return
     run = runs[0]
-    answer = partial(_answer, run, as_json, target, plot)
+    answer = partial(_answer, run, as_json, full, target, plot)
     if every is not None:
         _follow(run, asked, every, answer, as_json, quiet)
         return
@@ -136,20 +138,26 @@ def analyze(
 
 
 def _answer(
-    run: str, as_json: bool, target: Path | None, plot: Path | None, result: Any, force: bool, indent: int | None = 1
-) -> list[str]:
+    run: str, as_json: bool, full: bool, target: Path | None, plot: Path | None, result: Any, force: bool,
+    indent: int | None = 1,
+) -> list[str]:  # fmt: skip
     """Write the files that were asked for; the lines to print."""
     from gradlog.analysis import to_json
     from gradlog.cli import analyze_text
 
     document = to_json(result)
+    svd = document["svd"]
+    passes, kernel = svd["passes"], document["kernel"]
+    stderr.log.info("spectrum by %s, passes over the rows: %s, column sums by %s", svd["method"], passes, kernel)
     if target is not None:
         output_files.save(result, document, target, force)
         stderr.log.info("wrote %s", target)
     if plot is not None:
         output_files.draw(result, plot, force)
         stderr.log.info("drew %s", plot)
-    return [json.dumps(document, indent=indent, allow_nan=False)] if as_json else analyze_text.report(run, document)
+    return (
+        [json.dumps(document, indent=indent, allow_nan=False)] if as_json else analyze_text.report(run, document, full)
+    )
 
 
 def _follow(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from gradlog.cli import plain_text
 from gradlog.cli.options import examples
 from gradlog.cli.stderr import progress, verbosity
 from gradlog.errors import CorruptRunError
+
+if TYPE_CHECKING:
+    from gradlog.analysis.audit.findings import Line, Report, Status
 
 
 def _kept(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[int, Path]]:
@@ -26,6 +30,9 @@ def _kept(context: click.Context, parameter: click.Parameter, values: tuple[str,
         found.append((int(step), Path(file)))
     return found
 
+
+ORDER: tuple[Status, ...] = ("FAIL", "WARN", "SKIP", "PASS")
+"""What a reader must see first."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -95,8 +102,22 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
     else:
-        for line in report.lines:
-            click.echo(f"{line.status}  {line.check:<11} {plain_text.printable(line.text)}")
+        click.echo("\n".join(_lines(run, report)))
     if report.failed or (strict and report.count("WARN")):
         failed = counted(report.count("FAIL"), "finding")
         raise CorruptRunError(f"{run}: {failed} failed, {counted(report.count('WARN'), 'warning')}")
+
+
+def _lines(run: str, report: Report) -> list[str]:
+    """Say what it adds up to, then list what contradicts, what is odd, what was not looked at, and what holds."""
+    answer = "it contradicts itself or what you kept" if report.failed else "nothing contradicts it"
+    counts = ", ".join(f"{report.count(status)} {status}" for status in ORDER if report.count(status))
+    return [
+        plain_text.heading(f"{plain_text.printable(run)}: {answer} ({counts})"),
+        *(text for line in sorted(report.lines, key=lambda line: ORDER.index(line.status)) for text in _finding(line)),
+    ]
+
+
+def _finding(line: Line) -> list[str]:
+    first, *more = plain_text.wrap(plain_text.printable(line.text), plain_text.WIDTH - 18)
+    return [f"{line.status}  {line.check:<11} {first}", *(" " * 18 + text for text in more)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import click
 
@@ -61,7 +62,7 @@ def paragraph(text: str) -> list[str]:
     return [f"  {line}" for line in wrap(text, WIDTH - 2)]
 
 
-def facts(pairs: Iterable[tuple[str, Any]]) -> list[str]:
+def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
     """Aligned ``label  value`` lines, long values wrapped under themselves; empty values left out."""
     shown = [(label, printable(value)) for label, value in pairs if value not in (None, "", [], {})]
     width = max((len(label) for label, _ in shown), default=0)
@@ -97,10 +98,14 @@ def curve(name: str, values: Sequence[float | None], width: int = 0) -> str:
     return f"  {label}  {spark(values, letters)}  {ends}".rstrip()
 
 
+def curves(named: Mapping[str, Sequence[float | None]]) -> list[str]:
+    """Align several curves under each other."""
+    width = max(map(len, named), default=0)
+    return [curve(name, values, width) for name, values in named.items()]
+
+
 def _columns() -> int:
     """Width of the terminal; of a pipe or file that of every other text."""
-    import shutil
-
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     return shutil.get_terminal_size((WIDTH, 24)).columns if on_terminal else WIDTH
 
@@ -125,10 +130,9 @@ def _can_show(text: str) -> bool:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Break into lines of at most ``width``; a longer word, such as a path to copy, stays whole."""
-    import textwrap
-
-    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
+    """Break into lines of at most ``width``; longer words, such as a path to copy, stay whole, and so does ``5 %``."""
+    whole = textwrap.wrap(text.replace(" %", "\0%"), width, break_on_hyphens=False, break_long_words=False)
+    return [line.replace("\0", " ") for line in whole] or [""]
 
 
 def note(text: str) -> list[str]:

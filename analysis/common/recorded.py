@@ -29,7 +29,7 @@ def recorded(info: Info) -> dict[str, str]:
         "status": info["status"] + (f": {info['reason']}" if info["reason"] else ""),
         "steps": steps(info),
         "gradient": f"{info['what']}, {info['stage']}",
-        "model": f"{counted(info['dimension'], 'number')} in {counted(info['tensors'], 'tensor')}",
+        "model": f"{counted(info['dimension'], 'parameter')} in {counted(info['tensors'], 'tensor')}",
         "groups": counted(len(info["groups"]), "group"),
         "sketch": EXACT if info["kind"] == "exact/1" else f"{info['kind']}, k = {info['k']}, seed {info['seed']}",
         "scalars": enumerate_some(info["scalars"], 12),
@@ -51,12 +51,12 @@ def steps(info: Info) -> str:
     """Say how many steps there are, and how they are numbered.
 
     >>> steps({"steps": 400, "first_step": 0, "last_step": 798, "every": 2})
-    '400, numbered 0 to 798, every 2'
+    '400 (0 to 798, every 2)'
     """
     if not info["steps"]:
         return "none yet"
     every = "" if info["every"] == 1 else f", every {info['every']}"
-    return f"{info['steps']:,}, numbered {info['first_step']:,} to {info['last_step']:,}{every}"
+    return f"{info['steps']:,} ({info['first_step']:,} to {info['last_step']:,}{every})"
 
 
 def irregularities(info: Info) -> Iterator[str]:

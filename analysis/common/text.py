@@ -106,6 +106,8 @@ class Style:
 
 
 TERMINAL, PAGE = Style("-", "-", " .. "), Style("–", "−", " to ")
+SENTENCE = Style("-", "-", " to ")
+"""Within a sentence on the terminal."""
 
 
 def writable(text: str) -> str:

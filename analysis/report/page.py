@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.recorded import recorded
 from gradlog.analysis.common.text import printable
-from gradlog.analysis.report import comparison_tables, figures, palette, sentences, tables
+from gradlog.analysis.report import comparison_tables, figures, palette, tables
 from gradlog.analysis.report.figure import WIDE, Figure
 from gradlog.analysis.report.figures import comparison
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.report.svg import svg
+from gradlog.analysis.results.findings import findings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -167,7 +168,7 @@ def page(
                 {
                     "label": printable(s.label),
                     "facts": facts(s),
-                    "findings": sentences.findings(s),
+                    "findings": [printable(finding.text) for finding in findings(s.document)],
                     "warnings": [printable(w) for w in json.loads(s.result.attrs["warnings"])],
                     "provenance": provenance(s),
                 }

@@ -81,7 +81,7 @@ def test_a_closed_standard_output_is_no_error(samples):
 
 
 def test_control_c_ends_quietly(samples):
-    code = "info.summary = lambda run: print('ready', flush=True) or time.sleep(60)"
+    code = "info.summary = lambda *known: print('ready', flush=True) or time.sleep(60)"
     ended = run_and_poke(code, samples / "mlp_wine_exact.zarr", lambda process: process.send_signal(signal.SIGINT))
     assert ended == (app.INTERRUPTED, b"")
 
@@ -94,7 +94,7 @@ def test_traceback_with_vv_only(call, flag, shown):
 
 
 def test_an_error_of_our_own_says_so(call, samples, monkeypatch):
-    monkeypatch.setattr("gradlog.cli.info.summary", lambda run: 1 / 0)
+    monkeypatch.setattr("gradlog.cli.info.summary", lambda *known: 1 / 0)
     outcome = call("info", samples / "mlp_wine_exact.zarr")
     assert outcome.code == 1
     assert outcome.err == (

@@ -15,7 +15,7 @@ def test_says_what_the_run_holds(call, samples):
     shown = call("info", samples / "tiny_sort_rmsprop.zarr")
     assert shown.code == 0
     assert shown.err == ""
-    for fact in ("400, numbered 0 to 399", "closed", "k = 256", "102,282 numbers", "layer.1", "batch_size", "rmsprop"):
+    for fact in ("400 (0 to 399)", "closed", "k = 256", "102,282 parameters", "layer.1", "batch_size", "rmsprop"):
         assert fact in shown.out
     assert shown.out.rstrip().endswith(f"next: gradlog analyze {samples / 'tiny_sort_rmsprop.zarr'}")
 
@@ -52,7 +52,7 @@ def test_a_run_that_is_being_recorded_shows_every_step(call, tmp_path):
         for _ in range(11):
             log.step({"w": np.ones(20)})
         shown = call("info", tmp_path / "live.zarr")
-        assert "11, numbered 0 to 10" in shown.out
+        assert "11 (0 to 10)" in shown.out
         assert "recording" in shown.out
         assert "is gone" not in shown.out
     finally:
@@ -84,7 +84,7 @@ def test_view(call, tmp_path, view):
             for _ in range(8):
                 log.step({"w": np.ones(20)})
     shown = call("info", tmp_path / "r.zarr", "--view", view)
-    assert f"{13 if view == 'latest' else 16}, numbered 0 to 12" in shown.out
+    assert f"{13 if view == 'latest' else 16} (0 to 12)" in shown.out
 
 
 def test_loss_and_norm_are_drawn_and_stay_out_of_the_json(call, make_run):

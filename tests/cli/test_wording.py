@@ -24,7 +24,8 @@ def test_a_run_without_loss_says_once_why_there_are_no_bounds(call, tmp_path):
     with gradlog.open(path, like=np.zeros(50), k=16) as log:
         for _ in range(60):
             log.step(rng.standard_normal(50))
-    shown = call("analyze", path).out
+    assert "no bounds" not in call("analyze", path).out
+    shown = call("analyze", path, "--full").out
     assert shown.count("no bounds") == 1
     assert "null" not in shown
     warnings = json.loads(call("analyze", path, "--json").out)["warnings"]

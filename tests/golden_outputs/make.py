@@ -127,6 +127,7 @@ def outputs() -> dict[str, Callable[[], list[str]]]:
         made[f"{stem}.out"] = lambda run=run: [
             *command("info", run, "-q"),
             *command("analyze", run, "--kernel", "numpy", "--no-cache", "-q"),
+            *command("analyze", run, "--full", "--kernel", "numpy", "--no-cache", "-q"),
             *command("audit", run, "-q"),
         ]
     made["compare.out"] = lambda: command("compare", *RUNS, "-q")

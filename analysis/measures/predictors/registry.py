@@ -139,6 +139,12 @@ def fitted_in_hindsight() -> str:
     return " and ".join(kind.word for kind in kinds() if kind.hindsight and _is_ours(kind.make))
 
 
+def in_hindsight(name: str) -> bool:
+    """Whether a predictor is fitted to the rows that it predicts."""
+    kind = _kinds.get(name.partition("(")[0])
+    return kind is not None and kind.hindsight
+
+
 def is_reference(name: str) -> bool:
     """Whether a predictor is a line to compare with, such as ``zero``."""
     kind = _kinds.get(name.partition("(")[0])

@@ -266,15 +266,16 @@ def test_coherence_within_and_between_make_up_the_whole():
 
 
 def test_the_report_and_the_terminal_say_what_random_order_keeps_to(tmp_path):
-    from gradlog.analysis.report.sentences import findings
-    from gradlog.analysis.report.study import study
+    from gradlog.analysis.results.findings import findings
     from gradlog.cli.analyze_text import report
 
     X = without_replacement(60, 5, d=64)[:, None]
     path = str(stores.write_run(tmp_path / "r.zarr", X))
     run = open_run(path)
-    known = findings(study(run, "r", predictors=["last"], steps_per_epoch=5))
-    assert "Random order keeps to epochs of 5 steps." in known[0]
-    assert "epochs of few steps would do too" in findings(study(run, "r", predictors=["last"]))[0]
-    shown = " ".join(" ".join(report(path, to_json(analyze(path, ["last"])))).split())
-    assert "say how many with --steps-per-epoch" in shown
+    known = findings(to_json(analyze(run, ["last"], steps_per_epoch=5)))
+    assert "Shuffled steps stay in their epochs of 5 steps." in known[0].text
+    unknown = to_json(analyze(path, ["last"]))
+    assert findings(unknown)[0].text.endswith("Order effect: epoch unknown: last.")
+    assert findings(unknown)[0].next_step.startswith("say how long an epoch is: --steps-per-epoch N")
+    shown = " ".join(" ".join(report(path, unknown)).split())
+    assert "say how long one is with --steps-per-epoch" in shown

@@ -22,7 +22,7 @@ def test_a_run_shows_itself_without_reading_the_sketch(run_path, monkeypatch):
 
     monkeypatch.setattr(RowSource, "read", refuse)
     html = open_run(str(run_path))._repr_html_()
-    for word in ("120, numbered 0 to 119", "NaN or inf in 1 step", "fold-hash/1, k = 8", "loss, lr", "3: g0, g1, g2"):
+    for word in ("120 (0 to 119)", "NaN or inf in 1 step", "fold-hash/1, k = 8", "loss, lr", "3: g0, g1, g2"):
         assert word in html
 
 

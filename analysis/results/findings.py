@@ -1,0 +1,197 @@
+"""What a result says, in sentences: the findings that the terminal and the report begin with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gradlog.analysis.common.text import PAGE, Style
+from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, UNKNOWN, verdict
+from gradlog.analysis.measures.predictors.registry import in_hindsight, is_reference
+from gradlog.analysis.results.json_document import Document, of_lags
+from gradlog.analysis.spectrum.rank import saturated
+
+FEW = 0.1
+"""Share of the steps: where fewer hold half of the path, a few steps dominate."""
+
+GUIDE = "docs/what-next.md"
+"""Page that says of each finding what it can mean and what not, under the finding's heading."""
+
+
+class Finding(NamedTuple):
+    """A sentence or two about a run, what to do next in a phrase, and the heading of the guide about it."""
+
+    text: str
+    next_step: str = ""
+    heading: str = ""
+
+
+def findings(document: Document, style: Style = PAGE) -> list[Finding]:
+    """Sum a result up in order of importance.
+
+    Parameters
+    ----------
+    document : mapping
+        ``to_json(result)``.
+    style : Style
+        How numbers look.
+
+    Returns
+    -------
+    list of Finding
+        Whether the next gradient is predictable, what neighbouring gradients have in common, the rank, the signal, and
+        what dominates the path. A few steps that do so come first, since they decide all that follows.
+    """
+    order, steps = (_predictable(document, style), _neighbours(document, style)), _steps(document, style)
+    found = [*order, _rank(document, style), _signal(document, style)]
+    found = [steps, *found] if steps and steps.next_step else [*found, steps]
+    return [finding for finding in (*found, _group(document, style)) if finding]
+
+
+def _predictable(document: Document, style: Style) -> Finding | None:
+    """Say how much the best predictor explains, beside shuffled steps, and what order does to each predictor."""
+    kappas = {n: k for n, k in document["kappa"].items() if not is_reference(n) and k["value"] is not None}
+    if not kappas:
+        return None
+    name, best = min(kappas.items(), key=lambda item: float(item[1]["value"]))
+    fitted = ", fitted afterwards," if in_hindsight(name) else ""
+    known = style.of_error(best["low"], best["high"], lambda end: style.number(end, 3))
+    text = f"{_answer(best, style)}: {name}{fitted} has the least error, kappa {style.number(best['value'], 3)}"
+    text += f" ({known}), against {style.number(best['null'], 3)} if shuffled. "
+    words = {verdict(kappa) for kappa in kappas.values()}
+    if verdict(best) == EPOCH:
+        advice = ("say how long an epoch is: --steps-per-epoch N", 'The verdict is "epoch unknown"')
+    elif words & {HELPS, HURTS, EPOCH, UNKNOWN}:
+        advice = ("", "")
+    else:
+        advice = ("look at parts of the run: --window 100 --by-group", "Kappa lies near its shuffled value")
+    return Finding(text + _effects(kappas, document["epochs"]["steps"]), *advice)
+
+
+def _answer(best: Document, style: Style) -> str:
+    said, share = verdict(best), 1 - best["value"]
+    if said == HELPS:
+        if share > 0:
+            return f"{style.percent(share, 0 if share > 0.1 else 1)} of the gradients' squared norm is predictable"
+        return "The gradients are more predictable than if shuffled, but predicting zero errs less"
+    return {
+        HURTS: "The gradients are less predictable than if shuffled",
+        NONE: "The gradients are as predictable as if shuffled",
+        SMALL: "The gradients are nearly as predictable as if shuffled",
+        EPOCH: "Whether the gradients are predictable depends on how long an epoch is",
+    }.get(said, "Whether the gradients are predictable cannot be judged")
+
+
+def _effects(kappas: Document, steps_per_epoch: int | None) -> str:
+    """Say what the order of the steps does to each predictor, in the words of the tables."""
+    said = {verdict(kappa) for kappa in kappas.values()}
+    if len(said) == 1 and len(kappas) > 1 and UNKNOWN not in said:
+        return f"Order effect on all {len(kappas)} predictors: {said.pop()}."
+    told = []
+    for word, after in ((HELPS, " "), (HURTS, " "), (EPOCH, ": "), (SMALL, ": "), (NONE, ": ")):
+        names = [name for name, kappa in kappas.items() if verdict(kappa) == word]
+        told += [f"{word}{after}{_listed(names)}"] if names else []
+    if not told:
+        return "Order effect: no predictor can be judged."
+    kept = f" Shuffled steps stay in their epochs of {steps_per_epoch:,} steps." if steps_per_epoch else ""
+    return f"Order effect: {'; '.join(told)}.{kept}"
+
+
+def _neighbours(document: Document, style: Style) -> Finding | None:
+    """Say what it means that order helps or hurts ``last``."""
+    said = verdict(document["kappa"].get("last", {}))
+    if said == HURTS:
+        next_to = document["lag_coherence"].get("1", {})
+        opposed = next_to.get("high") is not None and next_to["high"] < 0
+        alike = "oppose each other" if opposed else "are less alike than those of random steps"
+        measured = f": coherence {style.fixed(next_to['value'], 2, sign=True)} at lag 1" if opposed else ""
+        advice = "train once more with half the learning rate, and compare"
+        return Finding(f"Successive gradients {alike}{measured}.", advice, "`last` hurts")
+    if said != HELPS:
+        return None
+    advice = "" if document["epochs"]["steps"] else "rule out the order of the data: --steps-per-epoch N"
+    return Finding("Successive gradients are more alike than those of random steps.", advice, "`last` helps")
+
+
+def _rank(document: Document, style: Style) -> Finding | None:
+    """Compare the certified rank at the first eps with that of shuffled steps, and give the estimate."""
+    run, (eps, rank) = document["run"], next(iter(document["rank"].items()))
+    if rank["low"] is None:
+        return None
+    exact = run["kind"] == "exact/1"
+    head, *advice = _beside_shuffled(rank, None if exact else run["k"] * len(run["groups"]))
+    text = f"{head}: {style.rank(rank['low'], rank['high'])} hold {style.percent(1 - float(eps), 0)} of the energy"
+    if rank.get("null_low") is not None:
+        text += f", {style.rank(round(rank['null_low']), round(rank['null_high']))} if shuffled"
+    if not exact and rank.get("estimate") is None:
+        text += "; the true rank is not identifiable"
+    elif not exact:
+        ends = style.interval(rank["estimate_low"], rank["estimate_high"], style.count)
+        text += f"; estimated true rank {style.count(rank['estimate'])} ({ends})"
+    return Finding(f"{text}.", *advice)
+
+
+def _beside_shuffled(rank: Document, ceiling: int | None) -> tuple[str, str, str]:
+    """Compare the certified rank with the range of 9 in 10 random orders; what to do next, and heading."""
+    low, high, least, most = (rank.get(end) for end in ("low", "high", "null_low", "null_high"))
+    if ceiling is not None and high is not None and saturated(high, ceiling):
+        heading = 'The estimate of the rank is "not identifiable"'
+        return "The rank is too near the sketch's limit to be known", "record again with a larger k", heading
+    if low is None or least is None or most is None:
+        return "Directions of the changes between steps", "", ""
+    if high is not None and high < least:
+        advice = "see in which groups, and when: --by-group --window 100"
+        return (
+            "Changes between steps keep to fewer directions than if shuffled",
+            advice,
+            "The rank lies far below shuffled",
+        )
+    if low > most:
+        advice = "read the estimated true rank instead of the comparison"
+        return "Changes between steps fill more directions than if shuffled", advice, "The rank lies far above shuffled"
+    return "Changes between steps fill as many directions as if shuffled", "", ""
+
+
+def _signal(document: Document, style: Style) -> Finding | None:
+    noise = document["noise"]
+    if noise["source"] is None:
+        return Finding(f"Signal share: not known from lags ({noise['withheld']}).")
+    if noise["signal_share"] is None:
+        return None
+    ends = style.interval(noise["signal_share_low"], noise["signal_share_high"], style.percent)
+    text = (
+        f"{style.percent(noise['signal_share'])} ({ends}) of the mean squared norm is signal, the rest minibatch noise"
+    )
+    text += f"; from {noise['source']}{of_lags(document)}."
+    return Finding(text, "see how the noise scale grows: --window 100", "The share of the signal is low")
+
+
+def _steps(document: Document, style: Style) -> Finding | None:
+    """Say whether a few steps hold half of the path."""
+    half, rows, largest = document["path_shares"]["half_steps"], document["rows"], document["path_shares"]["steps"][:3]
+    if not half:
+        return None
+    most = _listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest])
+    if half > FEW * rows:
+        return Finding(f"No few steps dominate: half of the squared error of last lies in {half:,} of {rows:,}.")
+    step = largest[0]["step"]
+    return Finding(
+        f"A few steps dominate: {half:,} of {rows:,} hold half of the squared error of last, most of all {most}.",
+        f"look at step {step:,} in gradlog report; --burn-in leaves the first steps out",
+        "One step, or a few, hold most of the path",
+    )
+
+
+def _group(document: Document, style: Style) -> Finding | None:
+    """Name the group that holds more than half of the path, where that is more than twice an equal share."""
+    shares = {g: x["last"] for g, x in document["path_shares"]["by_group"].items() if x.get("last") is not None}
+    if not shares:
+        return None
+    name, share = max(shares.items(), key=lambda item: item[1])
+    if share <= max(0.5, 2 / len(shares)):
+        return None
+    text = f"One group dominates: {name} holds {style.percent(share, 0)} of the squared error of last."
+    return Finding(text, "compare the groups' own kappas below", "One group dominates")
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

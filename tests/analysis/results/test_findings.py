@@ -1,0 +1,114 @@
+"""The findings of a result in sentences: which come first, what each says, and what it advises."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from gradlog.analysis import analyze, to_json
+from gradlog.analysis.common.text import SENTENCE
+from gradlog.analysis.results.findings import GUIDE, Finding
+from gradlog.analysis.results.findings import findings as all_findings
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def sorting():
+    """Result of the run in which successive gradients oppose each other."""
+    return to_json(analyze(ROOT / "sample_logs" / "tiny_sort_rmsprop.zarr", kernel="numpy"))
+
+
+@pytest.fixture
+def document(sorting):
+    return copy.deepcopy(sorting)
+
+
+def findings(document) -> list[Finding]:
+    """Findings, after a look at whether each heading stands on the page that is named."""
+    found = all_findings(document, SENTENCE)
+    headings = (ROOT / GUIDE).read_text().splitlines()
+    assert all(f"## {finding.heading}" in headings for finding in found if finding.heading)
+    return found
+
+
+def about(document, word: str) -> Finding:
+    """The one finding that has this word."""
+    (found,) = [finding for finding in findings(document) if word in finding.text]
+    return found
+
+
+def judge(document, **verdicts: str) -> None:
+    """Give predictors other gains: those of the verdicts."""
+    gains = {"helps": 0.5, "hurts": -0.5, "no difference": 0.0}
+    for name, word in verdicts.items():
+        gain = gains[word]
+        document["kappa"][name] |= {"gain": gain, "gain_low": gain - 0.01, "gain_high": gain + 0.01}
+
+
+def test_the_best_predictor_is_named_with_its_error_and_that_of_shuffled_steps(document):
+    said = findings(document)[0].text
+    best = document["kappa"]["ar(8)"]
+    assert said.startswith(f"{100 * (1 - best['value']):.0f} % of the gradients' squared norm is predictable: ar(8), ")
+    assert f"kappa {best['value']:.3f} ({best['low']:.3f} to {best['high']:.3f}), against 1.000 if shuffled." in said
+    assert "helps ar(8); hurts last and trend; " in said
+
+
+def test_a_best_predictor_that_order_does_not_help_is_no_finding(document):
+    judge(document, **{name: "no difference" for name in document["kappa"] if name != "zero"})
+    first = findings(document)[0]
+    assert first.text.startswith("The gradients are as predictable as if shuffled")
+    assert first.text.endswith("Order effect on all 6 predictors: no difference.")
+    assert first.heading == "Kappa lies near its shuffled value"
+
+
+def test_order_that_helps_without_beating_zero_says_so(document):
+    document["kappa"] = {"last": document["kappa"]["last"]}
+    judge(document, last="helps")
+    assert "predicting zero errs less" in findings(document)[0].text
+
+
+def test_what_successive_gradients_have_in_common_follows_from_last(document):
+    assert about(document, "Successive").heading == "`last` hurts"
+    assert "oppose each other: coherence -0.81" in about(document, "Successive").text
+    document["lag_coherence"]["1"]["high"] = 0.1
+    assert "less alike than those of random steps" in about(document, "Successive").text
+    judge(document, last="helps")
+    assert "more alike than those of random steps" in about(document, "Successive").text
+    judge(document, last="no difference")
+    assert not any("Successive" in finding.text for finding in findings(document))
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        ({"null_low": 13, "null_high": 15}, "fewer directions than if shuffled: 12 hold 90 %"),
+        ({"null_low": 10, "null_high": 12}, "as many directions as if shuffled"),
+        ({"null_low": 8, "null_high": 11}, "more directions than if shuffled"),
+        ({"null_low": 8, "null_high": 11, "high": None}, "more directions than if shuffled: 12 or more hold"),
+        ({"null_low": None, "null_high": None}, "Directions of the changes between steps: 12 hold"),
+        ({"value": 400, "low": 400, "high": 400}, "too near the sketch's limit to be known"),
+    ],
+)
+def test_the_rank_is_compared_with_that_of_shuffled_steps(document, rank, said):
+    document["rank"]["0.1"] |= {"low": 12, "high": 12} | rank
+    assert said in about(document, "90 %").text
+
+
+def test_a_few_steps_that_hold_half_of_the_path_come_first(document):
+    assert findings(document)[4].text.startswith("No few steps dominate: half of the squared error of last")
+    document["path_shares"]["half_steps"] = 40
+    first = findings(document)[0]
+    assert first.text.startswith("A few steps dominate: 40 of 400 hold half")
+    assert "step 359" in first.next_step
+
+
+@pytest.mark.parametrize(
+    ("share", "groups", "dominates"), [(0.84, 4, True), (0.49, 4, False), (0.6, 3, False), (0.9, 2, False)]
+)
+def test_a_group_dominates_with_more_than_half_and_twice_an_equal_share(document, share, groups, dominates):
+    shares = [share, *[(1 - share) / (groups - 1)] * (groups - 1)]
+    document["path_shares"]["by_group"] = {f"g{i}": {"last": share} for i, share in enumerate(shares)}
+    assert any("g0 holds" in finding.text for finding in findings(document)) is dominates
