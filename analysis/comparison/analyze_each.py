@@ -85,9 +85,9 @@ def analyze_each(paths: Paths, *, view: View = "latest", cache: Caching = True, 
     cache : bool, path or Cache
         Where results and summaries are kept (True: the user's cache folder; False: nowhere).
     **options
-        As for ``analyze``, but ``progress(done, total)`` counts runs, and ``scheduler`` is by default as many runs at
-        once as there are cores, each in a thread of its own; with ``memory`` one after the other. On a cluster each run
-        is one task.
+        As for ``analyze``, but ``progress(done, total)`` counts runs. Without a ``scheduler``, as many runs as there
+        are cores are analyzed at once, each in a thread of its own; with ``memory`` one after the other. On a cluster
+        each run is one task.
 
     Returns
     -------
