@@ -90,13 +90,12 @@ def check(path: str | os.PathLike[str]) -> Findings:
     findings = examine(open_files(path))
     if findings.problems:
         return findings
-    from gradlog.analysis.reading import concurrent_writers
-    from gradlog.analysis.reading.replayed_steps import describe
+    from gradlog.analysis.reading.rewinds import describe, describe_writers
     from gradlog.analysis.reading.run import open_run
 
     try:
         run = open_run(path)
-        findings.notes += describe(run.relogged) + concurrent_writers.describe(run.relogged["writers"])
+        findings.notes += describe(run.relogged) + describe_writers(run.relogged["writers"])
         if run.fewer_ranks:
             findings.notes.append(f"{run.fewer_ranks} rows come from fewer ranks than others")
     except StoreUnavailableError:

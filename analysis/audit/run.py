@@ -26,8 +26,7 @@ from gradlog.analysis.audit.integrity import check as check_bytes
 from gradlog.analysis.audit.integrity import examine
 from gradlog.analysis.audit.reader import Witness
 from gradlog.analysis.common.blas_threads import single_threaded
-from gradlog.analysis.reading import concurrent_writers
-from gradlog.analysis.reading.replayed_steps import describe
+from gradlog.analysis.reading.rewinds import describe, describe_writers
 from gradlog.errors import NotARunError
 
 LOOKS = 3
@@ -37,7 +36,7 @@ CHECKS: dict[str, Callable[[Witness], Iterable[Line]]] = {
     "steps": lambda w: completeness.steps(w.header, w.evidence),
     "lineage": lambda w: completeness.lineage(w.header, w.evidence),
     "repeats": lambda w: (Line("PASS", "repeats", note) for note in describe(w.run.relogged)),
-    "writers": lambda w: (Line("WARN", "writers", n) for n in concurrent_writers.describe(w.run.relogged["writers"])),
+    "writers": lambda w: (Line("WARN", "writers", n) for n in describe_writers(w.run.relogged["writers"])),
     "time": lambda w: completeness.times(w.header, w.evidence),
     "parameters": lambda w: completeness.parameters(w.header, w.evidence),
     "nonfinite": lambda w: completeness.nonfinite(w.evidence),

@@ -7,8 +7,8 @@ from typing import Any
 
 from gradlog.analysis.common.text import counted, enumerate_some
 
-Info = Mapping[str, Any]
-"""As ``Run.info`` gives it."""
+Info = dict[str, Any]
+"""As ``Run.info`` gives it: facts by their names, whatever JSON can hold."""
 
 EXACT = "the gradient itself"
 
@@ -85,7 +85,7 @@ def irregularities(info: Info) -> Iterator[str]:
             yield f"{info[key]:,} {text}"
 
 
-def optimizer_name(provenance: Mapping[str, Any]) -> str:
+def optimizer_name(provenance: Mapping[str, object]) -> str:
     """Name of the optimizer as it was noted, or else that of its class; at most 80 letters, empty where unknown.
 
     >>> optimizer_name({"optimizer": {"class": "torch.optim.sgd.SGD", "settings": {"momentum": 0.9}}})
@@ -102,7 +102,7 @@ def optimizer_name(provenance: Mapping[str, Any]) -> str:
     return f"{str(told.get('class', '')).rpartition('.')[2][:60]}{' with momentum' if moving else ''}"
 
 
-def optimizer_in_words(provenance: Mapping[str, Any]) -> str:
+def optimizer_in_words(provenance: Mapping[str, object]) -> str:
     """Class and settings of the optimizer as they were recorded; empty where they were not.
 
     >>> optimizer_in_words({"optimizer": {"class": "torch.optim.adam.Adam", "settings": {"lr": 0.1, "betas": [0, 1]}}})
@@ -119,7 +119,7 @@ def optimizer_in_words(provenance: Mapping[str, Any]) -> str:
     return f"{name}: {said}" if said else name
 
 
-def _settings(found: Any) -> str:
+def _settings(found: object) -> str:
     if not isinstance(found, Mapping):
         return ""
     shown = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in found.items() if v is not None}

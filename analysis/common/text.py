@@ -6,7 +6,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
 
 
 def printable(text: object) -> str:
@@ -119,7 +118,7 @@ def writable(text: str) -> str:
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
-def no_formula(value: Any) -> Any:
+def no_formula(value: object) -> object:
     """Put an apostrophe before text that a spreadsheet would take for a formula.
 
     >>> no_formula("=1+1"), no_formula("loss"), no_formula(-1)
@@ -157,7 +156,7 @@ def portable_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[st
     return found
 
 
-def enumerate_some(values: Sequence[Any], most: int = 8) -> str:
+def enumerate_some(values: Sequence[object], most: int = 8) -> str:
     """List the first values and count the others.
 
     >>> enumerate_some(range(12), 3)

@@ -14,8 +14,9 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
@@ -29,14 +30,16 @@ from gradlog.format.header import RunHeader, SegmentHeader
 from gradlog.format.layout import ChunkKey, split_key
 from gradlog.format.names import is_temporary
 
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer, BufferPrototype
+
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-class Bounded:
-    """What the chunks below each segment must decode to, once its headers are read."""
+class Bounds:
+    """What the objects of a run may hold: the chunks below each segment, once its headers are read."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self) -> None:
         self._frames: Mapping[str, tuple[str, int]] = {}
         self._largest = limits.FILE
         self._shard: dict[str, int] = {}
@@ -50,6 +53,10 @@ class Bounded:
         """Bytes that are read of an object."""
         return max(limits.most(key), self._largest) if ChunkKey.parse(split_key(key)[1]) else limits.most(key)
 
+    def frame(self, chunk: ChunkKey | None) -> tuple[str, int] | None:
+        """Codec of a chunk and the bytes that it unpacks to; None where that is not known."""
+        return self._frames.get(chunk.array) if chunk else None
+
     def check(self, key: str, data: bytes, byte_range: ByteRequest | None) -> bytes:
         """Return the bytes of an object, or of a part of it.
 
@@ -60,10 +67,10 @@ class Bounded:
         """
         segment, inside = split_key(key)
         place = ChunkKey.parse(inside)
-        frame = self._frames.get(place.array) if place else None
+        frame = self.frame(place)
         if place is None or frame is None or isinstance(byte_range, SuffixByteRequest):  # the index of a shard
             return data
-        chunks: list[Any] = [data]
+        chunks: Sequence[bytes | memoryview | None] = [data]
         if place.shard and byte_range is None:
             try:
                 chunks = shards.unpack(data, self._shard.get(segment, 0))
@@ -75,19 +82,21 @@ class Bounded:
                 raise CorruptRunError(f"{key}: {fault}")
         return data
 
+
+class Bounded:
+    """A store that reads within bounds."""
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """See Bounds."""
+        return Bounds()
+
     async def get_ranges(
-        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: Any, **joining: Any
-    ) -> AsyncIterator[Sequence[tuple[int, Any]]]:
+        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **joining: object
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         """Parts of an object, each of them read and checked alone; zarr since 3.2 would join neighbours into one."""
         read = cast("Store", self).get
         yield list(enumerate(await asyncio.gather(*(read(key, prototype, part) for part in byte_ranges))))
-
-    def get_ranges_sync(
-        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: Any, **joining: Any
-    ) -> Sequence[tuple[int, Any]]:
-        """Likewise where zarr was told to work without a loop."""
-        read = cast(Any, self).get_sync
-        return [(i, read(key, prototype=prototype, byte_range=part)) for i, part in enumerate(byte_ranges)]
 
 
 def span(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
@@ -104,6 +113,12 @@ def span(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
 class BoundedFolder(Bounded, LocalStore):
     """A folder; no link in it is followed."""
 
+    def get_ranges_sync(
+        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **joining: object
+    ) -> Sequence[tuple[int, Buffer | None]]:
+        """As ``get_ranges``, for a zarr that was told to work without a loop."""
+        return [(i, self.get_sync(key, prototype=prototype, byte_range=part)) for i, part in enumerate(byte_ranges)]
+
     def require_plain(self, folder: str) -> None:
         """Refuse a segment with anything in it that no verb should open, whether this one would or not.
 
@@ -119,24 +134,28 @@ class BoundedFolder(Bounded, LocalStore):
             if odd := limits.kind(status):
                 raise CorruptRunError(f"{self.root / key}: {odd}")
             chunk = ChunkKey.parse(name)
-            codec, size = self._frames.get(chunk.array, ("", 0)) if chunk and not chunk.shard else ("", 0)
-            if codec == "crc32c" and status.st_size != size + CHECKED:
+            codec, size = self.bounds.frame(chunk) or ("", 0)
+            if codec == "crc32c" and chunk and not chunk.shard and status.st_size != size + CHECKED:
                 implied = f"the headers imply {size + CHECKED:,}"
                 raise CorruptRunError(f"{self.root / key}: {status.st_size:,} bytes, {implied}")
-            limits.require_size(str(self.root / key), status.st_size, self.most(key))
+            limits.require_size(str(self.root / key), status.st_size, self.bounds.most(key))
 
-    async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         """Content of a file or of a part of it; None if there is none."""
         return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
 
-    def get_sync(self, key: str, *, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         """Likewise, for a zarr that was told to work without a loop."""
         data = self._bytes(key, byte_range)
         return None if data is None else (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     def _bytes(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
         try:
-            descriptor = limits.open_plain(self.root, key, self.most(key))
+            descriptor = limits.open_plain(self.root, key, self.bounds.most(key))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -145,7 +164,7 @@ class BoundedFolder(Bounded, LocalStore):
             else:
                 start, stop = span(byte_range, os.fstat(descriptor).st_size)
                 data = os.pread(descriptor, stop - start, start)
-        return self.check(key, data, byte_range)
+        return self.bounds.check(key, data, byte_range)
 
 
 class BoundedZip(Bounded, ZipStore):
@@ -164,14 +183,16 @@ class BoundedZip(Bounded, ZipStore):
                 if child:
                     self._folders.setdefault("/".join(folders[:i]), {})[child] = None
 
-    async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         """Content of a member or of a part of it; None if there is none."""
         with self._lock:
             try:
                 member = self._zf.getinfo(key)
             except KeyError:
                 return None
-            limits.require_size(key, member.file_size, self.most(key))
+            limits.require_size(key, member.file_size, self.bounds.most(key))
             start, stop = span(byte_range, member.file_size)
             try:
                 with self._zf.open(member) as file:
@@ -179,7 +200,7 @@ class BoundedZip(Bounded, ZipStore):
                     data = file.read(stop - start)  # of which it never unpacks more
             except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
                 raise CorruptRunError(f"{key}: cannot be read from the archive ({error})") from error
-        data = self.check(key, data, byte_range)
+        data = self.bounds.check(key, data, byte_range)
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:

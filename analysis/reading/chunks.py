@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,17 @@ from gradlog.format import limits
 from gradlog.format.codec import CHECKED, checksum, decode, is_intact
 from gradlog.format.layout import ChunkKey
 
+if TYPE_CHECKING:
+    import zarr
+    from zarr.core.metadata.v3 import ArrayV3Metadata
+
+    Stored = zarr.Array[ArrayV3Metadata]
+
 PIECE = 2**16
 """Rows of a column that are read together."""
 
 
-def read(array: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+def read(array: Stored, start: int = 0, stop: int | None = None) -> NDArray[np.generic]:
     """Rows [start, stop) of a column or table, as ``array[start:stop]`` gives them, which also fills missing chunks.
 
     Raises
@@ -51,12 +57,12 @@ def read(array: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
     return out[(slice(start - first, stop - first), *map(slice, array.shape[1:]))]
 
 
-def _file(array: Any, chunk: int) -> str:
+def _file(array: Stored, chunk: int) -> str:
     """Name of the file of a chunk that holds whole rows."""
     return ChunkKey("", (chunk, *[0] * (array.ndim - 1))).name
 
 
-def pieces(array: Any) -> Iterator[NDArray[Any]]:
+def pieces(array: Stored) -> Iterator[NDArray[np.generic]]:
     """All rows, some tens of thousands at a time and whole files."""
     size = (array.shards or array.chunks)[0]
     step = max(1, PIECE // size) * size
@@ -64,7 +70,7 @@ def pieces(array: Any) -> Iterator[NDArray[Any]]:
         yield read(array, start, start + step)
 
 
-def read_raw(array: Any, start: int, stop: int, out: NDArray[Any]) -> bool:
+def read_raw(array: Stored, start: int, stop: int, out: NDArray[np.generic]) -> bool:
     """Read rows [start, stop) of an array of uncompressed chunks into ``out``, C order.
 
     Returns
@@ -97,7 +103,7 @@ def read_raw(array: Any, start: int, stop: int, out: NDArray[Any]) -> bool:
     return True
 
 
-def _read_file(folder: str, name: str, out: NDArray[Any], chunk: int) -> None:
+def _read_file(folder: str, name: str, out: NDArray[np.generic], chunk: int) -> None:
     """Read a file of raw values and their CRC-32C."""
     check = bytearray(CHECKED + 1)
     with os.fdopen(limits.open_plain(folder, name, out.nbytes + 2**20), "rb", buffering=0) as file:
@@ -111,7 +117,7 @@ def _read_file(folder: str, name: str, out: NDArray[Any], chunk: int) -> None:
         raise ValueError(f"checksum of chunk {chunk} does not fit")
 
 
-def stored(array: Any) -> tuple[int, int] | None:
+def stored(array: Stored) -> tuple[int, int] | None:
     """Bytes of an array's files, and how many of its chunks are there; None where ``local_folder`` is None."""
     folder = local_folder(array)
     if folder is None:
@@ -138,7 +144,7 @@ def is_chunk(name: str, grid: Sequence[int], shard: bool = False) -> bool:
     return all(place < most for place, most in zip(key.place, grid, strict=True))
 
 
-def local_folder(array: Any) -> str | None:
+def local_folder(array: Stored) -> str | None:
     """Folder of an array whose chunks are files of their own; None for shards and for stores of other kinds.
 
     Raises

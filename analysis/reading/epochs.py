@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +61,7 @@ def epochs_of(run: Run, steps: int | None = None) -> Epochs:
     return found
 
 
-def _noted(notes: Any) -> int | None:
+def _noted(notes: object) -> int | None:
     value = notes.get("steps_per_epoch") if isinstance(notes, dict) else None
     whole = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value == int(value)
     return int(value) if whole and value is not None else None

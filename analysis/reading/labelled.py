@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -13,8 +13,14 @@ from gradlog.analysis.common.text import portable_names, writable
 from gradlog.analysis.reading.rows import RowSource, block_rows, increment_rows
 from gradlog.analysis.reading.run import Run
 
+if TYPE_CHECKING:
+    import dask.array
 
-def sketch_array(source: RowSource) -> Any:
+Variable = tuple[tuple[str, ...], object, dict[str, str]]
+"""Dimensions, values and attributes."""
+
+
+def sketch_array(source: RowSource) -> dask.array.Array:
     """Rows as a dask array (step, group, k)."""
     import dask.array as da
     from dask import delayed
@@ -28,7 +34,7 @@ def sketch_array(source: RowSource) -> Any:
     return da.concatenate(parts)
 
 
-def increments_array(source: RowSource, chains: NDArray[np.int64]) -> Any:
+def increments_array(source: RowSource, chains: NDArray[np.int64]) -> dask.array.Array:
     """Increments within chains as a dask array (rows, n)."""
     import dask.array as da
     from dask import delayed
@@ -64,7 +70,7 @@ def scalars_dataset(run: Run) -> xr.Dataset:
 def run_dataset(run: Run) -> xr.Dataset:
     """Dataset of the run: lazy sketch, squared norms, flags, scalars by name."""
     about = "squared norm of the gradient" + ("" if run.has_exact_norms else ", estimated from the sketch")
-    data: dict[str, Any] = {
+    data: dict[str, Variable] = {
         "sketch": (("step", "group", "k"), sketch_array(run.rows), _attrs("gradient", "sketch of the gradient")),
         "group_norm2": (("step", "group"), run.group_norm2, _attrs("gradient^2", about)),
         "flags": (("step",), run.flags, _attrs("1", "bits: 1 non-finite, 2 skipped, 4 partial")),
@@ -74,7 +80,7 @@ def run_dataset(run: Run) -> xr.Dataset:
     return xr.Dataset(data | _scalars(run, {*data, *coords, "k"}), coords, attrs)
 
 
-def _scalars(run: Run, taken: set[str]) -> dict[str, Any]:
+def _scalars(run: Run, taken: set[str]) -> dict[str, Variable]:
     """Scalars as variables under names that every format takes; a name that had to change is kept beside."""
     names = portable_names(run.scalar_columns, taken)
     return {

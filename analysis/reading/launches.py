@@ -10,11 +10,11 @@ import dataclasses
 import datetime
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.reading.segment import Segment
 from gradlog.errors import SpecMismatchError
 
@@ -51,7 +51,7 @@ class Launch:
         """Where a member holds rows [start, stop)."""
         return np.searchsorted(member.steps, self.steps[start:stop])
 
-    def gather(self, read: Callable[[Segment, int, int], Any], start: int, stop: int) -> list[Any]:
+    def gather(self, read: Callable[[Segment, int, int], Float64], start: int, stop: int) -> list[Float64]:
         """Rows [start, stop) of every member, where ``read`` gives its local rows from one place to another."""
         found = []
         for member in self.members:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gradlog.analysis.common.recorded import irregularities, recorded
+from gradlog.analysis.common.recorded import Info, irregularities, recorded
 from gradlog.analysis.common.text import enumerate_some, printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def card(run: Run) -> str:
     return f'<div><strong>gradlog run</strong><table style="{STYLE}">{rows}</table></div>'
 
 
-def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(info: Info) -> list[tuple[str, str]]:
     known = recorded(info)
     return [
         *((label, known[label]) for label in ("path", "status", "steps")),

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gradlog.analysis.reading.metadata import read_metadata
 from gradlog.analysis.reading.segment import Segment
 from gradlog.analysis.reading.stores import Location
+from gradlog.format.journal import Journal
 
 _listeners: list[Callable[[int, int], None]] = []
 
@@ -59,7 +60,7 @@ class RowSource:
     def __init__(self, location: Location, spans: tuple[Span, ...], shape: tuple[int, int], chunk: int) -> None:
         self.location, self.spans, self.chunk = location, spans, chunk
         self.n_groups, self.k = shape
-        self.tails: dict[str, Any] = {}
+        self.tails: dict[str, tuple[Journal, int]] = {}
         self.starts, self.firsts, self.every = np.zeros(1, np.int64), np.zeros(1, np.int64), 1
         self._open: dict[str, Segment] = {}
 
@@ -137,7 +138,7 @@ class RowSource:
             self._open[name] = segment
         return self._open[name]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}}
 
 

@@ -9,15 +9,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.common.recorded import optimizer_name
+from gradlog.analysis.common.recorded import Info, optimizer_name
 from gradlog.analysis.reading.launches import Launch, group_by_launch, select
 from gradlog.analysis.reading.metadata import Metadata, read_metadata
-from gradlog.analysis.reading.replayed_steps import compare
+from gradlog.analysis.reading.rewinds import compare
 from gradlog.analysis.reading.rows import RowSource, Span
 from gradlog.analysis.reading.segment import Segment
 from gradlog.analysis.reading.stores import Location
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import xarray
 
 View = Literal["latest", "all"]
+Number = TypeVar("Number", bound=np.generic)
 
 COLUMNS = 2**20
 """Bytes of the small columns that are held together."""
@@ -214,7 +215,7 @@ class Run:
         return sum(len(x) for x in self._launches if len(x.members) < most)
 
     @property
-    def joined(self) -> list[dict[str, Any]]:
+    def joined(self) -> list[Info]:
         """Parameters that came after the run began: ``step`` of the first row that includes them, and ``names``."""
         known: set[str] = set()
         found = []
@@ -226,7 +227,7 @@ class Run:
         return found
 
     @cached_property
-    def relogged(self) -> dict[str, Any]:
+    def relogged(self) -> Info:
         """How rows that were logged again after a rewind agree with the abandoned ones; norms are read if any."""
         return compare(self.segments)
 
@@ -247,7 +248,7 @@ class Run:
         return {name: _concat([b.scalars[name] for b in blocks], np.float64) for name in names}
 
     @property
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> Info:
         """What was noted of the run at its start; and the optimizer's name and settings where no note says them."""
         origin = self.info["provenance"]
         told, notes = origin.get("optimizer"), origin.get("notes")
@@ -257,7 +258,7 @@ class Run:
         return {str(k): v for part in parts if isinstance(part, Mapping) for k, v in part.items()}
 
     @cached_property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Info:
         """What is known without reading the sketch; plain values that json can write."""
         h, s = self.header, self.header.sketch
         steps = self.steps[[0, -1]].tolist() if self.n_steps else [None, None]
@@ -387,6 +388,5 @@ def _norms_of(rows: RowSource, start: int, stop: int) -> NDArray[np.float64]:
     return norms
 
 
-def _concat(parts: list[NDArray[Any]], dtype: Any, tail: tuple[int, ...] = ()) -> NDArray[Any]:
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty((0, *tail))
-    return joined.astype(dtype, copy=False)
+def _concat(parts: list[NDArray[Number]], dtype: type[Number], tail: tuple[int, ...] = ()) -> NDArray[Number]:
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, *tail), dtype), *parts])

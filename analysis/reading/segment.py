@@ -10,15 +10,17 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
+from gradlog.analysis.common.recorded import Info
 from gradlog.analysis.reading import chunks
 from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder
 from gradlog.analysis.reading.metadata import Metadata, SegmentMetadata
@@ -31,6 +33,11 @@ from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.journal import Journal, following
 from gradlog.format.layout import ARRAYS, SNAPSHOTS
 from gradlog.format.names import META
+
+if TYPE_CHECKING:
+    from gradlog.analysis.reading.chunks import Stored
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclasses.dataclass
@@ -48,7 +55,7 @@ class Segment:
     """
 
     header: SegmentHeader
-    arrays: Mapping[str, zarr.Array[Any]]
+    arrays: Mapping[str, Stored]
     run: RunHeader
     where: str
     steps: NDArray[np.int64]
@@ -101,7 +108,7 @@ class Segment:
         return self.header.rows
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Info:
         """What is known of it without reading rows; plain values that json can write."""
         h = self.header
         return {
@@ -225,7 +232,7 @@ class Segment:
         """Likewise those of the journal, as places in it."""
         return slice(max(start - self.committed, 0), max(stop - self.committed, 0))
 
-    def _array(self, name: str) -> zarr.Array[Any]:
+    def _array(self, name: str) -> Stored:
         return self.arrays[name]
 
 
@@ -247,21 +254,22 @@ def _join(first: Journal, second: Journal) -> Journal:
     )
 
 
-def _increasing(blocks: Iterable[NDArray[Any]], where: str) -> Iterator[NDArray[Any]]:
+def _increasing(parts: Iterable[NDArray[np.generic]], where: str) -> Iterator[NDArray[np.int64]]:
     """Step numbers block by block, as long as they increase."""
     last = -(2**62)
-    for block in blocks:
+    for part in parts:
+        block = np.asarray(part, np.int64)
         if len(block) and not (last < block[0] and block[-1] < 2**62 and (block[1:] > block[:-1]).all()):
             raise CorruptRunError(f"{where}: step numbers do not increase")
         last = int(block[-1]) if len(block) else last
         yield block
 
 
-def _joined(parts: Iterable[NDArray[Any]], like: NDArray[Any]) -> NDArray[Any]:
+def _joined(parts: Iterable[NDArray[np.generic]], like: NDArray[Number]) -> NDArray[Number]:
     return np.concatenate([like, *parts], dtype=like.dtype)
 
 
-def _files(array: zarr.Array[Any]) -> tuple[int, int]:
+def _files(array: Stored) -> tuple[int, int]:
     """Chunk files (of a compacted run: shard files) that are there, and that the shape needs."""
     if (found := chunks.stored(array)) is not None:
         return found[1], array.nchunks
@@ -274,7 +282,7 @@ def _files(array: zarr.Array[Any]) -> tuple[int, int]:
 
 def _read_record(
     store: Store, path: str, record: bytes, run: RunHeader, where: str
-) -> tuple[SegmentHeader, dict[str, zarr.Array[Any]]]:
+) -> tuple[SegmentHeader, dict[str, Stored]]:
     """Header in a segment's commit record, and its arrays as the headers imply them: the record must say the same."""
     document = limits.parse_object(record, f"{where}/{META}")
     header = SegmentHeader.from_attrs(fields.mapping(document.get("attributes", {}), "attributes"), where)
@@ -293,10 +301,10 @@ def _read_record(
                 f"{META}, of shape {fields.shown(shape)}"
             )
     if isinstance(store, Bounded):
-        store.expect(run, header)
+        store.bounds.expect(run, header)
     if isinstance(store, BoundedFolder):
         store.require_plain(path)
     arrays = {}
     for name, meta in implied.items():
-        arrays[name] = zarr.Array(zarr.AsyncArray(cast(Any, meta), StorePath(store, f"{path}/{name}")))
+        arrays[name] = zarr.Array(zarr.AsyncArray(ArrayV3Metadata.from_dict(meta), StorePath(store, f"{path}/{name}")))
     return header, arrays

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
@@ -21,6 +21,9 @@ from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder, Boun
 from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError, StoreUnavailableError
 from gradlog.format import limits
 from gradlog.format.names import META
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 Location = str | os.PathLike[str] | Store
 
@@ -183,37 +186,23 @@ class RemoteStore(Bounded, FsspecStore):
         protocol = self.fs.protocol
         return answering(f"{protocol if isinstance(protocol, str) else protocol[0]}://{self.path}")
 
-    async def get(self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None) -> Any:
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         """Content of an object or of a part of it, or None."""
-        most = self.most(key)
+        most = self.bounds.most(key)
         prototype = prototype or default_buffer_prototype()
         with self._answering():
             found = await super().get(key, prototype, byte_range or RangeByteRequest(0, most + 1))
         if found is not None:
             limits.require_size(f"{self.path}/{key}", len(found), most)
-            self.check(key, found.to_bytes(), byte_range)
+            self.bounds.check(key, found.to_bytes(), byte_range)
         return found
-
-    async def get_partial_values(self, *args: Any, **options: Any) -> Any:
-        """Parts of objects."""
-        with self._answering():
-            return await super().get_partial_values(*args, **options)
-
-    async def exists(self, key: str) -> bool:
-        """Whether there is an object."""
-        with self._answering():
-            return await super().exists(key)
 
     async def getsize(self, key: str) -> int:
         """Size of an object in bytes."""
         with self._answering():
             return await super().getsize(key)
-
-    async def list(self) -> AsyncIterator[str]:
-        """Every key."""
-        with self._answering():
-            async for key in super().list():
-                yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names right below a prefix."""

@@ -8,11 +8,14 @@ neither the journal's rows nor the choice between segments after a rewind:
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import cast
 
+import xarray
 from xarray.backends import BackendEntrypoint
 
 from gradlog.analysis.reading.run import View, open_run
+from gradlog.analysis.reading.stores import Location
 from gradlog.errors import GradlogError
 
 
@@ -23,11 +26,13 @@ class GradlogBackend(BackendEntrypoint):
     url = "https://arxiv.org/abs/2601.04270"
     open_dataset_parameters = ("filename_or_obj", "drop_variables", "view")
 
-    def open_dataset(self, filename_or_obj: Any, *, drop_variables: Any = None, view: View = "latest") -> Any:
+    def open_dataset(
+        self, filename_or_obj: object, *, drop_variables: str | Iterable[str] | None = None, view: View = "latest"
+    ) -> xarray.Dataset:
         """Open a run."""
-        return open_run(filename_or_obj, view).to_xarray().drop_vars(drop_variables or [])
+        return open_run(cast("Location", filename_or_obj), view).to_xarray().drop_vars(drop_variables or [])
 
-    def guess_can_open(self, filename_or_obj: Any) -> bool:
+    def guess_can_open(self, filename_or_obj: object) -> bool:
         """Whether a local path holds a run."""
         if not isinstance(filename_or_obj, str | os.PathLike) or "://" in os.fspath(filename_or_obj):
             return False

@@ -1,24 +1,31 @@
 """Steps that were logged again after a rewind, compared with what the abandoned branch holds.
 
 A free check of whether training repeats itself from a checkpoint. Squared norms are compared, not sketches: they
-are one small array, and equal norms of every group mean equal gradients for all practical purposes.
+are one small array, and equal norms of every group mean equal gradients for all practical purposes. Segments that two
+processes wrote at the same time are told apart: they hold rows of two jobs at one path, and no rewind of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradlog.analysis.reading import concurrent_writers
+from gradlog.analysis.common.recorded import Info
+from gradlog.analysis.common.types import Float64
+from gradlog.analysis.reading.launches import opening_time
 from gradlog.analysis.reading.segment import Segment
 
 ROWS = 2**16
 """Rows that are compared together."""
 
+SLACK, SKEW = 1.0, 60.0
+"""Seconds between a row's time and the opening of the next segment that say nothing: on one machine, and on two, whose
+clocks may differ."""
 
-def compare(segments: Sequence[Segment]) -> dict[str, Any]:
+
+def compare(segments: Sequence[Segment]) -> Info:
     """Compare each abandoned row with the newest row of the same step and rank.
 
     Parameters
@@ -36,7 +43,7 @@ def compare(segments: Sequence[Segment]) -> dict[str, Any]:
     """
     count = different = 0
     first, largest = None, 0.0
-    together = concurrent_writers.rivals(segments)
+    together = rivals(segments)
     for rank in sorted({s.header.rank for s in segments}):
         for steps, old, new in _pairs([s for s in segments if s.header.rank == rank and len(s)], together):
             apart = _difference(old, new)
@@ -53,7 +60,7 @@ def compare(segments: Sequence[Segment]) -> dict[str, Any]:
     }
 
 
-def describe(found: dict[str, Any]) -> list[str]:
+def describe(found: Info) -> list[str]:
     """One line for a reader; none where nothing was logged twice."""
     if not found["steps"]:
         return []
@@ -66,7 +73,38 @@ def describe(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _pairs(segments: list[Segment], apart: list[tuple[str, str]]) -> Iterator[tuple[Any, Any, Any]]:
+def rivals(segments: Sequence[Segment]) -> list[tuple[str, str]]:
+    """Find pairs of segments of one rank, the older first, of which the older got rows after the newer was opened.
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+        In order of their numbers.
+
+    Returns
+    -------
+    list of (str, str)
+        Their names. A job that was killed or closed before the next one began is in no pair.
+    """
+    return [
+        (old.header.name, new.header.name)
+        for i, old in enumerate(segments)
+        for new in segments[i + 1 :]
+        if old.header.rank == new.header.rank and _overlap(old, new)
+    ]
+
+
+def describe_writers(pairs: Sequence[Sequence[str]]) -> list[str]:
+    """One line for a reader each; none where nothing was recorded at the same time."""
+    return [
+        f"{old} and {new} were recorded at the same time, by two writers: these are rows of two jobs, not of a rewind"
+        for old, new in pairs
+    ]
+
+
+def _pairs(
+    segments: list[Segment], apart: list[tuple[str, str]]
+) -> Iterator[tuple[NDArray[np.int64], Float64, Float64]]:
     """Yield (steps, norms of these rows, newest norms) of the rows that a later segment of the same rank has again.
 
     Not for pairs of segments that stand ``apart``: two jobs.
@@ -89,9 +127,18 @@ def _pairs(segments: list[Segment], apart: list[tuple[str, str]]) -> Iterator[tu
                     yield steps[mine], old.norms(low, high)[mine], new.norms(start, stop)[its]
 
 
-def _difference(old: Any, new: Any) -> Any:
+def _difference(old: Float64, new: Float64) -> Float64:
     """Largest relative difference in each row of (rows, group); NaN agrees with NaN, inf with inf."""
     same = (old == new) | (np.isnan(old) & np.isnan(new))
     with np.errstate(all="ignore"):
         apart = np.abs(old - new) / np.maximum(np.abs(old), np.abs(new))
-    return np.where(same, 0.0, np.where(np.isfinite(apart), apart, 1.0)).max(axis=1, initial=0.0)
+    return np.asarray(np.where(same, 0.0, np.where(np.isfinite(apart), apart, 1.0)).max(axis=1, initial=0.0))
+
+
+def _overlap(old: Segment, new: Segment) -> bool:
+    opened = opening_time(new)
+    if opened is None or not len(old) or not len(new):
+        return False
+    last = float(old.logged(len(old) - 1, len(old), ["wall_time"])[0, 0])
+    one_machine = old.header.process.get("host_id") == new.header.process.get("host_id")
+    return last > opened.timestamp() + (SLACK if one_machine else SKEW)  # False where no time was recorded
