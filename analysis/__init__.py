@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gradlog.analysis.comparison.compare import Comparison, Row, compare, compare_archive
     from gradlog.analysis.comparison.divergence import Cosines, cosines
     from gradlog.analysis.comparison.replicates import Configuration, Difference, Mean, Replicates, replicates
+    from gradlog.analysis.events.events import Event, Events, find_events
+    from gradlog.analysis.events.neighbours import Neighbours, neighbours
     from gradlog.analysis.following import Look, is_live, silence, watch
     from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor, register_predictor
     from gradlog.analysis.reading.run import Run, open_run
@@ -29,11 +31,11 @@ if TYPE_CHECKING:
     from gradlog.analysis.results.json_document import to_json
 
 __all__ = [
-    "Cache", "Comparison", "Configuration", "Cosines", "Difference", "Evidence", "Fitted", "GroupTime", "Linear",
-    "Look", "Mean", "Predictor", "Replicates", "Report", "Row", "Run", "analyze", "analyze_each", "analyze_many",
-    "archive_report", "audit_run", "compare", "compare_archive", "cosines", "export_result", "export_rows",
-    "group_time", "html_report", "is_live", "open_run", "plots", "register_predictor", "replicates", "silence",
-    "to_json", "watch", "write_report",
+    "Cache", "Comparison", "Configuration", "Cosines", "Difference", "Event", "Events", "Evidence", "Fitted",
+    "GroupTime", "Linear", "Look", "Mean", "Neighbours", "Predictor", "Replicates", "Report", "Row", "Run",
+    "analyze", "analyze_each", "analyze_many", "archive_report", "audit_run", "compare", "compare_archive",
+    "cosines", "export_result", "export_rows", "find_events", "group_time", "html_report", "is_live", "neighbours",
+    "open_run", "plots", "register_predictor", "replicates", "silence", "to_json", "watch", "write_report",
 ]  # fmt: skip
 
 _HOME = {
@@ -46,6 +48,8 @@ _HOME = {
         "comparison.compare": ["Comparison", "Row", "compare", "compare_archive"],
         "comparison.divergence": ["Cosines", "cosines"],
         "comparison.replicates": ["Configuration", "Difference", "Mean", "Replicates", "replicates"],
+        "events.events": ["Event", "Events", "find_events"],
+        "events.neighbours": ["Neighbours", "neighbours"],
         "following": ["Look", "is_live", "silence", "watch"],
         "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor", "register_predictor"],
         "reading.run": ["Run", "open_run"],

@@ -15,6 +15,7 @@ from gradlog.cli.analyze import analyze
 from gradlog.cli.audit import audit
 from gradlog.cli.compact import compact
 from gradlog.cli.compare import compare
+from gradlog.cli.events import events
 from gradlog.cli.export import export
 from gradlog.cli.info import info
 from gradlog.cli.options import examples
@@ -61,7 +62,7 @@ def gradlog(context: click.Context) -> None:
         context.color = False
 
 
-for verb in (record, info, analyze, report, compare, export, audit, recover, compact):
+for verb in (record, info, analyze, events, report, compare, export, audit, recover, compact):
     gradlog.add_command(verb)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradlog.analysis.common.recorded import Info, irregularities, recorded
-from gradlog.cli import options, plain_text
+from gradlog.cli import one_step, options, plain_text
 from gradlog.cli.stderr import verbosity
 
 if TYPE_CHECKING:
@@ -19,20 +19,29 @@ MOST_ROWS = 100_000
 """Steps up to which loss and gradient norm are read and drawn."""
 
 
-@click.command(epilog=options.examples("gradlog info run.zarr", "gradlog info s3://bucket/run.zarr --json"))
+@click.command(
+    epilog=options.examples(
+        "gradlog info run.zarr", "gradlog info run.zarr --step 116", "gradlog info s3://bucket/run.zarr --json"
+    )
+)
 @click.argument("run")
 @options.view
+@click.option("--step", type=int, metavar="N", help="Show step N beside its neighbours instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbosity
-def info(run: str, view: View, as_json: bool, quiet: bool) -> None:
+def info(run: str, view: View, step: int | None, as_json: bool, quiet: bool) -> None:
     """Show what RUN holds: status, steps, model, sketch, groups, provenance, storage.
 
     RUN is a folder such as run.zarr, a .zip of one, or a URL. It may still be recorded.
     """
-    from gradlog.analysis import open_run
+    from gradlog.analysis import neighbours, open_run
     from gradlog.analysis.following import silence
 
     opened = open_run(run, view)
+    if step is not None:
+        found = neighbours(opened, step)
+        click.echo("\n".join([json.dumps(found.to_dict(), indent=1)] if as_json else one_step.text(found)))
+        return
     lines = [json.dumps(opened.info, indent=1)] if as_json else summary(opened.info, silence([opened]), curves(opened))
     click.echo("\n".join(lines))
 

@@ -111,7 +111,7 @@ def test_the_page_on_what_to_do_next_runs(call, tmp_path, monkeypatch):
     for seed, name in enumerate(("run", "half-rate")):
         walk(tmp_path / f"{name}.zarr", seed)
     assert run_page("what-next", call) == 9
-    assert {"report.html", "spike.html", "run.csv"} <= {p.name for p in tmp_path.iterdir()}
+    assert (tmp_path / "report.html").exists()
 
 
 def test_the_howto_on_seeds_runs(call, tmp_path, monkeypatch):

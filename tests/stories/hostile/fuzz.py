@@ -43,10 +43,10 @@ PATIENCE = 90.0
 MEMORY, IMPORTED = 500 * 10**6, 200 * 10**6
 """Bytes of a process that makes one call, and those of them that it has before it reads anything."""
 
-READ = ("info", "analyze", "export", "compare", "report", "watch", "audit", "digest", "find")
+READ = ("info", "analyze", "events", "export", "compare", "report", "watch", "audit", "digest", "find")
 WRITE = ("compact", "recover", "force", "append")
-WEIGHTS = {"info": 30, "analyze": 10, "export": 8, "compare": 4, "report": 3, "watch": 8, "audit": 20, "digest": 2,
-           "find": 2, "compact": 8, "recover": 5, "force": 5, "append": 8}  # fmt: skip
+WEIGHTS = {"info": 26, "analyze": 10, "events": 4, "export": 8, "compare": 4, "report": 3, "watch": 8, "audit": 20,
+           "digest": 2, "find": 2, "compact": 8, "recover": 5, "force": 5, "append": 8}  # fmt: skip
 
 
 class Late(BaseException):
@@ -58,6 +58,7 @@ def command(verb: str, path: Path, other: Path, out: Path) -> list[str]:
     return {
         "info": ["info", str(path)],
         "analyze": ["analyze", "-q", str(path), "--json"],
+        "events": ["events", "-q", str(path), "--json"],
         "export": ["export", "-q", str(path), "--to", "csv", "-o", str(out / "rows.csv"), "--force"],
         "compare": ["compare", "-q", str(path), str(other)],
         "report": ["report", "-q", str(path), "-o", str(out / "page.html"), "--force"],

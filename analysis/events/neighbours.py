@@ -1,0 +1,98 @@
+"""One step beside its neighbours: what was logged, norms by group, and how the gradients are turned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.analysis.common.types import Float64
+from gradlog.analysis.events.band import WINDOW
+from gradlog.analysis.measures.cosines import cosine_intervals
+from gradlog.analysis.measures.exact_groups import exact_groups
+from gradlog.errors import TooFewStepsError
+
+if TYPE_CHECKING:
+    from gradlog.analysis.reading.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """Rows around a step.
+
+    Attributes
+    ----------
+    at : int
+        Index of the step among those shown.
+    steps : int64 (rows,)
+    scalars : dict of float64 (rows,)
+        What was logged, NaN where it was not.
+    norm : float64 (rows,)
+        Norm of the gradient.
+    cosine : float64 (rows,)
+        Cosine of each row with that of the step, as the sketch shows it; NaN for rows with NaN or inf.
+    groups : dict of tuple of float
+        Of each group at the step: its norm, and the median of its norms in up to 64 steps before.
+    """
+
+    at: int
+    steps: NDArray[np.int64]
+    scalars: dict[str, Float64]
+    norm: Float64
+    cosine: Float64
+    groups: dict[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain object, ready for ``json.dumps(..., allow_nan=False)``; what is not known is None."""
+        return {
+            "step": int(self.steps[self.at]),
+            "steps": self.steps.tolist(),
+            "scalars": {name: _known(column) for name, column in self.scalars.items()},
+            "norm": _known(self.norm),
+            "cosine": _known(self.cosine),
+            "groups": {
+                name: dict(zip(("norm", "usual"), _known(both), strict=True)) for name, both in self.groups.items()
+            },
+        }
+
+
+def _known(values: Iterable[float]) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in values]
+
+
+def neighbours(run: Run, step: int, around: int = 3) -> Neighbours:
+    """Read a step and up to ``around`` rows on each side of it.
+
+    Raises
+    ------
+    TooFewStepsError
+        The run has no such step.
+
+    Examples
+    --------
+    >>> neighbours(open_run("run.zarr"), 116).norm          # doctest: +SKIP
+    array([ 1.1,  1.0,  1.2, 14.5,  1.3,  1.1,  1.0])
+    """
+    rows = np.flatnonzero(run.steps == step)
+    if not len(rows):
+        held = f"steps {run.steps[0]:,} to {run.steps[-1]:,}, every {run.header.every}" if run.n_steps else "none yet"
+        raise TooFewStepsError(f"{run.where}: expected a step that was recorded, got {step:,}; it holds {held}")
+    row = int(rows[-1])
+    start, stop = max(0, row - around), min(run.n_steps, row + around + 1)
+    cube = run.rows.read(start, stop).reshape(-1, run.n_groups, run.k)
+    one = np.broadcast_to(cube[row - start], cube.shape)
+    cosine, _, _ = cosine_intervals(one, cube, exact_groups(run.header))
+    norms = np.sqrt(run.group_norm2)
+    before = norms[max(0, row - WINDOW) : row][run.finite[max(0, row - WINDOW) : row]]
+    usual = np.median(before, axis=0) if len(before) else np.full(run.n_groups, np.nan)
+    return Neighbours(
+        row - start,
+        run.steps[start:stop],
+        {name: column[start:stop] for name, column in run.scalar_columns.items()},
+        np.sqrt(run.group_norm2[start:stop].sum(axis=1)),
+        np.where(run.finite[start:stop] & run.finite[row], cosine, np.nan),
+        dict(zip(run.groups, zip(norms[row].tolist(), usual.tolist(), strict=True), strict=True)),
+    )

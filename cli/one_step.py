@@ -1,0 +1,54 @@
+"""``gradlog info RUN --step N``: one step beside its neighbours."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradlog.analysis.common.text import TERMINAL
+from gradlog.cli import plain_text
+
+if TYPE_CHECKING:
+    from gradlog.analysis.events.neighbours import Neighbours
+
+MOST_SCALARS, MOST_GROUPS = 4, 12
+
+
+def text(found: Neighbours) -> list[str]:
+    """Lines for the terminal: the steps around it, and its groups."""
+    step = f"{found.steps[found.at]:,}"
+    return [
+        plain_text.heading(f"step {step} and its neighbours"),
+        *_steps(found),
+        "",
+        plain_text.heading(f"groups at step {step}"),
+        *_groups(found),
+    ]
+
+
+def _steps(found: Neighbours) -> list[str]:
+    logged = [name for name in found.scalars if name != "wall_time" and not name.endswith("_seconds")]
+    names = sorted(logged, key=lambda name: (name != "loss", name != "lr"))[:MOST_SCALARS]
+    number = TERMINAL.number
+    rows = [
+        [f"{step:,}{' <' if i == found.at else '  '}", *(number(found.scalars[n][i]) for n in names),
+         number(found.norm[i]), "-" if math.isnan(found.cosine[i]) else f"{found.cosine[i]:+.2f}"]
+        for i, step in enumerate(found.steps.tolist())
+    ]  # fmt: skip
+    return plain_text.table(["step", *names, "gradient norm", "cosine"], rows)
+
+
+def _groups(found: Neighbours) -> list[str]:
+    """List the groups, those farthest above their usual norm first."""
+    whole = sum(norm * norm for norm, _ in found.groups.values())
+    rows = []
+    for name, (norm, usual) in found.groups.items():
+        times = norm / usual if usual > 0 else math.nan
+        share = norm * norm / whole if whole > 0 else math.nan
+        rows.append((times, [name, *map(TERMINAL.number, (norm, usual)), TERMINAL.number(times, 2),
+                             TERMINAL.percent(None if math.isnan(share) else share)]))  # fmt: skip
+    rows.sort(key=lambda row: -row[0] if row[0] == row[0] else -math.inf)
+    shown = [cells for _, cells in rows[:MOST_GROUPS]]
+    more = [f"  and {len(rows) - len(shown)} more groups"] if len(rows) > len(shown) else []
+    usual_of = "  usual: median of the steps before; cosine: with the gradient of this step"
+    return [*plain_text.table(["group", "norm", "usual", "times", "of the square"], shown), *more, "", usual_of]
