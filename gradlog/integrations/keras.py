@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gradlog.format.header import RunHeader
 from gradlog.recorder.logger import Logger
-from gradlog.recorder.recording import Row
+from gradlog.recorder.row_builder import Row
 
 if TYPE_CHECKING:
     from gradlog.integrations.jax_sketch import Sketched

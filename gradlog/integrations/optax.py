@@ -28,7 +28,7 @@ from jax.experimental import io_callback
 
 from gradlog.integrations.jax_sketch import JaxSketch, Sketched, filled
 from gradlog.recorder.logger import Logger
-from gradlog.recorder.recording import Row
+from gradlog.recorder.row_builder import Row
 
 
 def named_leaves(tree: optax.Params) -> list[tuple[str, jax.Array]]:

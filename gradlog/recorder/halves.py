@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
 from gradlog.format.names import HALF_NORM2
-from gradlog.recorder.recording import Recording, Row
+from gradlog.recorder.row_builder import Row, RowBuilder
 from gradlog.sketching.fold_hash import in_range, squared_norm
 from gradlog.sketching.pytree import flatten
 from gradlog.sketching.sparse import made_dense
@@ -67,12 +67,12 @@ def _real(x: NDArray[Any]) -> NDArray[Any]:
     return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
 
 
-def row_of(recording: Recording, pairs: list[tuple[str, Any]], half: Any, scalars: dict[str, float]) -> Row:
+def row_of(builder: RowBuilder, pairs: list[tuple[str, object]], half: object, scalars: dict[str, float]) -> Row:
     """Row of a step, with the norms of the half batch where one is given."""
-    mean = recording.ordered(pairs)
+    mean = builder.ordered(pairs)
     if half is None:
         return Row(mean, scalars)
-    if recording.header.what != "gradient":
-        raise GradientError(f"half: expected with what='gradient', this run records what={recording.header.what!r}")
-    pair = (made_dense(arrays) for arrays in (mean, recording.ordered(flatten(half))))
-    return Row(mean, scalars | half_norms(recording.header, *pair))
+    if builder.header.what != "gradient":
+        raise GradientError(f"half: expected with what='gradient', this run records what={builder.header.what!r}")
+    pair = (made_dense(arrays) for arrays in (mean, builder.ordered(flatten(half))))
+    return Row(mean, scalars | half_norms(builder.header, *pair))

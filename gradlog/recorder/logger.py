@@ -54,19 +54,19 @@ class Logger:
     def rows(self) -> int:
         """Rows that this logger has recorded so far."""
         recording = self.recorder.recording
-        return 0 if recording is None else recording.rows
+        return 0 if recording is None else recording.queue.rows
 
     @property
     def pending(self) -> int:
         """Rows of these that the store does not have yet: they are in memory and, with a journal, on this machine."""
         recording = self.recorder.recording
-        return 0 if recording is None else recording.pending
+        return 0 if recording is None else recording.queue.pending
 
     @property
     def outage(self) -> str:
         """Why the store refuses rows at the moment; empty while it takes them."""
         recording = self.recorder.recording
-        return "" if recording is None else recording.outage
+        return "" if recording is None else recording.queue.outage
 
     @property
     def seconds(self) -> float:
@@ -118,7 +118,7 @@ class Logger:
                 return
             pairs = flatten(grads)
             recording = recorder.recording or recorder.begin(describe(pairs))
-            recording.append(lambda: row_of(recording, pairs, half, scalars), step)
+            recording.append(lambda: row_of(recording.builder, pairs, half, scalars), step)
 
     def annotate(self, **scalars: float) -> None:
         """Add scalars to a row: after the step, or before it.
@@ -150,7 +150,7 @@ class Logger:
         params : array, nested dict or list of them, or iterable of (name, array)
             All parameters of the run, named as in ``like``.
         """
-        self.recorder.run(lambda recording: recording.snapshot(recording.projected(flatten(params))))
+        self.recorder.run(lambda recording: recording.snapshot(recording.builder.projected(flatten(params))))
 
     def join(self, like: object) -> None:
         """Go on in a new segment whose rows include these parameters too, as after layers were added or unfrozen.

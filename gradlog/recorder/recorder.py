@@ -17,7 +17,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 
 from gradlog.recorder.provenance import ended_by, uncaught
-from gradlog.recorder.recording import Checkpoint, Fill, Recording, Row
+from gradlog.recorder.recording import Checkpoint, Recording
+from gradlog.recorder.row_builder import Fill, Row
 from gradlog.recorder.setup import Layout, Plan, describe_plan
 from gradlog.recorder.unclosed import close_at_exit, close_dropped, tell, weak_teller
 
@@ -224,11 +225,11 @@ class Recorder:
         try:
             self.reason = reason
             told = "; ".join([reason, *self._remarks] if reason else self._remarks)
-            recording.finish("failed" if reason else "closed", told, recording.close_wait)
+            recording.finish("failed" if reason else "closed", told, closing=True)
         except Exception as error:
             self._report(error)
         wall = max(time.perf_counter() - self._opened, 1e-9)
-        log.info("%d rows recorded; recorder: %.2f %% of wall time", recording.rows, 100 * self.seconds / wall)
+        log.info("%d rows recorded; recorder: %.2f %% of wall time", recording.queue.rows, 100 * self.seconds / wall)
 
     def _remark_on_what_is_missing(self) -> None:
         """Nothing ends in silence that recorded less than its user will expect."""

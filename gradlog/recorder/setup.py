@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
 from gradlog.format import limits
@@ -57,16 +58,13 @@ class Plan:
         return self.options.storage or Storage()
 
 
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """A segment that is claimed and ready for rows. ``parents``: (name, first, last step) of earlier segments."""
+class Opened(NamedTuple):
+    """A segment that is claimed and ready for rows, and the header of all that they include."""
 
     path: str
-    sink: Sink
     header: RunHeader
-    segment: SegmentHeader
+    writer: SegmentWriter
     next_step: int
-    parents: list[tuple[str, int, int]]
 
 
 def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[str], None] = log.warning) -> Opened:
@@ -128,7 +126,7 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
             return None
         raise _exists(plan.path) if plan.options.mode == "w-" else _raced(plan.path)
     try:
-        return _opened(sink, plan, header, segment, mine, least)
+        return _opened(plan, writer, mine, least)
     except BaseException:
         writer.withdraw()
         raise
@@ -148,10 +146,9 @@ def _claimed(sink: Sink, writer: SegmentWriter, mine: Sequence[str], least: int)
     return True
 
 
-def _opened(
-    sink: Sink, plan: Plan, header: RunHeader, segment: SegmentHeader, mine: Sequence[str], least: int
-) -> Opened:
+def _opened(plan: Plan, writer: SegmentWriter, mine: Sequence[str], least: int) -> Opened:
     """Settle the earlier segments of this rank, and tell those that this very process still writes."""
+    sink, header, segment = writer.sink, writer.header, writer.segment
     sink.sweep(segment.name)
     for number, _, name in segment_names(sink) if plan.options.mode == "w" else []:
         if number < least:  # what a live writer put elsewhere, into the run that was replaced, since that was deleted
@@ -159,14 +156,16 @@ def _opened(
                 sink.discard(key)
     parents = [settle(sink, header, name) for name in mine]
     for name in mine:
-        writer = writers.get((header.uuid, name))
-        if writer is not None and writer.writing:
-            writer.supersede(segment.name)
-    ends = [p for p in parents if p[2] >= p[1]]
-    last = ends[-1][2] if ends else -1
+        earlier = writers.get((header.uuid, name))
+        if earlier is not None and earlier.writing:
+            earlier.supersede(segment.name)
+    ends = [(first, last) for _, first, last in parents if last >= first]
+    last = -1
+    if ends:
+        writer.parent = ends[-1]
+        last = ends[-1][1]
     next_step = plan.options.first_step if plan.options.first_step is not None else last + 1
-    whole = dataclasses.replace(header, tensors=header.tensors + segment.joined)
-    return Opened(plan.path, sink, whole, segment, next_step, ends)
+    return Opened(plan.path, dataclasses.replace(header, tensors=header.tensors + segment.joined), writer, next_step)
 
 
 def _number(there: Sequence[tuple[int, int, str]], rank: int, least: int) -> int:
@@ -233,12 +232,6 @@ def _replace(sink: Sink, path: str, tell: Callable[[str], None]) -> int:
                 tell(f"the run that is replaced was not closed: {who} still recording {name}, whose rows are deleted")
     sink.clear()
     return 1 + max((number for number, _, _ in there), default=-1)
-
-
-def with_parent(segment: SegmentHeader, parents: list[tuple[str, int, int]], first: int) -> SegmentHeader:
-    """Name the step of the parent that this segment's first row follows: less than its last after a rewind."""
-    _, start, last = parents[-1]
-    return dataclasses.replace(segment, parent_step=min(last, first - 1) if first > start else None)
 
 
 def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:

@@ -62,11 +62,11 @@ def close_dropped(recording: Recording, at_exit: Callable[[], None], remarks: li
 
     def finish() -> None:
         try:
-            recording.finish("closed", "; ".join(remarks), recording.close_wait)
+            recording.finish("closed", "; ".join(remarks), closing=True)
         except Exception as error:
-            recording.notify(f"recording ended: {type(error).__name__}: {error}")
+            tell(recording.path, f"recording ended: {type(error).__name__}: {error}")
 
-    if os.getpid() == pid and recording.writing:
+    if os.getpid() == pid and recording.queue.writing:
         atexit.unregister(at_exit)
         try:
             threading.Thread(target=finish, name="gradlog-close").start()

@@ -30,7 +30,7 @@ class Block:
     before : int or None
         Step of the row before the first one here; None at the beginning of a segment.
     names : list of str
-        Scalar names known when the block was handed over for its commit.
+        Names of the scalars that are known so far.
     """
 
     def __init__(self, header: RunHeader) -> None:
@@ -50,17 +50,16 @@ class Block:
         """Rows of a journal as chunk ``index``; ``committed`` are the names that earlier chunks have."""
         block = cls(header).reuse(index)
         block.rows = min(len(journal), header.chunk)
-        block.names = max(list(committed), journal.names, key=len)
-        block.widen(len(block.names))
+        block.name(max(list(committed), journal.names, key=len))
         rows = slice(0, block.rows)
         block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
         block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]
         block.scalars[rows, : journal.scalars.shape[1]] = journal.scalars[rows]
         return block
 
-    def record(self, row: int, names: int) -> bytes:
+    def record(self, row: int) -> bytes:
         """Record of a row for the journal, with the scalars that have a name so far."""
-        scalars = self.scalars[row, :names]
+        scalars = self.scalars[row, : len(self.names)]
         return row_record(int(self.step[row]), int(self.flags[row]), self.norm2[row], self.sketch[row], scalars)
 
     @property
@@ -79,6 +78,12 @@ class Block:
         self.scalars.fill(np.nan)
         self.flags.fill(0)
         return self
+
+    def name(self, names: list[str]) -> None:
+        """Name the scalars, with room for each."""
+        if names is not self.names:
+            self.names = names
+            self.widen(len(names))
 
     def widen(self, columns: int) -> None:
         """Make room for scalar number ``columns - 1``."""

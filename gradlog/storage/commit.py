@@ -160,12 +160,25 @@ class SegmentWriter:
         What the run fixed.
     segment : SegmentHeader
         State to continue from; ``head`` of a new segment is the digest of the root's metadata.
+
+    Attributes
+    ----------
+    parent : tuple of int or None
+        First and last step of the segment that this one continues, of a new one.
     """
 
     def __init__(self, sink: Sink, header: RunHeader, segment: SegmentHeader) -> None:
-        self._sink = sink
-        self._header, self._frames = header, header.frames()
+        self.sink = sink
+        self.header, self._frames = header, header.frames()
         self.segment = segment
+        self.parent: tuple[int, int] | None = None
+
+    def begin(self, step: int) -> None:
+        """Name the step of the parent that the first row, of this step, follows: less than its last after a rewind."""
+        if self.parent is not None:
+            first, last = self.parent
+            follows = min(last, step - 1) if step > first else None
+            self.segment = dataclasses.replace(self.segment, parent_step=follows)
 
     def create(self) -> bool:
         """Claim the segment's name; False if another writer has it.
@@ -181,11 +194,11 @@ class SegmentWriter:
         try:
             limits.require_size("header", len(data), limits.METADATA - 2 * limits.NAMES)  # scalars come to it
             SegmentHeader.from_attrs(attributes(data, f"header: {META}"), "header").require_bounds(
-                self._header, "header"
+                self.header, "header"
             )
         except CorruptRunError as error:
             raise ValueError(f"no reader would take {self.segment.name}, so it is not recorded ({error})") from error
-        if not self._sink.create(f"{self.segment.name}/{META}", [data]):
+        if not self.sink.create(f"{self.segment.name}/{META}", [data]):
             return False
         try:
             self._require_root()
@@ -211,7 +224,7 @@ class SegmentWriter:
         if block is not None and rows:
             if not block.full:
                 block.pad()
-            names, first = block.names, block.index * self._header.chunk
+            names, first = block.names, block.index * self.header.chunk
             steps = [int(block.step[0]), int(block.step[rows - 1])]
             objects.insert(0, list(self._encode(block, len(names))))
         chunks = {}
@@ -219,7 +232,7 @@ class SegmentWriter:
             chunks[key] = {"size": sum(memoryview(p).nbytes for p in data), "blake2b": digest(*data)}
         manifest = _json(
             {
-                "format": "{}.{}".format(*self._header.format),
+                "format": "{}.{}".format(*self.header.format),
                 "segment": s.name,
                 "flush": s.flushes,
                 "rows": [first, first + rows],
@@ -256,7 +269,7 @@ class SegmentWriter:
         self._require_root()
         try:
             for key, data in commit.objects:
-                self._sink.put(f"{commit.after.name}/{key}", data)
+                self.sink.put(f"{commit.after.name}/{key}", data)
             self.publish(commit.after)
         except FileNotFoundError:  # replaced just now: say so
             self._require_root()
@@ -264,10 +277,10 @@ class SegmentWriter:
 
     def successor(self) -> str:
         """Name of a later segment of the same rank: another process took the run over. Empty while there is none."""
-        for name in self._sink.names():
+        for name in self.sink.names():
             match = SEGMENT_PATTERN.fullmatch(name)
             later = match is not None and int(match[2]) == self.segment.rank and int(match[1]) > self.segment.number
-            if later and not _unclaimed(self._sink, name):
+            if later and not _unclaimed(self.sink, name):
                 return name
         return ""
 
@@ -279,20 +292,20 @@ class SegmentWriter:
     def publish(self, segment: SegmentHeader) -> None:
         """Commit a new state of the segment: each array's metadata, then its own, with which it counts."""
         for name, meta in self._arrays(segment).items():
-            self._sink.put(f"{segment.name}/{name}/{META}", [_json(meta)])
-        if self._sink.local is None:  # elsewhere a folder that was replaced takes objects as before
+            self.sink.put(f"{segment.name}/{name}/{META}", [_json(meta)])
+        if self.sink.local is None:  # elsewhere a folder that was replaced takes objects as before
             self._require_root()
-        self._sink.put(f"{segment.name}/{META}", [self._metadata(segment)])
+        self.sink.put(f"{segment.name}/{META}", [self._metadata(segment)])
         self.segment = segment
 
     def _require_root(self) -> None:
         """Refuse to write into a run that is not the one of the claim; elsewhere, take back what is there of it."""
         try:
-            if digest(self._sink.get(META)) == self.segment.root:
+            if digest(self.sink.get(META)) == self.segment.root:
                 return
         except FileNotFoundError:
             raise FileNotFoundError(f"the run of {self.segment.name} is gone: somebody deleted or moved it") from None
-        if self._sink.local is None:
+        if self.sink.local is None:
             self.withdraw()
         raise SpecMismatchError(f"the run of {self.segment.name} was replaced by another one while it was recorded")
 
@@ -300,15 +313,15 @@ class SegmentWriter:
         """Delete this writer's own segment from a run that is another's, unless the name is that run's by now."""
         name = self.segment.name
         try:
-            if read_segment(self._sink, name).root != self.segment.root:
+            if read_segment(self.sink, name).root != self.segment.root:
                 return
         except CorruptRunError:  # no claim: what is there was put after the old run had been cleared away
             pass
-        for key in self._sink.keys(name):
-            self._sink.discard(key)
+        for key in self.sink.keys(name):
+            self.sink.discard(key)
 
     def _arrays(self, s: SegmentHeader) -> dict[str, dict[str, Any]]:
-        return arrays(self._header, s.rows, len(s.scalars), s.shard, s.snapshots)
+        return arrays(self.header, s.rows, len(s.scalars), s.shard, s.snapshots)
 
     def _metadata(self, segment: SegmentHeader) -> bytes:
         unchecked = dataclasses.replace(segment, check=NO_CHECK)

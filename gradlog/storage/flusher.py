@@ -1,11 +1,7 @@
-"""One background thread commits full blocks while training fills the others.
+"""One background thread: it works when it is woken, and again after longer and longer pauses where a store refused.
 
-The blocks form a ring, and two counters say all there is to know: chunks handed over, set by the training thread
-alone, and chunks done, set by the background thread alone. Handing over the same chunk twice changes nothing, so
-that training may be interrupted at any line and simply come back.
-
-A store that refuses is asked again, after longer and longer pauses. Training goes on meanwhile: it puts a new block in
-the place of one that was not committed in time, and the rows of that are read back from their journal.
+It holds no lock that training could wait for, and waking it twice changes nothing: training may be interrupted at any
+line and simply come back.
 """
 
 from __future__ import annotations
@@ -17,40 +13,28 @@ import time
 from collections.abc import Callable, Sequence
 
 from gradlog.errors import StoreUnavailableError
-from gradlog.storage.block import Block
-
-_POLL = 0.002
 
 
 class Flusher:
-    """Commits blocks in the order of their chunks.
+    """Does what there is to do, piece by piece.
 
     Parameters
     ----------
-    commit : callable
-        Makes the chunk of a number durable. StoreUnavailableError has it called again later; anything else that it
-        raises is kept in ``error`` and ends the thread's work.
-    ring : sequence of Block
-        Chunk i lives in block i modulo the ring's length; allocated once.
+    waiting : callable
+        Whether there is anything to do.
+    flush : callable
+        Does the next piece. After StoreUnavailableError it is called again later; it raises nothing else.
     pauses : sequence of float
         Seconds before a store that refused is asked again; the last one from then on.
 
     Attributes
     ----------
-    done : int
-        Chunks that are committed.
-    error : Exception or None
-        What ended the work.
     refusal : StoreUnavailableError or None
         Why the newest attempt failed, while the store refuses.
     """
 
-    def __init__(self, commit: Callable[[int], None], ring: Sequence[Block], pauses: Sequence[float]) -> None:
-        self._commit, self._pauses = commit, pauses
-        self._ring = list(ring)
-        self._handed = 0
-        self.done = 0
-        self.error: Exception | None = None
+    def __init__(self, waiting: Callable[[], bool], flush: Callable[[], None], pauses: Sequence[float]) -> None:
+        self._waiting, self._flush, self._pauses = waiting, flush, pauses
         self.refusal: StoreUnavailableError | None = None
         self._refused = 0
         self._last: Callable[[], None] | None = None
@@ -65,37 +49,22 @@ class Flusher:
         """Whether the thread may still write."""
         return self._thread is not None and self._thread.is_alive()
 
-    def hand_over(self, chunk: int) -> None:
-        """Let every chunk up to this one be committed."""
-        self._handed = chunk + 1
-        self._start()
-
-    def room(self, chunk: int, wait: float) -> Block | None:
-        """Return the block of a chunk once its former rows are committed; None if that takes over ``wait`` seconds.
-
-        A store that begins to refuse meanwhile is not waited for.
-        """
-        deadline = time.monotonic() + wait
-        while chunk - len(self._ring) >= self.done:
-            if self.error is not None or self.refusal is not None or time.monotonic() >= deadline:
-                return None
-            time.sleep(_POLL)
-        return self._ring[chunk % len(self._ring)]
-
-    def replace(self, block: Block) -> None:
-        """Replace an uncommitted block. A reader that already holds the old one keeps it."""
-        self._ring[block.index % len(self._ring)] = block
-
-    def held(self, chunk: int) -> Block | None:
-        """Return the block of a chunk that was handed over, unless it was replaced."""
-        block = self._ring[chunk % len(self._ring)]
-        return block if block.index == chunk else None
+    def wake(self) -> None:
+        """Tell the thread that there is work; it is started where none lives."""
+        if not self._ended and not self.alive:  # nor does one live that an interrupt kept from its beginning
+            self._thread = threading.Thread(target=self._run, name="gradlog-flush", daemon=True)
+            self._thread.start()
+        self._wake.put(None)
 
     def close(self, last: Callable[[], None], wait: float) -> bool:
-        """Commit what was handed over, then call ``last``; False if the store kept that for over ``wait`` seconds."""
+        """Do all there is, then ``last``; False where the store kept that for over ``wait`` seconds.
+
+        Then the thread ends with the piece that it is at. What is left stays where it waits; only if nothing is left,
+        ``last`` is called.
+        """
         self._last = last
         try:
-            self._start()
+            self.wake()
         except RuntimeError:  # the interpreter is going down and starts no more threads
             return self._work()
         if self._thread is not None:
@@ -105,12 +74,6 @@ class Flusher:
                 self._wake.put(None)
                 return False
         return True
-
-    def _start(self) -> None:
-        if not self._ended and not self.alive:  # nor does one live that an interrupt kept from its beginning
-            self._thread = threading.Thread(target=self._run, name="gradlog-flush", daemon=True)
-            self._thread.start()
-        self._wake.put(None)
 
     def _run(self) -> None:
         while threading.current_thread() is self._thread and not self._given_up and not self._work():
@@ -132,26 +95,17 @@ class Flusher:
                 return
 
     def _work(self) -> bool:
-        """Commit all there is; tell whether that was the end."""
+        """Do all there is; tell whether that was the end."""
         with self._turn:
             last = self._seen = self._last
             try:
-                self._commit_all()
-                if last is not None:
+                while self._waiting() and not self._given_up:
+                    self._flush()
+                    self.refusal, self._refused = None, 0
+                if last is not None and not self._waiting():
                     last()
             except StoreUnavailableError as refusal:
                 self.refusal, self._refused = refusal, self._refused + 1
                 return False
             self.refusal, self._refused = None, 0
             return last is not None
-
-    def _commit_all(self) -> None:
-        try:
-            while self.error is None and self.done < self._handed and not self._given_up:
-                self._commit(self.done)
-                self.done += 1
-                self.refusal, self._refused = None, 0
-        except StoreUnavailableError:
-            raise
-        except Exception as error:
-            self.error = error

@@ -24,17 +24,17 @@ class Columns:
     def __init__(self, notify: Callable[[str], None]) -> None:
         self._notify = notify
         self._places: dict[str, int] = {}
+        self._names: list[str] = []
         self._bytes = 0
         self._full = False
         self._odd: set[str] = set()
 
-    def __len__(self) -> int:
-        return len(self._places)
-
     @property
     def names(self) -> list[str]:
-        """Names in the order of their columns."""
-        return list(self._places)
+        """Names in the order of their columns: the same list until there is a new one."""
+        if len(self._names) < len(self._places):
+            self._names = list(self._places)
+        return self._names
 
     def put(self, block: Block, row: int, name: str, value: Any) -> int | None:
         """Set a scalar of a row and give its column; None where the name is one too many."""

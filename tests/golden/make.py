@@ -28,7 +28,7 @@ from gradlog.errors import GradlogWarning
 from gradlog.format.codec import round_mantissa
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
 from gradlog.recorder.halves import half_norms
-from gradlog.recorder.recording import Row
+from gradlog.recorder.row_builder import Row
 from gradlog.sketching.projector import projector
 from gradlog.storage.compact import compact
 

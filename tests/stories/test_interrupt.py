@@ -93,10 +93,12 @@ def test_in_the_start_of_the_thread_that_commits() -> None:
     line, struck, before = 0, True, flushers()
     while struck:
         line += 1
-        flusher = Flusher(lambda chunk: None, [], (1.0,))
-        _, struck = interrupt(line, lambda flusher=flusher: flusher.hand_over(0))
-        flusher.hand_over(1)
-        while flusher.done < 2:
+        waiting, done = [0], list[int]()
+        flusher = Flusher(lambda w=waiting: bool(w), lambda w=waiting, d=done: d.append(w.pop()), (1.0,))
+        _, struck = interrupt(line, flusher.wake)
+        waiting.append(1)
+        flusher.wake()
+        while len(done) < 2:
             time.sleep(0.01)
         time.sleep(0.05)  # by now they wait for work
         assert flusher.close(lambda: None, 30)

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.errors import GradientError, GradlogWarning, StepOrderError
+from gradlog.errors import GradientError, GradlogWarning, StepOrderError, StoreUnavailableError
 from gradlog.storage.sink import LocalSink
 from tests.helpers.small_run import flushers, gradient, start
 
@@ -105,6 +106,36 @@ def test_a_real_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
         assert steps.tolist() == list(range(len(steps)))
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_what_a_close_that_gave_up_did_not_commit_can_be_recovered(tmp_path: Path) -> None:
+    gate, asked, before = threading.Event(), list[str](), flushers()
+
+    class Store(gradlog.Storage):
+        def open(self, path: str | os.PathLike[str], durable: bool = False) -> LocalSink:
+            return RefusesThenIsSlow(path)
+
+    class RefusesThenIsSlow(LocalSink):
+        def put(self, key: str, data: object) -> None:
+            if threading.current_thread() not in before and threading.current_thread().name == "gradlog-flush":
+                asked.append(key)
+                if len(asked) == 1:
+                    raise StoreUnavailableError("no answer")
+                assert gate.wait(30)
+            super().put(key, data)
+
+    log = start(tmp_path / "r.zarr", on_error="warn", storage=Store(close_wait=0.05, flush_pauses=(600.0,)))
+    for t in range(20):
+        log.step(gradient(t))
+    while not log.outage:
+        time.sleep(0.01)
+    with pytest.warns(GradlogWarning, match="the disk took nothing"):
+        log.close()
+    gate.set()
+    for thread in flushers() - before:
+        thread.join(30)
+    assert [one.status for one in gradlog.recover(tmp_path / "r.zarr")] == ["recovered"]
+    assert open_run(tmp_path / "r.zarr").steps.tolist() == list(range(20))
 
 
 def test_a_stuck_disk_costs_rows_but_not_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

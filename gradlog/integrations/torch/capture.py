@@ -29,7 +29,7 @@ from gradlog.integrations.torch.sketchers import HostMeasure, Measure, divided, 
 from gradlog.integrations.torch.steps import StepHooks, closure_of, inside_another_step
 from gradlog.integrations.torch.types import Args, Gradients, Instead, Kwargs, Named, Number, Tensors
 from gradlog.recorder.logger import Logger
-from gradlog.recorder.recording import Fill, Row
+from gradlog.recorder.row_builder import Fill, Row
 
 T = TypeVar("T")
 

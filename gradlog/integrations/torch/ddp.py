@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.torch.capture import Capture
 from gradlog.integrations.torch.sketchers import divided, summed
-from gradlog.recorder.recording import Fill
+from gradlog.recorder.row_builder import Fill
 
 
 def averaging(params: list[torch.Tensor]) -> list[DistributedDataParallel]:

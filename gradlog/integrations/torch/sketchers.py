@@ -14,7 +14,7 @@ from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
 from gradlog.integrations.torch.sketch import DeviceSketch, Few, Flat, HostSketch, fetch, flat
 from gradlog.integrations.torch.types import Floats, Number
-from gradlog.recorder.recording import Fill
+from gradlog.recorder.row_builder import Fill
 from gradlog.sketching.fold_hash import from_spec
 from gradlog.sketching.projector import projector
 from gradlog.sketching.pytree import as_entries

@@ -10,7 +10,7 @@ from gradlog.integrations.torch.capture import Capture
 from gradlog.integrations.torch.sketchers import Measure, Pieces
 from gradlog.integrations.torch.steps import inside_another_step
 from gradlog.integrations.torch.types import Args, Instead, Kwargs, Named
-from gradlog.recorder.recording import Fill
+from gradlog.recorder.row_builder import Fill
 
 
 class UpdateCapture(Capture):

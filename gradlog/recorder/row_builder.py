@@ -1,0 +1,116 @@
+"""From the gradient of a step to its row in a block of memory. Nothing here touches a file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlog.errors import GradientError
+from gradlog.format.codec import round_mantissa
+from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader
+from gradlog.sketching.projector import Entries, Projector, projector
+from gradlog.sketching.pytree import as_entries
+from gradlog.storage.block import Block
+from gradlog.storage.scalar_columns import Columns
+
+Fill = Callable[[NDArray[np.float32], NDArray[np.float64]], int]
+"""Writes one row's sketches (G, k) and squared norms (G,); returns how many tensors had no gradient."""
+
+
+class Row(NamedTuple):
+    """One step as a hook hands it over.
+
+    Attributes
+    ----------
+    arrays : sequence of ndarray, Sparse or None, or callable
+        Gradients in the order of the run's tensors; or a :data:`Fill`, where they were sketched elsewhere.
+    scalars : mapping
+        Numbers, or one-element tensors that are read when the row is written.
+    flags : int
+        Bits of ``flags``.
+    skipped : bool or tensor
+        Whether the optimizer skipped this step; read when the row is written.
+    later : bool
+        The sketch is still under way on a device: write the row when the next step comes, or at the end.
+    """
+
+    arrays: Sequence[Entries] | Fill
+    scalars: Mapping[str, object]
+    flags: int = 0
+    skipped: object = False
+    later: bool = False
+
+
+class RowBuilder:
+    """Writes rows of one segment into blocks.
+
+    Parameters
+    ----------
+    header : RunHeader
+        With all tensors that rows of the segment include.
+    notify : callable
+        Told of scalars that are not recorded.
+    """
+
+    def __init__(self, header: RunHeader, notify: Callable[[str], None]) -> None:
+        self.header = header
+        self._index = {t.name: i for i, t in enumerate(header.tensors)}
+        self._columns = Columns(notify)
+
+    @functools.cached_property
+    def projector(self) -> Projector:
+        """The run's random map, which is made when it is first used: not where rows are sketched on a device."""
+        header = self.header
+        return projector(header.sketch, header.tensors, len(header.groups))
+
+    def ordered(self, pairs: Sequence[tuple[str, object]]) -> list[Entries]:
+        """Named gradients in the order of the run's tensors; those that are left out are None."""
+        arrays: list[Entries] = [None] * len(self._index)
+        for name, leaf in pairs:
+            if name not in self._index:
+                raise GradientError(f"{name!r} is no parameter of this run, which has {list(self._index)[:4]} ...")
+            arrays[self._index[name]] = as_entries(leaf, name)
+        return arrays
+
+    def projected(self, pairs: Sequence[tuple[str, object]]) -> Fill:
+        """Return a function that sketches these named tensors into a row."""
+        return functools.partial(self.projector.project, self.ordered(pairs))
+
+    def sketched(self, fill: Fill) -> NDArray[np.float32]:
+        """Sketch (G, k) by itself."""
+        groups = len(self.header.groups)
+        theta = np.empty((groups, self.header.sketch.k), np.float32)
+        fill(theta, np.empty(groups))
+        return theta
+
+    def write(self, block: Block, number: int, row: Row, scalars: Mapping[str, object]) -> bool:
+        """Write the row of step ``number`` behind the last of the block; False where no parameter had a gradient.
+
+        ``scalars`` are the row's own and those that the loop has told.
+        """
+        i = block.rows
+        sketch, norm2 = block.sketch[i], block.norm2[i]
+        fill = row.arrays if callable(row.arrays) else functools.partial(self.projector.project, row.arrays)
+        missing = fill(sketch, norm2)
+        if missing == len(self._index):
+            return False
+        round_mantissa(sketch, self.header.sketch_bits)
+        flags = row.flags | (SKIPPED if row.skipped else 0) | (PARTIAL if missing else 0)
+        if not (np.isfinite(norm2).all() and np.isfinite(sketch).all()):
+            flags |= NONFINITE
+        block.step[i], block.flags[i] = number, flags
+        block.scalars[i] = np.nan
+        for name, value in scalars.items():
+            self._columns.put(block, i, name, value)
+        block.name(self._columns.names)
+        return True
+
+    def annotate(self, block: Block, scalars: Mapping[str, object]) -> list[int]:
+        """Set scalars of the last row of the block; give their columns."""
+        put = [self._columns.put(block, block.rows - 1, name, value) for name, value in scalars.items()]
+        block.name(self._columns.names)
+        return [column for column in put if column is not None]
