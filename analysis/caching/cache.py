@@ -31,7 +31,7 @@ from gradlog.errors import GradlogError
 from gradlog.format import limits
 from gradlog.format.sizes import size_setting
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[np.generic]]
 Kept = TypeVar("Kept")
 
 LIMIT = 2 * 2**30
@@ -76,7 +76,7 @@ class Cache:
         self.limit = size_setting("GRADLOG_CACHE_SIZE", LIMIT) if limit is None else limit
         self._written = 0
 
-    def get(self, key: str) -> dict[str, NDArray[Any]] | None:
+    def get(self, key: str) -> Arrays | None:
         """Arrays under a key; None where there is no sound entry."""
         path = self._path(key)
         try:
@@ -91,7 +91,7 @@ class Cache:
         except Exception:  # sound bytes that another numpy wrote, or somebody else: as good as absent
             return None
 
-    def recall(self, key: str, read: Callable[[dict[str, NDArray[Any]]], Kept | None]) -> Kept | None:
+    def recall(self, key: str, read: Callable[[Arrays], Kept | None]) -> Kept | None:
         """Return what ``read`` makes of the arrays under a key; None where there are none, or nothing can be made."""
         arrays = self.get(key)
         try:
@@ -101,7 +101,7 @@ class Cache:
 
     def put(self, key: str, arrays: Arrays) -> None:
         """Keep arrays; a folder that cannot be written or is full costs nothing but the saving."""
-        plain: dict[str, Any] = dict(arrays)
+        plain: dict[str, Any] = dict(arrays)  # for numpy, whose keywords are not all arrays
         if any(np.asarray(array).dtype.hasobject for array in plain.values()):  # numpy 2.0 cannot be told so
             raise ValueError("expected plain arrays, got one of objects: those would be pickled")
         body = io.BytesIO()
@@ -150,7 +150,7 @@ class Cache:
         return self.folder / key[:2] / f"{key}{SUFFIX}"
 
 
-def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
+def _arrays(data: bytes) -> Arrays:
     """Arrays in the bytes of an ``npz``; ValueError where they would take more memory than the bytes do."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
@@ -175,7 +175,7 @@ def resolve(cache: Cache | bool | str | os.PathLike[str] | None) -> Cache | None
     return cache if isinstance(cache, Cache) else Cache(None if cache is True else cache)
 
 
-def key(*parts: Any) -> str:
+def key(*parts: object) -> str:
     """Digest of JSON-able parts and of the code that results come from, so that no entry outlives a change of it."""
     text = json.dumps([code(), *parts], separators=(",", ":"), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()

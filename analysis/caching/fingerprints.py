@@ -6,12 +6,12 @@ one. So each chunk has a name that no other content shares.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradlog.analysis.caching.cache import Cache, key
+from gradlog.analysis.caching.cache import Arrays, Cache, key
 from gradlog.analysis.reading import stores
 from gradlog.errors import CorruptRunError
 from gradlog.format.chain import split_lines, walk
@@ -46,10 +46,10 @@ def chunk_digests(run: Run, segment: SegmentHeader, cache: Cache) -> list[str] |
     return [found[i] for i in range(len(found))]
 
 
-def _known(kept: Mapping[str, Any]) -> tuple[int, str, dict[int, str]]:
+def _known(kept: Arrays) -> tuple[int, str, dict[int, str]]:
     """Manifests that were followed before, the head that they led to, and the digests of their chunks."""
     chunks: dict[int, str] = dict(zip(kept["chunk"].tolist(), kept["digest"].tolist(), strict=True))
-    return int(kept["flushes"]), str(kept["head"]), chunks
+    return kept["flushes"].item(), str(kept["head"]), chunks
 
 
 def _manifests(run: Run, segment: SegmentHeader, first: int) -> Iterator[bytes]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.caching.cache import Cache, key
+from gradlog.analysis.caching.cache import Arrays, Cache, key
 from gradlog.analysis.caching.fingerprints import chunk_digests
-from gradlog.analysis.reading.rows import RowSource, block_rows
+from gradlog.analysis.reading.rows import RowSource, block_rows, buffer_rows
 from gradlog.analysis.streaming.epoch_sums import EpochSums
-from gradlog.analysis.streaming.executors.base import FAN, Pane, fold
+from gradlog.analysis.streaming.executors.base import Fold, Pane
 from gradlog.analysis.streaming.recipe import Recipe
 from gradlog.analysis.streaming.sections import thin
 from gradlog.analysis.streaming.summary import Summary
@@ -50,25 +51,13 @@ class PaneFold:
         Of the fold's state after 1, 2, ... blocks, as far as their contents are known.
     lasting : int
         Of these, blocks that no growth of the run changes: not the last one if it may be longer then.
-    whole, group, at : Summary or None, Summary or None, int
-        State after ``at`` blocks: see ``executors.base.fold``.
+    fold : Fold
     """
 
     blocks: Blocks
     keys: list[str]
     lasting: int
-    whole: Summary | None = None
-    group: Summary | None = None
-    at: int = 0
-
-    @property
-    def grouped(self) -> int:
-        """Lasting blocks in whole groups."""
-        return self.lasting // FAN * FAN
-
-    def rest(self, stop: int | None = None) -> RowPane:
-        """Name what is left to fold of the first blocks, or of all."""
-        return Pane(self.blocks[self.at : stop], self.whole, self.group, self.at % FAN)
+    fold: Fold[Summary]
 
 
 class Memo:
@@ -92,75 +81,62 @@ class Memo:
         source: RowSource,
         panes: list[Blocks],
         recipe: Recipe,
-        buffer: int,
-        compute: Callable[[list[RowPane]], list[Summary]],
+        compute: Callable[[list[RowPane]], list[Fold[Summary]]],
     ) -> list[Summary]:
         """Summaries of panes; ``compute`` makes what is not known of them yet."""
-        what = [*self._layout, buffer, recipe_key(recipe)]
+        what = [*self._layout, buffer_rows(source), recipe_key(recipe)]
         folds = [self._begin(source, pane, what, recipe) for pane in panes]
-        done = [f.at == len(f.blocks) for f in folds]
-        left = [f for f, known in zip(folds, done, strict=True) if not known]
-        fresh = iter([summary for batch in _batches(left) for summary in self._go_on(batch, compute)])
+        for batch in _batches([f for f in folds if f.fold.at < len(f.blocks)]):
+            for stops in ([f.lasting for f in batch], [len(f.blocks) for f in batch]):
+                left = [(f, stop) for f, stop in zip(batch, stops, strict=True) if f.fold.at < stop]
+                made = compute([Pane(f.blocks[f.fold.at : stop], f.fold) for f, stop in left])
+                for (f, _), fold in zip(left, made, strict=True):
+                    f.fold = fold
+                    self._keep(f)
+            for f in batch:
+                f.fold = Fold(f.fold.at, f.fold.value(Summary.absorb))
         self.cache.trim()
-        return [
-            fold((), Summary.absorb, f.whole, f.group) if known else next(fresh)
-            for f, known in zip(folds, done, strict=True)
-        ]
+        return [f.fold.value(Summary.absorb) for f in folds]
 
-    def _begin(self, source: RowSource, pane: Blocks, what: list[Any], recipe: Recipe) -> PaneFold:
+    def _begin(self, source: RowSource, pane: Blocks, what: list[object], recipe: Recipe) -> PaneFold:
         """Begin the fold of a pane with what is kept of as many blocks as possible."""
-        known = itertools.takewhile(lambda x: x is not None, (self._block(source, b, what, recipe) for b in pane))
+        known = itertools.takewhile(lambda x: x is not None, (self._block(source, b, recipe) for b in pane))
         keys = [*itertools.accumulate(known, key, initial=key("fold", what))][1:]
         full = bool(pane[-1]) and pane[-1][-1][1] % block_rows(source) == 0
-        found = PaneFold(pane, keys, min(len(keys), len(pane) - (not full)))
+        found = PaneFold(pane, keys, min(len(keys), len(pane) - (not full)), Fold())
         for count in range(len(keys), 0, -1):
-            if (state := self.cache.recall(keys[count - 1], lambda kept: _state(kept, recipe))) is not None:
-                found.at, (found.whole, found.group) = count, state
+            if (state := self.cache.recall(keys[count - 1], partial(_state, at=count, recipe=recipe))) is not None:
+                found.fold = state
                 break
-        self.rows += _rows(pane[: found.at])
+        self.rows += _rows(pane[: found.fold.at])
         return found
 
-    def _go_on(self, left: list[PaneFold], compute: Callable[[list[RowPane]], list[Summary]]) -> list[Summary]:
-        """Fold on from what is known, and keep what will be known."""
-        bodies = [f for f in left if f.at < f.grouped]
-        for f, summary in zip(bodies, compute([f.rest(f.grouped) for f in bodies]), strict=True):
-            f.whole, f.group, f.at = summary, None, f.grouped
-        heads = [f for f in left if f.at < f.lasting]
-        for f, summary in zip(heads, compute([f.rest(f.lasting)._replace(whole=None) for f in heads]), strict=True):
-            f.group, f.at = summary, f.lasting
-        for f in {id(f): f for f in (*bodies, *heads)}.values():
-            self._keep(f, f.lasting, f.whole, f.group)
-        fresh = compute([f.rest() for f in left])
-        for f, summary in zip(left, fresh, strict=True):
-            if f.lasting < len(f.blocks) == len(f.keys):
-                self._keep(f, len(f.blocks), summary, None)
-            f.whole = f.group = None
-        return fresh
-
-    def _keep(self, f: PaneFold, count: int, whole: Summary | None, group: Summary | None) -> None:
-        """Keep the state after so many blocks."""
-        state = {name: summary for name, summary in (("whole", whole), ("group", group)) if summary is not None}
+    def _keep(self, f: PaneFold) -> None:
+        """Keep the state of a fold, where it is known by what its rows are."""
+        at, parts = f.fold.at, {"whole": f.fold.whole, "group": f.fold.group}
+        state = {name: summary for name, summary in parts.items() if summary is not None}
         size = sum(summary.nbytes for summary in state.values())
         columns = next(iter(state.values())).recipe.n
-        if 4 * columns * _rows(f.blocks[:count]) >= WORTH * size:
+        if at <= len(f.keys) and 4 * columns * _rows(f.blocks[:at]) >= WORTH * size:
             arrays = {f"{name}.{entry}": x for name, summary in state.items() for entry, x in pack(summary).items()}
-            self.cache.put(f.keys[count - 1], arrays)
+            self.cache.put(f.keys[at - 1], arrays)
 
-    def _block(self, source: RowSource, block: list[Fragment], what: list[Any], recipe: Recipe) -> list[Any] | None:
+    def _block(self, source: RowSource, block: list[Fragment], recipe: Recipe) -> list[object] | None:
         """Content of a block; None where some rows are not in chunks, or no manifest vouches for them."""
-        content = []
+        content: list[object] = []
         for start, stop, fresh in block:
             pieces = self._content(source, start, stop)
             if pieces is None:
                 return None
             # where a buffer ends decides in which order float32 sums are made
-            content.append([fresh, start % what[len(self._layout)], pieces])
-            if recipe.epoch:  # which rows share one
-                content[-1].extend(source.epoch_numbers(start, start + 1, (1, 0)).tolist())
+            step = (
+                source.epoch_numbers(start, start + 1, (1, 0)).tolist() if recipe.epoch else []
+            )  # which rows share one
+            content.append([fresh, start % buffer_rows(source), pieces, *step])
         return content
 
-    def _content(self, source: RowSource, start: int, stop: int) -> list[Any] | None:
-        found: list[Any] = []
+    def _content(self, source: RowSource, start: int, stop: int) -> list[object] | None:
+        found: list[object] = []
         for span in source.spans:
             low, high = max(start, span.start), min(stop, span.stop)
             for name, offset in span.members if low < high else ():
@@ -183,49 +159,46 @@ def _batches(folds: list[PaneFold]) -> list[list[PaneFold]]:
     return found if folds else []
 
 
-def _state(kept: dict[str, NDArray[Any]], recipe: Recipe) -> tuple[Summary | None, Summary | None] | None:
-    """Summaries of the whole groups and of the blocks after them, None for no blocks; None if they are not sound."""
+def _state(kept: Arrays, at: int, recipe: Recipe) -> Fold[Summary] | None:
+    """Fold of the first ``at`` blocks; None if what is kept is not sound."""
     parts = [_below(kept, "whole."), _below(kept, "group.")]
     whole, group = (unpack(arrays, recipe) if arrays else None for arrays in parts)
     sound = any(parts) and all(bool(arrays) == (x is not None) for arrays, x in zip(parts, (whole, group), strict=True))
-    return (whole, group) if sound else None
+    return Fold(at, whole, group) if sound else None
 
 
 def _rows(blocks: Blocks) -> int:
     return sum(stop - start for block in blocks for start, stop, _ in block)
 
 
-def recipe_key(recipe: Recipe) -> list[Any]:
+def recipe_key(recipe: Recipe) -> list[object]:
     """JSON of a recipe, its test matrix by digest."""
     fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "test"}
     test = None if recipe.test is None else [recipe.test.shape, digest(np.ascontiguousarray(recipe.test))]
     return [fields, test]
 
 
-def pack(summary: Summary) -> dict[str, NDArray[Any]]:
+def pack(summary: Summary) -> Arrays:
     """Arrays of a summary, by the names of its attributes."""
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
     for name, value in vars(summary).items():
-        if name == "recipe":
-            continue
-        if isinstance(value, dict):
-            arrays |= {f"{name}.{entry}": np.asarray(array) for entry, array in value.items()}
-        elif isinstance(value, EpochSums):
-            arrays |= {f"{name}.{entry}": np.asarray(part) for entry, part in value._asdict().items()}
+        if isinstance(value, dict | EpochSums):
+            parts = value if isinstance(value, dict) else value._asdict()
+            arrays |= {f"{name}.{entry}": np.asarray(part) for entry, part in parts.items()}
         elif isinstance(value, frozenset):
             arrays[name] = np.array(sorted(value), "U")
         elif name == "sections":
             arrays[name] = np.array([number for number, _ in value], np.int64)
             for i, (_, section) in enumerate(value):
                 arrays |= {f"{name}.{i}.{entry}": array for entry, array in pack(section).items()}
-        else:
+        elif name != "recipe":
             arrays[name] = np.asarray(value)
     if any(a.dtype.hasobject for a in arrays.values()):
         raise TypeError("a summary holds something that is no plain array")
     return arrays
 
 
-def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
+def unpack(arrays: Arrays, recipe: Recipe) -> Summary | None:
     """Summary of these arrays; None if they are not what the recipe asks for."""
     summary = Summary(recipe)
     inside = {name: array for name, array in arrays.items() if name.startswith("sections.")}
@@ -234,13 +207,11 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
     if own != expected.keys() or not all(_fits(arrays[name], expected[name]) for name in expected):
         return None
     for name, value in vars(summary).items():
-        if name == "recipe":
-            continue
         if isinstance(value, dict):
             setattr(summary, name, {entry: arrays[f"{name}.{entry}"] for entry in value})
         elif isinstance(value, EpochSums):
-            parts: list[Any] = [arrays[f"{name}.{entry}"] for entry in value._fields]
-            setattr(summary, name, type(value)(*(x if x.ndim else x.item() for x in parts)))
+            parts = (arrays[f"{name}.{entry}"] for entry in value._fields)
+            summary.epochs = EpochSums._make(x if x.ndim else x.item() for x in parts)
         elif isinstance(value, frozenset):
             setattr(summary, name, frozenset(arrays[name].tolist()))
         elif name == "sections":
@@ -248,14 +219,12 @@ def unpack(arrays: dict[str, NDArray[Any]], recipe: Recipe) -> Summary | None:
             if None in found:
                 return None
             summary.sections = tuple(zip(arrays[name].tolist(), filter(None, found), strict=True))
-        elif isinstance(value, np.ndarray):
-            setattr(summary, name, arrays[name])
-        else:
-            setattr(summary, name, arrays[name].item())
+        elif name != "recipe":
+            setattr(summary, name, arrays[name] if isinstance(value, np.ndarray) else arrays[name].item())
     return summary
 
 
-def _fits(found: NDArray[Any], expected: NDArray[Any]) -> bool:
+def _fits(found: NDArray[np.generic], expected: NDArray[np.generic]) -> bool:
     """Whether an array is of the kind and shape that an empty summary has; what is empty there may have any length."""
     # names have any length, and large sums of a single block are still in float32
     kinds = found.dtype == expected.dtype or found.dtype.kind == expected.dtype.kind in ("U", "f")
@@ -266,5 +235,5 @@ def _fits(found: NDArray[Any], expected: NDArray[Any]) -> bool:
     )
 
 
-def _below(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+def _below(arrays: Arrays, prefix: str) -> Arrays:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

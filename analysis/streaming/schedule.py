@@ -18,7 +18,7 @@ from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.types import Progress
 from gradlog.analysis.reading.rows import RowSource, block_rows, buffer_rows
 from gradlog.analysis.streaming import executors, sections
-from gradlog.analysis.streaming.executors.base import Pane, Reduction
+from gradlog.analysis.streaming.executors.base import Fold, Pane, Reduction
 from gradlog.analysis.streaming.kernel import Workspace, summarise
 from gradlog.analysis.streaming.recipe import Recipe
 from gradlog.analysis.streaming.summary import Summary, merge
@@ -108,18 +108,18 @@ def compute(
         Summaries kept from earlier passes; only what they lack is read.
     """
     rows = block_rows(source)
-    panes: list[RowPane] = [Pane(plan(chains, a, b, rows)) for a, b in itertools.pairwise(cuts)]
+    panes: list[RowPane] = [Pane(plan(chains, a, b, rows), Fold()) for a, b in itertools.pairwise(cuts)]
     tally = Tally(progress, sum(len(pane.blocks) for pane in panes))
     work = Reduction(summarise_block, (source, recipe), Summary.absorb, merge)
 
-    def fold(panes: list[RowPane]) -> list[Summary]:
+    def fold(panes: list[RowPane]) -> list[Fold[Summary]]:
         total = sum(len(pane.blocks) for pane in panes)
         tally(0, total)
         return executors.of(scheduler, total).fold(panes, work, tally) if panes else []
 
     if memo is None:
-        return fold(panes)
-    found = memo.summaries(source, [list(pane.blocks) for pane in panes], recipe, buffer_rows(source), fold)
+        return [done.value(Summary.absorb) for done in fold(panes)]
+    found = memo.summaries(source, [list(pane.blocks) for pane in panes], recipe, fold)
     tally.finish()
     return found
 

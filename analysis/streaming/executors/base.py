@@ -6,11 +6,12 @@ The fold depends on the blocks alone, so that all executors add in the same orde
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from gradlog.analysis.common.types import Progress
@@ -25,13 +26,50 @@ Value = TypeVar("Value")
 Call = tuple[object, ...]
 
 
-class Pane(NamedTuple, Generic[Block, Value]):
-    """Blocks to be folded, and what a fold goes on from; those values may be used up."""
+@dataclasses.dataclass
+class Fold(Generic[Value]):
+    """A reduction in order: every ``FAN`` neighbours from the left, then these groups from the left.
 
-    blocks: Sequence[Block]
+    Two joined ones wait at a time, however many parts there are; and of a cluster's merges only one in ``FAN`` has to
+    wait for all that come before.
+
+    Attributes
+    ----------
+    at : int
+        Parts that were added.
+    whole, group : object or None
+        What the groups before became, and the parts of the next one.
+
+    Examples
+    --------
+    >>> letters = Fold()
+    >>> for letter in "abcdefghij":
+    ...     letters.add(letter, lambda left, right: f"({left}{right})")
+    >>> letters
+    Fold(at=10, whole='(((((((ab)c)d)e)f)g)h)', group='(ij)')
+    """
+
+    at: int = 0
     whole: Value | None = None
     group: Value | None = None
-    at: int = 0
+
+    def add(self, part: Value, join: Callable[[Value, Value], Value]) -> None:
+        """Add the next part."""
+        self.group = part if self.group is None else join(self.group, part)
+        self.at += 1
+        if self.at % FAN == 0:
+            self.whole, self.group = self.group if self.whole is None else join(self.whole, self.group), None
+
+    def value(self, join: Callable[[Value, Value], Value]) -> Value:
+        """All parts together; TypeError where there is none."""
+        return functools.reduce(join, (value for value in (self.whole, self.group) if value is not None))
+
+
+class Pane(NamedTuple, Generic[Block, Value]):
+    """Blocks to be folded, and the fold that they go on with."""
+
+    blocks: Sequence[Block]
+    fold: Fold[Value]
 
 
 class Reduction(NamedTuple, Generic[Value]):
@@ -68,8 +106,8 @@ class Executor(ABC):
         return 1
 
     @abstractmethod
-    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Value]:
-        """Reduce each pane to one value; ``report(done, total)`` on blocks. An error or an interrupt leaves no task."""
+    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Fold[Value]]:
+        """Add blocks of panes to their folds; ``report(done, total)`` on blocks. No error nor interrupt leaves any."""
 
     @abstractmethod
     def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
@@ -89,33 +127,16 @@ class Local(Executor):
     ) -> Generator[Value]:
         """Yield the results of calls in order; threads pass ``stop`` on, and set it when nobody wants more."""
 
-    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Value]:
+    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Fold[Value]]:
         """See Executor."""
         calls = [(block, *work.shared) for pane in panes for block in pane.blocks]
         with contextlib.closing(self.results(work.make, calls, report, threading.Event())) as values:
-            return [fold(itertools.islice(values, len(pane.blocks)), work.absorb, *pane[1:]) for pane in panes]
+            for pane in panes:
+                for value in itertools.islice(values, len(pane.blocks)):
+                    pane.fold.add(value, work.absorb)
+        return [pane.fold for pane in panes]
 
     def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
         """See Executor."""
         with contextlib.closing(self.results(function, calls, report)) as values:
             return list(values)
-
-
-def fold(
-    parts: Iterable[Value],
-    join: Callable[[Value, Value], Value],
-    whole: Value | None = None,
-    group: Value | None = None,
-    at: int = 0,
-) -> Value:
-    """Reduce in order: every ``FAN`` neighbours from the left, then these groups from the left.
-
-    Two joined ones wait at a time, however many parts there are; and of a cluster's merges only one in ``FAN`` has to
-    wait for all that come before. A fold can go on from the ``whole`` of the groups before and the ``group`` of the
-    first ``at`` parts of the next one.
-    """
-    for count, part in enumerate(parts, start=at + 1):
-        group = part if group is None else join(group, part)
-        if count % FAN == 0:
-            whole, group = group if whole is None else join(whole, group), None
-    return functools.reduce(join, (value for value in (whole, group) if value is not None))

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.types import Progress
-from gradlog.analysis.streaming.executors.base import Block, Call, Executor, Pane, Reduction, Value, fold
+from gradlog.analysis.streaming.executors.base import Block, Call, Executor, Fold, Pane, Reduction, Value
 from gradlog.errors import MissingDependencyError, SchedulerError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Cluster(Executor):
     def __init__(self, scheduler: object) -> None:
         self._scheduler = scheduler
 
-    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Value]:
+    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Fold[Value]]:
         """See Executor. The client holds a block's future only until it is done: workers drop what is merged.
 
         What blocks share are tasks too, not scattered data: what a lost worker held, the scheduler can make again.
@@ -43,16 +43,11 @@ class Cluster(Executor):
         with connected(self._scheduler) as client:
             submit = partial(client.submit, pure=False)
             alive: set[Future] = set()
-            results: list[Future] = []
+            folds: list[Fold[Future]] = []
             try:
                 shared = [submit(partial(same, x)) for x in work.shared]
                 alive.update(shared)
-                for pane in panes:
-                    tasks = [submit(work.make, block, *shared) for block in pane.blocks]
-                    alive.update(tasks)
-                    known = [None if x is None else submit(partial(same, x)) for x in (pane.whole, pane.group)]
-                    results.append(fold(tasks, partial(submit, work.merge, priority=1), known[0], known[1], pane.at))
-                del tasks
+                folds = [_begun(submit, pane, work, shared, alive) for pane in panes]
                 future = None  # there may be no block, only values to be joined
                 for done, future in enumerate(as_completed(alive.difference(shared), loop=client.loop), start=1):
                     if future.status == "error":
@@ -60,9 +55,12 @@ class Cluster(Executor):
                     alive.discard(future)
                     report(done, total)
                 del future
-                return list(client.gather(results))
+                return [Fold(x.at, *client.gather([x.whole, x.group])) for x in folds]
             finally:  # also on an interrupt: what nobody wants any more, workers drop from their queues and forget
-                for future in (*alive, *results):  # not ``cancel``: a scheduler breaks off where merges have no owner
+                for future in (
+                    *alive,
+                    *(x for f in folds for x in (f.whole, f.group) if x is not None),
+                ):  # not ``cancel``: a scheduler breaks off where merges have no owner
                     future.release()
 
     def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
@@ -79,6 +77,25 @@ class Cluster(Executor):
                 return list(client.gather(futures))
             finally:
                 client.cancel(futures, force=True)
+
+
+def _begun(
+    submit: Callable[..., Future],
+    pane: Pane[Block, Value],
+    work: Reduction[Value],
+    shared: Sequence[Future],
+    alive: set[Future],
+) -> Fold[Future]:
+    """Submit the blocks of a pane, which ``alive`` receives, and what merges them."""
+    whole, group = (
+        None if value is None else submit(partial(same, value)) for value in (pane.fold.whole, pane.fold.group)
+    )
+    fold = Fold(pane.fold.at, whole, group)
+    for block in pane.blocks:
+        task = submit(work.make, block, *shared)
+        alive.add(task)
+        fold.add(task, partial(submit, work.merge, priority=1))
+    return fold
 
 
 def same(value: Value) -> Value:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gradlog.analysis.streaming import executors
-from gradlog.analysis.streaming.executors.base import FAN, Executor, Pane, Reduction, fold
+from gradlog.analysis.streaming.executors.base import FAN, Executor, Fold, Pane, Reduction
 from gradlog.analysis.streaming.executors.dask import Cluster
 from gradlog.analysis.streaming.executors.serial import Serial
 from gradlog.analysis.streaming.executors.threads import Threads
@@ -48,6 +48,13 @@ def bracket(left, right):
     return f"({left}{right})"
 
 
+def fold(parts):
+    found = Fold()
+    for part in parts:
+        found.add(part, bracket)
+    return found
+
+
 WORK = Reduction(letter, (".",), bracket, bracket)
 PANES = [list("abcdefghijklmnopqrstuvwxyz"), ["A"], list("0123456789")[:FAN]]
 
@@ -70,21 +77,20 @@ def left_on(executor, client):
 
 
 def test_blocks_are_joined_in_the_same_order(executor):
-    found = executor.fold([Pane(blocks) for blocks in PANES], WORK, quiet)
-    assert found == [fold([f".{block}" for block in blocks], bracket) for blocks in PANES]
+    found = executor.fold([Pane(blocks, Fold()) for blocks in PANES], WORK, quiet)
+    assert found == [fold([f".{block}" for block in blocks]) for blocks in PANES]
 
 
 @pytest.mark.parametrize("known", [0, 3, FAN, 2 * FAN + 5, 26])
 def test_a_fold_goes_on_from_what_is_known(executor, known):
-    blocks, at = PANES[0], known % FAN
+    blocks = PANES[0]
     made = [f".{block}" for block in blocks]
-    whole, group = (fold(own, bracket) if own else None for own in (made[: known - at], made[known - at : known]))
-    assert executor.fold([Pane(blocks[known:], whole, group, at)], WORK, quiet) == [fold(made, bracket)]
+    assert executor.fold([Pane(blocks[known:], fold(made[:known]))], WORK, quiet) == [fold(made)]
 
 
 def test_blocks_are_counted(executor):
     told = []
-    executor.fold([Pane(blocks) for blocks in PANES], WORK, lambda *x: told.append(x))
+    executor.fold([Pane(blocks, Fold()) for blocks in PANES], WORK, lambda *x: told.append(x))
     total = sum(map(len, PANES))
     assert sorted(told) == [(done, total) for done in range(1, total + 1)]
 
@@ -98,11 +104,11 @@ def test_calls_keep_their_order_and_are_counted(executor):
 def test_the_error_of_a_block_or_call_is_raised_and_leaves_nothing(executor, request):
     client = request.getfixturevalue("client") if isinstance(executor, Cluster) else None
     with pytest.raises(ValueError, match="this block"):
-        executor.fold([Pane(list("abc!defgh"))], WORK, quiet)
+        executor.fold([Pane(list("abc!defgh"), Fold())], WORK, quiet)
     with pytest.raises(ValueError, match="this block"):
         executor.map(letter, [("a", "."), ("!", "."), ("b", ".")], quiet)
     assert left_on(executor, client) == 0
-    assert executor.fold([Pane("ab")], WORK, quiet) == ["(.a.b)"]
+    assert [x.value(bracket) for x in executor.fold([Pane("ab", Fold())], WORK, quiet)] == ["(.a.b)"]
 
 
 def test_an_interrupt_leaves_nothing(executor, request):
@@ -113,7 +119,7 @@ def test_an_interrupt_leaves_nothing(executor, request):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        executor.fold([Pane(PANES[0])], WORK, interrupt)
+        executor.fold([Pane(PANES[0], Fold())], WORK, interrupt)
     with pytest.raises(KeyboardInterrupt):
         executor.map(letter, [(block, ".") for block in PANES[0]], interrupt)
     assert left_on(executor, client) == 0
@@ -136,7 +142,7 @@ def test_threads_tell_a_block_under_way_to_stop():
     import dask
 
     with dask.config.set(num_workers=2), pytest.raises(KeyboardInterrupt):
-        Threads().fold([Pane(["slow", "fast"])], Reduction(make, (), bracket, bracket), interrupt)
+        Threads().fold([Pane(["slow", "fast"], Fold())], Reduction(make, (), bracket, bracket), interrupt)
     assert stopped == [True]
 
 

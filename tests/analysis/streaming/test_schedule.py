@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from gradlog.analysis.streaming.executors.base import FAN, fold
+from gradlog.analysis.streaming.executors.base import FAN, Fold
 
 
 def bracket(a, b):
     return f"({a}{b})"
 
 
+def fold(parts, join, found=None):
+    found = Fold() if found is None else found
+    for part in parts:
+        found.add(part, join)
+    return found
+
+
 @pytest.mark.parametrize("count", [1, 2, FAN - 1, FAN, FAN + 1, 3 * FAN, 3 * FAN + 5])
 def test_going_on_gives_the_same_brackets(count):
     parts = [chr(97 + i % 26) for i in range(count)]
-    at_once = fold(parts, bracket)
+    at_once = fold(parts, bracket).value(bracket)
     assert at_once.replace("(", "").replace(")", "") == "".join(parts)
     for stop in range(count + 1):
-        grouped = stop // FAN * FAN
-        whole, group = (fold(own, bracket) if own else None for own in (parts[:grouped], parts[grouped:stop]))
-        assert fold(parts[stop:], bracket, whole, group, stop % FAN) == at_once
+        assert fold(parts[stop:], bracket, fold(parts[:stop], bracket)).value(bracket) == at_once
 
 
 def test_two_joined_parts_wait_at_a_time():
@@ -37,5 +42,5 @@ def test_two_joined_parts_wait_at_a_time():
         alive -= 1
         return a + b
 
-    assert fold(parts(), join) == 40 * FAN
+    assert fold(parts(), join).value(join) == 40 * FAN
     assert most == 3  # and the one that comes
