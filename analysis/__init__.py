@@ -9,7 +9,7 @@ All that is public is here; the modules below may move.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gradlog.analysis.audit.findings import Report
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from gradlog.analysis.following import Look, is_live, silence, watch
     from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor, register_predictor
     from gradlog.analysis.reading.run import Run, open_run
-    from gradlog.analysis.report import archive_report, html_report, plots, write_report
+    from gradlog.analysis.report import plots
+    from gradlog.analysis.report.write import archive_report, html_report, write_report
     from gradlog.analysis.results.analyze import analyze
     from gradlog.analysis.results.export import export_result, export_rows
     from gradlog.analysis.results.group_time import GroupTime, group_time
@@ -53,7 +54,7 @@ _HOME = {
         "following": ["Look", "is_live", "silence", "watch"],
         "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor", "register_predictor"],
         "reading.run": ["Run", "open_run"],
-        "report": ["archive_report", "html_report", "write_report"],
+        "report.write": ["archive_report", "html_report", "write_report"],
         "results.analyze": ["analyze"],
         "results.export": ["export_result", "export_rows"],
         "results.group_time": ["GroupTime", "group_time"],
@@ -63,7 +64,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "plots":
         return import_module(f"{__name__}.report.plots")
     if name not in _HOME:

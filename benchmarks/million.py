@@ -96,8 +96,8 @@ def analyze(path: Path) -> dict[str, Any]:
 
 def report(path: Path) -> dict[str, Any]:
     """A page about the run, its whole analysis in it, or what an earlier call left in the cache beside the run."""
+    from gradlog.analysis import html_report
     from gradlog.analysis.caching.cache import Cache
-    from gradlog.analysis.report import html_report
 
     start = time.perf_counter()
     page = html_report([path], cache=Cache(path.with_suffix(".cache")))

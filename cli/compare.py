@@ -60,8 +60,8 @@ def compare(
     measure = compare_archive if is_several(runs) else of_runs
     with stderr.progress("compare", quiet) as progress:
         found = measure(
-            runs, predictors or None, window, reference, burn_in, progress, group_by=group_by,
-            replicate=replicate, steps_per_epoch=steps_per_epoch,
+            runs, predictors or None, window, reference, group_by=group_by, replicate=replicate,
+            burn_in=burn_in, steps_per_epoch=steps_per_epoch, progress=progress,
         )  # fmt: skip
     if plot is not None:
         output_files.draw(found, plot, force)

@@ -50,7 +50,7 @@ def report(
     from gradlog.analysis.caching.cache import Cache
     from gradlog.analysis.comparison.find import find, the_one
     from gradlog.analysis.reading.run import Run
-    from gradlog.analysis.report import archive_report, html_report
+    from gradlog.analysis.report.write import archive_report, html_report
 
     output_files.require_free(target, force)
     options.check(predictors, memory, eps)

@@ -8,27 +8,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Unpack
 
 import numpy as np
 
+from gradlog.analysis.common.types import Progress
 from gradlog.analysis.comparison.divergence import Cosines, cosines
 from gradlog.analysis.comparison.find import Failure
 from gradlog.analysis.comparison.replicates import Mean, Replicates, replicates
-from gradlog.analysis.comparison.side_by_side import measure_archive, measure_runs
+from gradlog.analysis.comparison.side_by_side import Measure, measure_archive, measure_runs
 from gradlog.analysis.measures.predictors import parse
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze
-from gradlog.analysis.results.json_document import to_json
+from gradlog.analysis.results.json_document import Document, to_json
+from gradlog.analysis.results.options import Keywords, Predictors
 from gradlog.errors import SpecMismatchError, TooFewStepsError, UnusableInputError
 
-if TYPE_CHECKING:
-    from gradlog.analysis.common.types import Progress
-
 SCHEMA = "gradlog.comparison/1"
+
+Figures = Mapping[str, Mapping[str, float]]
+"""Kappa by name and predictor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +53,14 @@ class Row:
     label: str
     steps: int
     batch: float | None
-    document: dict[str, Any]
+    document: Document
     warnings: list[str]
-    notes: Mapping[str, Any]
+    notes: Mapping[str, object]
 
     @property
-    def kappa(self) -> dict[str, dict[str, Any]]:
+    def kappa(self) -> Document:
         """Kappa entries by predictor."""
-        found: dict[str, dict[str, Any]] = self.document["kappa"]
+        found: Document = self.document["kappa"]
         return found
 
 
@@ -87,7 +88,7 @@ class Comparison:
 
     predictors: tuple[str, ...]
     rows: tuple[Row, ...]
-    reference: Mapping[str, Mapping[str, float]]
+    reference: Figures
     source: str
     cosines: Cosines | None
     note: str
@@ -97,36 +98,32 @@ class Comparison:
 
 def compare(
     runs: Sequence[Run | str | os.PathLike[str]],
-    predictors: Sequence[str] | None = None,
+    predictors: Predictors = None,
     window: int | None = None,
     reference: str | os.PathLike[str] | None = None,
-    burn_in: int = 0,
-    progress: Progress | None = None,
     *,
     group_by: Sequence[str] = (),
     replicate: str = "seed",
-    steps_per_epoch: int | None = None,
+    **options: Unpack[Keywords],
 ) -> Comparison:
     """Measure runs with the same question.
 
     Parameters
     ----------
     runs : sequence of Run or path
-    predictors : sequence of str
+    predictors : names or objects
         Default: those of the paper's table.
     window : int, optional
         Also kappa by windows of so many rows, for aligned curves.
     reference : path, optional
         JSON file ``{"source": "...", "rows": {"name": {"last": 1.878, ...}, ...}}`` to show beside.
-    burn_in : int
-        Rows left out at the start of each run.
-    progress : callable, optional
     group_by : sequence of str
         Notes that name a configuration; see ``replicates``. Default: all but ``replicate``.
     replicate : str
         Note that tells the runs of one configuration apart.
-    steps_per_epoch : int, optional
-        Of every run; see ``analyze``. Default: what each run tells.
+    **options
+        As of ``analyze``, such as ``burn_in``, ``steps_per_epoch``, ``scheduler`` and ``memory``, for every run.
+        ``progress(done, total)`` counts the blocks of all runs.
 
     Returns
     -------
@@ -146,22 +143,20 @@ def compare(
     """
     if not runs:
         raise ValueError("a comparison needs at least one run")
-    published = _read_reference(reference)
-    row = partial(_row, predictors=predictors, window=window, burn_in=burn_in, steps_per_epoch=steps_per_epoch)
-    return _side_by_side(measure_runs(runs, row, progress), [], published, group_by, replicate)
+    published, progress = _read_reference(reference), options.pop("progress", None)
+    measured = measure_runs(runs, _row(predictors, window, options), progress)
+    return _side_by_side(measured, [], published, group_by, replicate)
 
 
 def compare_archive(
     paths: Sequence[str | os.PathLike[str]],
-    predictors: Sequence[str] | None = None,
+    predictors: Predictors = None,
     window: int | None = None,
     reference: str | os.PathLike[str] | None = None,
-    burn_in: int = 0,
-    progress: Progress | None = None,
     *,
     group_by: Sequence[str] = (),
     replicate: str = "seed",
-    steps_per_epoch: int | None = None,
+    **options: Unpack[Keywords],
 ) -> Comparison:
     """``compare`` for every run at or under the paths; those that fail are in ``failed`` and stop no other.
 
@@ -169,7 +164,7 @@ def compare_archive(
     ----------
     paths : sequence of path
         Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
-    predictors, window, reference, burn_in, progress, group_by, replicate, steps_per_epoch
+    predictors, window, reference, group_by, replicate, **options
         As of ``compare``.
 
     Raises
@@ -184,22 +179,25 @@ def compare_archive(
     >>> [row.label for row in compare_archive(["runs/*.zarr"]).rows]       # doctest: +SKIP
     ['adamw', 'sgd']
     """
-    published = _read_reference(reference)
-    row = partial(_row, predictors=predictors, window=window, burn_in=burn_in, steps_per_epoch=steps_per_epoch)
-    return _side_by_side(*measure_archive(paths, row, progress), published, group_by, replicate)
+    published, progress = _read_reference(reference), options.pop("progress", None)
+    measured, failed = measure_archive(paths, _row(predictors, window, options), progress)
+    return _side_by_side(measured, failed, published, group_by, replicate)
 
 
-def _row(
-    run: Run, label: str, progress: Progress, *, predictors: Sequence[str] | None, **asked: Any
-) -> tuple[Run, Row]:
+def _row(predictors: Predictors, window: int | None, options: Keywords) -> Measure[tuple[Run, Row]]:
     shown = parse(predictors, "compare")
-    result = analyze(run, shown, by_group=False, null_rank=False, progress=progress, **asked)
-    said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
-    return run, Row(label, run.n_steps, _batch(run), to_json(result), said, run.notes)
+
+    def measure(run: Run, label: str, progress: Progress) -> tuple[Run, Row]:
+        asked: Keywords = {"by_group": False, "null_rank": False, **options, "progress": progress}
+        result = analyze(run, shown, window=window, **asked)
+        said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
+        return run, Row(label, run.n_steps, _batch(run), to_json(result), said, run.notes)
+
+    return measure
 
 
 def _side_by_side(
-    measured: Sequence[tuple[Run, Row]], failed: Sequence[Failure], published: tuple[str, dict[str, dict[str, float]]],
+    measured: Sequence[tuple[Run, Row]], failed: Sequence[Failure], published: tuple[str, Figures],
     group_by: Sequence[str], replicate: str,
 ) -> Comparison:  # fmt: skip
     runs, rows = zip(*measured, strict=True)
@@ -227,7 +225,7 @@ def _batch(run: Run) -> float | None:
     return None
 
 
-def _read_reference(path: str | os.PathLike[str] | None) -> tuple[str, dict[str, dict[str, float]]]:
+def _read_reference(path: str | os.PathLike[str] | None) -> tuple[str, Figures]:
     """Source and rows of published figures."""
     if path is None:
         return "", {}
@@ -240,14 +238,14 @@ def _read_reference(path: str | os.PathLike[str] | None) -> tuple[str, dict[str,
         raise UnusableInputError(f"{os.fspath(path)}: not a reference of the form {form} ({error!r})") from error
 
 
-def to_document(comparison: Comparison) -> dict[str, Any]:
+def to_document(comparison: Comparison) -> Document:
     """Plain object for ``json.dumps(..., allow_nan=False)``; fields may be added, never renamed."""
     rows = [
         {"label": r.label, "path": r.document["run"]["path"], "steps": r.steps, "batch": r.batch, "kappa": r.kappa,
          "windows": [_curve(w) for w in r.document["windows"]], "warnings": r.warnings}
         for r in comparison.rows
     ]  # fmt: skip
-    found: dict[str, Any] = {"schema": SCHEMA, "predictors": list(comparison.predictors), "runs": rows}
+    found: Document = {"schema": SCHEMA, "predictors": list(comparison.predictors), "runs": rows}
     if comparison.reference:
         found["reference"] = {"source": comparison.source, "rows": comparison.reference}
     c = comparison.cosines
@@ -267,8 +265,8 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
     return found
 
 
-def _replicates(found: Replicates) -> dict[str, Any]:
-    def mean(m: Mean) -> dict[str, Any]:
+def _replicates(found: Replicates) -> Document:
+    def mean(m: Mean) -> Document:
         return {k: v if np.isfinite(v) else None for k, v in dataclasses.asdict(m).items()}
 
     configurations = [
@@ -286,9 +284,9 @@ def _replicates(found: Replicates) -> dict[str, Any]:
     }
 
 
-def _curve(window: dict[str, Any]) -> dict[str, Any]:
+def _curve(window: Document) -> Document:
     return {name: window[name] for name in ("first_step", "last_step", "kappa")}
 
 
-def _plain(values: Any) -> list[float | None]:
+def _plain(values: Iterable[float]) -> list[float | None]:
     return [float(x) if np.isfinite(x) else None for x in values]

@@ -6,8 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from gradlog.analysis.common.text import PAGE, no_formula, printable
 from gradlog.analysis.comparison.compare import Comparison
@@ -34,7 +33,7 @@ def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def kappa_rows(run: Sequence[str], kappas: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def kappa_rows(run: Sequence[str], kappas: Sequence[Mapping[str, float | None]]) -> list[list[str]]:
     """Rows of one run: kappa ± half its interval, and what shuffled steps would give; ``run``: the cells before."""
     blank = [""] * (len(run) - 1)
     return [[*run, *map(_cell, kappas)], ["  shuffled", *blank, *(PAGE.fixed(k["null"]) for k in kappas)]]
@@ -105,7 +104,7 @@ def _tabular(columns: list[str], rows: list[list[str]]) -> list[str]:
 
 def text_csv(comparison: Comparison) -> str:
     """One line for each run and predictor, full precision; empty where there is no number."""
-    lines: list[list[Any]] = [["run", "steps", "batch", "predictor", "kappa", *FIELDS[1:]]]
+    lines: list[Sequence[object]] = [["run", "steps", "batch", "predictor", "kappa", *FIELDS[1:]]]
     for r in comparison.rows:
         head = [_csv(r.label), r.steps, r.batch]
         lines += [[*head, p, *(r.kappa[p].get(f) for f in FIELDS)] for p in comparison.predictors]
@@ -117,7 +116,7 @@ def text_csv(comparison: Comparison) -> str:
 
 def configurations_csv(found: Replicates) -> str:
     """One line for each mean and each difference, full precision; ``against`` is empty for a mean."""
-    lines: list[list[Any]] = [["configuration", "against", "predictor", "n", "kappa", "sd", "low", "high", "p"]]
+    lines: list[Sequence[object]] = [["configuration", "against", "predictor", "n", "kappa", "sd", "low", "high", "p"]]
     for c in found.configurations:
         for p, m in c.kappa.items():
             numbers = (None if math.isnan(x) else x for x in (m.value, m.sd, m.low, m.high))
@@ -129,7 +128,7 @@ def configurations_csv(found: Replicates) -> str:
     return _written(lines)
 
 
-def _written(lines: Sequence[Sequence[Any]]) -> str:
+def _written(lines: Sequence[Sequence[object]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(lines)
     return out.getvalue()
@@ -140,7 +139,7 @@ def footnote(comparison: Comparison) -> str:
     return CELLS + (f" * {printable(comparison.source)}, without intervals." if comparison.reference else "")
 
 
-def _cell(kappa: Mapping[str, Any]) -> str:
+def _cell(kappa: Mapping[str, float | None]) -> str:
     low, high = kappa.get("low"), kappa.get("high")
     if low is None or high is None or low == high:
         return PAGE.fixed(kappa["value"])
@@ -160,4 +159,4 @@ def _latex(text: str) -> str:
     return lead + "".join(_LATEX.get(c, "\\" + c if c in "&%$#_{}" else c) for c in printable(text.strip()))
 
 
-WRITERS: dict[str, Any] = {"markdown": markdown, "latex": latex, "csv": text_csv}
+WRITERS: dict[str, Callable[[Comparison], str]] = {"markdown": markdown, "latex": latex, "csv": text_csv}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 HELPS, HURTS, NONE, SMALL, UNKNOWN = "helps", "hurts", "no difference", "too small to matter", "-"
 EPOCH = "epoch unknown"
@@ -15,7 +14,7 @@ ERRS = 20
 """Without any order, one verdict in so many says helps or hurts all the same."""
 
 
-def verdict(kappa: Mapping[str, Any]) -> str:
+def verdict(kappa: Mapping[str, float | None]) -> str:
     """Say what the order of the steps does to a predictor.
 
     Parameters
@@ -69,7 +68,7 @@ SENTENCES = {
 }
 
 
-def sentence(kappa: Mapping[str, Any]) -> str:
+def sentence(kappa: Mapping[str, float | None]) -> str:
     """Put the verdict into half a sentence.
 
     >>> sentence({"gain": 0.75, "gain_low": 0.7, "gain_high": 0.8})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,7 +35,7 @@ class Axis:
             return list(self.at)
         return _log_ticks(self.low, self.high, most) if self.log else _linear_ticks(self.low, self.high, most)
 
-    def _warp(self, values: ArrayLike) -> Any:
+    def _warp(self, values: ArrayLike) -> NDArray[np.float64]:
         if not self.log:
             return np.asarray(values, np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.recorded import recorded
 from gradlog.analysis.common.text import printable
-from gradlog.analysis.report import comparison_tables, figures, palette, tables
+from gradlog.analysis.report import figures, palette, tables
 from gradlog.analysis.report.figure import WIDE, Figure
 from gradlog.analysis.report.figures import comparison
 from gradlog.analysis.report.study import Study
@@ -106,8 +106,8 @@ def _tables(studies: Sequence[Study], found: Replicates | None) -> dict[str, lis
     """Tables by section."""
     many = len(studies) > MOST
     return {
-        "configurations": [comparison_tables.difference_table(found), comparison_tables.configuration_table(found)],
-        "runs": [comparison_tables.overview(studies)] if many else [],
+        "configurations": [tables.difference_table(found), tables.configuration_table(found)],
+        "runs": [tables.overview(studies)] if many else [],
         "predictability": [tables.kappa_table(studies)],
         "dimension": [tables.rank_table(studies)],
         "groups": [] if many else [tables.group_table(studies)],

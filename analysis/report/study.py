@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
+from gradlog.analysis.common.types import Progress
 from gradlog.analysis.measures.predictors import parse, usual
+from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.cached import analyze_cached
 from gradlog.analysis.results.group_time import GroupTime, group_time
-from gradlog.analysis.results.json_document import to_json
+from gradlog.analysis.results.json_document import Document, to_json
+from gradlog.analysis.results.options import Caching, Question
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     import xarray
-
-    from gradlog.analysis.measures.predictors import Predictor
 
 SHARED = "last"
 """Predictor whose path length is shared out between groups and times."""
@@ -67,12 +68,12 @@ class Study(Analysis):
     """
 
     run: Run
-    document: dict[str, Any]
+    document: Document
     shares: GroupTime | None
     series: dict[str, Series]
 
     @property
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> Mapping[str, object]:
         """What was noted of the run at its start."""
         return self.run.notes
 
@@ -96,28 +97,22 @@ def window_rows(rows: int, growing: bool = False) -> int | None:
 
 
 def study(
-    run: Run, label: str, *, predictors: Sequence[str | Predictor] | None = None, burn_in: int = 0,
-    growing: bool = False, **options: Any,
+    run: Run, label: str, progress: Progress | None = None, /, *, growing: bool = False, cache: Caching = None,
+    **options: Unpack[Question],
 ) -> Study:  # fmt: skip
     """Measure a run for a report; ``options`` are those of ``analyze``.
 
     ``growing``: the run will be measured again. What a cache cannot serve then is left out: further passes of the
     randomized route, and windows that move.
     """
-    asked, over_time = parse(predictors, "report"), usual("windows")
+    asked, over_time = parse(options.get("predictors"), "report"), usual("windows")
     names = [p.name for p in asked]
-    named = predictors is None or all(isinstance(p, str) for p in predictors)  # then the cache can keep the result
-    size = window_rows(run.n_steps - burn_in, growing)
+    size = window_rows(run.n_steps - options.get("burn_in", 0), growing)
     more = [name for name in over_time if size is not None and name not in names]
-    measured = analyze_cached(
-        run,
-        predictors=[*(names if named else asked), *more],
-        window=size,
-        burn_in=burn_in,
-        light=run.rows.n > NARROW,
-        passes=1 if growing else 2,
-        **options,
-    )
+    named = built_in(options.get("predictors"))  # then the cache can keep the result
+    question: Question = {"light": run.rows.n > NARROW, "passes": 1 if growing else 2, **options}
+    question |= {"predictors": [*(names if named else asked), *more], "window": size, "progress": progress}
+    measured = analyze_cached(run, cache=cache, **question)
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
     shares = None if windows is None else group_time(windows, SHARED)

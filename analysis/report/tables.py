@@ -1,17 +1,22 @@
-"""Tables of a report: cells of text with the number that they sort by. Every number comes with its interval."""
+"""Tables of a report: cells of text with the number that they sort by. Every number comes with its interval.
+
+A column is its heading, and what makes its cell of an entry: of a run and what the row is about.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from gradlog.analysis.common.text import PAGE
+from gradlog.analysis.comparison.replicates import Replicates
 from gradlog.analysis.measures.interpretation import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, sentence, verdict
-from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference
+from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
 from gradlog.analysis.report.study import SHARED, Study
+from gradlog.analysis.results.json_document import Document
 
 MOST_GROUPS = 200
 
@@ -26,6 +31,9 @@ class Cell:
     more: str = ""
 
 
+Column = tuple[str, Callable[..., Cell]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A sortable table: title, column names, rows of cells, and what to know when reading it."""
@@ -35,27 +43,55 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     note: str = ""
 
+    @classmethod
+    def of(cls, title: str, columns: Sequence[Column], entries: Iterable[Sequence[object]], note: str = "") -> Table:
+        """Make a row of each entry."""
+        return cls(title, [name for name, _ in columns], [[make(*e) for _, make in columns] for e in entries], note)
+
+
+def overview(studies: Sequence[Study]) -> Table:
+    """Show steps, kappa, gain and rank of each run."""
+    eps = next(iter(studies[0].document["rank"]))
+    columns: list[Column] = [
+        ("run", lambda s: name_cell(s.label)),
+        ("steps", lambda s: count_cell(s.run.info["steps"])),
+        ("status", lambda s: name_cell(s.run.info["status"])),
+    ]
+    for p in without_reference(studies[0].document["kappa"])[:2]:
+        columns.append((f"kappa, {p}", lambda s, p=p: _with_interval(s.document["kappa"][p])))
+        columns.append(("gain", lambda s, p=p: gain_cell(s.document["kappa"][p])))
+    columns.append((f"rank at {eps}", lambda s: _beside_shuffled(s.document["rank"][eps])))
+    columns.append(("warnings", lambda s: count_cell(len(json.loads(s.result.attrs["warnings"])))))
+    note = (
+        "A heading sorts. kappa: squared prediction error over energy, with its sketch 95 % interval; gain: "
+        "against the same steps in random order. Rank: certified, of the logged increments; small: of shuffled steps."
+    )
+    return Table.of("One row per run", columns, [(s,) for s in studies], note)
+
+
+def _with_interval(kappa: Document) -> Cell:
+    return number_cell(kappa["value"], PAGE.interval(kappa["low"], kappa["high"]) or "no interval")
+
+
+def _beside_shuffled(rank: Document) -> Cell:
+    orders = _range(rank, "null")
+    return rank_cell(rank, orders and f"shuffled {orders}")
+
 
 def kappa_table(studies: Sequence[Study]) -> Table:
     """Kappa with interval, baseline, gain, and the verdict in words."""
-    rows = [
-        [*_who(s, studies), *_kappa(n, k)]
-        for s in studies
-        for n, k in s.document["kappa"].items()
-        if not is_reference(n)
-    ]
-    columns = [
+    entries = [(s, n, k) for s in studies for n, k in s.document["kappa"].items() if not is_reference(n)]
+    columns: list[Column] = [
         *_run_column(studies),
-        "predictor",
-        "kappa",
-        "sketch 95 %",
-        "within the run",
-        "both",
-        "shuffled",
-        "gain",
-        "in words",
+        ("predictor", lambda s, n, k: _fitted(n, k)),
+        ("kappa", lambda s, n, k: number_cell(k["value"])),
+        ("sketch 95 %", lambda s, n, k: interval_cell(k["low"], k["high"])),
+        ("within the run", lambda s, n, k: half_cell(k.get("run_half"), k.get("run_withheld") or "")),
+        ("both", lambda s, n, k: half_cell(k.get("total_half"))),
+        ("shuffled", lambda s, n, k: number_cell(k["null"])),
+        ("gain", lambda s, n, k: gain_cell(k)),
+        ("in words", lambda s, n, k: verdict_cell(k)),
     ]
-    words = [verdict(k) for s in studies for n, k in s.document["kappa"].items() if not is_reference(n)]
     note = (
         "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
         "shuffled: what the same gradients would show in random order. gain = 1 − kappa / shuffled. sketch 95 %: the "
@@ -63,22 +99,26 @@ def kappa_table(studies: Sequence[Study]) -> Table:
         f"together. Another seed or a longer run may differ by more; {fitted_in_hindsight()} are fitted in hindsight. "
         "Order hurts a predictor that would do better on shuffled steps, and makes no difference where the gain's "
         "interval holds 0 or one random order in twenty would show as much; too small to matter is what a correlation "
-        f"of {NEGLIGIBLE:.0%} between gradients and predictions would give. {caution(looked_at(words))}"
+        f"of {NEGLIGIBLE:.0%} between gradients and predictions would give. "
+        f"{caution(looked_at(verdict(k) for _, _, k in entries))}"
     )
-    return Table("Kappa", columns, rows, note)
+    return Table.of("Kappa", columns, entries, note)
+
+
+def _fitted(name: str, kappa: Document) -> Cell:
+    return name_cell(f"{name} (beta {kappa['beta']:.4g})" if kappa.get("beta") is not None else name, name)
 
 
 def rank_table(studies: Sequence[Study]) -> Table:
     """r*(eps) of the logged matrix, of shuffled steps, and of the gradients themselves."""
-    rows = [[*_who(s, studies), *_rank(e, r)] for s in studies for e, r in s.document["rank"].items()]
-    columns = [
+    columns: list[Column] = [
         *_run_column(studies),
-        "eps",
-        "certified, logged matrix",
-        "shuffled",
-        "9 in 10 orders",
-        "gradients themselves",
-        "estimate's range",
+        ("eps", lambda s, e, r: name_cell(e, float(e))),
+        ("certified, logged matrix", lambda s, e, r: rank_cell(r)),
+        ("shuffled", lambda s, e, r: count_cell(r.get("null"))),
+        ("9 in 10 orders", lambda s, e, r: Cell(_range(r, "null"), _key(r.get("null_low")), "soft")),
+        ("gradients themselves", lambda s, e, r: _estimate(r.get("estimate"))),
+        ("estimate's range", lambda s, e, r: Cell(_range(r, "estimate"), _key(r.get("estimate_low")))),
     ]
     note = (
         "r*(eps) directions leave at most eps of the increments' energy. The certified range is of the matrix that was "
@@ -87,51 +127,63 @@ def rank_table(studies: Sequence[Study]) -> Table:
         "its range is the spread over parts of the sketch and the usual error; where parts disagree it is withheld. Of "
         "the ranges given for gradients that are known, 98 in 100 or more held the rank."
     )
-    return Table("Rank of the increments", columns, rows, note)
+    entries = [(s, e, r) for s in studies for e, r in s.document["rank"].items()]
+    return Table.of("Rank of the increments", columns, entries, note)
+
+
+def _estimate(known: float | None) -> Cell:
+    return Cell("not identifiable" if known is None else PAGE.count(known), _key(known))
 
 
 def group_table(studies: Sequence[Study]) -> Table | None:
     """Energy, kappa and rank of each parameter group."""
-    rows = [
-        [*_who(s, studies), *_group(name, found, s)]
-        for s in studies
-        for name, found in _largest(s.document["by_group"])
-        if len(s.document["by_group"]) > 1
-    ]
-    if not rows:
+    several = [s for s in studies if len(s.document["by_group"]) > 1]
+    if not several:
         return None
     eps = next(iter(studies[0].document["rank"]))
-    columns = [
+    columns: list[Column] = [
         *_run_column(studies),
-        "group",
-        "share of energy",
-        f"kappa, {SHARED}",
-        "sketch 95 %",
-        "shuffled",
-        f"rank at {eps}, certified",
-        "shuffled rank",
+        ("group", lambda s, n, g: name_cell(n)),
+        ("share of energy", lambda s, n, g: _share(g["energy"], s.document["energy"])),
+        (f"kappa, {SHARED}", lambda s, n, g: number_cell(_shared(g)["value"])),
+        ("sketch 95 %", lambda s, n, g: interval_cell(_shared(g)["low"], _shared(g)["high"])),
+        ("shuffled", lambda s, n, g: number_cell(_shared(g)["null"])),
+        (f"rank at {eps}, certified", lambda s, n, g: rank_cell(_first_rank(g))),
+        ("shuffled rank", lambda s, n, g: count_cell(_first_rank(g).get("null"), _range(_first_rank(g), "null"))),
     ]
     note = "Shares of energy are exact unless the run was recorded by several ranks."
     if any(len(s.document["by_group"]) > MOST_GROUPS for s in studies):
         note += f" Only the {MOST_GROUPS} groups of a run with the largest energy are listed."
-    return Table("Parameter groups", columns, rows, note)
+    entries = [(s, n, g) for s in several for n, g in _largest(s.document["by_group"])]
+    return Table.of("Parameter groups", columns, entries, note)
 
 
-def _largest(groups: dict[str, Any]) -> list[tuple[str, Any]]:
+def _largest(groups: Document) -> list[tuple[str, Document]]:
     """Select the groups with the largest energy, at most 200, in their own order."""
-    least = sorted((g["energy"] for g in groups.values()), reverse=True)[:MOST_GROUPS][-1:]
-    return [(name, g) for name, g in groups.items() if g["energy"] >= least[0]][:MOST_GROUPS]
+    least = sorted((g["energy"] for g in groups.values()), reverse=True)[:MOST_GROUPS][-1]
+    return [(name, g) for name, g in groups.items() if g["energy"] >= least][:MOST_GROUPS]
+
+
+def _share(energy: float, whole: float) -> Cell:
+    share = energy / whole if whole else None
+    return Cell(PAGE.percent(share), _key(share))
+
+
+def _shared(group: Document) -> Document:
+    return group["kappa"].get(SHARED) or dict.fromkeys(("value", "low", "high", "null"))
+
+
+def _first_rank(group: Document) -> Document:
+    found: Document = next(iter(group["rank"].values()))
+    return found
 
 
 def stationarity_table(studies: Sequence[Study]) -> Table | None:
     """Both sides of the bound on the mean squared norm, the left one with and without minibatch noise."""
     sides = {
-        "mean norm²": "left",
-        "its bound": "right",
-        "ratio": "ratio",
-        "noise-free norm²": "left_noise_free",
+        "mean norm²": "left", "its bound": "right", "ratio": "ratio", "noise-free norm²": "left_noise_free",
         "its ratio": "ratio_noise_free",
-    }
+    }  # fmt: skip
     note = (
         "2 (F₀ − F*) / (ηT) + P / T bounds the mean squared norm; a ratio of 1 or more is what the bound promises "
         "under its assumptions. They are about the gradient without minibatch noise: the last ratio, withheld where "
@@ -149,94 +201,24 @@ def regret_table(studies: Sequence[Study]) -> Table | None:
 
 def _bound_table(title: str, kind: str, sides: dict[str, str], note: str, studies: Sequence[Study]) -> Table | None:
     known = [s for s in studies if _has_bounds(s)]
-    rows = [[*_who(s, studies), *_bound(name, s, kind, sides)] for s in known for name in s.document["kappa"]]
-    if not rows:
+    if not known:
         return None
+    columns: list[Column] = [*_run_column(studies), ("predictor", lambda s, n, b: name_cell(n))]
+    columns += [(name, lambda s, n, b, end=end: _side(b, end)) for name, end in sides.items()]
     inputs = "; ".join(f"{s.label}: {_inputs(s)}" if len(studies) > 1 else _inputs(s) for s in known)
     whose = " ".join(dict.fromkeys(str(s.document["bounds"]["about"]) for s in known))
     note = (
         f"{note} Intervals follow that of the path length P and cover the sketch's error only; where both sides have "
         f"one, the ratio takes the worst of both. Inputs: {inputs}. {whose}"
     )
-    return Table(title, [*_run_column(studies), "predictor", *sides], rows, note)
+    entries = [(s, n, s.document["bounds"][kind][n]) for s in known for n in s.document["kappa"]]
+    return Table.of(title, columns, entries, note)
 
 
-def _run_column(studies: Sequence[Study]) -> list[str]:
-    return ["run"] if len(studies) > 1 else []
-
-
-def _who(study: Study, studies: Sequence[Study]) -> list[Cell]:
-    return [Cell(study.label, study.label, "name")] if len(studies) > 1 else []
-
-
-def _kappa(name: str, kappa: dict[str, Any]) -> list[Cell]:
-    shown = f"{name} (beta {kappa['beta']:.4g})" if kappa.get("beta") is not None else name
-    return [
-        Cell(shown, name, "name"),
-        number_cell(kappa["value"]),
-        _interval(kappa["low"], kappa["high"]),
-        half_cell(kappa.get("run_half"), kappa.get("run_withheld") or ""),
-        half_cell(kappa.get("total_half")),
-        number_cell(kappa["null"]),
-        gain_cell(kappa),
-        Cell(
-            sentence(kappa),
-            verdict(kappa),
-            f"verdict {verdict(kappa) if verdict(kappa) in (HELPS, HURTS) else ''}".strip(),
-        ),
-    ]
-
-
-def gain_cell(kappa: dict[str, Any]) -> Cell:
-    """Gain over shuffled steps, with its interval."""
-    value, low, high = kappa["gain"], kappa.get("gain_low"), kappa.get("gain_high")
-    if value is None:
-        return number_cell(None)
-    signed = functools.partial(PAGE.percent, sign=True)
-    return Cell(signed(value), value, more=PAGE.interval(low, high, signed) or "no interval")
-
-
-def _rank(eps: str, rank: dict[str, Any]) -> list[Cell]:
-    known, least = rank.get("estimate"), rank.get("estimate_low")
-    return [
-        Cell(eps, float(eps), "name"),
-        rank_cell(rank),
-        count_cell(rank.get("null")),
-        Cell(_range(rank, "null"), _key(rank.get("null_low")), "soft"),
-        Cell("not identifiable" if known is None else PAGE.count(known), _key(known)),
-        Cell(_range(rank, "estimate"), _key(least)),
-    ]
-
-
-def _group(name: str, found: dict[str, Any], study: Study) -> list[Cell]:
-    whole, rank = study.document["energy"], next(iter(found["rank"].values()))
-    share = found["energy"] / whole if whole else None
-    kappa = found["kappa"].get(SHARED) or dict.fromkeys(("value", "low", "high", "null"))
-    return [
-        Cell(name, name, "name"),
-        Cell(PAGE.percent(share), _key(share)),
-        number_cell(kappa["value"]),
-        _interval(kappa["low"], kappa["high"]),
-        number_cell(kappa["null"]),
-        rank_cell(rank),
-        count_cell(rank.get("null"), _range(rank, "null")),
-    ]
-
-
-def _range(rank: dict[str, Any], name: str) -> str:
-    """Range of r* over random orders of the same steps, or of its estimate."""
-    return PAGE.interval(rank.get(f"{name}_low"), rank.get(f"{name}_high"), PAGE.count)
-
-
-def _bound(name: str, study: Study, kind: str, sides: dict[str, str]) -> list[Cell]:
-    found = study.document["bounds"][kind][name]
-    cells = (number_cell(found[end], _ends(found[f"{end}_low"], found[f"{end}_high"])) for end in sides.values())
-    return [Cell(name, name, "name"), *cells]
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    """Show an interval under its value; nothing where the value has no error."""
-    return "" if low == high else PAGE.interval(low, high)
+def _side(bound: Document, end: str) -> Cell:
+    """Show a side with its interval under it, where it has an error."""
+    low, high = bound[f"{end}_low"], bound[f"{end}_high"]
+    return number_cell(bound[end], "" if low == high else PAGE.interval(low, high))
 
 
 def _has_bounds(study: Study) -> bool:
@@ -247,6 +229,50 @@ def _inputs(study: Study) -> str:
     given = study.document["bounds"]["inputs"]
     names = {"eta": "η", "first_loss": "F₀", "lowest_loss": "F*", "diameter": "D"}
     return ", ".join(f"{name} = {PAGE.number(given[key])} ({given['sources'][key]})" for key, name in names.items())
+
+
+def configuration_table(found: Replicates | None) -> Table | None:
+    """Mean, spread between runs and interval of each configuration and predictor."""
+    if found is None:
+        return None
+    columns: list[Column] = [
+        ("configuration", lambda c, p, m: name_cell(c.label)),
+        ("predictor", lambda c, p, m: name_cell(p)),
+        ("runs", lambda c, p, m: count_cell(m.n)),
+        ("mean kappa", lambda c, p, m: number_cell(m.value)),
+        ("sd between runs", lambda c, p, m: number_cell(m.sd if m.n > 1 else None)),
+        ("95 % interval of the mean", lambda c, p, m: Cell(PAGE.interval(m.low, m.high) or "none", m.value, "soft")),
+    ]
+    entries = [(c, p, m) for c in found.configurations for p, m in c.kappa.items()]
+    return Table.of("Configurations", columns, entries, " ".join(found.warnings))
+
+
+def difference_table(found: Replicates | None) -> Table | None:
+    """Differences of every two configurations, p values adjusted for their number."""
+    if found is None or not found.differences:
+        return None
+    columns: list[Column] = [
+        ("difference", lambda d: name_cell(f"{d.first} − {d.second}")),
+        ("predictor", lambda d: name_cell(d.predictor)),
+        ("of mean kappa", lambda d: number_cell(d.value)),
+        ("95 % interval", lambda d: Cell(PAGE.interval(d.low, d.high), d.low, "soft")),
+        ("seeds", lambda d: Cell(f"{d.seeds} paired" if d.seeds else "not paired", d.seeds)),
+        ("p", lambda d: Cell("< 0.001" if d.p < 0.001 else f"{d.p:.3f}", d.p)),
+    ]
+    note = (
+        f"{len(found.differences)} differences; p is adjusted for all of them (Holm). Over the seeds that two "
+        "configurations share the interval is a paired one; where they share none it is Welch's."
+    )
+    return Table.of("Differences", columns, [(d,) for d in found.differences], note)
+
+
+def _run_column(studies: Sequence[Study]) -> list[Column]:
+    return [("run", lambda s, *_: name_cell(s.label))] if len(studies) > 1 else []
+
+
+def name_cell(text: str, key: float | str | None = None) -> Cell:
+    """Show a name."""
+    return Cell(text, text if key is None else key, "name")
 
 
 def number_cell(value: float | None, more: str = "") -> Cell:
@@ -264,13 +290,36 @@ def count_cell(value: float | None, more: str = "") -> Cell:
     return Cell(PAGE.count(value), _key(value), more=more)
 
 
-def rank_cell(rank: dict[str, Any], more: str = "") -> Cell:
+def rank_cell(rank: Document, more: str = "") -> Cell:
     """Certified range of r*."""
     return Cell(PAGE.rank(rank["low"], rank["high"]), _key(rank["low"]), more=more)
 
 
-def _interval(low: float | None, high: float | None) -> Cell:
+def gain_cell(kappa: Document) -> Cell:
+    """Gain over shuffled steps, with its interval."""
+    value, low, high = kappa["gain"], kappa.get("gain_low"), kappa.get("gain_high")
+    signed = functools.partial(PAGE.percent, sign=True)
+    return (
+        number_cell(None)
+        if value is None
+        else Cell(signed(value), value, more=PAGE.interval(low, high, signed) or "no interval")
+    )
+
+
+def verdict_cell(kappa: Document) -> Cell:
+    """Say what the order of the steps does, in a colour where it does something."""
+    word = verdict(kappa)
+    return Cell(sentence(kappa), word, f"verdict {word}" if word in (HELPS, HURTS) else "verdict")
+
+
+def interval_cell(low: float | None, high: float | None) -> Cell:
+    """Show the interval of an error."""
     return Cell(PAGE.of_error(low, high), _key(low), "soft")
+
+
+def _range(rank: Document, name: str) -> str:
+    """Range of r* over random orders of the same steps, or of its estimate."""
+    return PAGE.interval(rank.get(f"{name}_low"), rank.get(f"{name}_high"), PAGE.count)
 
 
 def _key(value: float | None) -> float:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gradlog.analysis import analyze, open_run
+from gradlog.analysis import analyze, html_report, open_run
 from gradlog.analysis.caching.cache import Cache
 from gradlog.analysis.following import Look, is_live, silence, watch
-from gradlog.analysis.report import html_report
 from gradlog.errors import NotARunError, TooFewStepsError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from gradlog.analysis.comparison.replicates import Mean, Replicates
 from gradlog.analysis.report.axes import Axis, exact, linear, logarithmic
 from gradlog.analysis.report.figure import Band, Bars, Dots, Figure, Legend, Line, Rule, style
 from gradlog.analysis.report.figures.predictability import LEGEND, add_curve
+from gradlog.analysis.results.json_document import Document
 
 CAPTION = (
     "Two configurations differ where their intervals are apart; the table has the interval of the difference itself, "
@@ -49,7 +49,7 @@ def _words(mean: Mean) -> str:
     return f"mean {PAGE.number(mean.value)} of {mean.n} run{'' if mean.n == 1 else 's'}{spread}"
 
 
-def kappa_of_runs(predictor: str, windows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def kappa_of_runs(predictor: str, windows: Mapping[str, Sequence[Document]]) -> Figure:
     """Draw kappa of one predictor, a curve for each run, from the windows of its JSON document."""
     ends = [
         w["kappa"][predictor][end] or np.nan for found in windows.values() for w in found for end in ("value", "null")

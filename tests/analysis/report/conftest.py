@@ -50,7 +50,7 @@ def hostile_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory, run_path, hostile_path):
     """Reports by name: of one run, of two, of three with hostile text, of fifty."""
-    from gradlog.analysis.report import write_report
+    from gradlog.analysis import write_report
 
     folder = tmp_path_factory.mktemp("pages")
     runs = {

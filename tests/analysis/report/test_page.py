@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradlog.analysis import analyze, open_run, to_json
+from gradlog.analysis import analyze, html_report, open_run, to_json
 from gradlog.analysis.comparison.side_by_side import Phases, labels
 from gradlog.analysis.measures.predictors.registry import usual
-from gradlog.analysis.report import html_report, study
+from gradlog.analysis.report import study
 from gradlog.analysis.report.page import page
 from tests.helpers import stores
 
