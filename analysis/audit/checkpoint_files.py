@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,16 @@ _BITS = {"float16": 10, "bfloat16": 7, "float8_e4m3fn": 3, "float8_e5m2": 2}
 """Mantissa bits of the types below float32."""
 
 
+Parameters = NDArray[np.inexact]
+"""Of a tensor: float64 or complex128."""
+
+
 class Checkpoint(NamedTuple):
     """Arrays by name, logger states that the file carries, and dtypes in the file of arrays that were widened."""
 
     path: Path
-    arrays: Mapping[str, Any]
-    states: Sequence[Mapping[str, Any]]
+    arrays: Mapping[str, object]
+    states: Sequence[Mapping[str, object]]
     stored: Mapping[str, str] = MappingProxyType({})
 
 
@@ -88,7 +92,7 @@ def rounded(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> str:
         A tensor is missing.
     """
     for t, name in zip(tensors, _places(checkpoint, tensors), strict=True):
-        held = checkpoint.stored.get(name) or str(checkpoint.arrays[name].dtype).removeprefix("torch.")
+        held = checkpoint.stored.get(name) or str(getattr(checkpoint.arrays[name], "dtype", "")).removeprefix("torch.")
         if _BITS.get(held, FULL_BITS) < _BITS.get(t.dtype, FULL_BITS):
             return (
                 f"{checkpoint.path.name}: {t.name} is {held} there, the run trained it in {t.dtype}: rounding hides "
@@ -97,7 +101,7 @@ def rounded(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> str:
     return ""
 
 
-def parameters(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> list[NDArray[Any]]:
+def parameters(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> list[Parameters]:
     """Values of the run's tensors, float64 or complex128, in order, wherever in the checkpoint they stand together.
 
     Raises
@@ -130,7 +134,7 @@ def _places(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> list[str]:
     raise SpecMismatchError(f"{checkpoint.path}: no array named {missing!r}; it has {sorted(names)[:4]} ...")
 
 
-def _torch(path: Path) -> Any:
+def _torch(path: Path) -> object:
     try:
         import torch
     except ImportError as error:
@@ -138,7 +142,7 @@ def _torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _arrays(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _arrays(tree: object, path: str) -> Iterator[tuple[str, object]]:
     if hasattr(tree, "__array__"):
         yield path, tree
     elif isinstance(tree, Mapping):
@@ -146,7 +150,7 @@ def _arrays(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _arrays(value, f"{path}.{key}" if path else str(key))
 
 
-def _states(tree: Any) -> Iterator[Mapping[str, Any]]:
+def _states(tree: object) -> Iterator[Mapping[str, object]]:
     if isinstance(tree, Mapping):
         if tree.keys() >= _STATE and isinstance(tree["head"], str):
             yield tree
@@ -155,7 +159,7 @@ def _states(tree: Any) -> Iterator[Mapping[str, Any]]:
                 yield from _states(value)
 
 
-def _npz(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+def _npz(path: Path) -> Iterator[tuple[str, NDArray[np.generic]]]:
     with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as file:
         for name in file.files:
             info = archive.getinfo(name if name in archive.namelist() else name + ".npy")
@@ -164,7 +168,7 @@ def _npz(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
             yield name, file[name]
 
 
-def _safetensors(path: Path, stored: dict[str, str]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _safetensors(path: Path, stored: dict[str, str]) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Read a u64 length, a JSON header of that length, then the data (the format that safetensors documents).
 
     ``stored`` gets the dtype of what is widened.

@@ -83,6 +83,8 @@ class Shards:
     ----------
     listed : set of str
         Files that were needed so far.
+    problems : list of str
+        Shards among them that cannot be unpacked.
     """
 
     def __init__(self, files: Files, segment: SegmentHeader) -> None:
@@ -95,6 +97,7 @@ class Shards:
         except CorruptRunError:
             self._manifests = []
         self.listed = {MANIFESTS}
+        self.problems: list[str] = []
 
     def get(self, key: str) -> bytes | memoryview | None:
         """Content of a chunk or manifest by the key it had."""
@@ -119,5 +122,6 @@ class Shards:
         data = self._files.get(f"{self._name}/{shard}")
         try:
             return [] if data is None else shards.unpack(data, self._count)
-        except ValueError:
+        except ValueError as error:
+            self.problems.append(f"{shard}: {error}")
             return []

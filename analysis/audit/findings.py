@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 Status = Literal["PASS", "FAIL", "SKIP", "WARN"]
 
@@ -34,7 +34,7 @@ class Line:
     status: Status
     check: str
     text: str
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    facts: dict[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -74,7 +74,7 @@ class Report:
         """Whether any check failed."""
         return self.count("FAIL") > 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values for ``json.dumps``, schema ``gradlog.audit/1``."""
         return {
             "schema": "gradlog.audit/1",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradlog.format import fields
 from gradlog.format.header import WIDENED_GAP, RunHeader
@@ -31,7 +31,7 @@ class Flush(NamedTuple):
     time: float
 
 
-def flush(manifest: Mapping[str, Any], before: int | None) -> Flush:
+def flush(manifest: Mapping[str, object], before: int | None) -> Flush:
     """Take what is compared from a manifest, given the last step written before it."""
     steps = fields.sequence(manifest["steps"], "steps", 2)
     last = fields.step(steps[1], "a step") if steps else before

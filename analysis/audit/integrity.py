@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from gradlog.analysis.audit import leftovers
 from gradlog.analysis.audit.files import Chunks, Files, Shards, open_files
@@ -140,206 +139,222 @@ def _settled(files: Files, header: RunHeader, root: str, name: str, segments: li
     before: bytes | None = None
     for _ in range(_LOOKS):
         commit = files.get(f"{name}/{META}")
-        inside = {key[len(name) + 1 :] for key in files.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
-        notes: list[str] = []
-        found = list(_segment(files, header, root, name, segments, inside, notes))
+        look = _Look(files, header, name)
+        found = list(look.problems(root, segments))
         problems = found if last is None else [problem for problem in last if problem in found]
         if not problems or (problems == last and commit == before):
             break
         last, before = problems, commit
-    return problems, notes
+    return problems, look.notes
 
 
-def _segment(
-    files: Files,
-    header: RunHeader,
-    root: str,
-    name: str,
-    segments: list[str],
-    inside: set[str],
-    notes: list[str],
-) -> Iterator[str]:
-    if all(key.endswith(PARTIAL_FILE) for key in inside):
-        notes.append("not begun: its writer was killed before it wrote the metadata")
-        return
-    # Before the commit record: the rows of a journal that is retired from here on are in the chunks it names.
-    held = {k: files.get(f"{name}/{k}") for k in sorted(inside, reverse=True) if JOURNAL_PATTERN.fullmatch(k)}
-    journals, _ = records.read_all(held, records.owner(header.uuid, name), len(header.groups), header.sketch.k)
-    data = files.get(f"{name}/{META}")
-    if data is None:
-        yield f"{META}: missing"
-        return
-    if not is_sealed(data):
-        yield f"{META}: its bytes contradict its own digest"
-        return
-    try:
-        segment = SegmentHeader.from_attrs(attributes(data, META), META)
-        segment.require_bounds(header, META)
-        arrays = limits.parse_object(data, META)["consolidated_metadata"]["metadata"]
-    except (GradlogError, TypeError, KeyError) as error:
-        yield f"{META}: {error}"
-        return
-    if segment.name != name:
-        yield f"{META}: belongs to {segment.name}"
-    if segment.root != root:
-        yield f"{META}: the run's zarr.json is not the one that this segment was recorded under"
-    if segment.parent is not None and segment.parent not in segments:
-        yield f"{META}: continues {segment.parent}, which is missing"
-    # A newer minor version may have more arrays.
-    implied = layout.arrays(header, segment.rows, len(segment.scalars), segment.shard, segment.snapshots)
-    if not isinstance(arrays, dict) or arrays != arrays | implied:
-        yield f"{META}: the arrays' metadata is not what the headers imply"
-        return
-    listed = {META, *(f"{array}/{META}" for array in arrays)}
-    coming = _uncommitted(files, segment)
-    compacting = MANIFESTS in inside and not segment.shard
-    yield from _arrays(files, header, segment, arrays, coming, compacting)
-    if segment.shard:
-        source = Shards(files, segment)
-        yield from _chain(source, segment, set())
-        listed |= source.listed
-    else:
-        yield from _chain(files, segment, listed)
-    yield from _tail(header, segment, journals, notes)
-    rest = inside - listed
-    if compaction := leftovers.of_compaction(segment, rest):
-        notes.append(f"{len(compaction):,} files of a compaction that was cut off; gradlog compact RUN finishes it")
-    yield from _unlisted(header, segment, coming, rest - compaction, notes)
+class _Look:
+    """One look at a segment, which may be written to meanwhile.
 
+    Attributes
+    ----------
+    inside : set of str
+        Keys of its files.
+    listed : set of str
+        Those that belong to it, as far as looked.
+    notes : list of str
+    """
 
-def _uncommitted(files: Files, segment: SegmentHeader) -> dict[str, Any]:
-    """Manifest of a flush that was cut off, or is under way, before its last step; empty where there is none."""
-    if segment.status not in UNSETTLED:
-        return {}
-    manifest = _json(files.get(f"{segment.name}/{MANIFEST.format(segment.flushes)}"))
-    return manifest if isinstance(manifest, dict) and manifest.get("prev") == segment.head else {}
+    def __init__(self, files: Files, header: RunHeader, name: str) -> None:
+        self.files, self.header, self.name = files, header, name
+        self.inside = {key[len(name) + 1 :] for key in files.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
+        self.listed: set[str] = set()
+        self.notes: list[str] = []
 
+    def get(self, key: str) -> bytes | None:
+        """Content of a file of the segment."""
+        return self.files.get(f"{self.name}/{key}")
 
-def _arrays(
-    files: Files,
-    header: RunHeader,
-    segment: SegmentHeader,
-    committed: dict[str, Any],
-    coming: dict[str, Any],
-    compacting: bool,
-) -> Iterator[str]:
-    """Each array's own metadata: as committed or, where a flush or compaction was cut off, as these have it."""
-    allowed = [committed]
-    if coming:
-        names, chunks = coming.get("scalars"), coming.get("chunks")
-        taken = segment.snapshots + (layout.snapshots_in(chunks) if isinstance(chunks, dict) else 0)
-        scalars = len(names) if isinstance(names, list) else 0
-        allowed.append(layout.arrays(header, _interval(coming.get("rows"))[1], scalars, snapshots=taken))
-    unwritten = segment.flushes == 0 and segment.status == "recording"
-    for array in committed:
-        data = files.get(f"{segment.name}/{array}/{META}")
-        found = _json(data)
-        if compacting and leftovers.is_resharded(header, segment, array, found):
-            continue
-        if found not in [arrays.get(array) for arrays in allowed] and not (data is None and unwritten):
-            yield f"{array}/{META}: missing or not what the headers imply"
-
-
-def _chain(files: Chunks, segment: SegmentHeader, listed: set[str]) -> Iterator[str]:
-    previous, rows = segment.root, 0
-    for i in range(segment.flushes):
-        key = MANIFEST.format(i)
-        listed.add(key)
-        data = files.get(f"{segment.name}/{key}")
-        manifest = _json(data)
-        if data is None or not isinstance(manifest, dict):
-            yield f"{key}: missing or not JSON; the chain breaks here"
+    def problems(self, root: str, segments: list[str]) -> Iterator[str]:
+        """Say what contradicts the root's digest, the headers, the manifests, or what a kill may leave."""
+        if all(key.endswith(PARTIAL_FILE) for key in self.inside):
+            self.notes.append("not begun: its writer was killed before it wrote the metadata")
             return
-        if manifest.get("prev") != previous:
-            yield f"{key}: does not follow the manifest before it"
-        if manifest.get("segment") != segment.name or manifest.get("flush") != i:
-            yield f"{key}: belongs elsewhere"
-        start, stop = _interval(manifest.get("rows"))
-        if start != rows or stop < start:
-            yield f"{key}: rows {manifest.get('rows')} do not follow row {rows}"
-        previous, rows = digest(data), stop
-        yield from _chunks(files, segment.name, manifest.get("chunks"), listed)
-    if previous != segment.head:
-        yield f"{META}: the chain's head is not the newest manifest"
-    if rows != segment.rows:
-        yield f"{META}: {segment.rows} rows are committed, the manifests hold {rows}"
+        # Before the commit record: the rows of a journal that is retired from here on are in the chunks it names.
+        held = {k: self.get(k) for k in sorted(self.inside, reverse=True) if JOURNAL_PATTERN.fullmatch(k)}
+        owner, shape = records.owner(self.header.uuid, self.name), (len(self.header.groups), self.header.sketch.k)
+        journals, _ = records.read_all(held, owner, *shape)
+        segment, arrays, fault = self._metadata()
+        if segment is None:
+            yield f"{META}: {fault}"
+            return
+        if segment.name != self.name:
+            yield f"{META}: belongs to {segment.name}"
+        if segment.root != root:
+            yield f"{META}: the run's zarr.json is not the one that this segment was recorded under"
+        if segment.parent is not None and segment.parent not in segments:
+            yield f"{META}: continues {segment.parent}, which is missing"
+        # A newer minor version may have more arrays.
+        implied = layout.arrays(self.header, segment.rows, len(segment.scalars), segment.shard, segment.snapshots)
+        if not isinstance(arrays, dict) or arrays != arrays | implied:
+            yield f"{META}: the arrays' metadata is not what the headers imply"
+            return
+        coming = self._uncommitted(segment)
+        yield from self._arrays(segment, arrays, coming)
+        source = Shards(self.files, segment) if segment.shard else None
+        yield from self._chain(segment, source or self.files, set() if source else self.listed)
+        if source:
+            self.listed |= source.listed
+            yield from source.problems
+        if segment.status in UNSETTLED:
+            yield from self._tail(segment, journals)
+        yield from self._unlisted(segment, coming)
 
-
-def _chunks(files: Chunks, name: str, chunks: Any, listed: set[str]) -> Iterator[str]:
-    if not isinstance(chunks, dict):
-        yield "manifest: lists no chunks"
-        return
-    for key, entry in chunks.items():
-        chunk = layout.ChunkKey.parse(key)
-        if chunk is None or chunk.shard or not isinstance(entry, dict) or key in listed:
-            yield f"{shown(key)}: not a chunk of this format, or listed twice"
-            continue
-        listed.add(key)
-        data = files.get(f"{name}/{key}")
+    def _metadata(self) -> tuple[SegmentHeader | None, object, str]:
+        """Header and arrays of the commit record; or why there are none."""
+        data = self.get(META)
         if data is None:
-            yield f"{key}: missing"
-        elif len(data) != entry.get("size"):
-            yield f"{key}: {len(data)} bytes, the manifest says {entry.get('size')}"
-        elif digest(data) != entry.get("blake2b"):
-            yield f"{key}: bytes contradict the manifest"
+            return None, None, "missing"
+        if not is_sealed(data):
+            return None, None, "its bytes contradict its own digest"
+        try:
+            segment = SegmentHeader.from_attrs(attributes(data, META), META)
+            segment.require_bounds(self.header, META)
+            return segment, limits.parse_object(data, META)["consolidated_metadata"]["metadata"], ""
+        except (GradlogError, TypeError, KeyError) as error:
+            return None, None, str(error)
+
+    def _uncommitted(self, segment: SegmentHeader) -> dict[str, object]:
+        """Manifest of a flush that was cut off, or is under way, before its last step; empty where there is none."""
+        if segment.status not in UNSETTLED:
+            return {}
+        manifest = _json(self.get(MANIFEST.format(segment.flushes)))
+        return manifest if manifest.get("prev") == segment.head else {}
+
+    def _arrays(
+        self, segment: SegmentHeader, committed: Mapping[str, object], coming: Mapping[str, object]
+    ) -> Iterator[str]:
+        """Each array's own metadata: as committed or, where a flush or compaction was cut off, as these have it."""
+        allowed = [committed]
+        if coming:
+            names, chunks = coming.get("scalars"), coming.get("chunks")
+            taken = segment.snapshots + (layout.snapshots_in(chunks) if isinstance(chunks, dict) else 0)
+            scalars = len(names) if isinstance(names, list) else 0
+            allowed.append(layout.arrays(self.header, _interval(coming.get("rows"))[1], scalars, snapshots=taken))
+        unwritten = segment.flushes == 0 and segment.status == "recording"
+        compacting = MANIFESTS in self.inside and not segment.shard
+        self.listed |= {META, *(f"{array}/{META}" for array in committed)}
+        for array in committed:
+            data = self.get(f"{array}/{META}")
+            found = _json(data)
+            if compacting and leftovers.is_resharded(self.header, segment, array, found):
+                continue
+            if found not in [arrays.get(array) for arrays in allowed] and not (data is None and unwritten):
+                yield f"{array}/{META}: missing or not what the headers imply"
+
+    def _chain(self, segment: SegmentHeader, source: Chunks, seen: set[str]) -> Iterator[str]:
+        """Walk over the manifests, each naming the one before and exactly the chunks of its rows.
+
+        The recorder and every reader walk with ``format.chain.walk``, which stops at the first fault. This walk is
+        another on purpose: it reads what that one might misread, and goes on to tell what else is wrong.
+        """
+        previous, rows, most = segment.root, 0, self.header.chunk
+        for i in range(segment.flushes):
+            key = MANIFEST.format(i)
+            data = source.get(f"{segment.name}/{key}")
+            manifest = _json(data)
+            if data is None or not manifest:
+                yield f"{key}: missing or not JSON; the chain breaks here"
+                return
+            if manifest.get("prev") != previous:
+                yield f"{key}: does not follow the manifest before it"
+            if manifest.get("segment") != segment.name or manifest.get("flush") != i:
+                yield f"{key}: belongs elsewhere"
+            start, stop = _interval(manifest.get("rows"))
+            if start != rows or not 0 <= stop - start <= most or (stop > start and start % most):
+                yield f"{key}: rows {shown(manifest.get('rows'))} are no chunk of {most:,} after row {rows:,}"
+            previous, rows = digest(data), stop
+            seen.add(key)
+            yield from self._chunks(source, manifest, key, seen)
+        if previous != segment.head:
+            yield f"{META}: the chain's head is not the newest manifest"
+        if rows != segment.rows:
+            yield f"{META}: {segment.rows:,} rows are declared, the manifests hold {rows:,}"
+
+    def _chunks(self, source: Chunks, manifest: Mapping[str, object], where: str, seen: set[str]) -> Iterator[str]:
+        """Compare the chunks of a flush with their digests; each row needs all of its chunks, and none twice."""
+        chunks, names = manifest.get("chunks"), manifest.get("scalars")
+        start, stop = _interval(manifest.get("rows"))
+        if not isinstance(chunks, dict) or not isinstance(names, list) or len(names) > limits.COLUMNS:
+            yield f"{where}: lists no chunks"
+            return
+        needed = layout.chunk_keys(start // self.header.chunk, len(names)) if stop > start >= 0 else ()
+        odd = {key for key in chunks if key.partition("/")[0] in layout.ARRAYS} ^ set(map(str, needed))
+        if odd:
+            yield f"{where}: it must list exactly the chunks of its rows; {shown(min(odd))} is missing or too much"
+        for key, entry in chunks.items():
+            chunk = layout.ChunkKey.parse(key)
+            if chunk is None or chunk.shard or not isinstance(entry, dict) or key in seen:
+                yield f"{shown(key)}: not a chunk of this format, or listed twice"
+                continue
+            seen.add(key)
+            data = source.get(f"{self.name}/{key}")
+            if data is None:
+                yield f"{key}: missing"
+            elif len(data) != entry.get("size"):
+                yield f"{key}: {len(data)} bytes, the manifest says {shown(entry.get('size'))}"
+            elif digest(data) != entry.get("blake2b"):
+                yield f"{key}: bytes contradict the manifest"
+
+    def _tail(self, segment: SegmentHeader, journals: Mapping[int, records.Journal]) -> Iterator[str]:
+        for journal, fault in following(journals, segment.rows, self.header.chunk):
+            if fault:
+                yield fault
+            elif journal.torn:
+                self.notes.append(f"{JOURNAL.format(journal.chunk)}: a last row was cut short by a kill")
+
+    def _unlisted(self, segment: SegmentHeader, coming: Mapping[str, object]) -> Iterator[str]:
+        """Files that no manifest names: what a kill leaves, or what does not belong here."""
+        rest = self.inside - self.listed
+        if compaction := leftovers.of_compaction(segment, rest):
+            files = f"{len(compaction):,} files of a compaction that was cut off"
+            self.notes.append(f"{files}; gradlog compact RUN finishes it")
+        keys = rest - compaction
+        manifest, journal = MANIFEST.format(segment.flushes), JOURNAL.format(segment.rows // self.header.chunk)
+        start, stop = _interval(coming.get("rows"))
+        for key in sorted(keys):
+            if leftovers.is_harmless(key) or (JOURNAL_PATTERN.fullmatch(key) and segment.status in UNSETTLED):
+                continue
+            if key.startswith(TORN):
+                self.notes.append(f"{key}: rows that could not be taken over into the run")
+            elif segment.status == "closed" or segment.shard:
+                yield f"{key}: in no manifest"
+            elif key == manifest and start < stop and segment.status == "recording" and journal not in keys:
+                yield f"{key}: written but not committed, and {journal}, which must hold its rows, is missing"
+            elif key == manifest or self._of_a_flush(key, segment):
+                self.notes.append(f"{key}: of a flush that was not committed")
+            elif JOURNAL_PATTERN.fullmatch(key):
+                self.notes.append(f"{key}: left over, its rows were taken over into the run")
+            else:
+                yield f"{key}: in no manifest"
+
+    def _of_a_flush(self, key: str, segment: SegmentHeader) -> bool:
+        """Whether this is what the flush after the last committed one writes."""
+        array, _, file = key.partition("/")
+        if array in layout.SNAPSHOTS and file == META:
+            return True
+        chunk = layout.ChunkKey.parse(key)
+        if chunk is None or chunk.shard:
+            return False
+        if chunk.array in layout.SNAPSHOTS:
+            return chunk.index >= segment.snapshots
+        return chunk.index == segment.rows // self.header.chunk
 
 
-def _tail(
-    header: RunHeader, segment: SegmentHeader, journals: dict[int, records.Journal], notes: list[str]
-) -> Iterator[str]:
-    if segment.status not in UNSETTLED:
-        return
-    for journal, fault in following(journals, segment.rows, header.chunk):
-        if fault:
-            yield fault
-        elif journal.torn:
-            notes.append(f"{JOURNAL.format(journal.chunk)}: a last row was cut short by a kill")
-
-
-def _unlisted(
-    header: RunHeader, segment: SegmentHeader, coming: dict[str, Any], keys: set[str], notes: list[str]
-) -> Iterator[str]:
-    """Files that no manifest names: what a kill leaves, or what does not belong here."""
-    manifest, journal = MANIFEST.format(segment.flushes), JOURNAL.format(segment.rows // header.chunk)
-    start, stop = _interval(coming.get("rows"))
-    for key in sorted(keys):
-        if leftovers.is_harmless(key) or (JOURNAL_PATTERN.fullmatch(key) and segment.status in UNSETTLED):
-            continue
-        if key.startswith(TORN):
-            notes.append(f"{key}: rows that could not be taken over into the run")
-        elif segment.status == "closed" or segment.shard:
-            yield f"{key}: in no manifest"
-        elif key == manifest and start < stop and segment.status == "recording" and journal not in keys:
-            yield f"{key}: written but not committed, and {journal}, which must hold its rows, is missing"
-        elif key == manifest or _of_a_flush(key, header, segment):
-            notes.append(f"{key}: of a flush that was not committed")
-        elif JOURNAL_PATTERN.fullmatch(key):
-            notes.append(f"{key}: left over, its rows were taken over into the run")
-        else:
-            yield f"{key}: in no manifest"
-
-
-def _of_a_flush(key: str, header: RunHeader, segment: SegmentHeader) -> bool:
-    """Whether this is what the flush after the last committed one writes."""
-    array, _, file = key.partition("/")
-    if array in layout.SNAPSHOTS and file == META:
-        return True
-    chunk = layout.ChunkKey.parse(key)
-    if chunk is None or chunk.shard:
-        return False
-    if chunk.array in layout.SNAPSHOTS:
-        return chunk.index >= segment.snapshots
-    return chunk.index == segment.rows // header.chunk
-
-
-def _interval(rows: Any) -> tuple[int, int]:
+def _interval(rows: object) -> tuple[int, int]:
     if isinstance(rows, list) and len(rows) == 2 and all(type(r) is int for r in rows):
         return rows[0], rows[1]
     return -1, -1
 
 
-def _json(data: bytes | memoryview | None) -> Any:
+def _json(data: bytes | memoryview | None) -> dict[str, object]:
+    """JSON object in a file; empty where there is none."""
     try:
-        return None if data is None else limits.parse_json(data, "")
+        return {} if data is None else limits.parse_object(data, "")
     except CorruptRunError:
-        return None
+        return {}

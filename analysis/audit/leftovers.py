@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gradlog.format import layout
@@ -53,8 +53,8 @@ def of_compaction(segment: SegmentHeader, keys: Iterable[str]) -> set[str]:
     }
 
 
-def is_resharded(header: RunHeader, segment: SegmentHeader, array: str, found: Any) -> bool:
-    """Whether an array's metadata are those of a compaction that had not yet committed."""
+def is_resharded(header: RunHeader, segment: SegmentHeader, array: str, found: Mapping[str, Any]) -> bool:
+    """Whether an array's metadata, Any as they are in the file, are those of a compaction that had not committed."""
     try:
         shard = found["chunk_grid"]["configuration"]["chunk_shape"][0] // header.chunk
     except (KeyError, TypeError, IndexError):

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.audit.files import Files, Folder
 from gradlog.analysis.audit.flushes import Flush, flush
-from gradlog.analysis.audit.limits import headers
+from gradlog.analysis.audit.handed_files import headers
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.analysis.reading.segment import Segment
 from gradlog.errors import CorruptRunError
 from gradlog.format import layout, shards
 from gradlog.format.chain import manifest_reader, walk
-from gradlog.format.codec import decode, is_intact
+from gradlog.format.codec import HEAD, decode, frame_fault, is_intact
 from gradlog.format.header import NONFINITE, RunHeader, SegmentHeader
-from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, chunk_codec, chunk_shape, scalar_chunks
+from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, chunk_codec, chunk_shape, decoded_bytes, scalar_chunks
 from gradlog.format.names import JOURNAL_PATTERN
 
 Floats = NDArray[np.float64]
@@ -186,6 +186,8 @@ class _Table:
     def _put(self, array: str, index: int, column: int, data: bytes | memoryview) -> None:
         meta = self._metadata[array]
         part = self.columns[array][index * self._chunk : (index + 1) * self._chunk]
+        if fault := frame_fault(chunk_codec(meta), decoded_bytes(meta), bytes(data[:HEAD]), len(data)):
+            raise ValueError(fault)  # before anything is decoded: it may be a bomb
         if not is_intact(data):
             raise ValueError("its checksum is wrong")
         values = decode(chunk_codec(meta), data, meta["data_type"], chunk_shape(meta))[: len(part)]

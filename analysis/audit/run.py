@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from gradlog.analysis.audit import limits, listing
+from gradlog.analysis.audit import handed_files, listing
 from gradlog.analysis.audit.checkpoint_files import Checkpoint, load
 from gradlog.analysis.audit.checks import chain_heads, completeness
 from gradlog.analysis.audit.checks.checkpoints import checkpoints as against_checkpoints
@@ -169,7 +169,7 @@ def _sound(
 def _live(folder: Path) -> bool:
     """Whether the run may still be written to, so that what looked wrong may look right a moment later."""
     try:
-        return any(s.status == "recording" for s in limits.headers(folder)[1])
+        return any(s.status == "recording" for s in handed_files.headers(folder)[1])
     except Exception:  # whatever hostile metadata makes of it
         return False
 
@@ -177,7 +177,7 @@ def _live(folder: Path) -> bool:
 def _limits(folder: Path, label: str) -> Iterator[Line]:
     files, odd = sizes(folder)
     found = f"{label}{len(files):,} plain files, {sum(files.values()):,} bytes"
-    odd = odd or list(limits.exceeded(folder, files))
+    odd = odd or list(handed_files.exceeded(folder, files))
     yield from problems("limits", [label + text for text in odd], found)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Look = dict[str, Any]
-"""Keywords of matplotlib for a colour and what goes with it."""
+"""Keywords of matplotlib for a colour and what goes with it. Any: each has a type of its own."""
 
 GREY = "0.5"
 EMPHASIS: dict[str, Look] = {
@@ -43,7 +43,7 @@ def draw(figure: Figure, ax: Axes, colour: str = SERIES_LIGHT[0], label: str = "
     label : str
         Of the run, to draw several on the same axes.
     """
-    fresh, series = not ax.has_data(), dict[tuple[str, str], list[Any]]()
+    fresh, series = not ax.has_data(), dict[tuple[str, str], list[Mark]]()
     for mark in figure.marks:
         series.setdefault((_kind(mark), getattr(mark, "style", "plain")), []).append(mark)
     drawn: dict[tuple[str, str], Artist] = {}
@@ -75,7 +75,7 @@ def _colour(name: str) -> str:
     return SERIES_LIGHT[int(name[1:])] if name[1:].isdigit() else {"ink": "black"}.get(name, "0.4")
 
 
-def _joined(marks: Sequence[Any], end: str, gap: bool = False) -> Float64:
+def _joined(marks: Sequence[Mark], end: str, gap: bool = False) -> Float64:
     """Values of several marks one after another, where wanted with a gap in between."""
     columns = [np.asarray(getattr(mark, end), np.float64) for mark in marks]
     return np.concatenate([np.append(c, np.nan) for c in columns])[:-1] if gap else np.concatenate(columns)
@@ -122,7 +122,7 @@ def _cells(ax: Axes, marks: Sequence[Cells], look: Look) -> Artist:
     return mesh
 
 
-DRAW: dict[str, Callable[[Axes, Any, Look], Artist]] = {
+DRAW: dict[str, Callable[..., Artist]] = {
     "line": _lines, "dashed": _lines, "band": _bands, "dot": _dots, "ring": _dots, "cross": _dots, "bar": _bars,
     "rule": _rules, "cells": _cells,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradlog.analysis.measures.predictors.registry import usual
 from gradlog.analysis.report.figures import comparison as of_runs
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcStyleType
 
     from gradlog.analysis.comparison.compare import Comparison
     from gradlog.analysis.comparison.divergence import Cosines
     from gradlog.analysis.comparison.replicates import Replicates
     from gradlog.analysis.results.group_time import GroupTime
 
-STYLE: dict[str, Any] = {
+STYLE: RcStyleType = {
     "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
     "figure.constrained_layout.w_pad": 0.08, "figure.constrained_layout.hspace": 0.08,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.2,
@@ -192,14 +193,13 @@ def save_comparison(found: Comparison, target: str | os.PathLike[str]) -> None:
 
 
 def _write(draw: Callable[[], Figure], target: str | os.PathLike[str]) -> None:
-    import matplotlib as mpl
+    from matplotlib import style
 
     suffix = os.path.splitext(os.fspath(target))[1].lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{os.fspath(target)!r} ends in none of {', '.join(SUFFIXES)}")
-    style: Any = STYLE
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None, "ModDate": None}, ".png": {}}[suffix]
-    with mpl.rc_context(style):
+    with style.context(STYLE):
         draw().savefig(target, dpi=200, facecolor="white", metadata=undated)
 
 

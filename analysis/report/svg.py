@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from html import escape
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -184,7 +183,7 @@ class _Drawing:
             yield _text("tick", self.left - 6, p + 4, tick_text(value), "end")
 
 
-MARKS: dict[type, Callable[[_Drawing, Any], Iterable[str]]] = {
+MARKS: dict[type, Callable[..., Iterable[str]]] = {
     Line: _Drawing._line, Band: _Drawing._band, Dots: _Drawing._dots, Bars: _Drawing._bars, Rule: _Drawing._rule,
     Tips: _Drawing._tips, Cells: _Drawing._cells,
 }  # fmt: skip

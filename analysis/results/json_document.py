@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import xarray
 
 Document = dict[str, Any]
-"""A JSON object, or one inside it. Any: a value is a number, text, None, a list or such an object; docs/json.md says
-which, field by field."""
+"""A JSON object, or one inside it. Any: a value is a number, text, None, a list or such an object; which,
+``results.quantities`` and docs/quantities.md say."""
 
 SCHEMA = "gradlog.analysis/1"
 RUN_FIELDS = (
@@ -104,7 +104,7 @@ def _largest_steps(ds: xarray.Dataset) -> list[Document]:
 def _judged(result: Document, warnings: list[str]) -> Document:
     """Document without NaN, with a verdict on each predictor, and warnings that name what is undefined."""
     lost: list[str] = []
-    plain: Document = _plain(result, "", lost)
+    plain: Document = {key: _plain(value, key, lost) for key, value in result.items()}
     plain["verdicts"] = {"looked_at": _judge(plain)}
     none = "missing" in result["bounds"]["inputs"]["sources"].values()
     undefined = [f"{UNDEFINED}: {enumerate_some(lost)}"] if lost else []
@@ -215,10 +215,10 @@ def _judge(scope: Document) -> int:
     return looked_at(said) + sum(map(_judge, inside))
 
 
-def _plain(value: Any, path: str, lost: list[str]) -> Any:
+def _plain(value: object, path: str, lost: list[str]) -> object:
     """Replace non-finite numbers by None, noting where."""
     if isinstance(value, dict):
-        return {k: _plain(v, f"{path}.{k}" if path else k, lost) for k, v in value.items()}
+        return {k: _plain(v, f"{path}.{k}", lost) for k, v in value.items()}
     if isinstance(value, list):
         return [_plain(v, f"{path}[{i}]", lost) for i, v in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from gradlog.analysis.audit.findings import Line
 from gradlog.format import limits
@@ -33,7 +32,7 @@ def kept(folder: Path, segments: Sequence[SegmentHeader], heads: Sequence[str]) 
 
 
 def of_checkpoint(
-    folder: Path, header: RunHeader, segments: Sequence[SegmentHeader], state: Mapping[str, Any], where: str
+    folder: Path, header: RunHeader, segments: Sequence[SegmentHeader], state: Mapping[str, object], where: str
 ) -> Iterator[Line]:
     """Compare what ``Logger.state_dict`` put into a model checkpoint with the run."""
     segment = next((s for s in segments if s.name == state["segment"]), None)

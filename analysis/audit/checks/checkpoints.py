@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.audit.checkpoint_files import Checkpoint, parameters, rounded
+from gradlog.analysis.audit.checkpoint_files import Checkpoint, Parameters, parameters, rounded
 from gradlog.analysis.audit.findings import Line
 from gradlog.analysis.audit.reader import Floats
 from gradlog.analysis.common.text import enumerate_some
@@ -62,7 +62,7 @@ def checkpoints(run: Run, files: Sequence[tuple[int, Checkpoint]], sgd: bool = F
         yield _interval(run, (a, b), start, stop, sgd)
 
 
-def _interval(run: Run, steps: tuple[int, int], start: list[Floats], stop: list[Floats], sgd: bool) -> Line:
+def _interval(run: Run, steps: tuple[int, int], start: list[Parameters], stop: list[Parameters], sgd: bool) -> Line:
     a, b = steps
     span = f"steps {a} to {b - 1}"
     rows = np.flatnonzero((run.steps >= a) & (run.steps < b))
@@ -131,7 +131,7 @@ def _sum(run: Run, rows: NDArray[np.int64], weights: Floats) -> tuple[Floats, Fl
     return total, energy
 
 
-def _allowed(run: Run, steps: int, parameters: list[Floats], energy: Floats) -> Floats:
+def _allowed(run: Run, steps: int, parameters: list[Parameters], energy: Floats) -> Floats:
     """How far rounding alone may take the two sides apart, in norm, (group,)."""
     rounding = np.zeros(run.n_groups)
     for t, x in zip(run.header.tensors, parameters, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from gradlog.analysis.audit.findings import Line
 from gradlog.format.header import RunHeader
@@ -54,11 +53,11 @@ def provenance(header: RunHeader) -> Iterator[Line]:
         yield Line("WARN", "provenance", text, {"missing": missing})
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _leaves(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(notes: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in notes.items():
         if isinstance(value, Mapping) and len(prefix) < 200:
             yield from _leaves(value, f"{prefix}{key}.")

@@ -7,7 +7,7 @@ the best members of their classes, P*_T.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,7 +76,7 @@ class Fitted:
     one_row: Float64 | None = None
     hindsight: bool = False
 
-    def mean_weights(self, ages: NDArray[np.int64]) -> tuple[Any, Any, Any]:
+    def mean_weights(self, ages: NDArray[np.int64]) -> tuple[Float64, Float64, Float64]:
         """Return the means over rows of s1, s1^2 and s2: sum and sum of squares of the weights in use at a row.
 
         ``ages`` (chains, 2) are ranges [first, stop) of the number of past rows: 0, 1, 2, ... in a whole chain.

@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from gradlog.analysis.measures.predictors.base import Predictor
 
 Result = Literal["analyze", "report", "windows", "compare"]
 """Results that show some predictors unless others are asked for; ``windows``: the report's figures over time."""
 
-Make = TypeVar("Make", bound=Callable[..., Any])
+Make = TypeVar("Make", bound=Callable[..., Predictor])
 
 WRITTEN = re.compile(r"([\w-]+)(?:\(\s*([0-9.eE+-]+)\s*\))?")
 PACKAGE = __name__.rpartition(".")[0]
@@ -27,7 +27,7 @@ class Kind:
 
     form: str
     make: Callable[..., Predictor]
-    parameter: Callable[[str], Any] | None
+    parameter: Callable[[str], float] | None
     usual: tuple[str, ...]
     shown_in: tuple[str, ...]
     place: float
@@ -46,7 +46,7 @@ _kinds: dict[str, Kind] = {}
 
 def register_predictor(
     form: str,
-    parameter: Callable[[str], Any] | None = None,
+    parameter: Callable[[str], float] | None = None,
     *,
     usual: Sequence[str] = (),
     shown_in: Sequence[Result] = (),
@@ -214,12 +214,12 @@ def _parse(name: str) -> Predictor:
         raise ValueError(f"bad predictor {name!r}: {error}") from error
 
 
-def needs(predictors: Sequence[Predictor], lags: int = 0) -> dict[str, Any]:
+def needs(predictors: Sequence[Predictor], lags: int = 0) -> tuple[tuple[float, ...], int]:
     """Betas and lags that a pass must collect for all of them."""
     betas = sorted({b for p in predictors for b in p.betas})
-    return {"betas": tuple(betas), "lags": max([lags, *(p.lags for p in predictors)])}
+    return tuple(betas), max([lags, *(p.lags for p in predictors)])
 
 
-def _is_ours(make: Any) -> bool:
+def _is_ours(make: Callable[..., Predictor]) -> bool:
     made = getattr(make, "func", make)
     return str(made.__module__).startswith(f"{PACKAGE}.")
