@@ -103,17 +103,15 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
     route = routes.choose(spectra.svd, run.n_steps, run.n_groups, run.k)
     cuts = sorted({0, run.n_steps, *(edge for r in flat(ranges) for edge in (r.start, r.stop))})
     light = scope.light and len(cuts) > 2 + (scope.burn_in > 0)
-    betas, lags = needs(spec.predictors, gradient_noise.LAGS)
     recipe = Recipe(
         groups=run.n_groups,
         k=run.k,
-        betas=betas,
-        lags=lags,
         pooled=run.n_groups > 1 and not spec.exact and run.k <= routes.GROUP_WIDTH,
         scatter=spectra.null_rank,
         epoch=epochs.recipe,
         kernel=_kernel(options.compute.kernel, run.n_steps * run.rows.n),
         section=sections.length(run.n_steps),
+        **needs(spec.predictors, gradient_noise.LAGS),
     )
     recipe = route.collect(recipe, scope.by_group, light, spectra.seed)
     passes = _passes(recipe, cuts, ranges["run"][0], light)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, TypedDict, TypeVar
 
 from gradlog.analysis.measures.predictors.base import Predictor
 
@@ -214,10 +214,17 @@ def _parse(name: str) -> Predictor:
         raise ValueError(f"bad predictor {name!r}: {error}") from error
 
 
-def needs(predictors: Sequence[Predictor], lags: int = 0) -> tuple[tuple[float, ...], int]:
+class Needs(TypedDict):
+    """Fields of a ``Recipe``."""
+
+    betas: tuple[float, ...]
+    lags: int
+
+
+def needs(predictors: Sequence[Predictor], lags: int = 0) -> Needs:
     """Betas and lags that a pass must collect for all of them."""
     betas = sorted({b for p in predictors for b in p.betas})
-    return tuple(betas), max([lags, *(p.lags for p in predictors)])
+    return {"betas": tuple(betas), "lags": max([lags, *(p.lags for p in predictors)])}
 
 
 def _is_ours(make: Callable[..., Predictor]) -> bool:

@@ -229,7 +229,8 @@ def test_names_are_escaped_and_cut(path: Path, capsys: pytest.CaptureFixture[str
     assert run(["audit", str(path)]) == 1
     out = capsys.readouterr().out
     assert "\x1b" not in out
-    assert all(line[:4] in ("PASS", "FAIL", "SKIP", "WARN") for line in out.splitlines())
+    _, *lines = out.splitlines()
+    assert all(line[:4] in ("PASS", "FAIL", "SKIP", "WARN", "    ") for line in lines)  # a long line goes on below
     assert "PASS  integrity  every" not in out
     assert run(["audit", "--json", str(path)]) == 1
     assert json.loads(capsys.readouterr().out)["passed"] is False
