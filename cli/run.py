@@ -10,7 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from gradlog.analysis.common.text import counted
 from gradlog.cli.options import examples
 from gradlog.cli.plain_text import printable
 from gradlog.errors import GradlogWarning
+
+if TYPE_CHECKING:
+    from gradlog.recorder.options import Mode
 
 
 @click.command(
@@ -67,7 +70,8 @@ def run(
     """
     if not module and not Path(script).exists():
         raise click.UsageError(f"no script {script!r}")
-    asked = [mode for mode, wanted in (("new", new), ("a", append), ("w", force)) if wanted]
+    modes: dict[Mode, bool] = {"new": new, "a": append, "w": force}
+    asked = [mode for mode, wanted in modes.items() if wanted]
     if len(asked) > 1:
         raise click.UsageError("--new, --append and --force exclude each other")
     from gradlog.integrations.script import choose_place, first_rank, run_script

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
+from gradlog.integrations.hooks import Fill
 from gradlog.integrations.sketch_tables import Part, pieces, tables
-from gradlog.recorder.row_builder import Fill
 from gradlog.sketching.fold_hash import from_spec
 
 UNROLL = 8

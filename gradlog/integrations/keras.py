@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations import missing
-from gradlog.integrations.hooks import Option
+from gradlog.integrations.hooks import Hooks, Row, described
 
 try:
     import keras
@@ -23,21 +23,29 @@ except ImportError as error:
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.format.header import RunHeader
 from gradlog.recorder.logger import Logger
-from gradlog.recorder.row_builder import Row
+from gradlog.recorder.options import OptionKeywords, RecordingOptions
 
 if TYPE_CHECKING:
     from gradlog.integrations.jax_sketch import Sketched
+    from gradlog.recorder.recorder import Recorder
 
 Tensors: TypeAlias = "Sequence[keras.KerasTensor]"
 """The backend's own tensors; on JAX, while a step is traced, what stands for them."""
+Variables: TypeAlias = "Sequence[keras.Variable]"
 Number: TypeAlias = "keras.KerasTensor | float"
+Function = Callable[..., object]
 
 STEP = "_backend_update_step"
 
 
-def watch(model: keras.Model, path: str | os.PathLike[str], **options: Option) -> Logger:
+def watch(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    options: RecordingOptions | None = None,
+    **keywords: Unpack[OptionKeywords],
+) -> Logger:
     """Record every update of a compiled model.
 
     Parameters
@@ -47,7 +55,7 @@ def watch(model: keras.Model, path: str | os.PathLike[str], **options: Option) -
         variables that were unfrozen or added join it.
     path : str or path-like
         The run's store.
-    **options
+    options, **keywords
         As for :func:`gradlog.open`, with ``mode="new"`` as the default. A model and optimizer restored from a Keras
         checkpoint continue their run with ``mode="a"``: rows are numbered by ``optimizer.iterations``.
 
@@ -76,13 +84,15 @@ def watch(model: keras.Model, path: str | os.PathLike[str], **options: Option) -
     optimizer = _optimizer(model)
     if not model.built:
         raise UnsupportedError("the model has no variables yet: build it, or call it once, before watch()")
-    stage, what = options.pop("stage", "consumed"), options.pop("what", "gradient")
-    if (stage, what) != ("consumed", "gradient"):
-        raise UnsupportedError(f"stage={stage!r}, what={what!r}: in Keras only the consumed gradient can be recorded")
-    like = [(name_of(v, model), _like(v)) for v in model.trainable_variables]
-    logger = open_run(path, like=like, **{"mode": "new", "optimizer": settings(optimizer), **options})
+    told = described(optimizer, optimizer.get_config())
+    chosen = RecordingOptions.of(options, keywords).filled(mode="new", optimizer=told)
+    if (chosen.stage, chosen.what) != ("consumed", "gradient"):
+        raise UnsupportedError(
+            f"stage={chosen.stage!r}, what={chosen.what!r}: in Keras only the consumed gradient can be recorded"
+        )
+    logger = open_run(path, like=[(name_of(v, model), _like(v)) for v in model.trainable_variables], options=chosen)
     if logger.header is not None:
-        _Watch(model, logger)
+        _Watch(model, logger.recorder)
     return logger
 
 
@@ -95,75 +105,61 @@ def _optimizer(model: keras.Model) -> keras.Optimizer:
     return optimizer
 
 
-def settings(optimizer: keras.Optimizer) -> dict[str, object]:
-    """Class and hyperparameters of an optimizer."""
-    kind = type(optimizer)
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", "settings": optimizer.get_config()}
-
-
-class _Watch:
+class _Watch(Hooks):
     """A wrapper around the update step of a model's optimizer, which goes to the next one when it is compiled anew."""
 
-    def __init__(self, model: keras.Model, logger: Logger) -> None:
-        self._model, self._logger = model, logger
+    def __init__(self, model: keras.Model, recorder: Recorder) -> None:
+        super().__init__(recorder)
+        self._model = model
         self._variables: dict[str, keras.Variable] = {}
-        self._seen: _Seen | None = None
-        self._off: Callable[[], None] = _nothing
+        self._updates: _Updates | None = None
         self._wrap()
         self._off_compile = _replace(model, "compile", self._compiling)
-        logger.recorder.on_close(self._remove, drain=self._drain)
 
-    def _compiling(self, original: Callable[..., object], *args: object, **kwargs: object) -> object:
+    def remove(self) -> None:
+        """Put model and optimizer back as they were."""
+        self._off()
+        self._off_compile()
+        self._updates = None
+        self._model.train_function = None
+
+    def drain(self) -> None:
+        """Wait for rows that are under way."""
+        if self._updates is not None:
+            self._updates.drain()
+
+    def _compiling(self, original: Function, *args: object, **kwargs: object) -> object:
         result = original(*args, **kwargs)
-        if self._logger.active:
-            with self._logger.recorder.guarded():
-                self._drain()
+        if self.recorder.active:
+            with self.recorder.guarded():
+                self.drain()
                 self._off()
                 self._wrap()
         return result
 
     def _wrap(self) -> None:
         """Wrap the optimizer that the model has now; variables that it trains and the run does not have join it."""
-        optimizer, model, logger = _optimizer(self._model), self._model, self._logger
+        optimizer, model = _optimizer(self._model), self._model
         trained = {name_of(v, model): v for v in model.trainable_variables}
-        header = logger.header
-        assert header is not None
-        known = {t.name for t in header.tensors}
-        new = [(name, _like(v)) for name, v in trained.items() if name not in known]
-        if new:
-            logger.join(new)
-            header = logger.header or header
+        known = {t.name for t in self.header.tensors}
+        if new := [(name, _like(v)) for name, v in trained.items() if name not in known]:
+            self.join(new)
         self._variables.update(trained)
-        ordered = [self._variables[t.name] for t in header.tensors]
+        ordered = [self._variables[t.name] for t in self.header.tensors]
         kind = _Torch if keras.backend.backend() == "torch" else _Jax
-        first = None if self._seen is None or self._seen.last is None else self._seen.last + 1
-        seen = self._seen = kind(logger, header, optimizer, ordered, first)
+        first = None if self._updates is None or self._updates.last is None else self._updates.last + 1
+        updates = self._updates = kind(self, optimizer, ordered, first)
 
-        def step(
-            original: Callable[..., object],
-            grads: Tensors,
-            trainable_variables: Sequence[keras.Variable],
-            learning_rate: Number,
-        ) -> object:
-            if self._seen is seen:
-                seen(grads, trainable_variables, learning_rate)
-            return original(grads, trainable_variables, learning_rate)
+        def step(original: Function, grads: Tensors, variables: Variables, rate: Number) -> object:
+            if self._updates is updates:
+                updates(grads, variables, rate)
+            return original(grads, variables, rate)
 
         self._off = _replace(optimizer, STEP, step)
         model.train_function = None  # a function that is compiled already would go on without the wrapper
 
-    def _drain(self) -> None:
-        if self._seen is not None:
-            self._seen.drain()
 
-    def _remove(self) -> None:
-        self._off()
-        self._off_compile()
-        self._seen = None
-        self._model.train_function = None
-
-
-def _replace(owner: object, name: str, wrapper: Callable[..., object]) -> Callable[[], None]:
+def _replace(owner: object, name: str, wrapper: Function) -> Callable[[], None]:
     """Wrap a method of one object; what is returned takes the wrapper off.
 
     In the object's dictionary, since Keras tracks what is assigned. Where another wrapper is around this one, it stays.
@@ -181,10 +177,6 @@ def _replace(owner: object, name: str, wrapper: Callable[..., object]) -> Callab
     return off
 
 
-def _nothing() -> None:
-    """Take nothing off."""
-
-
 def name_of(variable: keras.Variable, model: keras.Model) -> str:
     """Dotted path of a variable inside its model, such as ``dense.kernel``; Keras numbers models anew each time."""
     return str(variable.path).removeprefix(f"{model.name}/").replace("/", ".")
@@ -195,28 +187,30 @@ def _like(variable: keras.Variable) -> NDArray[np.generic]:
     return np.empty(variable.shape, "float32" if dtype == "bfloat16" else dtype)
 
 
-class _Seen:
+class _Updates:
     """Updates of one optimizer. ``first``: number of the next one, where an earlier optimizer made those before it."""
 
     def __init__(
-        self,
-        logger: Logger,
-        header: RunHeader,
-        optimizer: keras.Optimizer,
-        variables: list[keras.Variable],
-        first: int | None,
+        self, hooks: Hooks, optimizer: keras.Optimizer, variables: list[keras.Variable], first: int | None
     ) -> None:
-        self._logger, self._optimizer, self._variables = logger, optimizer, variables
+        self._recorder, self._optimizer, self._variables = hooks.recorder, optimizer, variables
         self._accumulate = optimizer.gradient_accumulation_steps or 1
         self._index = {id(v): i for i, v in enumerate(variables)}
         self._base = 0 if first is None else first - int(optimizer.iterations)
         self.last = None if first is None else first - 1
+        self._prepare(hooks)
+
+    def _prepare(self, hooks: Hooks) -> None:
+        raise NotImplementedError
+
+    def __call__(self, grads: Tensors, variables: Variables, rate: Number) -> None:
+        raise NotImplementedError
 
     def _record(self, number: int, row: Callable[[], Row]) -> None:
         self.last = self._base + number
-        self._logger.recorder.record(row, self.last)
+        self._recorder.record(row, self.last)
 
-    def _ordered(self, grads: Tensors, variables: Sequence[keras.Variable]) -> list[keras.KerasTensor | None]:
+    def _ordered(self, grads: Tensors, variables: Variables) -> list[keras.KerasTensor | None]:
         """Gradients in the run's order; None where Keras left a variable out."""
         found: list[keras.KerasTensor | None] = [None] * len(self._variables)
         for g, v in zip(grads, variables, strict=True):
@@ -227,61 +221,45 @@ class _Seen:
         """Wait for rows that are under way."""
 
 
-class _Torch(_Seen):
+class _Torch(_Updates):
     """Eager: the update step runs for real updates only."""
 
-    def __init__(
-        self,
-        logger: Logger,
-        header: RunHeader,
-        optimizer: keras.Optimizer,
-        variables: list[keras.Variable],
-        first: int | None,
-    ) -> None:
-        super().__init__(logger, header, optimizer, variables, first)
+    def _prepare(self, hooks: Hooks) -> None:
         from gradlog.integrations.torch.sketchers import measure_for
 
-        self._measure = measure_for(header, [v.value for v in variables])
+        self._measure = measure_for(hooks.header, [v.value for v in self._variables])
 
-    def __call__(self, grads: Tensors, variables: Sequence[keras.Variable], rate: Number) -> None:
+    def __call__(self, grads: Tensors, variables: Variables, rate: Number) -> None:
         def row() -> Row:
             fill = self._measure.lazy(self._ordered(grads, variables))
             return Row(fill, {"lr": float(rate)}, later=self._measure.later)
 
         number = None
-        with self._logger.recorder.guarded():
+        with self._recorder.guarded():
             number = int(self._optimizer._iterations) // self._accumulate
         if number is not None:
             self._record(number, row)
 
 
-class _Jax(_Seen):
+class _Jax(_Updates):
     """Traced: the update step is computed at every micro-step, and its outcome dropped in all but the last."""
 
-    def __init__(
-        self,
-        logger: Logger,
-        header: RunHeader,
-        optimizer: keras.Optimizer,
-        variables: list[keras.Variable],
-        first: int | None,
-    ) -> None:
-        super().__init__(logger, header, optimizer, variables, first)
+    def _prepare(self, hooks: Hooks) -> None:
         from gradlog.integrations.jax_sketch import JaxSketch, filled
 
-        self._sketch, self._fill = JaxSketch(header), filled
+        self._sketch, self._fill = JaxSketch(hooks.header), filled
 
-    def __call__(self, grads: Tensors, variables: Sequence[keras.Variable], rate: Number) -> None:
+    def __call__(self, grads: Tensors, variables: Variables, rate: Number) -> None:
         from jax.experimental import io_callback
 
-        with self._logger.recorder.guarded():  # tracing: what goes wrong here must leave the step as it is
+        with self._recorder.guarded():  # tracing: what goes wrong here must leave the step as it is
             row = self._sketch(self._ordered(grads, variables))
             rate = keras.ops.convert_to_tensor(rate)
             io_callback(self._receive, None, self._optimizer._iterations.value, row, rate, ordered=True)
 
     def _receive(self, iteration: NDArray[np.generic], sketched: Sketched, rate: NDArray[np.generic]) -> None:
         ready = False
-        with self._logger.recorder.guarded():
+        with self._recorder.guarded():
             number, micro = divmod(int(iteration), self._accumulate)
             ready = micro == self._accumulate - 1
         if ready:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations import missing
-from gradlog.integrations.hooks import Option
 from gradlog.recorder import earlier_runs
 
 try:
@@ -18,6 +18,7 @@ except ImportError as error:
     raise missing("lightning", error) from error
 
 from gradlog.recorder.logger import Logger
+from gradlog.recorder.options import HookKeywords, RecordingOptions
 from gradlog.recorder.provenance import ended_by
 from gradlog.storage.paths import absolute, of_optimizer
 
@@ -40,7 +41,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     path : str or path-like
         Store of the first optimizer's run, a folder or a URL; those of others get ``.optimizer2``, ``.optimizer3``
         before the suffix.
-    **options
+    options, **keywords
         As for :func:`gradlog.attach`, with ``mode="new"`` as the default.
 
     Attributes
@@ -53,8 +54,10 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     >>> trainer = Trainer(callbacks=[GradlogCallback("run.zarr")])            # doctest: +SKIP
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Option) -> None:
-        self._path, self._options = absolute(path), {"mode": "new", **options}
+    def __init__(
+        self, path: str | os.PathLike[str], *, options: RecordingOptions | None = None, **keywords: Unpack[HookKeywords]
+    ) -> None:
+        self._path, self._options = absolute(path), RecordingOptions.of(options, keywords).filled(mode="new")
         self._restored: list[State] = []
         self._ended: list[State] = []
         self._losses: list[torch.Tensor] = []
@@ -84,22 +87,22 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         """
         from gradlog.integrations.torch.attachment import attach
 
-        if self._options.get("stage") == "preclip" and trainer.gradient_clip_algorithm == "value":
+        if self._options.stage == "preclip" and trainer.gradient_clip_algorithm == "value":
             raise UnsupportedError(
                 "stage='preclip': clipping by value goes unnoticed; clip by norm, or record 'consumed'"
             )
 
         self._close("training began again")
-        options, path = dict(self._options), self._path
+        options, path = self._options, self._path
         if self._restored:
-            options["mode"] = "a"
+            options = dataclasses.replace(options, mode="a")
             path = earlier_runs.with_uuid(path, str(self._restored[0].get("uuid")))
         elif len(trainer.optimizers) == 1:
-            options.setdefault("first_step", trainer.global_step)
-        elif options["mode"] == "new":
+            options = options.filled(first_step=trainer.global_step)
+        elif options.mode == "new":
             path = earlier_runs.first_free(path)
         for n, optimizer in enumerate(trainer.optimizers, start=1):
-            self.logs.append(attach(optimizer, of_optimizer(path, n), pl_module, **options))
+            self.logs.append(attach(optimizer, of_optimizer(path, n), pl_module, options=options))
             path = self.logs[0].path or path
         for log, state in zip(self.logs, self._restored, strict=False):
             log.load_state_dict(state)

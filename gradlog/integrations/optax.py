@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from gradlog.errors import GradientError, UnsupportedError
 from gradlog.integrations import missing
-from gradlog.integrations.hooks import Option
+from gradlog.integrations.hooks import Hooks, Row
 
 try:
     import jax
@@ -28,7 +28,8 @@ from jax.experimental import io_callback
 
 from gradlog.integrations.jax_sketch import JaxSketch, Sketched, filled
 from gradlog.recorder.logger import Logger
-from gradlog.recorder.row_builder import Row
+from gradlog.recorder.options import OptionKeywords, RecordingOptions
+from gradlog.recorder.recorder import Recorder
 
 
 def named_leaves(tree: optax.Params) -> list[tuple[str, jax.Array]]:
@@ -52,7 +53,13 @@ def named_leaves(tree: optax.Params) -> list[tuple[str, jax.Array]]:
     return named
 
 
-def open_run(path: str | os.PathLike[str], params: optax.Params, **options: Option) -> Logger:
+def open_run(
+    path: str | os.PathLike[str],
+    params: optax.Params,
+    *,
+    options: RecordingOptions | None = None,
+    **keywords: Unpack[OptionKeywords],
+) -> Logger:
     """Open a run for the parameters of a JAX model.
 
     Parameters
@@ -61,7 +68,7 @@ def open_run(path: str | os.PathLike[str], params: optax.Params, **options: Opti
         The run's store.
     params : pytree
         Gives names, shapes and groups.
-    **options
+    options, **keywords
         As for :func:`gradlog.open`.
 
     Returns
@@ -80,9 +87,7 @@ def open_run(path: str | os.PathLike[str], params: optax.Params, **options: Opti
     """
     from gradlog import open as open_any
 
-    logger = open_any(path, like=named_leaves(params), **options)
-    logger.recorder.on_close(lambda: None, drain=jax.effects_barrier)
-    return logger
+    return open_any(path, like=named_leaves(params), options=options, **keywords)
 
 
 class LogState(NamedTuple):
@@ -119,7 +124,7 @@ def log_gradients(log: Logger, *, accumulate: int = 1) -> optax.GradientTransfor
     >>> tx = optax.chain(log_gradients(log), optax.adam(1e-3))               # doctest: +SKIP
     """
     sketch = sketcher(log)
-    host = _Host(log, accumulate)
+    host = _Host(log.recorder, accumulate)
 
     def init(params: optax.Params) -> LogState:
         return LogState(jnp.zeros((), jnp.int32))
@@ -141,16 +146,17 @@ def log_gradients(log: Logger, *, accumulate: int = 1) -> optax.GradientTransfor
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class _Host:
-    """Receives rows from the device, in order."""
+class _Host(Hooks):
+    """Receives rows from the device, in order. Compiled steps keep it."""
 
-    def __init__(self, log: Logger, accumulate: int) -> None:
-        self._log, self._accumulate = log, accumulate
+    def __init__(self, recorder: Recorder, accumulate: int) -> None:
+        super().__init__(recorder)
+        self._accumulate = accumulate
         self._count, self._calls = -1, 0
 
     def __call__(self, count: jax.Array, row: Sketched, loss: jax.Array) -> None:
         ready = False
-        with self._log.recorder.guarded():
+        with self.recorder.guarded():
             number, loss = int(count), np.asarray(loss)
             self._calls = self._calls + 1 if number == self._count else 1
             self._count = number
@@ -162,7 +168,11 @@ class _Host:
             scalars = {"loss": float(loss)} if loss.size == 1 and not np.isnan(loss) else {}
             ready = self._calls == self._accumulate
         if ready:
-            record(self._log, row, step=number, **scalars)
+            self.recorder.record(lambda: Row(filled(row), scalars), number)
+
+    def drain(self) -> None:
+        """Wait for callbacks that are under way."""
+        jax.effects_barrier()
 
 
 def sketcher(log: Logger) -> Callable[[optax.Updates], Sketched] | None:

@@ -20,12 +20,12 @@ import weakref
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from gradlog.errors import GradlogError, MissingDependencyError, RunExistsError, UnusableInputError
-from gradlog.integrations.hooks import Option
 from gradlog.recorder import earlier_runs
 from gradlog.recorder.logger import Logger
+from gradlog.recorder.options import HookKeywords, Mode, RecordingOptions
 from gradlog.recorder.provenance import ended_by
 from gradlog.storage.commit import read_root
 from gradlog.storage.paths import SUFFIX, absolute, of_optimizer
@@ -61,7 +61,7 @@ class ScriptRecorder:
         torch is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Option) -> None:
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[HookKeywords]) -> None:
         try:
             from torch.optim.optimizer import register_optimizer_step_pre_hook
         except ImportError as error:
@@ -70,7 +70,7 @@ class ScriptRecorder:
             ) from error
         self.runs: list[tuple[str, Logger]] = []
         self.stepped = False
-        self._path, self._options = absolute(path), options
+        self._path, self._options = absolute(path), RecordingOptions.of(None, options)
         self._seen: list[weakref.ref[Optimizer]] = []
         self._recorded: list[tuple[weakref.ref[Optimizer], Logger]] = []
         self._pid = os.getpid()
@@ -128,12 +128,10 @@ class ScriptRecorder:
         from gradlog.integrations.torch.modules import modules_of
         from gradlog.integrations.torch.optimizer import counted
 
-        options = dict(self._options)
-        known = options.get("first_step") is not None
+        known = self._options.first_step is not None
         steps = 0 if known else counted(optimizer)
-        if steps:
-            options["first_step"] = steps
-        logger = attach(optimizer, path, model=modules_of(optimizer), **options)
+        options = self._options.filled(first_step=steps) if steps else self._options
+        logger = attach(optimizer, path, model=modules_of(optimizer), options=options)
         begins = logger.state_dict().get("step", 0)
         if begins and not known:
             why = "which the optimizer has counted" if steps else "after the last row"
@@ -160,7 +158,7 @@ class ScriptRecorder:
 
 
 def run_script(
-    target: str, args: Sequence[str], path: str, *, module: bool = False, **options: Option
+    target: str, args: Sequence[str], path: str, *, module: bool = False, **options: Unpack[HookKeywords]
 ) -> ScriptRecorder:
     """Run a script, or a module, as the main program and record its optimizers.
 
@@ -228,7 +226,7 @@ def _join_threads() -> None:
             thread.join()
 
 
-def choose_place(target: str, output: str | None, mode: str | None = None) -> tuple[str, str]:
+def choose_place(target: str, output: str | None, mode: Mode | None = None) -> tuple[str, Mode]:
     """Decide where the run goes.
 
     Parameters

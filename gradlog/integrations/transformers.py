@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from gradlog.integrations import missing
-from gradlog.integrations.hooks import Option
 from gradlog.recorder import earlier_runs
 
 try:
@@ -16,6 +16,7 @@ except ImportError as error:
     raise missing("transformers", error) from error
 
 from gradlog.recorder.logger import Logger
+from gradlog.recorder.options import HookKeywords, RecordingOptions
 from gradlog.storage.paths import absolute
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
     ----------
     path : str or path-like
         The run's store.
-    **options
+    options, **keywords
         As for :func:`gradlog.attach`, with ``mode="new"`` as the default.
 
     Attributes
@@ -48,8 +49,10 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
     >>> trainer = Trainer(..., callbacks=[GradlogCallback("run.zarr")])       # doctest: +SKIP
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Option) -> None:
-        self.path, self.options = absolute(path), {"mode": "new", **options}
+    def __init__(
+        self, path: str | os.PathLike[str], *, options: RecordingOptions | None = None, **keywords: Unpack[HookKeywords]
+    ) -> None:
+        self.path, self.options = absolute(path), RecordingOptions.of(options, keywords).filled(mode="new")
         self.log: Logger | None = None
 
     def on_train_begin(
@@ -64,16 +67,19 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
         """Attach to the optimizer that the trainer has prepared."""
         from gradlog.integrations.torch.attachment import attach
 
-        options, path = {"first_step": state.global_step, **self.options}, self.path
+        options, path = self.options.filled(first_step=state.global_step), self.path
         key = f"gradlog:{os.path.basename(path)}"  # where the trainer's checkpoints keep which run this is
         if state.global_step:
-            options["mode"] = "a"
+            options = dataclasses.replace(options, mode="a")
             known = state.stateful_callbacks.get(key)
             path = earlier_runs.with_uuid(path, str(known["uuid"])) if known else earlier_runs.newest(path)
         elif self.log is not None and self.log.rows == 0 and self.log.active:
-            options["mode"], path = "a", self.log.path  # an attempt that ended before its first step
+            options, path = (
+                dataclasses.replace(options, mode="a"),
+                self.log.path,
+            )  # an attempt that ended before its first step
         self._close("training began again")
-        self.log = attach(optimizer, path, model, **options)
+        self.log = attach(optimizer, path, model, options=options)
         if self.log.header is not None:
             state.stateful_callbacks[key] = {"uuid": self.log.header.uuid}
 

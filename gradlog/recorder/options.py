@@ -20,8 +20,8 @@ MODES: tuple[Mode, ...] = ("w-", "new", "a", "w")
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-class OptionKeywords(TypedDict, total=False):
-    """The fields of :class:`RecordingOptions` as keywords, which type checkers and editors take from here."""
+class HookKeywords(TypedDict, total=False):
+    """The fields of :class:`RecordingOptions` as keywords of integrations, which know the optimizer themselves."""
 
     k: int | Literal["exact"]
     seed: int
@@ -40,9 +40,14 @@ class OptionKeywords(TypedDict, total=False):
     durable: bool
     hostname: bool
     argv: bool
-    optimizer: Mapping[str, object] | None
     notes: Mapping[str, object] | None
     storage: Storage | None
+
+
+class OptionKeywords(HookKeywords, total=False):
+    """The fields of :class:`RecordingOptions` as keywords, which type checkers and editors take from here."""
+
+    optimizer: Mapping[str, object] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +155,7 @@ class RecordingOptions:
             )
 
     @classmethod
-    def of(cls, options: RecordingOptions | None, keywords: OptionKeywords) -> RecordingOptions:
+    def of(cls, options: RecordingOptions | None, keywords: HookKeywords) -> RecordingOptions:
         """Options that a public function was handed: an object, keywords, or both, where the keywords count more."""
         return dataclasses.replace(options or cls(), **keywords)
 
@@ -176,7 +181,9 @@ def takes_options(function: Function) -> Function:
     """Show the single options, and their defaults, in the signature that ``help()`` and notebooks print."""
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    single = inspect.signature(RecordingOptions).parameters.values()
+    single = [
+        p for name, p in inspect.signature(RecordingOptions).parameters.items() if name not in signature.parameters
+    ]
     vars(function)["__signature__"] = signature.replace(parameters=[*own, *single])
     return function
 

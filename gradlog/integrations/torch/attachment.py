@@ -6,27 +6,28 @@ What is recorded is the gradient that the optimizer consumes, whatever happened 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Unpack
 
 import torch
 import torch.distributed as dist
 
 from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
-from gradlog.integrations.hooks import Option, Options
-from gradlog.integrations.torch.capture import Capture
+from gradlog.integrations.torch.capture import Capture, Job
 from gradlog.integrations.torch.ddp import LocalCapture, averaging
-from gradlog.integrations.torch.optimizer import settings
+from gradlog.integrations.torch.optimizer import named_optimizers, settings_of_all
 from gradlog.integrations.torch.ranks import writes
 from gradlog.integrations.torch.shards import is_sharded, require_agreement
-from gradlog.integrations.torch.sketchers import measure_for
 from gradlog.integrations.torch.steps import stepping
 from gradlog.integrations.torch.types import Models, Named, Optimizer
 from gradlog.integrations.torch.update import UpdateCapture
 from gradlog.recorder.logger import Logger
-from gradlog.sketching.groups import canonical
+from gradlog.recorder.options import HookKeywords, RecordingOptions
+from gradlog.sketching.groups import assign, canonical
 
 WHAT = ("gradient", "update")
 
@@ -34,7 +35,14 @@ Path = str | os.PathLike[str]
 Opened = tuple[Logger, RunHeader | None]
 
 
-def attach(optimizer: Optimizer, path: Path, model: Models = None, **options: Option) -> Logger:
+def attach(
+    optimizer: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer],
+    path: Path,
+    model: Models = None,
+    *,
+    options: RecordingOptions | None = None,
+    **keywords: Unpack[HookKeywords],
+) -> Logger:
     """Record every ``optimizer.step()``. See :func:`gradlog.attach`.
 
     Under ``torch.distributed`` rank 0 writes, and other ranks too where they hold whole parameters and have a path of
@@ -45,28 +53,32 @@ def attach(optimizer: Optimizer, path: Path, model: Models = None, **options: Op
     Raises
     ------
     UnsupportedError
-        The optimizer has no step hooks, holds no trainable parameter, or keeps gradients elsewhere than in ``p.grad``.
+        The optimizer has no step hooks, holds no trainable parameter, or keeps gradients elsewhere than in ``p.grad``;
+        two optimizers hold the same parameter.
     ValueError, TypeError
         ``what`` is neither "gradient" nor "update"; ``model`` is no module; and as of :func:`gradlog.open`.
     """
-    optimizers = stepping(optimizer)
-    optimizer = optimizers[-1]
-    stage, what = options.get("stage", "consumed"), options.get("what", "gradient")
-    if what not in WHAT:
-        raise ValueError(f"what must be 'gradient' or 'update', got {what!r}")
+    chosen = RecordingOptions.of(options, keywords)
+    if chosen.what not in WHAT:
+        raise ValueError(f"what must be 'gradient' or 'update', got {chosen.what!r}")
+    watched = [(name, stepping(one)) for name, one in named_optimizers(optimizer)]
+    innermost = [(name, nested[-1]) for name, nested in watched]
     models = _models(model)
-    _refuse(optimizer, models)
-    named = named_parameters(optimizer, models)
+    _refuse([one for _, one in innermost], models)
+    names = functools.partial(_names, innermost, models)
+    named = names()
     if not named:
         raise UnsupportedError("the optimizer holds no parameter that requires a gradient: nothing to record")
-    logger, header, capture = _for_job(path, named, {"optimizer": settings(optimizer), **options}, stage, what)
+    if len(watched) > 1:
+        chosen = _by_optimizer(chosen, innermost, named)
+    chosen = chosen.filled(optimizer=settings_of_all(innermost))
+    logger, header, capture = _for_job(path, named, chosen)
     if header is None:
         return logger
     held = dict(named)
     params = [held[t.name] for t in header.tensors]  # the run's order: some may have joined it later
     try:
-        names = functools.partial(named_parameters, optimizer, models)
-        capture(optimizers, params, logger, header, measure_for(header, params), names)
+        capture(logger.recorder, Job(watched, params, header, names))
     except UnsupportedError:
         logger.close()
         raise
@@ -76,21 +88,48 @@ def attach(optimizer: Optimizer, path: Path, model: Models = None, **options: Op
     return logger
 
 
-def _for_job(path: Path, named: Named, options: Options, stage: str, what: str) -> tuple[*Opened, type[Capture]]:
+def _names(optimizers: Sequence[tuple[str, Optimizer]], models: Mapping[str, torch.nn.Module]) -> Named:
+    """Parameters that the optimizers train now, those of unknown name by optimizer and place."""
+    every = [named_parameters(one, models, f"{name}.group" if name else "group") for name, one in optimizers]
+    if len(every) == 1:
+        return every[0]
+    found = {id(p): (name, p) for named in every for name, p in named}
+    if len(found) < sum(map(len, every)):
+        raise UnsupportedError("two of the optimizers hold the same parameter: record each in a run of its own")
+    place = {id(p): i for i, p in enumerate(p for model in models.values() for p in model.parameters())}
+    return sorted(found.values(), key=lambda one: place.get(id(one[1]), len(place)))
+
+
+def _by_optimizer(
+    chosen: RecordingOptions, optimizers: Sequence[tuple[str, Optimizer]], named: Named
+) -> RecordingOptions:
+    """Divide parameters into groups that have one optimizer each, and its name in theirs."""
+    if chosen.stage == "local":
+        raise UnsupportedError("stage='local' takes one optimizer: attach each to a run of its own")
+    owner = {id(p): name for name, one in optimizers for group in one.param_groups for p in group["params"]}
+    if len(set(owner.values())) == 1:
+        return chosen
+    names = [name for name, _ in named]
+    groups, index = assign(names, [p.numel() for _, p in named], chosen.groups)
+    label = {name: f"{owner[id(p)]}/{groups[i]}" for (name, p), i in zip(named, index, strict=True)}
+    return dataclasses.replace(chosen, groups=label.__getitem__)
+
+
+def _for_job(path: Path, named: Named, options: RecordingOptions) -> tuple[*Opened, type[Capture]]:
     """Open as one process, or as the ranks of this kind of job do; tell who captures."""
-    capture = UpdateCapture if what == "update" else Capture
+    capture = UpdateCapture if options.what == "update" else Capture
     params = [p for _, p in named]
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if ranks == 1:
         return *_open(path, named, options), capture
     if any(map(is_sharded, params)):
-        if stage == "local":
+        if options.stage == "local":
             raise UnsupportedError(
                 "stage='local': sharded training reduces gradients before any rank holds its own whole"
             )
         return *_open_together(path, named, options), capture
-    if stage == "local":
-        if what == "gradient" and averaging(params):
+    if options.stage == "local":
+        if options.what == "gradient" and averaging(params):
             capture = LocalCapture
         return *_open_each(path, named, options), capture
     first = dist.get_rank() == 0 if averaging(params) else writes(path, named)  # DDP has compared parameters itself
@@ -106,13 +145,13 @@ def _models(model: Models) -> dict[str, torch.nn.Module]:
     return models
 
 
-def named_parameters(optimizer: Optimizer, models: Mapping[str, torch.nn.Module]) -> Named:
+def named_parameters(optimizer: Optimizer, models: Mapping[str, torch.nn.Module], place: str = "group") -> Named:
     """Trainable parameters of the optimizer, each once, under canonical names, in the models' order.
 
-    Parameters that none of the models knows are named by their place in the optimizer.
+    Parameters that none of the models knows are named by their place in the optimizer, after ``place``.
     """
     held = {
-        id(p): (f"group{g}.{i}", p)
+        id(p): (f"{place}{g}.{i}", p)
         for g, group in enumerate(optimizer.param_groups)
         for i, p in enumerate(group["params"])
         if p.requires_grad
@@ -129,9 +168,9 @@ def named_parameters(optimizer: Optimizer, models: Mapping[str, torch.nn.Module]
     return [*known, *(held[i] for i in held if i not in found)]
 
 
-def _refuse(optimizer: Optimizer, models: Mapping[str, torch.nn.Module]) -> None:
+def _refuse(optimizers: Sequence[Optimizer], models: Mapping[str, torch.nn.Module]) -> None:
     modules = [m.__class__.__name__ for model in models.values() for m in model.modules()]
-    params = [p for group in optimizer.param_groups for p in group["params"]]
+    params = [p for one in optimizers for group in one.param_groups for p in group["params"]]
     if any(map(torch.nn.parameter.is_lazy, params)):
         raise UnsupportedError("parameters of lazy modules have no shape yet: run one batch through the model first")
     if any(p.device.type == "meta" for p in params):
@@ -149,14 +188,14 @@ def _refuse(optimizer: Optimizer, models: Mapping[str, torch.nn.Module]) -> None
         )
 
 
-def _open(path: Path, named: Named, options: Options) -> Opened:
+def _open(path: Path, named: Named, options: RecordingOptions) -> Opened:
     from gradlog import open as open_run
 
-    logger = open_run(path, like=named, **options)
+    logger = open_run(path, like=named, options=options)
     return logger, logger.header if logger.active else None
 
 
-def _open_together(path: Path, named: Named, options: Options) -> Opened:
+def _open_together(path: Path, named: Named, options: RecordingOptions) -> Opened:
     """Open on rank 0 and tell the others what is recorded, or what went wrong."""
     logger, header = _first(lambda: _open(path, named, options), lambda header, place: (Logger(None), header))
     if header is not None:
@@ -168,10 +207,10 @@ def _open_together(path: Path, named: Named, options: Options) -> Opened:
     return logger, header
 
 
-def _open_each(path: Path, named: Named, options: Options) -> Opened:
+def _open_each(path: Path, named: Named, options: RecordingOptions) -> Opened:
     """Open on every rank: on rank 0 first, which may have to replace an older run, then the others join."""
-    mode = options.get("mode", "w-")
-    follow = {**options, "mode": "a" if mode in ("w", "new") else mode, "rank": dist.get_rank()}
+    mode = options.mode
+    follow = dataclasses.replace(options, mode="a" if mode in ("w", "new") else mode, rank=dist.get_rank())
     return _first(
         lambda: _open(path, named, options),
         lambda header, place: _open(place if place and (mode == "new" or not path) else path, named, follow),

@@ -1,18 +1,14 @@
-"""What one optimizer consumes, step by step.
+"""What the optimizers of one run consume, row by row.
 
-The gradient is taken where the optimizer is about to use it: in the last pre-hook of the innermost step, after
-accumulation, averaging by DDP, unscaling and clipping. A step with a closure runs its backward passes inside, so the
-gradient is also taken each time a closure returns. What was taken last becomes the step's row when the step is over.
-
-A fused optimizer under ``GradScaler`` is handed scaled gradients together with ``grad_scale`` and ``found_inf``.
-Nothing is stored on the model, and only the optimizer keeps a capture alive.
+One optimizer makes a row per step. Several that step once per iteration make one row together: each gradient is read
+when its optimizer is about to use it, and the row is over with the last of them. Nothing is stored on the model, and
+only the optimizers keep a capture alive.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import os
-import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,81 +18,79 @@ from torch.optim import Optimizer
 
 from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
-from gradlog.integrations.torch.compiled import listen
+from gradlog.integrations.hooks import Fill, Hooks, Row
+from gradlog.integrations.torch.optimizer_steps import OptimizerSteps, copied
 from gradlog.integrations.torch.patches import norm_and_coef, unwatch, watch
 from gradlog.integrations.torch.sightings import Sightings
-from gradlog.integrations.torch.sketchers import HostMeasure, Measure, divided, measure_for
-from gradlog.integrations.torch.steps import StepHooks, closure_of, inside_another_step
-from gradlog.integrations.torch.types import Args, Gradients, Instead, Kwargs, Named, Number, Tensors
-from gradlog.recorder.logger import Logger
-from gradlog.recorder.row_builder import Fill, Row
+from gradlog.integrations.torch.sketchers import Measure, Sums, divided, measure_for, summed
+from gradlog.integrations.torch.types import Gradients, Named, Number, Tensors
+from gradlog.recorder.recorder import Recorder
 
 T = TypeVar("T")
 
 
-class Capture:
-    """Gradients of one optimizer, and what is known about each step.
+@dataclasses.dataclass
+class Job:
+    """What is recorded together.
+
+    Attributes
+    ----------
+    optimizers : list of (str, list of torch.optim.Optimizer)
+        The name of each in the run, and where its hooks go. See :func:`~gradlog.integrations.torch.steps.stepping`.
+    params : list of Tensor
+        In the order of the run's tensors.
+    header : RunHeader
+        What the run has fixed; known also on ranks that write nothing.
+    names : callable
+        Gives (name, parameter) of all that the optimizers train now.
+    """
+
+    optimizers: list[tuple[str, list[Optimizer]]]
+    params: Tensors
+    header: RunHeader
+    names: Callable[[], Named]
+
+
+class Capture(Hooks):
+    """Gradients of the optimizers of a run, and what is known about each row.
 
     Parameters
     ----------
-    optimizers : list of torch.optim.Optimizer
-        Hooks go on them; the last one's settings count. See :func:`~gradlog.integrations.torch.steps.stepping`.
-    params : list of Tensor
-        In the order of the run's tensors.
-    logger : Logger
+    recorder : Recorder
         Takes the rows; on ranks that write nothing, an inactive one.
-    header : RunHeader
-        What the run records.
-    measure : HostMeasure or Measure
-        Makes sketches of gradients.
-    names : callable
-        Gives (name, parameter) of all that the optimizer trains now.
+    job : Job
+        What is recorded.
     """
+
+    reads_first = True
+    """Whether a gradient is read before the step that consumes it."""
+    in_parts = False
+    """Whether a row of one optimizer too is added up from parts."""
 
     _early: Fill | None
     _clip: dict[str, Number]
     _clipped: set[int]
-    _scale: Number | None
-    _unscaled: bool
-    _taken: Row | None
-    _begun: bool
-    _unread: bool
-    _used: bool
 
-    def __init__(
-        self,
-        optimizers: list[Optimizer],
-        params: list[torch.Tensor],
-        logger: Logger,
-        header: RunHeader,
-        measure: HostMeasure | Measure,
-        names: Callable[[], Named],
-    ) -> None:
-        self._optimizers, self._optimizer = optimizers, optimizers[-1]
-        self.params, self._logger = params, logger
-        self._mine = set(map(id, params))
-        self._measure, self._names = measure, names
+    def __init__(self, recorder: Recorder, job: Job) -> None:
+        header, self.params, self._names = job.header, job.params, job.names
+        self._alone = len(job.optimizers) == 1
+        self._measure = measure_for(header, self.params, self.in_parts or not self._alone)
         self._fixed = header.sketch.exact or header.stage == "local"
         self._share = float(dist.get_world_size()) if header.stage == "local" and _ranks() else None
-        self._exchange = getattr(measure, "exchange", None)
+        self._exchange = self._measure.exchange
         self._every, self._preclip = header.every, header.stage == "preclip"
         self._count: int | None = None
-        self._writes = logger.active
-        self._known = self._mine | self._trainable()
+        self._writes = recorder.active
         self._pid, self._told_elsewhere = os.getpid(), False
-        self._fired = True
-        self._handed_over: tuple[Tensors, Gradients] | None = None  # parameters and gradients inside a graph
-        self._sightings = Sightings(optimizers, params)
+        self._sightings = Sightings([one for _, nested in job.optimizers for one in nested], self.params)
+        self._steps: list[OptimizerSteps] = []
+        self._place_parameters()
         self._forget()
-        self.key = listen(self)
         watch(self)
-        self._hooks = StepHooks(optimizers, self)
-        this = weakref.ref(self)
-        logger.recorder.on_close(
-            lambda: capture.remove() if (capture := this()) else unwatch(),
-            keep=lambda: capture.keep() if (capture := this()) else None,
-            missing=lambda: capture.missing() if (capture := this()) else "",
-        )
+        super().__init__(recorder)
+        self._steps = [OptimizerSteps(name, nested, self) for name, nested in job.optimizers]
+        self._place_parameters()
+        self._known = self._mine | self._trained()
         self._begin()
 
     def _begin(self) -> None:
@@ -108,107 +102,104 @@ class Capture:
         if self._exchange is not None and not self._exchange.over:
             self._exchange.leaving = True
             return
-        self._hooks.remove()
+        for steps in self._steps:
+            steps.remove()
         unwatch(self)
+
+    @staticmethod
+    def gone() -> None:
+        """Put torch's own functions back."""
+        unwatch()
+
+    def drain(self) -> None:
+        """Hand in a row that some optimizer has no part in."""
+        if self._over and self.here:
+            self._end_row()
 
     def keep(self) -> None:
         """Hand in a sketch of the parameters: at the start, at checkpoints and at the end."""
-        if self._exchange is None and self._here:
-            self._logger.recorder.snapshot(lambda: self._measure.now(self.params))
+        if self._exchange is None and self.here:
+            self.recorder.snapshot(lambda: self._measure.now(self._values()))
 
     def missing(self) -> str:
         """Tell what is known about steps that were not seen; empty where nothing is missing."""
         return self._sightings.missing()
 
-    def before(self, args: Args, kwargs: Kwargs) -> Instead:
-        """Note that a step begins: take the gradient, or let the closure take it whenever it returns."""
-        self._fired = True
-        if not self._here:
+    def begins(self, steps: OptimizerSteps) -> bool:
+        """Note that a step begins; tell whether it is one to record."""
+        if not self.here:
             self._elsewhere()
-            return None
-        self._begun, self._unread, self._taken, self._used = True, True, None, False
-        closure = closure_of(args, kwargs)
-        if closure is None:
-            self._take()
-            return None
-        if len(args) > 1:
-            return (args[0], self._watched(closure), *args[2:]), kwargs
-        return args, {**kwargs, "closure": self._watched(closure)}
+            return False
+        if steps in self._over:
+            late = ", ".join(one.name for one in self._steps if one not in self._over)
+            self.recorder.remark(
+                f"{steps.name} stepped again before {late}: rows without a gradient of the latter are marked as "
+                "partial; optimizers that take turns belong into runs of their own"
+            )
+            self._end_row()
+        return True
 
-    def after(self) -> None:
-        """Note that a step is over: its gradient becomes a row, unless it was part of a larger one."""
-        if self._here and self._begun:
-            self._used = True  # what a closure computes from here on is not what the optimizer consumed
-            if not inside_another_step(self._optimizers):
-                self._over()
+    def read(self, steps: OptimizerSteps, skipped: bool) -> None:
+        """Sketch what an optimizer consumes, as it is now; what is read later in the same step replaces it."""
+        if not self._over and not self._parts:
+            self._look_for_new()
+        if self._exchange is not None:
+            self._exchange.leaving |= self._writes and not self.recorder.active
+        self._taken = False
+        if self._due():
+            with self.recorder.guarded():
+                self._in_step(lambda: self._gather(steps))
+                self._note(steps, skipped)
+                self._taken = True
 
-    def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
-        """Note what a compiled step does, from inside its graph."""
-        self._handed_over = params, grads
-        try:
-            if event == "before":
-                self.before((self._optimizer,), {})
-            elif self._here and self._begun:
-                self._over()
-        finally:
-            self._handed_over = None
+    def ends(self, steps: OptimizerSteps) -> None:
+        """Note that a step is over; the row is, if it was the last one."""
+        self._over.append(steps)
+        if len(self._over) == len(self._steps):
+            self._end_row()
 
     def clipping(self, parameters: Tensors, max_norm: float, total_norm: torch.Tensor) -> None:
         """Norm clipping is about to happen: keep its coefficient and, for stage "preclip", the gradient."""
         ids = self._mine.intersection(map(id, parameters))
-        if not ids or not self._here:
-            return
-        with self._logger.recorder.guarded():
-            self._note_clipping(ids, *norm_and_coef(max_norm, total_norm))
+        if ids and self.here:
+            with self.recorder.guarded():
+                self._note_clipping(ids, norm_and_coef(max_norm, total_norm), self._gradients(self._steps))
 
     def clipping_compiled(self, parameters: Tensors, grads: Gradients, norm: torch.Tensor, coef: torch.Tensor) -> None:
         """Note the same inside a graph: a parameter is the one that lies at the same place in memory."""
         place = {p.data_ptr(): i for i, p in enumerate(self.params) if p.numel()}
         held = {place[p.data_ptr()]: g for p, g in zip(parameters, grads, strict=True) if p.data_ptr() in place}
-        if not held or not self._here:
-            return
-        self._handed_over = self.params, [held.get(i, p.grad) for i, p in enumerate(self.params)]
-        try:
-            with self._logger.recorder.guarded():
-                self._note_clipping({id(self.params[i]) for i in held}, norm, coef.clone())
-        finally:
-            self._handed_over = None
+        if held and self.here:
+            with self.recorder.guarded():
+                found = [held.get(i, p.grad) for i, p in enumerate(self.params)]
+                self._note_clipping({id(self.params[i]) for i in held}, (norm, coef.clone()), found)
 
-    def _note_clipping(self, ids: set[int], norm: torch.Tensor, coef: torch.Tensor) -> None:
+    def _note_clipping(self, ids: set[int], norm_and_coef: tuple[Number, Number], gradients: Gradients) -> None:
         if ids & self._clipped:  # once more, or the first time was for a step that was never taken
             self._forget_clipping()
-            self._logger.recorder.remark(self._sightings.clipped_again())
+            self.recorder.remark(self._sightings.clipped_again())
         nth = f"/{len(self._clip) // 2}" if self._clip else ""
         self._clipped |= ids
-        self._clip[f"clip_norm{nth}"], self._clip[f"clip_coef{nth}"] = norm, coef
+        self._clip[f"clip_norm{nth}"], self._clip[f"clip_coef{nth}"] = norm_and_coef
         if self._preclip and self._early is None and self._due():
-            self._early = self._in_step(lambda: self._measure.now(self._gradients()))
+            for i in {i for steps in self._over for i in steps.places}:
+                gradients[i] = None  # it has been read
+            self._absent -= {i for i, g in enumerate(gradients) if g is not None}
+            self._early = self._in_step(lambda: self._measure.now(gradients))
 
     def stepping(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> Callable[[], None] | None:
         """Watch a GradScaler's step: if it does not call the optimizer, that step was skipped."""
-        if not any(optimizer is one for one in self._optimizers) or not self._here or not scaler.is_enabled():
-            return None
-        with self._logger.recorder.guarded():
-            scale = scaler._get_scale_async()
-            self._scale = None if scale is None else _number(scale)
-            self._unscaled = scaler._per_optimizer_states[id(optimizer)]["stage"].name != "READY"
-        self._fired = False
-
-        def done() -> None:
-            if not self._fired:
-                self._fired = True
-                self._take(skipped=True)
-                self._over()
-
-        return done
+        mine = (steps for steps in self._steps if any(optimizer is one for one in steps.optimizers))
+        steps = next(mine, None) if self.here and scaler.is_enabled() else None
+        return None if steps is None else steps.scaled(scaler, optimizer)
 
     def anyone_steps(self, optimizer: Optimizer) -> None:
         """Note that some optimizer of this process is about to step, ours or not."""
-        if self._here:
-            self._logger.recorder.remark(self._sightings.another(optimizer, self._mine))
+        if self.here:
+            self.recorder.remark(self._sightings.another(optimizer, self._mine))
 
     @property
-    def _here(self) -> bool:
+    def here(self) -> bool:
         """Not in a forked child, and not after the ranks have agreed to stop."""
         return os.getpid() == self._pid and not (self._exchange is not None and self._exchange.over)
 
@@ -216,85 +207,96 @@ class Capture:
         """Say once in a forked child that its steps are not recorded."""
         if os.getpid() != self._pid and not self._told_elsewhere:
             self._told_elsewhere = True
-            self._logger.recorder.warn(
+            self.recorder.warn(
                 "a process that was forked after attach takes steps, and they are not recorded; call attach in the "
                 "process that trains"
             )
 
-    def _watched(self, closure: Callable[..., object]) -> Callable[..., object]:
-        @functools.wraps(closure)
-        def watched(*args: object, **kwargs: object) -> object:
-            loss = closure(*args, **kwargs)
-            if self._here and not self._used:
-                self._take()
-            return loss
-
-        return watched
-
     def _forget(self) -> None:
-        """Begin another step: nothing is known of it yet."""
+        """Begin another row: nothing is known of it yet."""
         self._forget_clipping()
-        self._scale, self._unscaled = None, True
-        self._taken, self._begun, self._unread, self._used = None, False, False, False
+        self._over: list[OptimizerSteps] = []
+        self._fill: Fill | None = None
+        self._parts: dict[tuple[OptimizerSteps | None, bool], tuple[Sums, Number | None]] = {}
+        self._absent = set(range(len(self.params)))
+        self._scalars: dict[str, Number] = {}
+        self._loss_scale: dict[str, Number] = {}
+        self._skipped: Number | None = None
+        self._taken = False
 
     def _forget_clipping(self) -> None:
         self._early, self._clip, self._clipped = None, {}, set()
 
-    def _gradients(self) -> Gradients:
-        if self._handed_over is None:
-            return [p.grad for p in self.params]
-        grads = self._handed_over[1]
-        return grads + [None] * (len(self.params) - len(grads))
+    def _gradients(self, those: list[OptimizerSteps]) -> Gradients:
+        """Gradients of what some of the optimizers train, in the order of the run's tensors."""
+        found: Gradients = [None] * len(self.params)
+        for steps in those:
+            for i, g in zip(steps.places, steps.gradients(), strict=False):  # what joined since is in no graph
+                found[i] = g
+        return found
 
     def _values(self) -> Tensors:
-        return self.params if self._handed_over is None else self._handed_over[0]
+        values = self.params[:]
+        for steps in self._steps:
+            for i, value in zip(steps.places, steps.values(), strict=False):
+                values[i] = value
+        return values
 
-    def _gradient(self) -> Fill:
-        """Sketch of this step's gradient, free of the loss scale."""
+    def _gather(self, steps: OptimizerSteps) -> None:
+        """Sketch an optimizer's gradient, free of the loss scale."""
+        scale = steps.handed("grad_scale")
         if self._early is not None:
-            return divided(self._early, None if self._unscaled else self._scale)
-        return divided(self._measure.now(self._gradients()), self._handed("grad_scale"))
+            self._fill = divided(self._early, None if steps.unscaled else steps.scale)
+        elif self._alone:
+            self._fill = divided(self._measure.now(self._gradients([steps])), scale)
+        else:
+            assert isinstance(self._measure, Measure)
+            key = (steps if steps.closure else None, scale is None)
+            if steps.closure:
+                self._parts.pop(key, None)
+            gradients = self._gradients([steps])
+            self._absent -= {i for i, g in enumerate(gradients) if g is not None}
+            self._measure.add(self._parts.setdefault(key, (self._measure.begin(), scale))[0], gradients)
 
-    def _handed(self, name: str) -> Number | None:
-        """Return what a GradScaler has put on a fused optimizer for this step, or None."""
-        value = next((v for one in self._optimizers if (v := getattr(one, name, None)) is not None), None)
-        return None if value is None else _number(value)
+    def _gathered(self) -> Fill:
+        """Sketch of the whole row."""
+        fills = [] if self._fill is None else [self._fill]
+        if self._parts:
+            assert isinstance(self._measure, Measure)
+            fills.append(self._measure.total(self._measure.joined(self._parts.values()), 0))
+        return fills[0] if self._alone else summed(fills, len(self._absent))
+
+    def _note(self, steps: OptimizerSteps, skipped: bool) -> None:
+        """Keep what the optimizer knows about this step."""
+        own = "lr" if self._alone or not steps.name else f"lr/{steps.name}"
+        for i, group in enumerate(steps.innermost.param_groups):
+            if "lr" in group:
+                self._scalars[f"{own}/{i}" if i else own] = copied(group["lr"])
+        scale = steps.handed("grad_scale") if steps.scale is None else steps.scale
+        if scale is not None:
+            self._loss_scale = {"loss_scale": scale}
+        found = True if skipped else steps.handed("found_inf")
+        if found is not None:
+            self._skipped = found if self._skipped is None else self._skipped + found
 
     def _row(self) -> Row:
-        """Sketch, and what the optimizer knows about this step."""
-        fill = divided(self._gradient(), self._share)
-        scalars = {
-            f"lr/{i}" if i else "lr": _number(g["lr"]) for i, g in enumerate(self._optimizer.param_groups) if "lr" in g
-        }
-        scalars.update(self._clip)
-        scale = self._handed("grad_scale") if self._scale is None else self._scale
-        if scale is not None:
-            scalars["loss_scale"] = scale
-        return Row(fill, scalars, skipped=self._handed("found_inf"), later=self._measure.later)
+        fill = divided(self._gathered(), self._share)
+        scalars = {**self._scalars, **self._clip, **self._loss_scale}
+        return Row(fill, scalars, skipped=self._skipped, later=self._measure.later)
 
-    def _take(self, skipped: bool = False) -> None:
-        """Sketch what the optimizer consumes, as it is now; what is taken later in the same step replaces it."""
-        self._look_for_new()
-        self._unread, self._begun, self._taken = False, True, None
-        if self._exchange is not None:
-            self._exchange.leaving |= self._writes and not self._logger.active
-        if self._due():
-            with self._logger.recorder.guarded():
-                row: Row = self._in_step(self._row)
-                self._taken = row._replace(skipped=True) if skipped else row
+    def _end_row(self) -> None:
+        """Hand the row over."""
+        row: Row | None = None
+        if self._taken:
+            with self.recorder.guarded():
+                row = self._in_step(self._row)
 
-    def _over(self) -> None:
-        """End a step: hand its row over."""
-        if self._unread:  # a closure that was never called
-            self._take()
-        taken = self._taken
+        def source() -> Row:
+            assert row is not None
+            return row
 
-        def row() -> Row:
-            assert taken is not None
-            return taken
-
-        if taken is not None or not self._due():
-            self._logger.recorder.record(row)  # which only counts a step that is not due
+        if row is not None or not self._due():
+            self.recorder.record(source)  # which only counts a step that is not due
         self._count = (self._count or 0) + 1
         self._sightings.step()
         self._forget()
@@ -313,30 +315,39 @@ class Capture:
 
     def _due(self) -> bool:
         if self._exchange is None:
-            return self._logger.due
+            return self.due
         if self._count is None:
             # Only rank 0 knows where a continued run stands.
-            number = [self._logger.state_dict().get("step", 0)]
+            number = [self.recorder.state().get("step", 0)]
             if self._every > 1:
                 dist.broadcast_object_list(number)
             self._count = int(number[0])
         return self._count % self._every == 0
 
-    def _trainable(self) -> set[int]:
-        return {id(p) for g in self._optimizer.param_groups for p in g["params"] if p.requires_grad}
+    def _trained(self) -> set[int]:
+        return set().union(*(steps.held() for steps in self._steps))
+
+    def _place_parameters(self) -> None:
+        """Tell every optimizer which of the run's tensors are its own."""
+        self._mine = set(map(id, self.params))
+        self._absent = set(range(len(self.params)))
+        for steps in self._steps:
+            held = self._mine if self._alone else steps.held()
+            steps.places = [i for i, p in enumerate(self.params) if id(p) in held]
+            steps.params = [self.params[i] for i in steps.places]
 
     def _look_for_new(self) -> None:
         """Let parameters that were added or unfrozen since join the run, where it can take them."""
-        trainable = self._trainable()
-        if trainable <= self._known or not self._logger.active:
+        trained = self._trained()
+        if trained <= self._known or not self.recorder.active:
             return
-        with self._logger.recorder.guarded():
+        with self.recorder.guarded():
             new = [(name, p) for name, p in self._names() if id(p) not in self._known]
-            self._known |= trainable
+            self._known |= trained
             if self._exchange is None and not (new := self._take_places(new)):
                 return
             if self._fixed or self._exchange is not None:
-                self._logger.recorder.warn(
+                self.recorder.warn(
                     f"{len(new)} parameters were added or unfrozen after attach and are not recorded, since the layout "
                     "of such a run is fixed; close() this logger and attach a new path to record them"
                 )
@@ -345,8 +356,7 @@ class Capture:
 
     def _take_places(self, new: Named) -> Named:
         """Let parameters follow others of their name, as after a layer was made anew; return the rest."""
-        assert self._logger.header is not None
-        place = {t.name: i for i, t in enumerate(self._logger.header.tensors)}
+        place = {t.name: i for i, t in enumerate(self.header.tensors)}
         params = self.params[:]
         for name, p in new:
             if name in place:
@@ -356,22 +366,17 @@ class Capture:
                         f"{tuple(p.shape)} in its place; close() this logger and attach a new path to record it"
                     )
                 params[place[name]] = p
-        self.params, self._mine = params, set(map(id, params))
+        self.params = params
+        self._place_parameters()
         return [(name, p) for name, p in new if name not in place]
 
     def _join(self, new: Named) -> None:
-        self._logger.join(new)
-        if self._logger.header is not None:
-            self.params = self.params + [p for _, p in new]
-            self._mine = set(map(id, self.params))
-            self._measure = measure_for(self._logger.header, self.params)
-            self.keep()
+        self.join(new)
+        self.params = self.params + [p for _, p in new]
+        self._place_parameters()
+        self._measure = measure_for(self.header, self.params, self.in_parts or not self._alone)
+        self.keep()
 
 
 def _ranks() -> bool:
     return bool(dist.is_available() and dist.is_initialized())
-
-
-def _number(x: Number) -> Number:
-    """Return a number, or a clone of a tensor, since its owner changes it in place."""
-    return x.detach().clone() if isinstance(x, torch.Tensor) else float(x)

@@ -16,8 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.torch.capture import Capture
-from gradlog.integrations.torch.sketchers import divided, summed
-from gradlog.recorder.row_builder import Fill
+from gradlog.integrations.torch.optimizer_steps import OptimizerSteps
+from gradlog.integrations.torch.sketchers import Measure, divided
+from gradlog.integrations.torch.types import Tensors
 
 
 def averaging(params: list[torch.Tensor]) -> list[DistributedDataParallel]:
@@ -81,9 +82,9 @@ class LocalCapture(Capture):
     Backward passes under ``no_sync()`` add up in ``p.grad`` and come with the next average.
     """
 
-    _parts: list[Fill]
+    in_parts = True
+    _measure: Measure  # what measure_for gives a run in parts
     _seen: set[int]
-
     _told = False
     _listeners: Sequence[_Listener] = ()
 
@@ -99,31 +100,32 @@ class LocalCapture(Capture):
         for listener in self._listeners:
             listener.capture = None
 
-    def bucket(self, params: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+    def bucket(self, params: Tensors, gradients: Tensors) -> None:
         """DDP is about to average some gradients."""
         named = {id(p): g for p, g in zip(params, gradients, strict=True)}
         seen = self._mine & named.keys()
-        if not seen or not self._here or not self._due():
+        if not seen or not self.here or not self._due():
             return
-        with self._logger.recorder.guarded():
+        with self.recorder.guarded():
             if seen & self._seen:
                 self._again()
             self._seen |= seen
-            self._parts.append(self._measure.now([named.get(id(p)) for p in self.params]))
+            self._measure.add(self._sums, [named.get(id(p)) for p in self.params])
 
     def _again(self) -> None:
         """Averaged once more before a step: what this average is made of replaces the last."""
-        self._parts, self._seen = [], set()
+        self._sums, self._seen = self._measure.begin(), set()
         if not self._told:
             self._told = True
-            self._logger.recorder.warn(
+            self.recorder.warn(
                 "DDP averages more than once before a step: what was averaged earlier is the same on all ranks and "
                 "counts as each rank's own; accumulate under no_sync() to keep the ranks apart"
             )
 
     def _forget(self) -> None:
         super()._forget()
-        self._parts, self._seen = [], set()
+        self._sums, self._seen = self._measure.begin(), set()
 
-    def _gradient(self) -> Fill:
-        return divided(summed(self._parts, len(self.params) - len(self._seen)), self._scale)
+    def _gather(self, steps: OptimizerSteps) -> None:
+        missing = len(self.params) - len(self._seen)
+        self._fill = divided(self._measure.total(self._measure.end(self._sums), missing), steps.scale)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from gradlog.integrations.hooks import described
 from gradlog.integrations.torch.types import Optimizer
 
 MOST_GROUPS = 64
@@ -13,6 +15,35 @@ MOST_GROUPS = 64
 
 MOST_COUNTS = 8
 """Parameters whose count is asked for; each may wait for a device once."""
+
+
+MOST_NAMES = 8
+"""Optimizers of a run that are named one by one; of more, those of one class share a name."""
+
+
+def named_optimizers(given: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]) -> list[tuple[str, Optimizer]]:
+    """Optimizers that make one run, each with its name in it; optimizers that nothing tells apart share one.
+
+    >>> w, b = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    >>> [name for name, _ in named_optimizers([torch.optim.SGD([w], lr=1), torch.optim.Adam([b])])]
+    ['SGD', 'Adam']
+    """
+    if isinstance(given, Mapping):
+        return list(given.items())
+    if not isinstance(given, Sequence):
+        return [("", given)]
+    kinds: dict[str, list[str]] = {}  # of each class, the settings that have been met
+    named = []
+    for one in given:
+        name = type(one).__name__
+        met = kinds.setdefault(name, [])
+        told = "" if len(given) > MOST_NAMES else str(settings(one))
+        if told not in met:
+            met.append(told)
+        nth = met.index(told)
+        named.append((f"{name}{nth + 1}" if nth else name, one))
+    alike = len({name for name, _ in named}) == 1
+    return [("" if alike else name, one) for name, one in named]
 
 
 def settings(optimizer: Optimizer) -> dict[str, object]:
@@ -24,12 +55,22 @@ def settings(optimizer: Optimizer) -> dict[str, object]:
     groups = [{k: _number(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     same = {k: v for k, v in groups[0].items() if all(k in g and _equal(g[k], v) for g in groups)}
     own = [{k: v for k, v in group.items() if k not in same} for group in groups[:MOST_GROUPS]]
-    kind = type(optimizer)
-    return {
-        "class": f"{kind.__module__}.{kind.__qualname__}",
-        "settings": same,
-        **({"groups": own} if any(own) else {}),
-    }
+    return {**described(optimizer, same), **({"groups": own} if any(own) else {})}
+
+
+def settings_of_all(named: Sequence[tuple[str, Optimizer]]) -> dict[str, object]:
+    """Class and hyperparameters of several optimizers, each name as a parameter group."""
+    first: dict[str, Optimizer] = {}
+    for name, one in named:
+        first.setdefault(name, one)
+    if len(first) == 1:
+        return settings(named[0][1])
+    own = [
+        {"optimizer": name, **{k: _number(v) for k, v in group.items() if k != "params"}}
+        for name, one in first.items()
+        for group in one.param_groups
+    ]
+    return {"class": " + ".join(first), "settings": {}, "groups": own[:MOST_GROUPS]}
 
 
 def counted(optimizer: torch.optim.Optimizer) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -61,6 +61,26 @@ def _few(t: torch.Tensor) -> Few:
     return Few(index, t.values().reshape(-1))
 
 
+class Folded(NamedTuple):
+    """What parts of a row have been folded to, and their squared norms (groups,)."""
+
+    w: torch.Tensor
+    norm2: torch.Tensor
+
+
+class PartSketch(Protocol):
+    """Sketches parts in two stages, so that one row can be added up from several calls."""
+
+    def zero(self) -> Folded:
+        """Return what nothing folds to."""
+
+    def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
+        """Add flat real tensors, in the order of the parts; None counts as zeros."""
+
+    def sketch(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sketches (groups, k) and squared norms (groups,)."""
+
+
 class DeviceSketch:
     """Sketches parts that live on one device; nothing waits for the device.
 
@@ -107,11 +127,15 @@ class DeviceSketch:
         self._rows = torch.zeros(most, self._m, dtype=dtype, device=device)
         self._places = torch.arange(self._m, device=device)
 
-    def __call__(self, flats: Sequence[Flat]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sketches (groups, k) and squared norms (groups,) of flat real tensors; None counts as zeros."""
-        w = torch.zeros(self._groups, self._m, dtype=self._t.dtype, device=self._t.device)
+    def zero(self) -> Folded:
+        """As of :class:`PartSketch`."""
+        w = torch.zeros(self._groups, self._m, dtype=self._t.dtype, device=self._device)
+        return Folded(w, torch.zeros(self._groups, dtype=self._wide, device=self._device))
+
+    def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
+        """As of :class:`PartSketch`."""
+        w = folded.w
         for g, block, shifts, signs in self._blocks:
-            X = self._rows[: len(block)].zero_()
             held = [
                 (row, piece.column, x[piece.start : piece.stop])
                 for row, (i, piece) in enumerate(block)
@@ -119,19 +143,22 @@ class DeviceSketch:
             ]
             if not held:
                 continue
+            X = self._rows[: len(block)].zero_()
             torch._foreach_copy_([X[r, c : c + len(x)] for r, c, x in held], [x for _, _, x in held])
             X.mul_(self._t).mul_(signs)
             w[g] += X.gather(1, (self._places - shifts).remainder_(self._m)).sum(0)
         for part, x in zip(self._parts, flats, strict=True):
             if isinstance(x, Few) and len(x.index):
                 w[part.group].index_add_(0, *self._fold_few(part, x))
-        v = (w * self._sign)[:, self._order]
-        v = torch.nn.functional.pad(v, (0, -self._m % self._k)).view(self._groups, -1, self._k)
         norms = [self._zero if x is None else self._square(x.values if isinstance(x, Few) else x) for x in flats]
-        norm2 = torch.zeros(self._groups, dtype=self._wide, device=v.device)
         if norms:
-            norm2.index_add_(0, self._group_of, torch.stack(norms))
-        return v.sum(1), norm2
+            folded.norm2.index_add_(0, self._group_of, torch.stack(norms))
+
+    def sketch(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of :class:`PartSketch`."""
+        v = (folded.w * self._sign)[:, self._order]
+        v = torch.nn.functional.pad(v, (0, -self._m % self._k)).view(self._groups, -1, self._k)
+        return v.sum(1), folded.norm2
 
     def _fold_few(self, part: Part, x: Few) -> tuple[torch.Tensor, torch.Tensor]:
         """Where single entries of a whole tensor go in the folded vector, and what is added there."""
@@ -156,17 +183,26 @@ class HostSketch:
         self._t, self._sign = t.astype(np.float64), sign.astype(np.float64)
         self._scratch = np.empty(S.spec.m)
 
-    def __call__(self, flats: Sequence[Flat]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sketches (groups, k) and squared norms (groups,) of flat real tensors; None counts as zeros."""
-        m, k = self._S.spec.m, self._S.spec.k
-        W, norm2 = np.zeros((self._groups, 2 * m)), np.zeros(self._groups)
+    def zero(self) -> Folded:
+        """As of :class:`PartSketch`."""
+        w = torch.zeros(self._groups, 2 * self._S.spec.m, dtype=torch.float64, device="cpu")
+        return Folded(w, w.new_zeros(self._groups))
+
+    def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
+        """As of :class:`PartSketch`."""
+        W, norm2 = folded.w.numpy(), folded.norm2.numpy()
         with np.errstate(all="ignore"):
             for part, x in zip(self._parts, flats, strict=True):
                 if x is not None and part.size:
                     norm2[part.group] += self._fold(W[part.group], part, x)
+
+    def sketch(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of :class:`PartSketch`."""
+        W, m, k = folded.w.numpy(), self._S.spec.m, self._S.spec.k
+        with np.errstate(all="ignore"):
             v = ((W[:, :m] + W[:, m:]) * self._sign)[:, self._order]
             v = np.pad(v, ((0, 0), (0, -m % k))).reshape(self._groups, -1, k)
-            return v.sum(axis=1), norm2
+            return torch.from_numpy(v.sum(axis=1)), folded.norm2
 
     def _fold(self, w: NDArray[np.float64], part: Part, tensor: torch.Tensor | Few) -> float:
         tensor = tensor.dense(part.size) if isinstance(tensor, Few) else tensor
@@ -181,6 +217,33 @@ class HostSketch:
             place = w[shift + column :][:n]
             (np.subtract if sign < 0 else np.add)(place, piece, place)
         return norm2
+
+
+class ExactSketch:
+    """The coordinates themselves, zero padded, in float64; for small models."""
+
+    def __init__(self, parts: Sequence[Part], groups: int, k: int) -> None:
+        self._parts, self._shape = parts, (groups, k)
+
+    def zero(self) -> Folded:
+        """As of :class:`PartSketch`."""
+        w = torch.zeros(self._shape, dtype=torch.float64, device="cpu")
+        return Folded(w, w.new_zeros(self._shape[0]))
+
+    def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
+        """As of :class:`PartSketch`."""
+        at = [0] * self._shape[0]
+        for part, x in zip(self._parts, flats, strict=True):
+            start = at[part.group]
+            at[part.group] += part.size
+            if isinstance(x, Few):
+                x = x.dense(part.size)
+            if x is not None:
+                folded.w[part.group, start : start + part.size] += x.double().cpu()
+
+    def sketch(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of :class:`PartSketch`."""
+        return folded.w, folded.w.square().sum(dim=1)
 
 
 def fetch(tensor: torch.Tensor) -> Callable[[], Floats]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
-from gradlog.integrations.torch.sketch import DeviceSketch, Few, Flat, HostSketch, fetch, flat
+from gradlog.integrations.torch.sketch import DeviceSketch, ExactSketch, Folded, HostSketch, PartSketch, fetch, flat
 from gradlog.integrations.torch.types import Floats, Number
 from gradlog.recorder.row_builder import Fill
 from gradlog.sketching.fold_hash import from_spec
@@ -20,15 +20,17 @@ from gradlog.sketching.projector import projector
 from gradlog.sketching.pytree import as_entries
 
 Pieces = list[tuple[torch.Tensor, torch.Tensor]]
-"""Sketches (groups, k) and squared norms (groups,), one pair a device; their sum is the row."""
+"""Sketches (groups, k) and squared norms (groups,), one pair per device; their sum is the row."""
 
-OnDevice = Callable[[Sequence[Flat]], tuple[torch.Tensor, torch.Tensor]]
+Sums = list[Folded]
+"""What has been added up of a row so far, one per device."""
 
 
 class HostMeasure:
     """CPU tensors through the recorder's own projector, on views of their memory."""
 
     later = False
+    exchange = None
 
     def __init__(self, header: RunHeader) -> None:
         self._projector = projector(header.sketch, header.tensors, len(header.groups))
@@ -80,25 +82,45 @@ class Measure:
             members = [i for i, d in enumerate(devices) if d == device]
             self._on.append((members, self._sketch_on(device, [parts[i] for i in members], precise)))
 
-    def _sketch_on(self, device: torch.device, parts: list[Part], precise: bool) -> OnDevice:
+    def _sketch_on(self, device: torch.device, parts: list[Part], precise: bool) -> PartSketch:
         header = self._header
         groups = len(header.groups)
         if header.sketch.exact:
-            return _Exact(parts, groups, header.sketch.k)
+            return ExactSketch(parts, groups, header.sketch.k)
         S = from_spec(header.sketch)
         if device.type == "cpu" and not _FORCE_DEVICE:
-            return _as_torch(HostSketch(S, parts, groups))
+            return HostSketch(S, parts, groups)
         if precise and device.type == "mps":
             raise UnsupportedError("what='update' needs float64, which Apple's GPU does not have")
         return DeviceSketch(S, parts, groups, device, torch.float64 if precise else torch.float32)
 
-    def pieces(self, tensors: Sequence[torch.Tensor | None]) -> Pieces:
-        """Sketch this rank's part. Nothing is waited for."""
+    def begin(self) -> Sums:
+        """Return the sums of nothing."""
+        return [on.zero() for _, on in self._on]
+
+    def add(self, sums: Sums, tensors: Sequence[torch.Tensor | None]) -> None:
+        """Fold this rank's part of some tensors into sums; None counts as zeros. Nothing is waited for."""
         if self._shards:
             flats = [s.flat(t) for s, t in zip(self._shards, tensors, strict=True)]
         else:
             flats = [flat(t) for t in tensors]
-        return [on([flats[i] for i in members]) for members, on in self._on]
+        for (members, on), folded in zip(self._on, sums, strict=True):
+            on.fold(folded, [flats[i] for i in members])
+
+    def end(self, sums: Sums) -> Pieces:
+        """Sketches of what was added up."""
+        return [on.sketch(folded) for (_, on), folded in zip(self._on, sums, strict=True)]
+
+    def pieces(self, tensors: Sequence[torch.Tensor | None]) -> Pieces:
+        """Sketch this rank's part. Nothing is waited for."""
+        sums = self.begin()
+        self.add(sums, tensors)
+        return self.end(sums)
+
+    def joined(self, parts: Iterable[tuple[Sums, Number | None]]) -> Pieces:
+        """Sketches of the sum of parts, each divided by a loss scale of its own (None: there is none)."""
+        ended = [[_free(a, b, scale) for a, b in self.end(sums)] for sums, scale in parts]
+        return [(sum(a for a, _ in on), sum(b for _, b in on)) for on in zip(*ended, strict=True)]
 
     def total(self, pieces: Pieces, missing: int) -> Fill:
         """Add up over ranks where there are several, start the copy to the host, and return the way to the row."""
@@ -124,11 +146,11 @@ class Measure:
         return [(sketches, sketches[:, 0].double())]
 
 
-def measure_for(header: RunHeader, params: Sequence[torch.Tensor]) -> HostMeasure | Measure:
-    """Choose the way from parameters like these to a row."""
+def measure_for(header: RunHeader, params: Sequence[torch.Tensor], in_parts: bool = False) -> HostMeasure | Measure:
+    """Choose the way from parameters like these to a row, which may be added up ``in_parts``."""
     if header.what == "update":
         return Measure(header, params, precise=True)
-    if all(p.device.type == "cpu" and not is_sharded(p) for p in params) and not _FORCE_DEVICE:
+    if not in_parts and all(p.device.type == "cpu" and not is_sharded(p) for p in params) and not _FORCE_DEVICE:
         return HostMeasure(header)
     return Measure(header, params)
 
@@ -137,31 +159,12 @@ _FORCE_DEVICE = False
 """For the tests: the device path on the CPU."""
 
 
-class _Exact:
-    """The coordinates themselves, zero padded, in float64; for small models."""
-
-    def __init__(self, parts: Sequence[Part], groups: int, k: int) -> None:
-        self._parts, self._shape = parts, (groups, k)
-
-    def __call__(self, flats: Sequence[Flat]) -> tuple[torch.Tensor, torch.Tensor]:
-        out = np.zeros(self._shape)
-        at = [0] * self._shape[0]
-        for part, x in zip(self._parts, flats, strict=True):
-            start = at[part.group]
-            at[part.group] += part.size
-            if isinstance(x, Few):
-                x = x.dense(part.size)
-            if x is not None:
-                out[part.group, start : start + part.size] = x.double().cpu().numpy()
-        return torch.from_numpy(out), torch.from_numpy(np.square(out).sum(axis=1))
-
-
-def _as_torch(on: HostSketch) -> OnDevice:
-    def measured(flats: Sequence[Flat]) -> tuple[torch.Tensor, torch.Tensor]:
-        a, b = on(flats)
-        return torch.from_numpy(a), torch.from_numpy(b)
-
-    return measured
+def _free(sketch: torch.Tensor, norm2: torch.Tensor, scale: Number | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divide by a loss scale."""
+    if scale is None:
+        return sketch, norm2
+    s = scale.to(sketch.device) if isinstance(scale, torch.Tensor) else scale
+    return sketch / s, norm2 / s**2
 
 
 def filler(read: Callable[[], tuple[Floats, Floats]], missing: int) -> Fill:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -17,6 +17,9 @@ from torch.utils.hooks import RemovableHandle
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.torch.compiled import plain, tell
 from gradlog.integrations.torch.types import Args, Instead, Kwargs, Optimizer
+
+if TYPE_CHECKING:
+    from gradlog.integrations.torch.optimizer_steps import OptimizerSteps
 
 OWN_GRADIENTS = {"deepspeed": "DeepSpeed", "megatron": "Megatron", "colossalai": "Colossal-AI"}
 """Top-level packages of optimizers that do not read ``p.grad`` of the model's parameters."""
@@ -79,27 +82,12 @@ def _refuse(optimizer: object) -> None:
         )
 
 
-class Observer(Protocol):
-    """Who wants to know about the steps of some parameters. No method may raise."""
-
-    key: int
-    """As :func:`gradlog.integrations.torch.compiled.listen` gave it."""
-
-    params: list[torch.Tensor]
-
-    def before(self, args: Args, kwargs: Kwargs) -> Instead:
-        """Note that a step begins; return other arguments for it, or None."""
-
-    def after(self) -> None:
-        """Note that a step is over."""
-
-
 class _Hook:
     """A hook that compiled code can hold."""
 
     event = ""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: OptimizerSteps) -> None:
         self.observer = observer
         self.plainly: Callable[[Args, Kwargs], Instead] = torch.compiler.disable(self.eager)
 
@@ -130,7 +118,7 @@ class _After(_Hook):
 class StepHooks:
     """Both hooks on each of some optimizers. Only the optimizers keep the observer alive."""
 
-    def __init__(self, optimizers: list[torch.optim.Optimizer], observer: Observer) -> None:
+    def __init__(self, optimizers: list[torch.optim.Optimizer], observer: OptimizerSteps) -> None:
         self._handles = []
         self._optimizers = optimizers
         for optimizer in optimizers:

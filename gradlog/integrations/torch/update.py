@@ -1,4 +1,4 @@
-"""What one optimizer does to its parameters, step by step."""
+"""What optimizers do to their parameters, row by row."""
 
 from __future__ import annotations
 
@@ -6,47 +6,49 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradlog.integrations.hooks import Fill
 from gradlog.integrations.torch.capture import Capture
+from gradlog.integrations.torch.optimizer_steps import OptimizerSteps
 from gradlog.integrations.torch.sketchers import Measure, Pieces
 from gradlog.integrations.torch.steps import inside_another_step
-from gradlog.integrations.torch.types import Args, Instead, Kwargs, Named
-from gradlog.recorder.row_builder import Fill
+from gradlog.integrations.torch.types import Named
 
 
 class UpdateCapture(Capture):
-    """The change of the parameters in each step, S(after) - S(before), without a copy of the parameters.
+    """The change of the parameters in each row, S(after) - S(before), without a copy of the parameters.
 
     With ``every=1`` the sketch after one step serves as the one before the next. So the rows add up to the sketch of
     the difference of any two checkpoints, even if other code changed the parameters in between.
     """
 
+    reads_first = False
     _measure: Measure  # what measure_for gives a run of updates
-
     _start: Pieces | None = None
 
     def _begin(self) -> None:
         super()._begin()
-        with self._logger.recorder.guarded():
-            self._start = self._measure.pieces(self.params)
+        with self.recorder.guarded():
+            self._start = self._measure.pieces(self._values())
 
-    def before(self, args: Args, kwargs: Kwargs) -> Instead:
-        """Note that a step begins: with ``every > 1`` this is where a recorded one starts."""
-        self._fired = True
-        if not self._here:
-            self._elsewhere()
-            return None
-        self._unread = self._begun = True
-        self._look_for_new()
-        if self._every > 1 and self._due() and not inside_another_step(self._optimizers):
-            with self._logger.recorder.guarded():
-                self._start = self._measure.pieces(self._values())
-        return None
+    def begins(self, steps: OptimizerSteps) -> bool:
+        """Note that a step begins: with ``every > 1`` this is where a recorded row starts."""
+        if not super().begins(steps):
+            return False
+        if not self._over:
+            self._look_for_new()
+            if self._every > 1 and self._due() and not inside_another_step(steps.optimizers):
+                with self.recorder.guarded():
+                    self._start = self._measure.pieces(self._values())
+        return True
 
     def _join(self, new: Named) -> None:
         super()._join(new)
         self._start = self._measure.pieces(self.params)
 
-    def _gradient(self) -> Fill:
+    def _gather(self, steps: OptimizerSteps) -> None:
+        """Nothing is to be read before the row is over."""
+
+    def _gathered(self) -> Fill:
         assert self._start is not None
         end = self._measure.pieces(self._values())
         change = [(b - a, torch.zeros_like(n)) for (a, _), (b, n) in zip(self._start, end, strict=True)]

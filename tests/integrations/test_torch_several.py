@@ -1,0 +1,284 @@
+"""Several optimizers in one run: one row per joint step, whose gradients are those that were read independently."""
+
+from __future__ import annotations
+
+import collections
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradlog
+from gradlog.errors import GradlogWarning, UnsupportedError
+from tests.helpers.torch_loops import loss_of, snapshot
+
+pytestmark = pytest.mark.usefixtures("seeded")
+
+
+def model_of() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 3))
+
+
+def matrices_and_rest(model: nn.Module, fused: bool = False) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for all else, as is done."""
+    hidden = [model[0].weight, model[2].weight]
+    rest = [p for p in model.parameters() if all(p is not h for h in hidden)]
+    return torch.optim.Muon(hidden, lr=0.02), torch.optim.AdamW(rest, lr=1e-3, fused=fused)
+
+
+def train(model, optimizers, log, steps=5, change=None):
+    """A plain loop. Returns the gradients as each optimizer found them, read by hooks of the test's own."""
+    rows, found = [], {}
+    names = {id(p): name for name, p in model.named_parameters()}
+
+    def read(optimizer, *_):
+        for group in optimizer.param_groups:
+            found.update((names[id(p)], p.grad.detach().clone().numpy()) for p in group["params"])
+
+    handles = [one.register_step_pre_hook(read) for one in optimizers]
+    for _ in range(steps):
+        for one in optimizers:
+            one.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        for one in optimizers:
+            if change:
+                change(one)
+            one.step()
+        log.annotate(loss=loss.item())
+        rows.append(dict(found))
+    for handle in handles:
+        handle.remove()
+    return rows
+
+
+def test_two_optimizers_make_one_row_per_joint_step(tmp_path, recorded, any_path):
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+        seen = train(model, [muon, adamw], log)
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    assert run.flags == [0] * 5
+    assert set(run.scalars) == {"lr/Muon", "lr/AdamW", "loss", "wall_time"}
+    np.testing.assert_allclose(run.scalars["lr/Muon"], 0.02)
+    np.testing.assert_allclose(run.scalars["lr/AdamW"], 1e-3)
+    owner = {t.name: run.header.groups[t.group].partition("/")[0] for t in run.header.tensors}
+    assert owner == {
+        name: "Muon" if name in ("0.weight", "2.weight") else "AdamW" for name, _ in model.named_parameters()
+    }
+    assert run.header.provenance["optimizer"]["class"] == "Muon + AdamW"
+
+
+def test_a_gradient_that_one_optimizer_changes_counts_as_its_own_optimizer_found_it(tmp_path, recorded):
+    """The first one leaves its gradients changed, and the second's are scaled between the two steps."""
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    muon.register_step_post_hook(lambda one, *_: [p.grad.zero_() for p in one.param_groups[0]["params"]])
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+        seen = train(
+            model, [muon, adamw], log,
+            change=lambda one: one is adamw and [p.grad.mul_(3) for p in one.param_groups[0]["params"]],
+        )  # fmt: skip
+    assert all(np.abs(row["0.weight"]).max() > 0 for row in seen)
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_the_names_of_a_dict_are_those_of_the_run(tmp_path, recorded):
+    model = model_of()
+    first, second = (torch.optim.SGD(layer.parameters(), lr=0.1 * i) for i, layer in ((1, model[:3]), (2, model[3:])))
+    with gradlog.attach({"body": first, "head": second}, tmp_path / "r.zarr", model=model, groups="all", k=32) as log:
+        train(model, [first, second], log)
+    run = recorded(tmp_path / "r.zarr")
+    assert run.header.groups == ("body/all", "head/all")
+    assert set(run.scalars) == {"lr/body", "lr/head", "loss", "wall_time"}
+
+
+def test_optimizers_of_one_class_are_numbered_where_their_settings_differ(tmp_path, recorded):
+    model = model_of()
+    optimizers = [torch.optim.SGD(model[i].parameters(), lr=rate) for i, rate in ((0, 0.1), (2, 0.2), (4, 0.1))]
+    with gradlog.attach(optimizers, tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+        seen = train(model, optimizers, log)
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    assert set(run.scalars) == {"lr/SGD", "lr/SGD2", "loss", "wall_time"}
+
+
+def test_updates_of_several_optimizers_telescope(tmp_path, recorded):
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, what="update", k=32) as log:
+        before = {name: p.detach().clone().numpy() for name, p in model.named_parameters()}
+        train(model, [muon, adamw], log)
+    run = recorded(tmp_path / "r.zarr")
+    run.sketch, run.steps = run.sketch.sum(axis=0, keepdims=True), [0]
+    after = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    run.expect([{name: after[name] - before[name] for name in before}], norms=False)
+
+
+def test_every_other_joint_step(tmp_path, recorded):
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, on_error="raise", every=2, k=32) as log:
+        seen = train(model, [muon, adamw], log)
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [0, 2, 4]
+    run.expect(seen[::2])
+
+
+def test_gradients_before_clipping_of_each_and_of_all(tmp_path, recorded):
+    for name, together in (("all", True), ("each", False)):
+        model = model_of()
+        muon, adamw = matrices_and_rest(model)
+        seen = []
+        path = tmp_path / f"{name}.zarr"
+        with gradlog.attach([muon, adamw], path, model=model, on_error="raise", stage="preclip", k=32):
+            for _ in range(3):
+                muon.zero_grad()
+                adamw.zero_grad()
+                loss_of(model).backward()
+                seen.append(snapshot(model))
+                if together:
+                    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+                for one in (muon, adamw):
+                    if not together:
+                        nn.utils.clip_grad_norm_([p for g in one.param_groups for p in g["params"]], 1e-3)
+                    one.step()
+        run = recorded(path)
+        run.expect(seen)
+        assert ("clip_norm/1" in run.scalars) is not together
+
+
+def test_a_step_that_the_scaler_skips_is_one_skipped_row(tmp_path, recorded):
+    """One optimizer takes scaled gradients and unscales them itself; the other's are unscaled before."""
+    model = model_of()
+    muon, adamw = matrices_and_rest(model, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1000)
+    seen = []
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for t in range(4):
+            muon.zero_grad()
+            adamw.zero_grad()
+            scale = scaler.get_scale()
+            scaler.scale(loss_of(model)).backward()
+            if t == 2:
+                model[0].weight.grad[0, 0] = float("inf")
+            seen.append({name: g / scale for name, g in snapshot(model).items()})
+            scaler.step(muon)
+            scaler.step(adamw)
+            scaler.update()
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [0, 1, 2, 3]
+    assert [bool(f & 2) for f in run.flags] == [False, False, True, False]
+    finite = [0, 1, 3]
+    run.sketch, run.norm2, run.steps = run.sketch[finite], run.norm2[finite], finite
+    run.expect([seen[t] for t in finite])
+    np.testing.assert_allclose(run.scalars["loss_scale"], [8, 8, 8, 4])
+
+
+def test_optimizers_in_the_backward_pass_make_one_run(tmp_path, recorded, any_path):
+    """One optimizer per parameter, which steps as soon as the gradient is there and lets go of it."""
+    model = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(20, 20), nn.Tanh())])
+    found, seen = {}, []
+    optimizers = {p: torch.optim.Adam([p], lr=1e-3, foreach=False) for p in model.parameters()}
+    names = {p: name for name, p in model.named_parameters()}
+
+    def step(p):
+        found[names[p]] = p.grad.detach().clone().numpy()
+        optimizers[p].step()
+        optimizers[p].zero_grad()
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step)
+    with gradlog.attach(list(optimizers.values()), tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+        for _ in range(4):
+            loss_of(model).backward()
+            log.annotate(loss=1.0)
+            seen.append(dict(found))
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    assert run.flags == [0] * 4
+    assert set(run.scalars) == {"lr", "loss", "wall_time"}
+    assert len(run.header.groups) == 6
+
+
+def test_an_optimizer_that_sits_out_leaves_partial_rows_and_is_told_of_once(tmp_path, recorded):
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", GradlogWarning)
+        with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+            for t in range(5):
+                loss_of(model).backward()
+                muon.step()
+                if t % 2 == 0:
+                    adamw.step()
+                muon.zero_grad()
+                adamw.zero_grad()
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [0, 1, 2, 3, 4]
+    assert [bool(f & 4) for f in run.flags] == [False, True, False, True, False]
+    assert sum("stepped again before AdamW" in str(w.message) for w in told) == 1
+
+
+def test_the_last_row_is_written_though_an_optimizer_has_no_part_in_it(tmp_path, recorded):
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        loss_of(model).backward()
+        muon.step()
+        adamw.step()
+        muon.step()
+    assert recorded(tmp_path / "r.zarr").steps == [0, 1]
+
+
+def test_a_closure_is_read_after_its_backward_pass(tmp_path, recorded):
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    seen = collections.defaultdict(dict)
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        for t in range(3):
+            for one in (muon, adamw):
+
+                def closure(one=one, t=t):
+                    muon.zero_grad()
+                    adamw.zero_grad()
+                    loss = loss_of(model)
+                    loss.backward()
+                    mine = {id(p) for g in one.param_groups for p in g["params"]}
+                    grads = snapshot(model)
+                    seen[t].update({name: grads[name] for name, p in model.named_parameters() if id(p) in mine})
+                    return loss
+
+                one.step(closure)
+    recorded(tmp_path / "r.zarr").expect([seen[t] for t in range(3)])
+
+
+def test_parameters_without_a_model_are_named_by_optimizer_and_place(tmp_path, recorded):
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", k=32) as log:
+        train(model, [muon, adamw], log)
+    names = [t.name for t in recorded(tmp_path / "r.zarr").header.tensors]
+    assert names[:3] == ["Muon.group0.0", "Muon.group0.1", "AdamW.group0.0"]
+
+
+def test_what_cannot_be_one_run_is_refused(tmp_path):
+    model = model_of()
+    twice = [torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2)]
+    with pytest.raises(UnsupportedError, match="hold the same parameter"):
+        gradlog.attach(twice, tmp_path / "r.zarr", model=model)
+    with pytest.raises(UnsupportedError, match="takes one optimizer"):
+        gradlog.attach(list(matrices_and_rest(model)), tmp_path / "r.zarr", model=model, stage="local")
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_hooks_go_with_the_recording(tmp_path):
+    model = model_of()
+    both = matrices_and_rest(model)
+    gradlog.attach(list(both), tmp_path / "r.zarr", model=model, k=32).close("nothing to do")
+    for one in both:
+        assert not one._optimizer_step_pre_hooks
+        assert not one._optimizer_step_post_hooks
