@@ -192,7 +192,7 @@ class _Table:
             raise ValueError("its checksum is wrong")
         values = decode(chunk_codec(meta), data, meta["data_type"], chunk_shape(meta))[: len(part)]
         if array == "sketch":
-            part[:] = squared_norms(values)
+            part[:] = squared_norms(values.astype(np.float32, copy=False))
             self.noted += len(part)
         elif array == "scalars":
             part[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS] = values

@@ -174,7 +174,7 @@ def _rows(blocks: Blocks) -> int:
 def recipe_key(recipe: Recipe) -> list[object]:
     """JSON of a recipe, its test matrix by digest."""
     fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "test"}
-    test = None if recipe.test is None else [recipe.test.shape, digest(np.ascontiguousarray(recipe.test))]
+    test = None if recipe.test is None else [recipe.test.shape, digest(np.ascontiguousarray(recipe.test).data)]
     return [fields, test]
 
 

@@ -113,7 +113,7 @@ def _read_file(folder: str, name: str, out: NDArray[np.generic], chunk: int) -> 
             done += count
         if done < len(flat) or file.readinto(check) != CHECKED:
             raise ValueError(f"chunk {chunk} is not of the size that its shape says")
-    if checksum(flat) != check[:CHECKED]:
+    if checksum(flat.data) != check[:CHECKED]:
         raise ValueError(f"checksum of chunk {chunk} does not fit")
 
 

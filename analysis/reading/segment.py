@@ -10,13 +10,14 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import JSON
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
@@ -306,5 +307,6 @@ def _read_record(
         store.require_plain(path)
     arrays = {}
     for name, meta in implied.items():
-        arrays[name] = zarr.Array(zarr.AsyncArray(ArrayV3Metadata.from_dict(meta), StorePath(store, f"{path}/{name}")))
+        metadata = ArrayV3Metadata.from_dict(cast(dict[str, JSON], meta))
+        arrays[name] = zarr.Array(zarr.AsyncArray(metadata, StorePath(store, f"{path}/{name}")))
     return header, arrays

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradlog.errors import CorruptRunError
 from gradlog.format.fields import shown
-from gradlog.format.limits import parse_object
+from gradlog.format.limits import Document, parse_object
 from gradlog.format.names import MANIFEST, MANIFESTS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ NO_CHECK = "0" * 64
 _CHECK = b'"check":"%s"'
 
 
-def digest(*pieces: Any) -> str:
+def digest(*pieces: bytes | memoryview) -> str:
     """BLAKE2b-256 of bytes-like pieces in hex, as ``b2sum -l 256`` prints it."""
     h = hashlib.blake2b(digest_size=32)
     for piece in pieces:
@@ -60,7 +60,7 @@ class Manifest(NamedTuple):
     digest: str
     rows: int
     chunks: dict[str, str]
-    body: dict[str, Any]
+    body: Document
 
 
 def manifest_reader(get: Callable[[str], bytes], segment: SegmentHeader) -> Callable[[int], bytes]:

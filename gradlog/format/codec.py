@@ -11,12 +11,15 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from gradlog.format import limits
 from gradlog.format.header import FULL_BITS
 
-Buffers = Sequence[Any]
+Numbers = NDArray[np.number]
+"""An array of numbers of any type."""
+
+Buffers = Sequence[bytes | memoryview]
 """Bytes-like pieces that together make one object; big arrays are written without a copy."""
 
 CHECKED = 4
@@ -26,7 +29,7 @@ HEAD = 18
 """So many first bytes of a chunk say to how many it decodes."""
 
 
-def encode(codec: str, array: NDArray[Any], *rest: NDArray[Any]) -> Buffers:
+def encode(codec: str, array: Numbers, *rest: memoryview) -> Buffers:
     """Pieces of a chunk's file.
 
     Parameters
@@ -35,7 +38,7 @@ def encode(codec: str, array: NDArray[Any], *rest: NDArray[Any]) -> Buffers:
         What the values go through before their checksum is appended; "crc32c" for nothing.
     array : ndarray
         The values, which are not copied where nothing is done to them.
-    *rest : ndarray of uint8
+    *rest : memoryview
         Bytes that follow unpacked values.
 
     Examples
@@ -44,11 +47,12 @@ def encode(codec: str, array: NDArray[Any], *rest: NDArray[Any]) -> Buffers:
     [0, 1, 2]
     """
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    pieces = [little.reshape(-1).view(np.uint8), *rest] if codec == "crc32c" else [bytes(_packer(codec).encode(little))]
+    raw = little.reshape(-1).view(np.uint8).data
+    pieces = [raw, *rest] if codec == "crc32c" else [bytes(_packer(codec).encode(little))]
     return [*pieces, checksum(*pieces)]
 
 
-def decode(codec: str, data: bytes | memoryview, dtype: Any, shape: Sequence[int]) -> NDArray[Any]:
+def decode(codec: str, data: bytes | memoryview, dtype: DTypeLike, shape: Sequence[int]) -> Numbers:
     """Values in the bytes of a chunk's file, whose checksum was compared; unpacked ones are a view of them.
 
     Raises
@@ -63,11 +67,11 @@ def decode(codec: str, data: bytes | memoryview, dtype: Any, shape: Sequence[int
     return np.frombuffer(packed if codec == "crc32c" else _packer(codec).decode(packed), little).reshape(shape)
 
 
-def checksum(*pieces: Any) -> bytes:
+def checksum(*pieces: bytes | memoryview) -> bytes:
     """CRC-32C of bytes-like pieces, as zarr's codec of that name appends it."""
     crc = 0
     for piece in pieces:
-        crc = google_crc32c.extend(crc, piece)
+        crc = google_crc32c.extend(crc, np.frombuffer(piece, np.uint8))  # which takes no memoryview
     return int(crc).to_bytes(CHECKED, "little")
 
 
@@ -77,7 +81,7 @@ def is_intact(data: bytes | memoryview) -> bool:
     >>> is_intact(b"".join(encode("zstd", np.arange(3)))), is_intact(b"damaged")
     (True, False)
     """
-    return checksum(np.frombuffer(data, np.uint8)[:-CHECKED]) == bytes(data[-CHECKED:])
+    return checksum(memoryview(data)[:-CHECKED]) == bytes(data[-CHECKED:])
 
 
 def _packer(codec: str) -> Any:  # numcodecs has no types

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 
-def whole_number(value: Any, least: int, most: int, what: str) -> int:
+def whole_number(value: object, least: int, most: int, what: str) -> int:
     """Return a whole number within bounds.
 
     Raises
@@ -24,28 +23,28 @@ def whole_number(value: Any, least: int, most: int, what: str) -> int:
     return value
 
 
-def text(value: Any, what: str) -> str:
+def text(value: object, what: str) -> str:
     """Return a text; ValueError for anything else."""
     if not isinstance(value, str):
         raise ValueError(f"{what} must be a text, got {shown(value)}")
     return value
 
 
-def sequence(value: Any, what: str, most: int = 2**20) -> list[Any] | tuple[Any, ...]:
+def sequence(value: object, what: str, most: int = 2**20) -> Sequence[object]:
     """Return a list of bounded length; ValueError for anything else."""
     if not isinstance(value, list | tuple) or len(value) > most:
         raise ValueError(f"{what} must be a list of at most {most:,}, got {shown(value)}")
     return value
 
 
-def mapping(value: Any, what: str) -> Mapping[str, Any]:
+def mapping(value: object, what: str) -> Mapping[str, object]:
     """Return an object; ValueError for anything else."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{what} must be an object, got {shown(value)}")
     return value
 
 
-def names(value: Any, most: int, what: str) -> tuple[str, ...]:
+def names(value: object, most: int, what: str) -> tuple[str, ...]:
     """Return different texts, at most so many; ValueError for anything else."""
     found = tuple(text(name, f"a name in {what}") for name in sequence(value, what, most))
     if len(set(found)) < len(found):
@@ -53,12 +52,12 @@ def names(value: Any, most: int, what: str) -> tuple[str, ...]:
     return found
 
 
-def step(value: Any, what: str) -> int:
+def step(value: object, what: str) -> int:
     """Return a step number; ValueError for anything else."""
     return whole_number(value, -(2**62), 2**62, what)
 
 
-def dropped(value: Any) -> tuple[tuple[int, int, str], ...]:
+def dropped(value: object) -> tuple[tuple[int, int, str], ...]:
     """Return intervals of steps that were not kept, as (first, last, reason); ValueError for anything else."""
     found = [sequence(gap, "a gap in dropped", 3) for gap in sequence(value, "dropped")]
     if any(len(gap) != 3 for gap in found):
@@ -66,17 +65,17 @@ def dropped(value: Any) -> tuple[tuple[int, int, str], ...]:
     return tuple((step(a, "a dropped step"), step(b, "a dropped step"), text(c, "a reason")) for a, b, c in found)
 
 
-def provenance(value: Any) -> dict[str, Any]:
+def provenance(value: object) -> dict[str, object]:
     """Return what is recorded about where a run comes from; ValueError for anything else."""
     found = dict(mapping(value, "provenance"))
-    for name in ("versions", "git", "notes"):
+    for name in ("versions", "notes"):
         mapping(found.get(name, {}), f"provenance.{name}")
     sequence(found.get("argv", ()), "provenance.argv")
-    text(found.get("git", {}).get("commit", ""), "provenance.git.commit")
+    text(mapping(found.get("git", {}), "provenance.git").get("commit", ""), "provenance.git.commit")
     return found
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Show a stranger's value in a message, in few characters.
 
     >>> shown([1, 2]), shown("x" * 100)[:8]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from gradlog.errors import CorruptRunError, NewerFormatError
 from gradlog.format import fields, limits
@@ -107,7 +106,7 @@ class RunHeader:
     every: int = 1
     created: str = ""
     uuid: str = ""
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
     format: tuple[int, int] = FORMAT
 
     @property
@@ -127,14 +126,14 @@ class RunHeader:
             sizes[t.group] += t.size
         return tuple(sizes)
 
-    def to_attrs(self) -> dict[str, Any]:
+    def to_attrs(self) -> dict[str, object]:
         """Attributes of the run's root group."""
         d = dataclasses.asdict(self)
         d["format"] = "{}.{}".format(*self.format)
         return {ROOT_KEY: d}
 
     @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any], where: str = "run") -> RunHeader:
+    def from_attrs(cls, attrs: Mapping[str, object], where: str = "run") -> RunHeader:
         """Read the root attributes.
 
         Raises
@@ -244,7 +243,7 @@ class SegmentHeader:
     opened: str = ""
     closed: str = ""
     dropped: tuple[tuple[int, int, str], ...] = ()
-    process: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    process: Mapping[str, object] = dataclasses.field(default_factory=dict)
     shard: int = 0
     joined: tuple[TensorInfo, ...] = ()
     snapshots: int = 0
@@ -255,13 +254,13 @@ class SegmentHeader:
         """Folder of the segment inside the run."""
         return SEGMENT.format(number=self.number, rank=self.rank)
 
-    def to_attrs(self) -> dict[str, Any]:
+    def to_attrs(self) -> dict[str, object]:
         """Attributes of the segment group."""
         d = dataclasses.asdict(self)
         return {SEGMENT_KEY: {key: d[key] for key in d if d[key] or key not in ("joined", "snapshots")}}
 
     @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any], where: str = "segment") -> SegmentHeader:
+    def from_attrs(cls, attrs: Mapping[str, object], where: str = "segment") -> SegmentHeader:
         """Read a segment's attributes; unknown fields of newer minor versions are ignored.
 
         Raises
@@ -314,7 +313,7 @@ class SegmentHeader:
             raise CorruptRunError(f"{where}: a tensor that joined is of a group that the run does not have")
 
 
-def attributes(metadata: bytes | memoryview, where: str) -> dict[str, Any]:
+def attributes(metadata: bytes | memoryview, where: str) -> limits.Document:
     """Attributes in the metadata file of a group; CorruptRunError where that is no JSON object of bounded size."""
     found = limits.parse_object(metadata, where).get("attributes")
     return found if isinstance(found, dict) else {}
@@ -326,19 +325,20 @@ _COUNTS = {"number": 999_999, "rank": MOST_RANK, "rows": 2**48, "flushes": 2**40
 _TEXTS = {"root", "head", "status", "reason", "opened", "closed", "check"}
 
 
-def _tensors(values: Any, what: str) -> tuple[TensorInfo, ...]:
+def _tensors(values: object, what: str) -> tuple[TensorInfo, ...]:
     found = []
     for value in fields.sequence(values, what):
-        shape = fields.sequence(value["shape"], "the shape of a tensor", 64)
-        sizes = tuple(shape)
-        if not all(type(size) is int and 0 <= size <= 2**60 for size in sizes):
+        tensor = fields.mapping(value, "a tensor")
+        shape = fields.sequence(tensor["shape"], "the shape of a tensor", 64)
+        sizes = tuple(size for size in shape if type(size) is int and 0 <= size <= 2**60)
+        if len(sizes) < len(shape):
             raise ValueError(f"the sizes of a tensor must be whole numbers from 0 to 2^60, got {shown(shape)}")
-        group = whole_number(value["group"], 0, 2**20, "the group of a tensor")
-        found.append(TensorInfo(text(value["name"], "name"), sizes, text(value["dtype"], "dtype"), group))
+        group = whole_number(tensor["group"], 0, 2**20, "the group of a tensor")
+        found.append(TensorInfo(text(tensor["name"], "name"), sizes, text(tensor["dtype"], "dtype"), group))
     return tuple(found)
 
 
-def _version(text: Any, where: str) -> tuple[int, int]:
+def _version(text: object, where: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", text) if isinstance(text, str) else None
     if match is None:
         raise CorruptRunError(f"{where}: format version {shown(text)} is not of the form '1.0'")

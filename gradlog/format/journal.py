@@ -25,7 +25,6 @@ import dataclasses
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -91,14 +90,14 @@ def row_record(
 ) -> bytes:
     """Record of one row: ``norm2`` (G,), ``sketch`` (G, k), ``scalars`` (n,)."""
     # One copy of the sketch, the largest part: checked where it lies and then joined.
-    parts: list[Any] = [_ROW.pack(b"R", len(scalars), flags, step)]
-    parts += [
+    start = _ROW.pack(b"R", len(scalars), flags, step)
+    crc, length = _crc(start), len(start)
+    arrays = [
         np.ascontiguousarray(x, x.dtype.newbyteorder("<")).reshape(-1).view(np.uint8) for x in (norm2, scalars, sketch)
     ]
-    crc, length = 0, 0
-    for part in parts:
-        crc, length = google_crc32c.extend(crc, part), length + len(part)
-    return b"".join((_FRAME.pack(length, crc), *parts))
+    for array in arrays:
+        crc, length = google_crc32c.extend(crc, array), length + len(array)
+    return b"".join((_FRAME.pack(length, crc), start, *(array.data for array in arrays)))
 
 
 def annotation_record(row: int, columns: list[int], values: list[float]) -> bytes:
@@ -181,7 +180,7 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
     names: list[str] = []
     rows: list[tuple[int, int]] = []
     norm2, sketch, scalars = [], [], []
-    notes: list[tuple[int, NDArray[Any]]] = []
+    notes: list[tuple[int, NDArray[np.void]]] = []
     width = row_bytes(groups, k, 0) - _FRAME.size
     most = (len(data) + limits.WIDENED) // 8
     chunk, at = _chunk(data, owner)
@@ -276,7 +275,7 @@ def _payload(data: bytes, at: int) -> bytes | None:
 
 
 def _table(
-    scalars: list[NDArray[np.float64]], notes: list[tuple[int, NDArray[Any]]], columns: int
+    scalars: list[NDArray[np.float64]], notes: list[tuple[int, NDArray[np.void]]], columns: int
 ) -> NDArray[np.float64]:
     """Scalars (rows, columns): what each row was logged with, then what was set later; NaN elsewhere."""
     table = np.full((len(scalars), columns), np.nan)

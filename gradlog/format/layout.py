@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from gradlog.format import limits
 from gradlog.format.names import SEGMENT_PATTERN, is_temporary
@@ -24,10 +24,13 @@ SCALAR_COLUMNS = 16
 MOST_ROWS = 2**20
 """The most rows of a chunk."""
 
-_BYTES: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
-_CHECK: dict[str, Any] = {"name": "crc32c"}
-_ZSTD: dict[str, Any] = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
-_BLOSC: dict[str, Any] = {
+Codec = Mapping[str, object]
+"""Name of a codec of Zarr v3, and its configuration."""
+
+_BYTES: Codec = {"name": "bytes", "configuration": {"endian": "little"}}
+_CHECK: Codec = {"name": "crc32c"}
+_ZSTD: Codec = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+_BLOSC: Codec = {
     "name": "blosc",
     "configuration": {"typesize": 4, "cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0},
 }
@@ -35,12 +38,34 @@ RAW, PACKED = [_BYTES, _CHECK], [_BYTES, _ZSTD, _CHECK]
 _SKETCH = {"raw": RAW, "bitshuffle-zstd": [_BYTES, _BLOSC, _CHECK]}
 
 
+class ArrayMetadata(TypedDict):
+    """Metadata of an array, as Zarr v3 has them."""
+
+    zarr_format: int
+    node_type: str
+    shape: list[int]
+    data_type: str
+    chunk_grid: ChunkGrid
+    chunk_key_encoding: Codec
+    fill_value: str | int
+    codecs: list[Codec]
+    dimension_names: list[str]
+    attributes: dict[str, object]
+
+
+class ChunkGrid(TypedDict):
+    """Shape of the chunks, in its configuration."""
+
+    name: str
+    configuration: dict[str, list[int]]
+
+
 class Array(NamedTuple):
     """One array of a segment; the codecs of sketches are the run's choice."""
 
     dims: tuple[str, ...]
     dtype: str
-    codecs: list[dict[str, Any]] | None
+    codecs: list[Codec] | None
 
 
 ARRAYS = {
@@ -207,9 +232,11 @@ def chunk_rows(bytes_of_row: int) -> int:
     return max(floor, min(2048, rows))
 
 
-def group_metadata(attrs: Mapping[str, Any], consolidated: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def group_metadata(
+    attrs: Mapping[str, object], consolidated: Mapping[str, ArrayMetadata] | None = None
+) -> dict[str, object]:
     """Zarr v3 metadata of a group, optionally with its arrays' metadata inline."""
-    meta: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
+    meta: dict[str, object] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
     if consolidated is not None:
         meta["consolidated_metadata"] = {
             "kind": "inline",
@@ -219,7 +246,7 @@ def group_metadata(attrs: Mapping[str, Any], consolidated: Mapping[str, Any] | N
     return meta
 
 
-def arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0, snapshots: int = 0) -> dict[str, dict[str, Any]]:
+def arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0, snapshots: int = 0) -> dict[str, ArrayMetadata]:
     """Zarr v3 metadata of a segment's arrays when so many rows, names and snapshots are committed.
 
     With ``shard`` chunks to a file the chunks are those of an unsharded segment, byte for byte, as the inner chunks
@@ -235,25 +262,22 @@ def arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0, snapshots
     return found
 
 
-def chunk_shape(meta: Mapping[str, Any]) -> list[int]:
+def chunk_shape(meta: ArrayMetadata) -> list[int]:
     """Shape of the chunks of an array with this metadata."""
-    shape: list[int] = meta["chunk_grid"]["configuration"]["chunk_shape"]
-    return shape
+    return meta["chunk_grid"]["configuration"]["chunk_shape"]
 
 
-def chunk_codec(meta: Mapping[str, Any]) -> str:
+def chunk_codec(meta: ArrayMetadata) -> str:
     """Codec between the values of a chunk and its checksum, by its array's metadata; "crc32c" for none."""
     return str(meta["codecs"][1]["name"])
 
 
-def decoded_bytes(meta: Mapping[str, Any]) -> int:
+def decoded_bytes(meta: ArrayMetadata) -> int:
     """Bytes that a chunk of an array with this metadata decodes to."""
     return math.prod(chunk_shape(meta)) * int(meta["data_type"][-2:]) // 8
 
 
-def _metadata(
-    array: Array, shape: Mapping[str, int], chunk: Mapping[str, int], codecs: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _metadata(array: Array, shape: Mapping[str, int], chunk: Mapping[str, int], codecs: list[Codec]) -> ArrayMetadata:
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -268,7 +292,7 @@ def _metadata(
     }
 
 
-def _sharded(meta: dict[str, Any], shard: int) -> dict[str, Any]:
+def _sharded(meta: ArrayMetadata, shard: int) -> ArrayMetadata:
     inner = chunk_shape(meta)
     codec = {
         "name": "sharding_indexed",

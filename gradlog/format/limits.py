@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from gradlog.errors import CorruptRunError
 
@@ -51,6 +51,9 @@ NAMES = 2**20
 
 WIDENED = 128 * 2**20
 """Bytes to which a journal's scalars may grow beyond what its file holds: names that come late are NaN before."""
+
+Document = dict[str, Any]
+"""A JSON object as it was parsed. Any: its values are not checked yet; ``gradlog.format.fields`` does that."""
 
 _NOT_PLAIN = "a link, pipe or device, where a run has plain files only; it was not opened"
 
@@ -141,7 +144,7 @@ def require_size(where: str, size: int, largest: int) -> None:
         raise CorruptRunError(f"{where}: {size:,} bytes are more than is read of one file; at most {largest:,}")
 
 
-def parse_json(data: bytes | memoryview, where: str) -> Any:
+def parse_json(data: bytes | memoryview, where: str) -> object:
     """Parse a JSON document of bounded size.
 
     Raises
@@ -165,11 +168,11 @@ def parse_json(data: bytes | memoryview, where: str) -> Any:
         raise CorruptRunError(f"{where}: malformed JSON: {error}") from error
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
 
 
-def parse_object(data: bytes | memoryview, where: str) -> dict[str, Any]:
+def parse_object(data: bytes | memoryview, where: str) -> Document:
     """Parse a JSON document that must be an object; raises as ``parse_json`` does."""
     document = parse_json(data, where)
     if not isinstance(document, dict):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 MASK = "***"
 
@@ -68,13 +67,13 @@ def text(words: str) -> str:
     return _FORMS.sub(MASK, _values(words))
 
 
-def origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def origin(provenance: Mapping[str, object]) -> dict[str, object]:
     """Provenance as it may be shown, also if a recorder without masking wrote it."""
     argv = provenance.get("argv")
-    return {**facts(provenance), **({"argv": command_line(argv)} if isinstance(argv, list) else {})}
+    return {**_entries(provenance, 50), **({"argv": command_line(argv)} if isinstance(argv, list) else {})}
 
 
-def facts(value: Any, depth: int = 50) -> Any:
+def facts(value: object, depth: int = 50) -> object:
     """Nested facts without the texts that are secret by their key or their form.
 
     >>> facts({"batch": 8, "hub_token": "abc", "at": ["https://me:abc@host"]})
@@ -83,11 +82,15 @@ def facts(value: Any, depth: int = 50) -> Any:
     if not depth:
         return "..."
     if isinstance(value, Mapping):
-        secret = {k for k, v in value.items() if isinstance(v, str) and v and is_secret(str(k))}
-        return {k: MASK if k in secret else facts(v, depth - 1) for k, v in value.items()}
+        return _entries(value, depth)
     if isinstance(value, (list, tuple)):
         return [facts(v, depth - 1) for v in value]
     return text(value) if isinstance(value, str) else value
+
+
+def _entries(facts_by_name: Mapping[str, object], depth: int) -> dict[str, object]:
+    secret = {k for k, v in facts_by_name.items() if isinstance(v, str) and v and is_secret(str(k))}
+    return {k: MASK if k in secret else facts(v, depth - 1) for k, v in facts_by_name.items()}
 
 
 def is_secret(name: str) -> bool:

@@ -6,12 +6,11 @@ With g the mean of both and g_a that of the first, (g_a - g_b) / 2 = g_a - g. It
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
+from gradlog.format.codec import Numbers
 from gradlog.format.header import RunHeader
 from gradlog.format.names import HALF_NORM2
 from gradlog.recorder.row_builder import Row, RowBuilder
@@ -22,7 +21,7 @@ from gradlog.sketching.sparse import made_dense
 _PART = 2**16
 """Entries whose differences are taken together."""
 
-Arrays = Sequence[NDArray[Any] | None]
+Arrays = Sequence[Numbers | None]
 
 
 def half_norms(header: RunHeader, mean: Arrays, first: Arrays) -> dict[str, float]:
@@ -49,7 +48,7 @@ def half_norms(header: RunHeader, mean: Arrays, first: Arrays) -> dict[str, floa
     return {HALF_NORM2.format(group): value for group, value in enumerate(sums)}
 
 
-def _distance2(a: NDArray[Any] | None, b: NDArray[Any] | None) -> float:
+def _distance2(a: Numbers | None, b: Numbers | None) -> float:
     """Squared distance of two tensors' gradients; zero where both have none."""
     flat = [_real(x) for x in (a, b) if x is not None]
     total = 0.0
@@ -61,7 +60,7 @@ def _distance2(a: NDArray[Any] | None, b: NDArray[Any] | None) -> float:
     return total
 
 
-def _real(x: NDArray[Any]) -> NDArray[Any]:
+def _real(x: Numbers) -> Numbers:
     """Real entries in C order; a complex one counts as two."""
     flat = x.ravel()
     return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +44,7 @@ def collect(options: RecordingOptions, notes: bool = True) -> dict[str, object]:
     }
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Copy of a fact in the types that JSON has: numpy values as numbers and lists, paths and anything else as text.
 
     >>> from pathlib import PurePosixPath
@@ -65,7 +64,7 @@ def plain(value: Any) -> Any:
     return os.fsdecode(value) if isinstance(value, (os.PathLike, bytes)) else str(value)
 
 
-def fingerprint(data: Any) -> float:
+def fingerprint(data: object) -> float:
     """Hash of batch ids or whatever else identifies a step's data, small enough to be kept as a scalar.
 
     Parameters
@@ -127,7 +126,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git() -> dict[str, Any]:
+def _git() -> dict[str, str | bool | None]:
     folder = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv and sys.argv[0] else os.getcwd()
 
     def ask(*words: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from gradlog.errors import StepOrderError
 
@@ -35,7 +34,7 @@ class Steps:
         self._notify = notify
         self._shift = 0
         self._precedes: dict[str, bool] = {}
-        self._pending: dict[str, Any] = {}
+        self._pending: dict[str, object] = {}
 
     def number(self, step: int, least: int, following: int, strict: bool) -> int:
         """Return the number of a step that the loop calls ``step``; a loop that counts anew is counted on.
@@ -64,7 +63,7 @@ class Steps:
         self._shift = following - step
         return following
 
-    def sort(self, scalars: Mapping[str, Any]) -> dict[str, Any]:
+    def sort(self, scalars: Mapping[str, object]) -> dict[str, object]:
         """Keep scalars that precede their step; return the others, which belong to the step just taken.
 
         The first use of a name decides which it is: before any step, or after one.
@@ -79,7 +78,7 @@ class Steps:
                 now[name] = value
         return now
 
-    def claim(self) -> dict[str, Any]:
+    def claim(self) -> dict[str, object]:
         """Take what waits: a step is here."""
         pending, self._pending = self._pending, {}
         self.seen, self.waiting = self.seen + 1, 0

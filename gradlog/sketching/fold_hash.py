@@ -29,12 +29,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
+from gradlog.format.codec import Numbers
 from gradlog.format.header import SketchSpec
 from gradlog.sketching.small_groups import Scatter
 
@@ -99,11 +99,11 @@ class FoldHash:
         """Return the zero vector to fold into: float32 (2m,), two halves whose sum is w."""
         return _aligned(2 * self.spec.m)
 
-    def fold_norm2(self, w: Floats, name: str, x: NDArray[Any]) -> float:
+    def fold_norm2(self, w: Floats, name: str, x: Numbers) -> float:
         """Fold a full tensor (unchecked) and return the sum of its squared float32 entries, in float64."""
         return in_range(self._fold(w, name, x), x)
 
-    def fold_entries(self, w: Floats, name: str, index: NDArray[np.int64], x: NDArray[Any]) -> float:
+    def fold_entries(self, w: Floats, name: str, index: NDArray[np.int64], x: Numbers) -> float:
         """Fold entries of a tensor (unchecked), at ascending places ``index``; return the sum of their squares.
 
         The same additions as of the whole tensor, without the zeros: to the bit the same w.
@@ -133,7 +133,7 @@ class FoldHash:
                 n -= half
             out[:] = columns[0]
 
-    def sketch(self, x: NDArray[Any], name: str) -> Floats:
+    def sketch(self, x: Numbers, name: str) -> Floats:
         """Return Sx, float32 (k,), of one tensor ``x`` (any shape, real) called ``name``."""
         w, out = self.buffer(), np.empty(self.spec.k, np.float32)
         with np.errstate(all="ignore"):
@@ -174,7 +174,7 @@ class FoldHash:
         place[self._order] = np.arange(self.spec.m)
         return place
 
-    def _fold(self, w: Floats, name: str, x: NDArray[Any]) -> float:
+    def _fold(self, w: Floats, name: str, x: Numbers) -> float:
         """Add x row by row to w and return its squared norm.
 
         The norm comes first because it is free: a dot product streams two rows at a time into the cache at the full
@@ -232,7 +232,7 @@ def exact_spec(group_sizes: Sequence[int]) -> SketchSpec:
     return SketchSpec(kind=EXACT, k=max(1, *group_sizes), m=0, seed=0)
 
 
-def squared_norm(x: NDArray[Any]) -> float:
+def squared_norm(x: Numbers) -> float:
     """Squared norm of x rounded to float32: float32 dot products of at most 8192 entries, added in float64."""
     if x.dtype != np.float32:
         x = x.astype(np.float32)
@@ -247,7 +247,7 @@ def squared_norm(x: NDArray[Any]) -> float:
     return norm2
 
 
-def in_range(norm2: float, x: NDArray[Any]) -> float:
+def in_range(norm2: float, x: Numbers) -> float:
     """Recompute the squared norm in float64 where squares may have left the range of float32."""
     if 1e-30 * x.size <= norm2 < math.inf:
         return norm2

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
+from gradlog.format.codec import Numbers
 from gradlog.format.header import SketchSpec, TensorInfo
 from gradlog.sketching.fold_hash import Floats, FoldHash, from_spec, in_range, squared_norm
 from gradlog.sketching.sparse import Sparse
 
-Entries = NDArray[Any] | Sparse | None
+Entries = Numbers | Sparse | None
 """Gradient of one tensor."""
 
 _FEW = 4
@@ -188,12 +189,12 @@ def _write(tensor: TensorInfo, a: Entries, out: Floats) -> None:
         out[:] = 0 if a is None else _coordinates(tensor, a)
 
 
-def _require_shape(tensor: TensorInfo, a: NDArray[Any] | Sparse) -> None:
+def _require_shape(tensor: TensorInfo, a: Numbers | Sparse) -> None:
     if a.shape != tensor.shape:
         raise GradientError(f"{tensor.name}: expected a gradient of shape {tensor.shape}, got {a.shape}")
 
 
-def _coordinates(tensor: TensorInfo, a: NDArray[Any]) -> NDArray[Any]:
+def _coordinates(tensor: TensorInfo, a: Numbers) -> Numbers:
     """Real entries of a gradient in C order, (tensor.size,)."""
     _require_shape(tensor, a)
     flat = a.ravel()

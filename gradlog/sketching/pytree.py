@@ -5,16 +5,19 @@ from __future__ import annotations
 import numbers
 import sys
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
+from gradlog.format.codec import Numbers
 from gradlog.sketching.sparse import Sparse, from_blocks
 
+if TYPE_CHECKING:
+    import torch
 
-def flatten(tree: Any) -> list[tuple[str, Any]]:
+
+def flatten(tree: object) -> list[tuple[str, object]]:
     """Leaves of a tree of gradients with their names.
 
     Parameters
@@ -43,7 +46,7 @@ def flatten(tree: Any) -> list[tuple[str, Any]]:
     return list(_walk(tree, ""))
 
 
-def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _walk(tree: object, path: str) -> Iterator[tuple[str, object]]:
     if tree is None or hasattr(tree, "__array__") or isinstance(tree, numbers.Number):
         yield path or "w", tree
         return
@@ -51,7 +54,7 @@ def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _walk(child, f"{path}.{key}" if path else str(key))
 
 
-def _children(tree: Any, path: str) -> Iterable[tuple[Any, Any]]:
+def _children(tree: object, path: str) -> Iterable[tuple[object, object]]:
     if isinstance(tree, Mapping):
         return tree.items()
     if isinstance(tree, (Iterator, ItemsView)):
@@ -69,11 +72,11 @@ def _children(tree: Any, path: str) -> Iterable[tuple[Any, Any]]:
     )
 
 
-def _is_pairs(items: Any) -> bool:
+def _is_pairs(items: Iterable[object]) -> TypeGuard[Iterable[tuple[str, object]]]:
     return all(isinstance(i, tuple) and len(i) == 2 and isinstance(i[0], str) for i in items)
 
 
-def as_numpy(leaf: Any, name: str = "gradient") -> NDArray[Any] | None:
+def as_numpy(leaf: object, name: str = "gradient") -> Numbers | None:
     """View a leaf as a numpy array.
 
     Parameters
@@ -96,9 +99,17 @@ def as_numpy(leaf: Any, name: str = "gradient") -> NDArray[Any] | None:
     """
     if leaf is None:
         return None
+    tensor = _torch_tensor(leaf)
+    return _from_array(leaf, name) if tensor is None else _from_torch(tensor, name)
+
+
+def _torch_tensor(leaf: object) -> torch.Tensor | None:
+    """Return a torch tensor as what it is, None for anything else; torch is not imported for that."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(leaf, torch.Tensor):
-        return _from_torch(leaf, torch, name)
+    return leaf if torch is not None and isinstance(leaf, torch.Tensor) else None
+
+
+def _from_array(leaf: object, name: str) -> Numbers:
     a = np.asarray(leaf)
     if a.dtype.kind in "fciu":
         return a
@@ -107,25 +118,26 @@ def as_numpy(leaf: Any, name: str = "gradient") -> NDArray[Any] | None:
     raise GradientError(f"{name}: expected numbers, got an array of dtype {a.dtype}")
 
 
-def as_entries(leaf: Any, name: str = "gradient") -> NDArray[Any] | Sparse | None:
+def as_entries(leaf: object, name: str = "gradient") -> Numbers | Sparse | None:
     """View a leaf as a numpy array, or as its entries where it is a sparse tensor; otherwise as :func:`as_numpy`."""
-    torch = sys.modules.get("torch")
-    few = torch is not None and isinstance(leaf, torch.Tensor) and leaf.layout is torch.sparse_coo
-    if not few or leaf.is_complex():
+    tensor = _torch_tensor(leaf)
+    if tensor is None or not tensor.is_sparse or tensor.is_complex():
         return as_numpy(leaf, name)
-    t = leaf.detach().coalesce()
-    values = _from_torch(t.values(), torch, name)
+    t = tensor.detach().coalesce()
+    values = _from_torch(t.values(), name)
     return from_blocks(tuple(t.shape), t.indices().cpu().numpy(), values)
 
 
-def _from_torch(tensor: Any, torch: Any, name: str) -> NDArray[Any]:
+def _from_torch(tensor: torch.Tensor, name: str) -> Numbers:
+    import torch  # which is there, since a tensor is
+
     t = tensor.detach()
     if t.layout is not torch.strided:
         t = t.to_dense()
     if t.dtype.itemsize < 4 and t.dtype.is_floating_point:
         t = t.float()
     try:
-        a: NDArray[Any] = t.cpu().resolve_conj().resolve_neg().numpy()
+        a: Numbers = t.cpu().resolve_conj().resolve_neg().numpy()
     except (TypeError, RuntimeError) as error:
         raise GradientError(f"{name}: no numpy view of a {t.dtype} tensor on {t.device}: {error}") from error
     if a.dtype.kind not in "fciu":
@@ -133,7 +145,7 @@ def _from_torch(tensor: Any, torch: Any, name: str) -> NDArray[Any]:
     return a
 
 
-def describe(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, tuple[int, ...], str]]:
+def describe(pairs: Iterable[tuple[str, object]]) -> list[tuple[str, tuple[int, ...], str]]:
     """List (name, shape, dtype) of each leaf: the layout of a run.
 
     Raises
@@ -146,7 +158,8 @@ def describe(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, tuple[int, ...
         if leaf is None:
             raise GradientError(f"{name}: no gradient in the first step; pass like=params so that shapes are known")
         dtype = str(getattr(leaf, "dtype", "float64")).removeprefix("torch.")
-        found.append((name, tuple(map(int, getattr(leaf, "shape", np.shape(leaf)))), dtype))
+        shape = leaf.shape if hasattr(leaf, "shape") else np.asarray(leaf).shape
+        found.append((name, tuple(map(int, shape)), dtype))
     if not found:
         raise GradientError("no parameters: expected at least one array")
     return found

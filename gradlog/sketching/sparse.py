@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradlog.format.codec import Numbers
 
 
 class Sparse(NamedTuple):
@@ -30,16 +32,16 @@ class Sparse(NamedTuple):
 
     shape: tuple[int, ...]
     places: NDArray[np.int64]
-    values: NDArray[Any]
+    values: Numbers
 
-    def dense(self) -> NDArray[Any]:
+    def dense(self) -> Numbers:
         """Return the whole tensor."""
         whole = np.zeros(self.shape, self.values.dtype)
         whole.reshape(-1)[self.places] = self.values
         return whole
 
 
-def from_blocks(shape: tuple[int, ...], at: NDArray[np.int64], blocks: NDArray[Any]) -> Sparse:
+def from_blocks(shape: tuple[int, ...], at: NDArray[np.int64], blocks: Numbers) -> Sparse:
     """Entries of a tensor made of blocks over its last dimensions.
 
     Parameters
@@ -62,6 +64,6 @@ def from_blocks(shape: tuple[int, ...], at: NDArray[np.int64], blocks: NDArray[A
     return Sparse(shape, index.astype(np.int64, copy=False), blocks.reshape(-1))
 
 
-def made_dense(arrays: Sequence[NDArray[Any] | Sparse | None]) -> list[NDArray[Any] | None]:
+def made_dense(arrays: Sequence[Numbers | Sparse | None]) -> list[Numbers | None]:
     """Put whole tensors in the place of sparse ones."""
     return [a.dense() if isinstance(a, Sparse) else a for a in arrays]

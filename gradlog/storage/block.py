@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gradlog.format.codec import Numbers
 from gradlog.format.header import RunHeader
 from gradlog.format.journal import Journal, row_record
 from gradlog.format.layout import SCALAR_COLUMNS
@@ -92,9 +91,9 @@ class Block:
             wide = -(-missing // SCALAR_COLUMNS) * SCALAR_COLUMNS
             self.scalars = np.pad(self.scalars, ((0, 0), (0, wide)), constant_values=np.nan)
 
-    def columns(self) -> dict[str, NDArray[Any]]:
+    def columns(self) -> dict[str, Numbers]:
         """Return the rows by the name of the array that they go to."""
-        wide: dict[str, NDArray[Any]] = {"sketch": self.sketch, "group_norm2": self.norm2, "scalars": self.scalars}
+        wide: dict[str, Numbers] = {"sketch": self.sketch, "group_norm2": self.norm2, "scalars": self.scalars}
         return {**wide, "step": self.step, "flags": self.flags}
 
     def pad(self) -> None:

@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from gradlog.format import limits
 from gradlog.format.chain import NO_CHECK, digest, is_sealed, manifest_reader, seal
 from gradlog.format.codec import Buffers, encode
 from gradlog.format.header import RunHeader, SegmentHeader, attributes
-from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, arrays, chunk_keys, group_metadata
+from gradlog.format.layout import SCALAR_COLUMNS, ArrayMetadata, ChunkKey, arrays, chunk_keys, group_metadata
 from gradlog.format.names import MANIFEST, META, PARTIAL_FILE, SEGMENT_PATTERN
 from gradlog.storage.block import Block
 from gradlog.storage.sink import Sink
@@ -229,7 +229,7 @@ class SegmentWriter:
             objects.insert(0, list(self._encode(block, len(names))))
         chunks = {}
         for key, data in itertools.chain.from_iterable(objects):
-            chunks[key] = {"size": sum(memoryview(p).nbytes for p in data), "blake2b": digest(*data)}
+            chunks[key] = {"size": sum(memoryview(piece).nbytes for piece in data), "blake2b": digest(*data)}
         manifest = _json(
             {
                 "format": "{}.{}".format(*self.header.format),
@@ -320,7 +320,7 @@ class SegmentWriter:
         for key in self.sink.keys(name):
             self.sink.discard(key)
 
-    def _arrays(self, s: SegmentHeader) -> dict[str, dict[str, Any]]:
+    def _arrays(self, s: SegmentHeader) -> dict[str, ArrayMetadata]:
         return arrays(self.header, s.rows, len(s.scalars), s.shard, s.snapshots)
 
     def _metadata(self, segment: SegmentHeader) -> bytes:
@@ -339,7 +339,7 @@ class SegmentWriter:
         """Encode sketches, zeros past the end: most of the bytes of a short run, which take no room as a hole."""
         codec = self._codec("sketch")
         if codec == "crc32c":
-            return encode(codec, block.sketch[: block.rows], np.zeros(block.sketch[block.rows :].nbytes, np.uint8))
+            return encode(codec, block.sketch[: block.rows], np.zeros(block.sketch[block.rows :].nbytes, np.uint8).data)
         block.sketch[block.rows :] = 0.0
         return encode(codec, block.sketch)
 
@@ -351,5 +351,5 @@ class SegmentWriter:
             yield str(ChunkKey.of(array, i)), encode(self._codec(array), values)
 
 
-def _json(document: Any) -> bytes:
+def _json(document: object) -> bytes:
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()

@@ -8,21 +8,20 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 
-def process_identity() -> dict[str, Any]:
+def process_identity() -> dict[str, object]:
     """Who writes: enough for a later process on the same host to tell whether this one still lives."""
     pid = os.getpid()
     return {"pid": pid, "started": _start_time(pid), "host_id": _host_id()}
 
 
-def may_be_alive(process: Mapping[str, Any]) -> bool:
+def may_be_alive(process: Mapping[str, object]) -> bool:
     """Whether the writer described by ``process_identity`` could still be writing. Unknown hosts: yes."""
     return lives(process) is not False
 
 
-def lives(process: Mapping[str, Any]) -> bool | None:
+def lives(process: Mapping[str, object]) -> bool | None:
     """Whether the process described by ``process_identity`` is there; None where this host cannot tell."""
     if process.get("host_id") != _host_id():
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import SupportsFloat, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Columns:
             self._names = list(self._places)
         return self._names
 
-    def put(self, block: Block, row: int, name: str, value: Any) -> int | None:
+    def put(self, block: Block, row: int, name: str, value: object) -> int | None:
         """Set a scalar of a row and give its column; None where the name is one too many."""
         column = self._places.get(name)
         if column is None and not self._take(name, block.rows):
@@ -60,10 +60,11 @@ class Columns:
             )
         return not self._full
 
-    def _number(self, name: str, value: Any) -> float:
+    def _number(self, name: str, value: object) -> float:
         """NaN for what is not one number: an odd scalar is no reason to lose gradients."""
         try:
-            return float(value.item() if isinstance(value, np.ndarray) and value.size == 1 else value)
+            number = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+            return float(cast(SupportsFloat, number))  # float() is asked whether it is one
         except Exception as error:
             if name not in self._odd:
                 self._odd.add(name)

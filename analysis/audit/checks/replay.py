@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradlog.analysis.audit.findings import Line, problems
 from gradlog.analysis.common.text import enumerate_some
 from gradlog.analysis.reading.run import Run
 from gradlog.errors import GradientError, UnsupportedError, UnusableInputError
-from gradlog.sketching.projector import projector
+from gradlog.sketching.projector import Entries, projector
 from gradlog.sketching.pytree import as_numpy, flatten
 
 Gradient = Callable[[int], object]
@@ -67,7 +66,7 @@ def replay(run: Run, gradient: Gradient, count: int = 8, seed: int = 0) -> Itera
         return
     texts, worst = [], 0.0
     for row in rows:
-        arrays: list[NDArray[np.generic] | None] = [None] * len(index)
+        arrays: list[Entries] = [None] * len(index)
         for name, leaf in flatten(gradient(int(run.steps[row]))):
             if name not in index:
                 raise GradientError(f"{name!r} is no parameter of this run; expected {enumerate_some(list(index), 4)}")
