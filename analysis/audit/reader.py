@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gradlog.analysis.audit.files import Files, Folder
 from gradlog.analysis.audit.flushes import Flush, flush
 from gradlog.analysis.audit.handed_files import headers
+from gradlog.analysis.common.types import Progress
 from gradlog.analysis.reading.run import Run, open_run
 from gradlog.analysis.reading.segment import Segment
 from gradlog.errors import CorruptRunError
@@ -89,7 +90,7 @@ class Witness:
         Chunks that cannot be decoded, or whose checksum is wrong.
     """
 
-    def __init__(self, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    def __init__(self, folder: Path, progress: Progress = lambda done, total: None) -> None:
         self._folder, self._progress = folder, progress
         self.header, self.segments = headers(folder)
         self._files: Files = Folder(folder, self.header)

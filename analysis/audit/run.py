@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from gradlog.analysis.audit import handed_files, listing
 from gradlog.analysis.audit.checkpoint_files import Checkpoint, load
@@ -26,6 +27,7 @@ from gradlog.analysis.audit.integrity import check as check_bytes
 from gradlog.analysis.audit.integrity import examine
 from gradlog.analysis.audit.reader import Witness
 from gradlog.analysis.common.blas_threads import single_threaded
+from gradlog.analysis.common.types import Progress
 from gradlog.analysis.reading.rewinds import describe, describe_writers
 from gradlog.errors import NotARunError
 
@@ -54,18 +56,24 @@ CONTENT = [name for name in CHECKS if name not in ("repeats", "writers")]
 SOUND = "every file agrees with its manifest, the chain and the metadata"
 
 
+class Held(TypedDict, total=False):
+    """What an auditor holds beside the run, see ``audit_run``."""
+
+    manifest: bytes | None
+    heads_kept: Sequence[str]
+    checkpoints: Sequence[tuple[int, str | os.PathLike[str]]]
+    sgd: bool
+    replay: Gradient | None
+    replay_steps: int
+    seed: int
+
+
 def audit_run(
     path: str | os.PathLike[str],
     other: str | os.PathLike[str] | None = None,
     *,
-    manifest: bytes | None = None,
-    heads_kept: Sequence[str] = (),
-    checkpoints: Sequence[tuple[int, str | os.PathLike[str]]] = (),
-    sgd: bool = False,
-    replay: Gradient | None = None,
-    replay_steps: int = 8,
-    seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
+    **held: Unpack[Held],
 ) -> Report:
     """Audit a run.
 
@@ -76,6 +84,8 @@ def audit_run(
         integrity is checked.
     other : str or path-like, optional
         A second run, looked through for rows that it shares with this one.
+    progress : callable
+        Told (rows done, rows in all).
     manifest : bytes, optional
         Listing of ``sha256sum`` that was kept elsewhere.
     heads_kept : sequence of str
@@ -87,9 +97,7 @@ def audit_run(
     replay : callable, optional
         ``gradient(step)``, the auditor's own code, which computes a step's gradient anew.
     replay_steps, seed : int
-        How many steps, half of them the largest; seed of the choice of the others.
-    progress : callable
-        Told (rows done, rows in all).
+        How many steps (default: 8), half of them the largest; seed (default: 0) of the choice of the others.
 
     Returns
     -------
@@ -108,27 +116,30 @@ def audit_run(
     >>> [line.text for line in report.lines if line.status == "FAIL"]          # doctest: +SKIP
     []
     """
-    asked = bool(other or manifest is not None or heads_kept or checkpoints or replay)
-    if not asked and (os.path.isfile(path) or "://" in os.fspath(path)):
+    manifest, replay, heads = held.get("manifest"), held.get("replay"), held.get("heads_kept", ())
+    loaded = [(step, Path(file)) for step, file in held.get("checkpoints", ())]
+    more = other or manifest is not None or heads or loaded or replay
+    if not more and (os.path.isfile(path) or "://" in os.fspath(path)):
         return _elsewhere(os.fspath(path))
     folder = require_folder(path)
     beside = None if other is None else require_folder(other)
-    loaded = [(step, load(Path(file))) for step, file in checkpoints]
+    files = [(step, load(file)) for step, file in loaded]
     report = Report(os.fspath(path))
     with single_threaded():
         witness = _sound(report, folder, progress=progress)
         if manifest is not None:
             report.run("manifest", listing.compare(folder, manifest))
         if witness is None:
-            wanted = {"head": bool(heads_kept), "checkpoints": bool(loaded), "replay": replay, "shared": other}
+            wanted = {"head": heads, "checkpoints": files, "replay": replay, "shared": other}
             for name in (*CONTENT, *(name for name, asked in wanted.items() if asked)):
                 report.run(name, [Line("SKIP", name, "not looked at: the files are not sound")])
             return report
         for name, check in CHECKS.items():
             report.run(name, _lines(check, witness))
-        _outside(report, folder, witness, heads_kept, loaded, sgd)
+        _kept(report, folder, witness, heads, files, held.get("sgd", False))
         if replay is not None:
-            report.run("replay", _lines(lambda w: against_replay(w.run, replay, replay_steps, seed), witness))
+            count, seed = held.get("replay_steps", 8), held.get("seed", 0)
+            report.run("replay", _lines(lambda w: against_replay(w.run, replay, count, seed), witness))
         if beside is not None and (second := _sound(report, beside, f"{other}: ")):
             report.run("shared", _lines(lambda w: shared(w.run, second.run), witness))
     return report
@@ -152,7 +163,7 @@ def _elsewhere(path: str) -> Report:
 
 
 def _sound(
-    report: Report, folder: Path, label: str = "", progress: Callable[[int, int], None] = lambda done, total: None
+    report: Report, folder: Path, label: str = "", progress: Progress = lambda done, total: None
 ) -> Witness | None:
     """Bounds first, then every byte; None unless both hold."""
     for look in range(1, LOOKS + 1):
@@ -181,9 +192,7 @@ def _limits(folder: Path, label: str) -> Iterator[Line]:
     yield from problems("limits", [label + text for text in odd], found)
 
 
-def _integrity(
-    folder: Path, label: str, progress: Callable[[int, int], None], witnesses: list[Witness]
-) -> Iterator[Line]:
+def _integrity(folder: Path, label: str, progress: Progress, witnesses: list[Witness]) -> Iterator[Line]:
     witness = Witness(folder, progress)
     witnesses.append(witness)
     findings = examine(witness)
@@ -199,7 +208,7 @@ def _addressed(note: str, folder: Path) -> str:
     return note.replace(" RUN", f" {shlex.quote(os.fspath(folder))}")
 
 
-def _outside(
+def _kept(
     report: Report,
     folder: Path,
     witness: Witness,

@@ -143,3 +143,8 @@ def forge(path: Path, edit: Callable[[list[Rows]], list[Rows] | None], header: R
         told = {name: getattr(r.header, name) for name in ("status", "closed", "dropped")}
         last = dataclasses.replace(writer.segment, **told)
         writer.publish(last)
+
+
+def edit(path: Path, change: Callable[..., list[Rows] | None]) -> None:
+    """``forge`` with an edit that takes the rows of each segment as an argument of its own."""
+    forge(path, lambda rows: change(*rows))
