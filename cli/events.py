@@ -9,27 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from gradlog.analysis.common.text import TERMINAL, counted, enumerate_some
+from gradlog.analysis.events import words
 from gradlog.cli import options, plain_text
 from gradlog.cli.stderr import verbosity
 
 if TYPE_CHECKING:
     from gradlog.analysis.events.events import Event, Events
-    from gradlog.analysis.events.find import Departure
-
-KINDS = {
-    "non-finite": "NaN or inf in the gradient",
-    "learning rate": "the learning rate had jumped",
-    "one group": "one group alone",
-    "one batch": "like one odd batch: loss and norm up together, soon over",
-    "": "no known pattern",
-}
-
-SERIES = {
-    "lr": "learning rate",
-    "change": "change of the gradient",
-    "norm": "gradient norm",
-    "non-finite": "NaN or inf",
-}
 
 ABOUT = (
     "Times: the value over the running median of the {window} steps before. Deviations: its distance from there in "
@@ -60,14 +45,14 @@ def events(run: str, view: Literal["latest", "all"], window: int, as_json: bool,
 def text(found: Events) -> list[str]:
     """Lines for the terminal."""
     first = f"the first {found.unwatched} have no band yet" if found.unwatched < found.steps else "too few for a band"
-    watched = f"watched: {', '.join(SERIES.get(x, x) for x in found.watched)}, norms of groups; {first}"
+    watched = f"watched: {', '.join(words.named(x) for x in found.watched)}, norms of groups; {first}"
     title = f"{plain_text.printable(found.path)}: {counted(found.count, 'event')} in {found.steps:,} steps"
     lines = [plain_text.heading(title), *(f"  {line}" for line in plain_text.wrap(watched, plain_text.WIDTH - 2))]
     for event in found.found:
         lines += [
             "",
-            plain_text.heading(f"{steps(event)}: {KINDS[event.kind]}"),
-            *plain_text.facts(_facts(event, found)),
+            plain_text.heading(f"{words.steps(event)}: {words.KINDS[event.kind]}"),
+            *plain_text.facts(_facts(event, found).items()),
         ]
     if found.count > len(found.found):
         lines += ["", *plain_text.note(f"the {len(found.found)} largest are shown")]
@@ -75,50 +60,20 @@ def text(found: Events) -> list[str]:
     return [*lines, *([""] if about else []), *(f"  {line}" for line in about)]
 
 
-def steps(event: Event) -> str:
-    """Name the steps of an event.
-
-    >>> from types import SimpleNamespace
-    >>> steps(SimpleNamespace(first_step=116, last_step=118))
-    'steps 116 to 118'
-    """
-    if event.first_step == event.last_step:
-        return f"step {event.first_step:,}"
-    return f"steps {event.first_step:,} to {event.last_step:,}"
-
-
-def _facts(event: Event, found: Events) -> list[tuple[str, str]]:
-    way = event.direction
-    like = "" if way.like is None else f"{steps(found.found[way.like])}, cosine {_cosine(way.cosine)}"
-    return [
-        ("out of its band", "; ".join(map(_left, event.series)) or "only norms of groups"),
-        ("skipped", f"{counted(event.skipped, 'step')} by the optimizer" if event.skipped else ""),
-        ("groups", enumerate_some(list(map(_left, event.groups)), 4) + _lead(event)),
-        ("share of the jump", enumerate_some([f"{n} {TERMINAL.percent(s, 0)}" for n, s in _largest(event)], 4)),
-        ("learning rate", _rate(event.learning_rate)),
-        ("cosine", "" if math.isnan(way.mean[0]) else
-         f"{_cosine(way.previous)} with the gradient before, {_cosine(way.mean)} with the mean of those before"),
-        ("most like", like),
-    ]  # fmt: skip
-
-
-def _left(d: Departure) -> str:
-    far = [] if math.isnan(d.ratio) else [f"{TERMINAL.number(d.ratio, 2)} times"]
-    far += [] if math.isnan(d.score) else [f"{abs(d.score):.0f} deviations"]
-    name = d.series if d.of_group else SERIES.get(d.series, d.series)
-    return f"{name} at step {d.step:,}" + (f" ({', '.join(far)})" if far else "")
-
-
-def _lead(event: Event) -> str:
-    """How many steps the first group was ahead of the loss."""
-    loss = next((d.step for d in event.series if d.series == "loss"), None)
-    ahead = loss - event.groups[0].step if event.groups and loss is not None else 0
-    return f"; {counted(ahead, 'step')} before the loss" if ahead > 0 else ""
-
-
-def _largest(event: Event) -> list[tuple[str, float]]:
-    shown = sorted(event.shares.items(), key=lambda item: -item[1])
-    return [(name, share) for name, share in shown if share >= 0.01]
+def _facts(event: Event, found: Events) -> dict[str, str]:
+    way, first = event.direction, words.lead(event)
+    like = "" if way.like is None else f"{words.steps(found.found[way.like])}, cosine {_cosine(way.cosine)}"
+    with_mean = f"{_cosine(way.previous)} with the gradient before, {_cosine(way.mean)} with the mean of those before"
+    groups = enumerate_some([words.told(d, TERMINAL) for d in event.groups], 4)
+    return {
+        "out of its band": "; ".join(words.told(d, TERMINAL) for d in event.series) or "only norms of groups",
+        "skipped": f"{counted(event.skipped, 'step')} by the optimizer" if event.skipped else "",
+        "groups": groups + (f"; {first}" if first else ""),
+        "share of the jump": enumerate_some(words.shares(event, TERMINAL), 4),
+        "learning rate": _rate(event.learning_rate),
+        "cosine": "" if math.isnan(way.mean[0]) else with_mean,
+        "most like": like,
+    }
 
 
 def _rate(rise: float) -> str:
@@ -128,5 +83,4 @@ def _rate(rise: float) -> str:
 
 
 def _cosine(ends: tuple[float, float, float]) -> str:
-    value, low, high = ends
-    return f"{value:+.2f}" + (f" ({low:+.2f} .. {high:+.2f})" if low < high else "")
+    return words.cosine(ends, TERMINAL)

@@ -67,6 +67,11 @@ class Event:
     direction: Direction
 
     @property
+    def first(self) -> Departure:
+        """What left its band first."""
+        return min((*self.series, *self.groups), key=lambda d: d.step)
+
+    @property
     def score(self) -> float:
         """Largest number of usual deviations; infinite for NaN or inf, 0 for a jump of the learning rate alone."""
         if self.kind == "non-finite":
@@ -119,7 +124,7 @@ class Events:
         return min(self.steps, 2 * LEAST)
 
 
-def find_events(run: Run, window: int = WINDOW) -> Events:
+def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     """Find the steps at which a run leaves its usual course.
 
     Watched are the loss, the norm of the gradient and of its change from one step to the next, and the norm of each
@@ -131,9 +136,10 @@ def find_events(run: Run, window: int = WINDOW) -> Events:
     Parameters
     ----------
     run : Run
-        Its sketch is read once.
     window : int
         Steps that a band is made of.
+    changes : bool
+        Also watch the change of the gradient, for which the whole sketch is read once.
 
     Returns
     -------
@@ -156,7 +162,7 @@ def find_events(run: Run, window: int = WINDOW) -> Events:
     """
     if window < LEAST:
         raise ValueError(f"window: expected at least {LEAST} steps, got {window}")
-    watched = watch(run, window)
+    watched = watch(run, window, changes)
     found = [_event(run, watched, start, stop, window) for start, stop in spans(watched)]
     largest = sorted(range(len(found)), key=lambda i: -found[i][0].score)[:MOST]
     kept = [found[i] for i in sorted(largest)]

@@ -84,15 +84,15 @@ class Watched:
         )
 
 
-def watch(run: Run, window: int = WINDOW, directions: bool = True) -> list[Watched]:
-    """Judge every series of a run; without ``directions`` the sketch is not read, and changes are not judged."""
+def watch(run: Run, window: int, changes: bool) -> list[Watched]:
+    """Judge every series of a run; without ``changes`` the sketch is not read."""
     norms = np.where(run.finite[:, None], run.group_norm2, np.nan)
     scalars = run.scalar_columns
     found = [_upwards("norm", np.sqrt(norms.sum(axis=1)), window)]
     if "loss" in scalars:
         found.insert(0, _upwards("loss", scalars["loss"], window))
-    if directions:
-        found.append(_upwards("change", changes(run), window))
+    if changes:
+        found.append(_upwards("change", change_norms(run), window))
     found += [_clip(scalars[name], window) for name in CLIP if name in scalars][:1]
     found += [Watched("lr", False, *_jumps(scalars[name])) for name in learning_rates(scalars)[:1]]
     none = np.full(run.n_steps, np.nan)
@@ -109,7 +109,7 @@ def learning_rates(scalars: dict[str, Float64]) -> list[str]:
     return [name for name in scalars if name == "lr" or name.startswith("lr/")]
 
 
-def changes(run: Run) -> Float64:
+def change_norms(run: Run) -> Float64:
     """Norm of the difference from the row before, (rows,), as the sketch shows it; NaN where none came before."""
     found = np.full(run.n_steps, np.nan)
     size, rows = buffer_rows(run.rows), run.rows

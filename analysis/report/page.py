@@ -14,7 +14,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.recorded import recorded
-from gradlog.analysis.common.text import printable
+from gradlog.analysis.common.text import PAGE, printable
+from gradlog.analysis.events import words
 from gradlog.analysis.report import figures, palette, tables
 from gradlog.analysis.report.figure import WIDE, Figure
 from gradlog.analysis.report.figures import comparison
@@ -35,6 +36,7 @@ MOST = 12
 CHAPTERS: tuple[tuple[figures.SectionName, str], ...] = (
     ("configurations", "What differs between configurations, beyond their seeds?"),
     ("runs", "The runs at a glance"),
+    ("events", "Did something odd happen, and where?"),
     ("predictability", "How predictable is the next gradient?"),
     ("training", "What training did meanwhile"),
     ("dimension", "How many directions hold the changes?"),
@@ -108,6 +110,7 @@ def _tables(studies: Sequence[Study], found: Replicates | None) -> dict[str, lis
     return {
         "configurations": [tables.difference_table(found), tables.configuration_table(found)],
         "runs": [tables.overview(studies)] if many else [],
+        "events": [tables.event_table(studies)],
         "predictability": [tables.kappa_table(studies)],
         "dimension": [tables.rank_table(studies)],
         "groups": [] if many else [tables.group_table(studies)],
@@ -144,6 +147,12 @@ def provenance(study: Study) -> list[tuple[str, str]]:
     return [(k, printable(v)) for k, v in found.items() if v]
 
 
+def _findings(study: Study) -> list[str]:
+    """Sentences of the first screen; events come first where there are any."""
+    odd, found = words.sentence(study.events, PAGE), [finding.text for finding in findings(study.document)]
+    return [printable(text) for text in ([odd, *found] if study.events.found else [*found, odd]) if text]
+
+
 def page(
     studies: Sequence[Study],
     title: str = "Gradient report",
@@ -168,7 +177,7 @@ def page(
                 {
                     "label": printable(s.label),
                     "facts": facts(s),
-                    "findings": [printable(finding.text) for finding in findings(s.document)],
+                    "findings": _findings(s),
                     "warnings": [printable(w) for w in json.loads(s.result.attrs["warnings"])],
                     "provenance": provenance(s),
                 }

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Unpack
 
 from gradlog.analysis.common.types import Progress
+from gradlog.analysis.events.events import Events, find_events
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
@@ -65,12 +66,15 @@ class Study(Analysis):
         Path length by group and window.
     series : dict of Series
         ``"loss"`` and ``"lr"`` where logged, ``"norm"``.
+    events : Events
+        Steps at which the run left its usual course, as far as they show without another pass over the sketch.
     """
 
     run: Run
     document: Document
     shares: GroupTime | None
     series: dict[str, Series]
+    events: Events
 
     @property
     def notes(self) -> Mapping[str, object]:
@@ -118,4 +122,4 @@ def study(
     shares = None if windows is None else group_time(windows, SHARED)
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
-    return Study(label, result, windows, run, to_json(result), shares, series)
+    return Study(label, result, windows, run, to_json(result), shares, series, find_events(run, changes=False))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.comparison.replicates import Replicates
+from gradlog.analysis.events import words
+from gradlog.analysis.events.events import Event
 from gradlog.analysis.measures.interpretation import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, sentence, verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
 from gradlog.analysis.report.study import SHARED, Study
@@ -107,6 +109,41 @@ def kappa_table(studies: Sequence[Study]) -> Table:
 
 def _fitted(name: str, kappa: Document) -> Cell:
     return name_cell(f"{name} (beta {kappa['beta']:.4g})" if kappa.get("beta") is not None else name, name)
+
+
+def event_table(studies: Sequence[Study]) -> Table | None:
+    """Events of all runs, with what is known of each; None without any."""
+    entries = [(s, e) for s in studies for e in s.events.found]
+    columns: list[Column] = [
+        *_run_column(studies),
+        ("steps", lambda s, e: Cell(words.steps(e), e.first_step)),
+        ("like", lambda s, e: name_cell(words.KINDS[e.kind].partition(":")[0], e.kind)),
+        ("left first", lambda s, e: name_cell(words.told(e.first, PAGE), e.score)),
+        ("first group", lambda s, e: _first_group(e)),
+        (
+            "largest share",
+            lambda s, e: Cell(*(words.shares(e, PAGE) or [PAGE.none])[:1], max(e.shares.values(), default=0)),
+        ),
+        ("cosine", lambda s, e: _cosine(e.direction.mean)),
+    ]
+    note = (
+        "A series leaves its band where it rises far above the running median of the 64 steps before: times that "
+        "median, and in usual deviations. Largest share: of what the squared norm has above its median. Cosine: of "
+        "the gradient with the mean of those before. What an event is like is a description, not a proof of its cause."
+    )
+    return Table.of("Events", columns, entries, note) if entries else None
+
+
+def _first_group(event: Event) -> Cell:
+    told = words.told(event.groups[0], PAGE) if event.groups else PAGE.none
+    return Cell(told, told, "name", words.lead(event))
+
+
+def _cosine(ends: tuple[float, float, float]) -> Cell:
+    value, low, high = ends
+    if math.isnan(value):
+        return Cell(PAGE.none, value)
+    return Cell(PAGE.fixed(value, 2, True), value, more=PAGE.interval(low, high, lambda x: PAGE.fixed(x, 2, True)))
 
 
 def rank_table(studies: Sequence[Study]) -> Table:

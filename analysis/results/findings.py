@@ -176,7 +176,7 @@ def _steps(document: Document, style: Style) -> Finding | None:
     step = largest[0]["step"]
     return Finding(
         f"A few steps dominate: {half:,} of {rows:,} hold half of the squared error of last, most of all {most}.",
-        f"look at step {step:,} in gradlog report; --burn-in leaves the first steps out",
+        f"gradlog events, and gradlog info --step {step}; --burn-in leaves the first steps out",
         "One step, or a few, hold most of the path",
     )
 

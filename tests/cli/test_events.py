@@ -66,3 +66,11 @@ def test_names_from_a_store_are_escaped(call, tmp_path):
     for args in (["events", path], ["info", path, "--step", 100]):
         shown = call(*args)
         assert "\x1b[31m" not in shown.out + shown.err
+
+
+def test_the_report_begins_with_the_event(call, spiked, tmp_path):
+    page = tmp_path / "report.html"
+    assert call("report", "-q", spiked, "-o", page).code == 0
+    text = page.read_text()
+    assert f"1 event at step {AT}: like one odd batch; first left loss at step {AT} (4.0 times" in text
+    assert text.index("Did something odd happen, and where?") < text.index("How predictable is the next gradient?")

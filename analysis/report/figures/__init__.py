@@ -23,7 +23,7 @@ from gradlog.analysis.report.study import Analysis, Study
 if TYPE_CHECKING:
     import xarray
 
-SectionName = Literal["configurations", "runs", "predictability", "training", "dimension", "groups", "bounds"]
+SectionName = Literal["configurations", "runs", "events", "predictability", "training", "dimension", "groups", "bounds"]
 Draw = TypeVar("Draw", bound=Callable[[Sequence[Study]], list[Figure]])
 
 

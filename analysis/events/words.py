@@ -1,0 +1,85 @@
+"""Words for events, for the terminal and the report."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradlog.analysis.common.text import Style, counted
+
+if TYPE_CHECKING:
+    from gradlog.analysis.events.events import Event, Events
+    from gradlog.analysis.events.find import Departure
+
+KINDS = {
+    "non-finite": "NaN or inf in the gradient",
+    "learning rate": "the learning rate had jumped",
+    "one group": "one group alone",
+    "one batch": "like one odd batch: loss and norm up together, soon over",
+    "": "no known pattern",
+}
+"""What an event is like, by ``Event.kind``."""
+
+_SERIES = {
+    "lr": "learning rate", "change": "change of the gradient", "norm": "gradient norm", "non-finite": "NaN or inf",
+    "clip": "clip coefficient",
+}  # fmt: skip
+
+
+def named(series: str) -> str:
+    """Name a series of the run.
+
+    >>> named("lr"), named("loss")
+    ('learning rate', 'loss')
+    """
+    return _SERIES.get(series, series)
+
+
+def steps(event: Event) -> str:
+    """Name the steps of an event.
+
+    >>> from types import SimpleNamespace
+    >>> steps(SimpleNamespace(first_step=116, last_step=118))
+    'steps 116 to 118'
+    """
+    if event.first_step == event.last_step:
+        return f"step {event.first_step:,}"
+    return f"steps {event.first_step:,} to {event.last_step:,}"
+
+
+def told(departure: Departure, style: Style) -> str:
+    """Tell when a series left its band, and how far."""
+    far = [] if math.isnan(departure.ratio) else [f"{style.number(departure.ratio, 2)} times"]
+    far += [] if math.isnan(departure.score) else [f"{abs(departure.score):.0f} deviations"]
+    name = departure.series if departure.of_group else named(departure.series)
+    return f"{name} at step {departure.step:,}" + (f" ({', '.join(far)})" if far else "")
+
+
+def lead(event: Event) -> str:
+    """Tell by how many steps the first group was ahead of the loss; empty where it was not."""
+    loss = next((d.step for d in event.series if d.series == "loss"), None)
+    ahead = loss - event.groups[0].step if event.groups and loss is not None else 0
+    return f"{counted(ahead, 'step')} before the loss" if ahead > 0 else ""
+
+
+def shares(event: Event, style: Style) -> list[str]:
+    """Tell the groups' shares of the jump, largest first, but for those below 1 %."""
+    largest = sorted(event.shares.items(), key=lambda item: -item[1])
+    return [f"{name} {style.percent(share, 0)}" for name, share in largest if share >= 0.01]
+
+
+def cosine(ends: tuple[float, float, float], style: Style) -> str:
+    """Show a cosine with its interval."""
+    value, low, high = ends
+    return style.fixed(value, 2, True) + (
+        f" ({style.interval(low, high, lambda x: style.fixed(x, 2, True))})" if low < high else ""
+    )
+
+
+def sentence(found: Events, style: Style) -> str:
+    """Sum the events of a run up; empty for a run that is too short for bands."""
+    if not found.found:
+        return "No step left its usual range." if found.steps > found.unwatched else ""
+    largest = max(found.found, key=lambda e: e.score)
+    head = f"{counted(found.count, 'event')}" + (", the largest at " if found.count > 1 else " at ")
+    return f"{head}{steps(largest)}: {KINDS[largest.kind].partition(':')[0]}; first left {told(largest.first, style)}."
