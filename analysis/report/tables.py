@@ -120,10 +120,7 @@ def event_table(studies: Sequence[Study]) -> Table | None:
         ("like", lambda s, e: name_cell(words.KINDS[e.kind].partition(":")[0], e.kind)),
         ("left first", lambda s, e: name_cell(words.told(e.first, PAGE), e.score)),
         ("first group", lambda s, e: _first_group(e)),
-        (
-            "largest share",
-            lambda s, e: Cell(*(words.shares(e, PAGE) or [PAGE.none])[:1], max(e.shares.values(), default=0)),
-        ),
+        ("largest share", lambda s, e: _largest_share(e)),
         ("cosine", lambda s, e: _cosine(e.direction.mean)),
     ]
     note = (
@@ -137,6 +134,11 @@ def event_table(studies: Sequence[Study]) -> Table | None:
 def _first_group(event: Event) -> Cell:
     told = words.told(event.groups[0], PAGE) if event.groups else PAGE.none
     return Cell(told, told, "name", words.lead(event))
+
+
+def _largest_share(event: Event) -> Cell:
+    shown = words.shares(event, PAGE)
+    return Cell(shown[0] if shown else PAGE.none, max(event.shares.values(), default=0.0))
 
 
 def _cosine(ends: tuple[float, float, float]) -> Cell:
