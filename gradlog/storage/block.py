@@ -81,8 +81,8 @@ class Block:
     def name(self, names: list[str]) -> None:
         """Name the scalars, with room for each."""
         if names is not self.names:
+            self.widen(len(names))  # first: an interrupt may come between
             self.names = names
-            self.widen(len(names))
 
     def widen(self, columns: int) -> None:
         """Make room for scalar number ``columns - 1``."""
