@@ -2,94 +2,90 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from gradlog.cli import options, output_files, stderr, watch
 from gradlog.cli.many_runs_text import archive
 
+if TYPE_CHECKING:
+    import xarray
 
-@click.command(
-    epilog=options.examples(
-        "gradlog analyze run.zarr",
-        "gradlog analyze run.zarr --by-group --window 100",
-        "gradlog analyze run.zarr --json > result.json",
-        "gradlog analyze 'runs/*.zarr'",
-    )
+    from gradlog.analysis.following import Look
+    from gradlog.analysis.reading.run import Run, View
+    from gradlog.analysis.results.options import Caching, Question
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What becomes of a result: text or JSON, and files beside it."""
+
+    run: str
+    as_json: bool
+    full: bool
+    target: Path | None
+    plot: Path | None
+
+    def lines(self, result: xarray.Dataset, force: bool, indent: int | None = 1) -> list[str]:
+        """Write the files that were asked for; return the lines to print."""
+        from gradlog.analysis import to_json
+        from gradlog.cli import analyze_text
+
+        document = to_json(result)
+        svd, kernel = document["svd"], document["kernel"]
+        stderr.log.info(
+            "spectrum by %s, passes over the rows: %s, column sums by %s", svd["method"], svd["passes"], kernel
+        )
+        if self.target is not None:
+            output_files.save(result, document, self.target, force)
+            stderr.log.info("wrote %s", self.target)
+        if self.plot is not None:
+            output_files.draw(result, self.plot, force)
+            stderr.log.info("drew %s", self.plot)
+        if self.as_json:
+            return [json.dumps(document, indent=indent, allow_nan=False)]
+        return analyze_text.report(self.run, document, self.full)
+
+
+@options.command(
+    "gradlog analyze run.zarr",
+    "gradlog analyze run.zarr --by-group --window 100",
+    "gradlog analyze run.zarr --json > result.json",
+    "gradlog analyze 'runs/*.zarr'",
 )
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    callback=output_files.destination,
-    metavar="FILE",
-    help="Also write the result to FILE: .json, .nc or .zarr.",
-)
-@click.option(
-    "--plot", callback=output_files.picture, metavar="FILE", help="Also draw the result to FILE: .png, .svg or .pdf."
-)
-@options.force
-@click.option("--full", is_flag=True, help="Print all tables: errors, spectrum, signal, path and bounds, too.")
 @options.predictors("analyze")
 @options.eps
+@options.measured("--by-group", is_flag=True, help="Also measure each parameter group alone.")
+@options.measured("--window", type=click.IntRange(2), metavar="N", help="Also measure every window of N steps.")
+@options.measured("--stride", type=click.IntRange(1), metavar="N",
+                  help="Steps from the start of one window to the next. Default: side by side.")  # fmt: skip
+@options.measured("--growing-windows", "prefixes", former=["--prefixes"], type=click.IntRange(0), default=0,
+                  metavar="N", help="Also measure N windows that grow from the start of the run.")  # fmt: skip
+@options.steps_per_epoch
 @options.burn_in
 @options.view
-@click.option("--by-group", is_flag=True, help="Also measure each parameter group alone.")
-@click.option("--window", type=click.IntRange(2), metavar="N", help="Also measure every window of N steps.")
-@click.option(
-    "--stride",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Steps from the start of one window to the next. Default: side by side.",
-)
-@click.option(
-    "--prefixes", type=click.IntRange(0), default=0, metavar="N", help="Also measure N growing prefixes of the run."
-)
-@options.steps_per_epoch
-@click.option(
-    "--light", is_flag=True, help="Use less memory for windows and prefixes, at the price of wider rank intervals."
-)
-@click.option(
-    "--kernel",
-    type=click.Choice(["auto", "numpy", "numba"]),
-    default="auto",
-    show_default=True,
-    help="Code that adds up the columns; numba needs the extra 'fast'.",
-)
-@options.computing
+@options.output("--full", is_flag=True, help="Print all tables: errors, spectrum, signal, path and bounds, too.")
+@options.json
+@options.output("-o", "--output", "target", callback=output_files.destination, metavar="FILE",
+                help="Also write the result to FILE: .json, .nc or .zarr.")  # fmt: skip
+@options.output("--plot", callback=output_files.picture, metavar="FILE",
+                help="Also draw the result to FILE: .png, .svg or .pdf.")  # fmt: skip
+@options.force
 @watch.option
+@options.computed("--low-memory-windows", "light", former=["--light"], is_flag=True,
+                  help="Use less memory for windows, at the price of wider rank intervals.")  # fmt: skip
+@options.computed("--kernel", type=click.Choice(["auto", "numpy", "numba"]), default="auto", hidden=True)
+@options.computing
 @stderr.verbosity
 def analyze(
-    runs: tuple[str, ...],
-    as_json: bool,
-    target: Path | None,
-    plot: Path | None,
-    force: bool,
-    full: bool,
-    predictors: tuple[str, ...],
-    eps: tuple[float, ...],
-    burn_in: int,
-    view: Any,
-    by_group: bool,
-    window: int | None,
-    stride: int | None,
-    prefixes: int,
-    steps_per_epoch: int | None,
-    light: bool,
-    kernel: str,
-    memory: str | None,
-    scheduler: str | None,
-    no_cache: bool,
-    every: float | None,
-    quiet: bool,
-) -> None:
+    runs: tuple[str, ...], as_json: bool, full: bool, target: Path | None, plot: Path | None, force: bool,
+    every: float | None, quiet: bool, view: View, cache: Caching, **asked: Unpack[Question],
+) -> None:  # fmt: skip
     """Measure predictability and rank of the gradients in RUN.
 
     Given several runs (paths, a folder, a quoted pattern or a bucket URL), print one row per run. Runs that fail are
@@ -103,80 +99,46 @@ def analyze(
 
     Results are kept for later calls in $GRADLOG_CACHE (default: the user's cache folder).
     """
-    from gradlog.analysis.caching.cache import Cache
     from gradlog.analysis.comparison.find import the_one
     from gradlog.analysis.results.cached import analyze_cached
 
     for wanted in (target, plot):
         if wanted is not None:
             output_files.require_free(wanted, force)
-    options.check(predictors, memory, eps)
-    if stride and not window:
+    if asked["stride"] and not asked["window"]:
         raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
-    asked: dict[str, Any] = {
-        "burn_in": burn_in, "by_group": by_group, "window": window, "stride": stride, "prefixes": prefixes,
-        "steps_per_epoch": steps_per_epoch, "light": light, "kernel": kernel, "memory": memory, "scheduler": scheduler,
-        "view": view, "cache": None if no_cache else Cache(),
-    }  # fmt: skip
-    asked |= {name: value for name, value in (("predictors", predictors), ("eps", eps)) if value}
     found = the_one(runs)
     if found is None:
         if every is not None:
             raise click.UsageError("--watch follows one run; gradlog report --watch follows several")
         if plot is not None:
             raise click.UsageError("--plot draws one run; gradlog compare --plot and gradlog report draw several")
-        archive(runs, asked, as_json, target, force, quiet)
+        archive(runs, view, cache, as_json, target, force, quiet, **asked)
         return
-    run = runs[0]
-    answer = partial(_answer, run, as_json, full, target, plot)
+    answer = Answer(runs[0], as_json, full, target, plot)
     if every is not None:
-        _follow(run, asked, every, answer, as_json, quiet)
+        _follow(answer, view, cache, every, quiet, **asked)
         return
     with stderr.progress("analyze", quiet) as progress:
-        result = analyze_cached(found, progress=progress, **asked)
-    click.echo("\n".join(answer(result, force)))
+        asked["progress"] = progress
+        result = analyze_cached(found, view, cache, **asked)
+    click.echo("\n".join(answer.lines(result, force)))
 
 
-def _answer(
-    run: str, as_json: bool, full: bool, target: Path | None, plot: Path | None, result: Any, force: bool,
-    indent: int | None = 1,
-) -> list[str]:  # fmt: skip
-    """Write the files that were asked for; the lines to print."""
-    from gradlog.analysis import to_json
-    from gradlog.cli import analyze_text
-
-    document = to_json(result)
-    svd = document["svd"]
-    passes, kernel = svd["passes"], document["kernel"]
-    stderr.log.info("spectrum by %s, passes over the rows: %s, column sums by %s", svd["method"], passes, kernel)
-    if target is not None:
-        output_files.save(result, document, target, force)
-        stderr.log.info("wrote %s", target)
-    if plot is not None:
-        output_files.draw(result, plot, force)
-        stderr.log.info("drew %s", plot)
-    return (
-        [json.dumps(document, indent=indent, allow_nan=False)] if as_json else analyze_text.report(run, document, full)
-    )
-
-
-def _follow(
-    run: str, asked: dict[str, Any], every: float, answer: Callable[..., list[str]], as_json: bool, quiet: bool
-) -> None:
+def _follow(answer: Answer, view: View, cache: Caching, every: float, quiet: bool, **asked: Unpack[Question]) -> None:
     """Answer for every look. Further passes, which read all rows again, wait for the last one."""
     from gradlog.analysis.results.cached import analyze_cached
 
-    view = asked.pop("view")
-
-    def look_at(runs: Any, live: bool) -> Any:
+    def look_at(runs: list[Run], live: bool) -> xarray.Dataset:
         with stderr.progress("analyze", quiet) as progress:
-            return analyze_cached(runs[0], progress=progress, passes=1 if live else 2, **asked)
+            asked["progress"], asked["passes"] = progress, 1 if live else 2
+            return analyze_cached(runs[0], cache=cache, **asked)
 
-    def show(look: Any) -> None:
-        lines = answer(look.result, force=True, indent=None)  # the files are those of the look before
-        if as_json:
+    def show(result: xarray.Dataset, look: Look[xarray.Dataset]) -> None:
+        lines = answer.lines(result, force=True, indent=None)  # the files are those of the look before
+        if answer.as_json:
             click.echo(lines[0])
         else:
             watch.block(lines, look, every)
 
-    watch.follow([run], look_at, every, view, show)
+    watch.follow([answer.run], look_at, every, view, show)

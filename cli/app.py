@@ -29,18 +29,6 @@ BROKEN_PIPE = 141
 INTERRUPTED = 130
 
 
-def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            number = version("gradlog-zarr")
-        except PackageNotFoundError:
-            number = "not installed, running from a checkout"
-        click.echo(f"gradlog-zarr {number}")
-        context.exit()
-
-
 @click.group(
     epilog=examples(
         "gradlog run train.py --epochs 3",
@@ -49,8 +37,7 @@ def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -
     ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
-              help="Show the version and exit.")  # fmt: skip
+@click.version_option(package_name="gradlog-zarr", message="gradlog-zarr %(version)s")
 @click.pass_context
 def gradlog(context: click.Context) -> None:
     """Record the gradients of a training run; measure how predictable and how low-dimensional they were.

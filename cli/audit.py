@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradlog.analysis.common.text import counted
-from gradlog.cli import plain_text
-from gradlog.cli.options import examples
+from gradlog.cli import options, plain_text
 from gradlog.cli.stderr import progress, verbosity
 from gradlog.errors import CorruptRunError
 
@@ -34,40 +33,36 @@ def _kept(context: click.Context, parameter: click.Parameter, values: tuple[str,
 ORDER: tuple[Status, ...] = ("FAIL", "WARN", "SKIP", "PASS")
 """What a reader must see first."""
 
+kept, replayed = options.under("What you kept of the run"), options.under("Computing steps again")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(
-    epilog=examples(
-        "gradlog audit run.zarr",
-        "gradlog audit run.zarr --checkpoint 0=init.pt --checkpoint 1000=step1000.pt",
-        "gradlog audit run.zarr --replay replay.py",
-    )
+@options.command(
+    "gradlog audit run.zarr",
+    "gradlog audit run.zarr --checkpoint 0=init.pt --checkpoint 1000=step1000.pt",
+    "gradlog audit run.zarr --replay replay.py",
 )
 @click.argument("run")
 @click.argument("other", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
-@click.option("--digest", is_flag=True, help="Print one SHA-256 for all files of RUN and do nothing else.")
-@click.option("--manifest", type=_FILE, help="Compare all files with a sha256sum listing that you kept.")
-@click.option("--head", "heads", multiple=True, metavar="HEX", help="Chain head that you kept; may be repeated.")
-@click.option("--checkpoint", "checkpoints", multiple=True, callback=_kept, metavar="STEP=FILE",
-              help="Model checkpoint from before that step (.safetensors, .npz, torch); give two or more.")  # fmt: skip
-@click.option("--sgd", is_flag=True, help="The optimizer was plain SGD, so gradients must add up between checkpoints.")
-@click.option("--replay", type=_FILE, metavar="SCRIPT",
-              help="EXECUTE this script of yours; its gradient(step) computes chosen steps again.")  # fmt: skip
-@click.option(
-    "--replay-steps",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Number of steps to replay: half of them the largest gradients, the rest random.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed for choosing the random half.")
+@kept("--manifest", type=_FILE, help="Compare all files with a sha256sum listing that you kept.")
+@kept("--head", "heads", multiple=True, metavar="HEX", help="Chain head that you kept; may be repeated.")
+@kept("--checkpoint", "checkpoints", multiple=True, callback=_kept, metavar="STEP=FILE",
+      help="Model checkpoint from before that step (.safetensors, .npz, torch); give two or more.")  # fmt: skip
+@kept("--sgd", is_flag=True, help="The optimizer was plain SGD, so gradients must add up between checkpoints.")
+@replayed("--replay", type=_FILE, metavar="SCRIPT",
+          help="EXECUTE this script of yours; its gradient(step) computes chosen steps again.")  # fmt: skip
+@replayed("--replay-steps", type=click.IntRange(1), default=8, metavar="N",
+          help="Number of steps to replay: half of them the largest gradients, the rest random.")  # fmt: skip
+@replayed("--seed", type=int, default=0, metavar="N", help="Seed for choosing the random half.")
+@options.json
+@options.output("--digest", is_flag=True, help="Print one SHA-256 for all files of RUN and do nothing else.")
+@options.output("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
 @verbosity
-def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool, manifest: Path | None,
-          heads: tuple[str, ...], checkpoints: list[tuple[int, Path]], sgd: bool, replay: Path | None,
-          replay_steps: int, seed: int, quiet: bool) -> None:  # fmt: skip
+def audit(
+    run: str, other: str | None, as_json: bool, strict: bool, digest: bool, manifest: Path | None,
+    heads: tuple[str, ...], checkpoints: list[tuple[int, Path]], sgd: bool, replay: Path | None, replay_steps: int,
+    seed: int, quiet: bool,
+) -> None:  # fmt: skip
     """Check whether an archived RUN can be believed, and whether it shares rows with an OTHER one.
 
     Prints PASS, FAIL, WARN (odd; judge for yourself) and SKIP (could not be checked). The exit status is 1 if a check
@@ -86,19 +81,12 @@ def audit(run: str, other: str | None, as_json: bool, strict: bool, digest: bool
     if digest:
         click.echo(tree_digest(run))
         return
+    listing, gradient = manifest.read_bytes() if manifest else None, load_hook(replay) if replay else None
     with progress("audit", quiet) as advance:
         report = audit_run(
-            run,
-            other,
-            manifest=manifest.read_bytes() if manifest else None,
-            heads_kept=heads,
-            checkpoints=checkpoints,
-            sgd=sgd,
-            replay=load_hook(replay) if replay else None,
-            replay_steps=replay_steps,
-            seed=seed,
-            progress=advance,
-        )
+            run, other, manifest=listing, heads_kept=heads, checkpoints=checkpoints, sgd=sgd, replay=gradient,
+            replay_steps=replay_steps, seed=seed, progress=advance,
+        )  # fmt: skip
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
     else:

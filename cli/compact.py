@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from gradlog.analysis.common.text import counted
+from gradlog.cli import options
 
 
-@click.command()
+@options.command("gradlog compact run.zarr")
 @click.argument("run")
 def compact(run: str) -> None:
     """Rewrite the finished segments of RUN into few files.

@@ -14,34 +14,33 @@ if TYPE_CHECKING:
     from gradlog.analysis.comparison.compare import Comparison
 
 
-@click.command(
-    epilog=options.examples(
-        "gradlog compare adamw.zarr sgd.zarr",
-        "gradlog compare runs --group-by optimizer",
-        "gradlog compare runs --format latex",
-    )
+@options.command(
+    "gradlog compare adamw.zarr sgd.zarr",
+    "gradlog compare runs --group-by optimizer",
+    "gradlog compare runs --format latex",
 )
-@click.argument("runs", nargs=-1, required=True)
-@click.option("--format", "form", type=click.Choice(["table", "json", "csv", "markdown", "latex"]), default="table",
-              show_default=True, help="How to print.")  # fmt: skip
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @options.predictors("compare")
-@click.option("--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows.")
-@click.option("--reference", metavar="FILE", help="JSON file of published figures to show below.")
+@options.measured("--window", type=click.IntRange(2), metavar="N", help="Also kappa by windows of N rows.")
+@options.burn_in
 @options.steps_per_epoch
 @options.grouping
-@options.burn_in
-@click.option("--plot", callback=output_files.picture, metavar="FILE",
-              help="Also draw kappa by run, its curves over windows, and the cosine: .png, .svg or .pdf.")  # fmt: skip
+@options.output("--format", "form", type=click.Choice(["table", "json", "csv", "markdown", "latex"]), default="table",
+                help="How to print.")  # fmt: skip
+@options.output("--reference", metavar="FILE", help="JSON file of published figures to show below.")
+@options.output("--plot", callback=output_files.picture, metavar="FILE",
+                help="Also draw kappa by run, its curves by window, and the cosine: .png, .svg or .pdf.")  # fmt: skip
 @options.force
 @stderr.verbosity
 def compare(
-    runs: tuple[str, ...], form: str, predictors: tuple[str, ...], window: int | None, reference: str | None,
+    runs: tuple[str, ...], form: str, predictors: tuple[str, ...] | None, window: int | None, reference: str | None,
     steps_per_epoch: int | None, group_by: tuple[str, ...], replicate: str, burn_in: int, plot: Path | None,
     force: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Show kappa of RUNS side by side, as the paper's table does.
+    """Show kappa of every RUN side by side, as the paper's table does.
 
-    RUNS are runs, folders of runs, quoted patterns or bucket URLs. Runs that fail are listed, and the exit status is 1.
+    RUN is a run, a folder of runs, a quoted pattern or a bucket URL. Runs that fail are listed, and the exit
+    status is 1.
 
     Given two runs with the same sketch, it also says at which step their gradients part.
 
@@ -54,13 +53,12 @@ def compare(
     from gradlog.analysis.comparison.compare import compare_archive, to_document
     from gradlog.analysis.comparison.find import is_several
 
-    options.check(predictors)
     if plot is not None:
         output_files.require_free(plot, force)
     measure = compare_archive if is_several(runs) else of_runs
     with stderr.progress("compare", quiet) as progress:
         found = measure(
-            runs, predictors or None, window, reference, group_by=group_by, replicate=replicate,
+            runs, predictors, window, reference, group_by=group_by, replicate=replicate,
             burn_in=burn_in, steps_per_epoch=steps_per_epoch, progress=progress,
         )  # fmt: skip
     if plot is not None:
@@ -110,9 +108,8 @@ def _over_time(found: Comparison) -> list[str]:
     from gradlog.analysis.common.text import abbreviate
 
     name = next(iter(found.predictors))
-    curves = [(abbreviate(r.label, 16), [w["kappa"][name]["value"] for w in r.document["windows"]]) for r in found.rows]
-    width = max(len(label) for label, _ in curves)
-    lines = [plain_text.curve(label, values, width) for label, values in curves if len(values) > 2]
+    curves = {abbreviate(r.label, 16): [w["kappa"][name]["value"] for w in r.document["windows"]] for r in found.rows}
+    lines = plain_text.curves({label: values for label, values in curves.items() if len(values) > 2})
     return ["", plain_text.heading(f"{name} by window, each run on its own scale"), *lines] if lines else []
 
 

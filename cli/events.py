@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,7 @@ from gradlog.cli.stderr import verbosity
 
 if TYPE_CHECKING:
     from gradlog.analysis.events.events import Event, Events
+    from gradlog.analysis.reading.run import View
 
 ABOUT = (
     "Times: the value over the running median of the {window} steps before. Deviations: its distance from there in "
@@ -22,14 +23,14 @@ ABOUT = (
 )
 
 
-@click.command(epilog=options.examples("gradlog events run.zarr", "gradlog events run.zarr --json"))
+@options.command("gradlog events run.zarr", "gradlog events run.zarr --json")
 @click.argument("run")
 @options.view
-@click.option("--window", type=click.IntRange(20), default=64, show_default=True, metavar="N",
-              help="Number of steps that a band is made of.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.measured("--window", type=click.IntRange(20), default=64, metavar="N",
+                  help="Number of steps that a band is made of.")  # fmt: skip
+@options.json
 @verbosity
-def events(run: str, view: Literal["latest", "all"], window: int, as_json: bool, quiet: bool) -> None:
+def events(run: str, view: View, window: int, as_json: bool, quiet: bool) -> None:
     """List the steps at which RUN left its usual course: spikes, jumps, NaN.
 
     Watched are the loss, the norm of the gradient and of its change, the norm of each group, the clip coefficient and
@@ -47,7 +48,7 @@ def text(found: Events) -> list[str]:
     first = f"the first {found.unwatched} have no band yet" if found.unwatched < found.steps else "too few for a band"
     watched = f"watched: {', '.join(words.named(x) for x in found.watched)}, norms of groups; {first}"
     title = f"{plain_text.printable(found.path)}: {counted(found.count, 'event')} in {found.steps:,} steps"
-    lines = [plain_text.heading(title), *(f"  {line}" for line in plain_text.wrap(watched, plain_text.WIDTH - 2))]
+    lines = [plain_text.heading(title), *plain_text.paragraph(watched)]
     for event in found.found:
         lines += [
             "",
@@ -56,8 +57,7 @@ def text(found: Events) -> list[str]:
         ]
     if found.count > len(found.found):
         lines += ["", *plain_text.note(f"the {len(found.found)} largest are shown")]
-    about = plain_text.wrap(ABOUT.format(window=found.window), plain_text.WIDTH - 2) if found.found else []
-    return [*lines, *([""] if about else []), *(f"  {line}" for line in about)]
+    return [*lines, "", *plain_text.paragraph(ABOUT.format(window=found.window))] if found.found else lines
 
 
 def _facts(event: Event, found: Events) -> dict[str, str]:

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from gradlog.cli import options, output_files, stderr
 
+if TYPE_CHECKING:
+    from gradlog.analysis.reading.run import View
+    from gradlog.analysis.results.export import Form
 
-@click.command(
-    epilog=options.examples(
-        "gradlog export run.zarr --to csv --no-sketch",
-        "gradlog export run.zarr --to netcdf --what result --window 100",
-    )
+written = options.under("What is written")
+
+
+@options.command(
+    "gradlog export run.zarr --to csv --no-sketch",
+    "gradlog export run.zarr --to netcdf --what result --window 100",
 )
 @click.argument("run")
-@click.option("--to", "form", required=True, type=click.Choice(["netcdf", "zarr", "parquet", "csv", "npz"]),
-              help="Format to write.")  # fmt: skip
-@click.option(
-    "-o", "--output", "target", metavar="FILE", help="File to write. Default: the name of RUN with the format's suffix."
-)
-@click.option("--what", type=click.Choice(["rows", "result"]), default="rows", show_default=True,
-              help="Write the recorded rows, or the result of an analysis.")  # fmt: skip
-@click.option("--no-sketch", is_flag=True, help="Write rows without the sketch: steps, scalars and norms.")
-@click.option("--window", type=click.IntRange(2), metavar="N", help="Add every window of N rows to the result.")
+@written("--what", type=click.Choice(["rows", "result"]), default="rows",
+         help="Write the recorded rows, or the result of an analysis.")  # fmt: skip
+@written("--no-sketch", is_flag=True, help="Write rows without the sketch: steps, scalars and norms.")
+@written("--window", type=click.IntRange(2), metavar="N", help="Add every window of N rows to the result.")
 @options.view
+@options.output("--to", "form", required=True, type=click.Choice(["netcdf", "zarr", "parquet", "csv", "npz"]),
+                help="Format to write.")  # fmt: skip
+@options.output("-o", "--output", "target", metavar="FILE",
+                help="File to write. Default: the name of RUN with the format's suffix.")  # fmt: skip
 @options.force
 @stderr.verbosity
 def export(
-    run: str, form: Any, target: str | None, what: str, no_sketch: bool, window: int | None, view: Any, force: bool,
+    run: str, form: Form, target: str | None, what: str, no_sketch: bool, window: int | None, view: View, force: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
     """Write RUN as netCDF, zarr, Parquet, CSV or npz.

@@ -19,15 +19,15 @@ MOST_ROWS = 100_000
 """Steps up to which loss and gradient norm are read and drawn."""
 
 
-@click.command(
-    epilog=options.examples(
-        "gradlog info run.zarr", "gradlog info run.zarr --step 116", "gradlog info s3://bucket/run.zarr --json"
-    )
+@options.command(
+    "gradlog info run.zarr",
+    "gradlog info run.zarr --step 116",
+    "gradlog info s3://bucket/run.zarr --json",
 )
 @click.argument("run")
 @options.view
-@click.option("--step", type=int, metavar="N", help="Show step N beside its neighbours instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.selected("--step", type=int, metavar="N", help="Show step N beside its neighbours instead.")
+@options.json
 @verbosity
 def info(run: str, view: View, step: int | None, as_json: bool, quiet: bool) -> None:
     """Show what RUN holds: status, steps, model, sketch, groups, provenance, storage.

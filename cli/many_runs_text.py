@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -12,17 +12,22 @@ from gradlog.analysis.common.text import TERMINAL, counted
 from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.cli import output_files, plain_text, stderr
 
-Document = dict[str, Any]
+if TYPE_CHECKING:
+    from gradlog.analysis.reading.run import View
+    from gradlog.analysis.results.json_document import Document
+    from gradlog.analysis.results.options import Caching, Question
 
 
 def archive(
-    runs: tuple[str, ...], options: dict[str, Any], as_json: bool, target: Path | None, force: bool, quiet: bool
-) -> None:
+    runs: tuple[str, ...], view: View, cache: Caching, as_json: bool, target: Path | None, force: bool, quiet: bool,
+    **asked: Unpack[Question],
+) -> None:  # fmt: skip
     """Analyze all runs, print and write the result; exit status 1 if any failed."""
     from gradlog.analysis import analyze_each
 
     with stderr.progress("analyze", quiet, "runs") as progress:
-        found = analyze_each(runs, progress=progress, **options)
+        asked["progress"] = progress
+        found = analyze_each(runs, view=view, cache=cache, **asked)
     document = found.document()
     if target is not None:
         output_files.save(found.dataset(), document, target, force)
@@ -56,6 +61,6 @@ def tables(document: Document) -> list[str]:
         plain_text.heading("kappa"),
         *plain_text.kappas(["run", *predictors], kappas, CELLS),
         "",
-        plain_text.heading("rank of the logged increments, certified interval where it is open, at eps"),
+        plain_text.heading("logged rank of the changes between steps, at eps"),
         *plain_text.table(["run", "steps", "n", *eps, "warnings"], ranks),
     ]

@@ -1,72 +1,55 @@
-"""Options that several commands share, each described once."""
+"""Options under headings, and those that several commands share, each described once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from gradlog.analysis.measures.predictors import parse
 from gradlog.analysis.measures.predictors.registry import Result, forms, usual
+from gradlog.format.sizes import parse_size
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
-view = click.option(
-    "--view", type=click.Choice(["latest", "all"]), default="latest", show_default=True,
-    help="After a rewind, use the newest row of each step, or all rows.",
-)  # fmt: skip
-
-eps = click.option(
-    "--eps", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of energy that a rank may leave out; may be repeated. Default: 0.1 0.05 0.01.",
-)  # fmt: skip
-
-burn_in = click.option(
-    "--burn-in", type=click.IntRange(0), default=0, metavar="N", help="Leave the first N rows out of all sums."
-)
-
-steps_per_epoch = click.option(
-    "--steps-per-epoch", type=click.IntRange(0), metavar="N",
-    help="Number of steps per epoch; 0 if every batch is drawn anew. Default: what the run says.",
-)  # fmt: skip
-
-force = click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+OTHER = "Other options"
 
 
-def predictors(shown_in: Result) -> Decorator:
-    """``--predictor``, which commands offer with different defaults."""
-    return click.option(
-        "--predictor", "predictors", multiple=True, metavar="NAME",
-        help=f"{forms()}; may be repeated. Default: {', '.join(usual(shown_in))}.",
-    )  # fmt: skip
+class Command(click.Command):
+    """A command whose help lists options under their headings."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """See click."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(context)):
+                found.setdefault(getattr(parameter, "heading", OTHER), []).append(record)
+        for heading in sorted(found, key=lambda heading: heading == OTHER):
+            with formatter.section(heading):
+                formatter.write_dl(found[heading])
 
 
-def computing(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--memory``, ``--scheduler`` and ``--no-cache``: where and with what an analysis is computed."""
-    for option in (
-        click.option("--no-cache", is_flag=True, help="Compute everything again, and keep nothing for later calls."),
-        click.option(
-            "--scheduler", metavar="ADDR", help="Address of a dask scheduler to compute on. Default: threads."
-        ),
-        click.option(
-            "--memory", metavar="SIZE", help="Refuse to start if more memory than SIZE (such as 2G) will be needed."
-        ),
-    ):
-        command = option(command)
-    return command
+class Option(click.Option):
+    """An option with the heading it stands under, and names that it had, which are taken and not shown."""
 
+    def __init__(
+        self, names: Sequence[str], heading: str = OTHER, former: Sequence[str] = (),
+        **more: Any,  # what click.Option takes, of as many types
+    ) -> None:  # fmt: skip
+        super().__init__([*names, *former], show_default=True, **more)
+        self.heading, self.former = heading, former
 
-def grouping(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--group-by`` and ``--replicate``: which runs are one configuration."""
-    for option in (
-        click.option("--replicate", default="seed", show_default=True, metavar="NOTE",
-                     help="Note in which the runs of one configuration differ."),
-        click.option("--group-by", multiple=True, metavar="NOTE",
-                     help="Note whose value names the configuration; may be repeated. Default: all but --replicate."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+    def get_help_record(self, context: click.Context) -> tuple[str, str] | None:
+        """See click."""
+        record = super().get_help_record(context)
+        if record is None:
+            return None
+        names, text = record
+        for name in self.former:
+            names = names.replace(f", {name}", "")
+        return names, text
 
 
 def examples(*lines: str) -> str:
@@ -74,19 +57,96 @@ def examples(*lines: str) -> str:
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
 
 
-def check(predictors: tuple[str, ...] = (), memory: str | None = None, eps: tuple[float, ...] = ()) -> None:
-    """Wrong values of options are wrong usage, found before the run is opened."""
-    from gradlog.format.sizes import parse_size
+def command(*lines: str, context_settings: Mapping[str, object] | None = None) -> Callable[..., Command]:
+    """``click.command``, with examples at the end of the help."""
+    return click.command(cls=Command, epilog=examples(*lines), context_settings=context_settings)
 
-    if len(set(eps)) < len(eps):
-        raise click.BadParameter(f"each number once, got {', '.join(map(str, eps))}", param_hint="--eps")
-    checks: list[tuple[str, Callable[[], Any]]] = []
-    if predictors:
-        checks.append(("--predictor", lambda: parse(predictors)))
-    if memory is not None:
-        checks.append(("--memory", lambda: parse_size(memory)))
-    for option, check in checks:
+
+def under(heading: str) -> Callable[..., Decorator]:
+    """Make the ``click.option`` of a heading."""
+    return functools.partial(click.option, cls=Option, heading=heading)
+
+
+selected, measured, computed = under("What is read"), under("What is measured"), under("How it is computed")
+output, grouped = under("Output"), under("Runs that form one configuration")
+
+
+def _different(context: click.Context, parameter: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(values)) < len(values):
+        raise click.BadParameter(f"each number once, got {', '.join(map(str, values))}")
+    return values
+
+
+def _readable(read: Callable[[Any], object]) -> Callable[..., Any]:  # text, or several: what the option takes
+    """Make a check that leaves a value as it is; a wrong one is wrong usage, found before the run is opened."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if not value:
+            return None
         try:
-            check()
+            read(value)
         except (ValueError, TypeError) as error:
-            raise click.BadParameter(str(error), param_hint=option) from error
+            raise click.BadParameter(str(error)) from error
+        return value
+
+    return check
+
+
+json = output("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+force = output("--force", is_flag=True, help="Replace FILE if it exists.")
+burn_in = selected("--burn-in", type=click.IntRange(0), default=0, metavar="N",
+                   help="Leave the first N rows out of all sums.")  # fmt: skip
+
+eps = measured(
+    "--eps", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True), default=(0.1, 0.05, 0.01),
+    metavar="SHARE", callback=_different,
+    help="Share of energy that a rank may leave out; may be repeated.",
+)  # fmt: skip
+
+steps_per_epoch = measured(
+    "--steps-per-epoch", type=click.IntRange(0), metavar="N",
+    help="Number of steps per epoch; 0 if every batch is drawn anew. Default: what the run says.",
+)  # fmt: skip
+
+
+def predictors(shown_in: Result) -> Decorator:
+    """``--predictor``, which commands offer with different defaults."""
+    return measured(
+        "--predictor", "predictors", multiple=True, metavar="NAME", callback=_readable(parse),
+        help=f"{forms()}; may be repeated. Default: {', '.join(usual(shown_in))}.",
+    )  # fmt: skip
+
+
+def view(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--keep-abandoned``, and ``--view`` as it once was; both give ``view``."""
+
+    @selected("--keep-abandoned", is_flag=True, help="After a rewind, also use the rows that were recorded again.")
+    @selected("--view", type=click.Choice(["latest", "all"]), default="latest", hidden=True)
+    @functools.wraps(command)
+    def with_view(*, keep_abandoned: bool, view: str, **given: object) -> None:
+        command(view="all" if keep_abandoned else view, **given)
+
+    return with_view
+
+
+def together(*decorators: Decorator) -> Decorator:
+    """Make one decorator of several, the first one on top."""
+    return lambda command: functools.reduce(lambda decorated, add: add(decorated), reversed(decorators), command)
+
+
+computing = together(
+    computed("--memory", metavar="SIZE", callback=_readable(parse_size),
+             help="Refuse to start if more memory than SIZE (such as 2G) will be needed."),
+    computed("--scheduler", metavar="ADDR", help="Address of a dask scheduler to compute on. Default: threads."),
+    computed("--no-cache", "cache", is_flag=True, callback=lambda context, parameter, value: not value,
+             help="Compute everything again, and keep nothing for later calls."),
+)  # fmt: skip
+"""Where and with what an analysis is computed."""
+
+grouping = together(
+    grouped("--group-by", multiple=True, metavar="NOTE",
+            help="Note whose value names the configuration; may be repeated. Default: all but --replicate."),
+    grouped("--replicate", default="seed", metavar="NOTE",
+            help="Note in which the runs of one configuration differ."),
+)  # fmt: skip
+"""Which runs are one configuration."""

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import xarray
 
     from gradlog.analysis.comparison.compare import Comparison
+    from gradlog.analysis.results.json_document import Document
 
 
 def ending_in(*suffixes: str) -> Callable[[click.Context, click.Parameter, str | None], Path | None]:
@@ -93,17 +94,16 @@ def replacing(target: Path, force: bool) -> Iterator[Path]:
         os.replace(fresh, target)
 
 
-def save(result: xarray.Dataset, document: dict[str, Any], target: Path, force: bool) -> None:
+def save(result: xarray.Dataset, document: Document, target: Path, force: bool) -> None:
     """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
     from gradlog.analysis.results.export import export_result
 
-    write: dict[str, Callable[[Path], Any]] = {
-        ".json": lambda p: p.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n"),
-        ".nc": lambda p: export_result(result, p, "netcdf"),
-        ".zarr": lambda p: export_result(result, p, "zarr"),
-    }
+    suffix = target.suffix.lower()
     with replacing(target, force) as fresh:
-        write[target.suffix.lower()](fresh)
+        if suffix == ".json":
+            fresh.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        else:
+            export_result(result, fresh, "netcdf" if suffix == ".nc" else "zarr")
 
 
 def _is_result(folder: Path) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import click
 
 from gradlog.analysis.common.text import counted
+from gradlog.cli import options
 
 
-@click.command()
+@options.command("gradlog recover run.zarr")
 @click.argument("run")
-@click.option(
-    "--force", is_flag=True, help="Also from writers that may still be alive, such as those on another machine."
-)
+@options.selected("--force", is_flag=True, help="Also rows of writers that may be alive, such as on another machine.")
 def recover(run: str, force: bool) -> None:
     """Commit rows of RUN left behind by a killed or disconnected recorder.
 

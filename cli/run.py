@@ -10,59 +10,53 @@ import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from gradlog.analysis.common.text import counted
-from gradlog.cli.options import examples
+from gradlog.cli import options
 from gradlog.cli.plain_text import printable
 from gradlog.errors import GradlogWarning
 
 if TYPE_CHECKING:
-    from gradlog.recorder.options import Mode
+    from gradlog.integrations.script import ScriptRecorder
+    from gradlog.recorder.options import Mode, OptionKeywords
+
+recorded = options.under("What is recorded")
 
 
-@click.command(
+@options.command(
+    "gradlog run train.py --epochs 3",
+    "gradlog run -o a.zarr -m package.train --lr 0.1",
+    "torchrun --nproc-per-node 2 -m gradlog run train.py",
     context_settings={"allow_interspersed_args": False},
-    epilog=examples(
-        "gradlog run train.py --epochs 3",
-        "gradlog run -o a.zarr -m package.train --lr 0.1",
-        "torchrun --nproc-per-node 2 -m gradlog run train.py",
-    ),
 )
-@click.option("-o", "--output", metavar="RUN.zarr",
-              help="Folder or URL to record to. Default: the script's name, in the current folder.")  # fmt: skip
-@click.option("-m", "--module", is_flag=True, help="SCRIPT is the name of a module, as in python -m.")
-@click.option("--k", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Numbers stored per group.")
-@click.option("--groups", type=click.Choice(["blocks", "all", "tensors"]), default="blocks", show_default=True,
-              help="Which parameters share a sketch.")  # fmt: skip
-@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Record every N-th step.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sketch's random map.")
-@click.option("--stage", type=click.Choice(["consumed", "preclip"]), default="consumed", show_default=True,
-              help="Record the gradient after clipping, or before.")  # fmt: skip
-@click.option("--what", type=click.Choice(["gradient", "update"]), default="gradient", show_default=True,
-              help="Record gradients, or the change of the parameters in each step.")  # fmt: skip
-@click.option("--from-step", "first_step", type=click.IntRange(0), metavar="N",
-              help="Number of the first step, after a resume. Default: what the optimizer has counted; if it does not "
-              "count, steps go on from the last row.")  # fmt: skip
-@click.option("--new", is_flag=True, help="Record beside an existing run, to train-2.zarr. Default without -o.")
-@click.option("--append", is_flag=True, help="Continue the newest run in a new segment.")
-@click.option("--force", is_flag=True, help="Replace the newest run.")
-@click.option("--no-argv", is_flag=True, help="Do not store the command line. (Its secrets are masked anyway.)")
+@options.selected("-m", "--module", is_flag=True, help="SCRIPT is the name of a module, as in python -m.")
+@recorded("--k", type=click.IntRange(1, 2**20), default=256, metavar="N", help="Numbers stored per group.")
+@recorded("--groups", type=click.Choice(["blocks", "all", "tensors"]), default="blocks",
+          help="Which parameters share a sketch.")  # fmt: skip
+@recorded("--every", type=click.IntRange(1), default=1, metavar="N", help="Record every N-th step.")
+@recorded("--stage", type=click.Choice(["consumed", "preclip"]), default="consumed",
+          help="Record the gradient after clipping, or before.")  # fmt: skip
+@recorded("--what", type=click.Choice(["gradient", "update"]), default="gradient",
+          help="Record gradients, or the change of the parameters in each step.")  # fmt: skip
+@recorded("--seed", type=int, default=0, metavar="N", help="Seed of the sketch's random map.")
+@recorded("--from-step", "first_step", type=click.IntRange(0), metavar="N",
+          help="Number of the first step, after a resume. Default: what the optimizer has counted; if it does "
+          "not count, steps go on from the last row.")  # fmt: skip
+@recorded("--no-argv", is_flag=True, help="Do not store the command line. (Its secrets are masked anyway.)")
+@options.output("-o", "--output", metavar="RUN.zarr",
+                help="Folder or URL to record to. Default: the script's name, in the current folder.")  # fmt: skip
+@options.output("--new", is_flag=True, help="Record beside an existing run, to train-2.zarr. Default without -o.")
+@options.output("--append", is_flag=True, help="Continue the newest run in a new segment.")
+@options.output("--force", is_flag=True, help="Replace the newest run.")
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(
-    output: str | None,
-    module: bool,
-    new: bool,
-    append: bool,
-    force: bool,
-    no_argv: bool,
-    script: str,
-    args: tuple[str, ...],
-    **options: Any,
-) -> None:
+    output: str | None, module: bool, new: bool, append: bool, force: bool, no_argv: bool, script: str,
+    args: tuple[str, ...], **recording: Unpack[OptionKeywords],
+) -> None:  # fmt: skip
     """Run SCRIPT with ARGS as python does, and record every torch optimizer in it.
 
     Each optimizer gets a run of its own, in the order of their first steps: train.zarr, train.optimizer2.zarr. If you
@@ -81,7 +75,7 @@ def run(
     warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
     warnings.filterwarnings("ignore", category=GradlogWarning)  # ours are in the log, which this command shows
     try:
-        _tell_next(run_script(script, args, path, module=module, mode=mode, argv=not no_argv, **options), folder)
+        _tell_next(run_script(script, args, path, module=module, mode=mode, argv=not no_argv, **recording), folder)
     except BaseException as stop:
         if not hasattr(stop, "recorder"):
             raise
@@ -89,7 +83,7 @@ def run(
         _pass_through(stop)
 
 
-def _tell_next(recorder: Any, folder: str) -> None:
+def _tell_next(recorder: ScriptRecorder, folder: str) -> None:
     """Name the runs as a shell in ``folder`` takes them, wherever the script has gone."""
     from gradlog.storage.paths import shown
 

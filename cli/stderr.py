@@ -9,11 +9,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from gradlog.cli.plain_text import printable, size
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from tqdm import tqdm
+
+    from gradlog.analysis.comparison.find import Failure
 
 log = logging.getLogger("gradlog")
 
@@ -52,7 +59,7 @@ def verbosity(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")(command)
 
 
-def tell_failed(failures: Iterable[Any]) -> None:
+def tell_failed(failures: Iterable[Failure]) -> None:
     """Name the runs of an archive that failed, and make the exit status 1 if there are any."""
     failed = list(failures)
     for failure in failed:
@@ -120,7 +127,7 @@ class _Work:
 
 
 class _Bar(_Work):
-    def __init__(self, bar: Any, unit: str) -> None:
+    def __init__(self, bar: tqdm[NoReturn], unit: str) -> None:
         super().__init__(unit)
         self._bar = bar
 
@@ -156,6 +163,6 @@ def _set_level(context: click.Context, parameter: click.Parameter, count: int) -
     log.setLevel({0: logging.WARNING, 1: logging.INFO}.get(count, logging.DEBUG))
 
 
-def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
     if isinstance(message, UserWarning) or debugging():
         click.echo(f"gradlog: warning: {printable(message)}", err=True)

@@ -6,15 +6,18 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from gradlog.cli import stderr
+from gradlog.cli import options, stderr
 from gradlog.cli.plain_text import heading
 
 if TYPE_CHECKING:
     from gradlog.analysis.following import Look
+    from gradlog.analysis.reading.run import Run, View
+
+Result = TypeVar("Result")
 
 EVERY = 10.0
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
@@ -25,7 +28,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic in newer cl
 
     name = "seconds"
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+    def convert(self, value: str | float, parameter: click.Parameter | None, context: click.Context | None) -> float:
         """See click."""
         try:
             seconds = float(value)
@@ -36,7 +39,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic in newer cl
         return seconds
 
 
-option = click.option(
+option = options.output(
     "--watch", "every", is_flag=False, flag_value=str(EVERY), type=Seconds(), metavar="[SECONDS]",
     help=f"Keep running: update the result when there are new steps, checked every SECONDS (default {EVERY:g}), until "
     "the run is closed.",
@@ -44,8 +47,9 @@ option = click.option(
 
 
 def follow(
-    paths: list[str], measure: Callable[[Any, bool], Any], every: float, view: Any, show: Callable[[Look[Any]], None]
-) -> None:
+    paths: list[str], measure: Callable[[list[Run], bool], Result], every: float, view: View,
+    show: Callable[[Result, Look[Result]], None],
+) -> None:  # fmt: skip
     """Show every look at the runs; say on standard error what is waited for where there is nothing to show."""
     from gradlog.analysis.following import watch
 
@@ -56,11 +60,11 @@ def follow(
         if look.result is None:
             stderr.log.warning("waiting: %s", look.waiting)
         else:
-            show(look)
+            show(look.result, look)
         sys.stdout.flush()
 
 
-def block(lines: list[str], look: Look[Any], every: float) -> None:
+def block(lines: list[str], look: Look[Result], every: float) -> None:
     """Print in place of the look before on a terminal; elsewhere below it, under a line with the time."""
     then = f"again in {every:g} s if it has grown, Ctrl-C ends" if look.live else "closed"
     title = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {look.steps:,} steps, {then}"

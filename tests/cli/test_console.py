@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -61,6 +62,32 @@ def test_options_that_would_be_ignored_or_fail_late_are_wrong_usage(call, tmp_pa
     refused = call(*words)
     assert (refused.code, refused.out) == (2, "")
     assert reason in " ".join(refused.err.split())
+
+
+HEADINGS = ("What is measured:", "What is read:", "Output:", "How it is computed:", "Other options:", "  Examples:")
+
+
+def test_help_lists_options_under_headings_and_ends_with_examples(call):
+    lines = call("analyze", "--help").out.splitlines()
+    assert [line for line in lines if line in HEADINGS] == list(HEADINGS)
+    assert "Options:" not in lines
+    for verb in app.gradlog.commands:
+        assert call(verb, "--help").out.splitlines()[-1].startswith("    ")
+
+
+def test_names_that_options_had_are_taken_and_not_shown(call, samples):
+    run = samples / "mlp_wine_exact.zarr"
+    old = call(
+        "analyze", run, "--json", "--prefixes", "2", "--light", "--kernel", "numpy", "--view", "all", "--no-cache"
+    )
+    now = call(
+        "analyze", run, "--json", "--growing-windows", "2", "--low-memory-windows", "--keep-abandoned", "--no-cache"
+    )
+    for shown in (old, now):
+        assert (shown.code, len(json.loads(shown.out)["prefixes"])) == (0, 2)
+        assert json.loads(shown.out)["run"]["view"] == "all"
+    help_text = call("analyze", "--help").out
+    assert not [name for name in ("--prefixes", "--light", "--kernel", "--view") if name in help_text]
 
 
 def test_version(call):

@@ -37,7 +37,7 @@ def test_options_reach_the_page(call, make_run, tmp_path):
         (["-o", "page.pdf"], ".html"),
         (["--predictor", "oracle"], "--predictor"),
         (["--eps", "2"], "--eps"),
-        ([], "RUNS"),
+        ([], "RUN..."),
     ],
 )
 def test_wrong_usage(call, make_run, args, word):

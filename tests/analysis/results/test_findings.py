@@ -102,7 +102,7 @@ def test_a_few_steps_that_hold_half_of_the_path_come_first(document):
     document["path_shares"]["half_steps"] = 40
     first = findings(document)[0]
     assert first.text.startswith("A few steps dominate: 40 of 400 hold half")
-    assert "step 359" in first.next_step
+    assert "--step 359" in first.next_step
 
 
 @pytest.mark.parametrize(
