@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What becomes of a result: text or JSON, and files beside it."""
+    """How a result is given: as text or JSON, and in files beside it."""
 
     run: str
     as_json: bool
@@ -119,8 +119,7 @@ def analyze(
     if every is not None:
         _follow(answer, view, cache, every, quiet, **asked)
         return
-    with stderr.progress("analyze", quiet) as progress:
-        asked["progress"] = progress
+    with stderr.progress("analyze", quiet) as asked["progress"]:
         result = analyze_cached(found, view, cache, **asked)
     click.echo("\n".join(answer.lines(result, force)))
 
@@ -130,8 +129,8 @@ def _follow(answer: Answer, view: View, cache: Caching, every: float, quiet: boo
     from gradlog.analysis.results.cached import analyze_cached
 
     def look_at(runs: list[Run], live: bool) -> xarray.Dataset:
-        with stderr.progress("analyze", quiet) as progress:
-            asked["progress"], asked["passes"] = progress, 1 if live else 2
+        with stderr.progress("analyze", quiet) as asked["progress"]:
+            asked["passes"] = 1 if live else 2
             return analyze_cached(runs[0], cache=cache, **asked)
 
     def show(result: xarray.Dataset, look: Look[xarray.Dataset]) -> None:

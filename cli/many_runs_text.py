@@ -25,8 +25,7 @@ def archive(
     """Analyze all runs, print and write the result; exit status 1 if any failed."""
     from gradlog.analysis import analyze_each
 
-    with stderr.progress("analyze", quiet, "runs") as progress:
-        asked["progress"] = progress
+    with stderr.progress("analyze", quiet, "runs") as asked["progress"]:
         found = analyze_each(runs, view=view, cache=cache, **asked)
     document = found.document()
     if target is not None:

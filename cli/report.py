@@ -60,16 +60,10 @@ def report(
     output_files.require_free(target, force)
 
     def page(opened: list[Run], live: bool = False) -> str:
-        with stderr.progress("report", quiet) as progress:
+        with stderr.progress("report", quiet) as asked["progress"]:
             return html_report(
-                opened,
-                title,
-                every if live else None,
-                group_by=group_by,
-                replicate=replicate,
-                progress=progress,
-                **asked,
-            )
+                opened, title, every if live else None, group_by=group_by, replicate=replicate, **asked
+            )  # fmt: skip
 
     def show(text: str, look: Look[str]) -> None:
         output_files.write_text(text, target, force=True)  # the page of the look before
@@ -81,10 +75,8 @@ def report(
         found, lost = (list(runs), []) if one else find(runs)
         watch.follow([*found, *(f.path for f in lost)], page, every, view, show)
     elif one is None:
-        with stderr.progress("report", quiet) as progress:
-            text, failed = archive_report(
-                runs, title, view, group_by=group_by, replicate=replicate, progress=progress, **asked
-            )
+        with stderr.progress("report", quiet) as asked["progress"]:
+            text, failed = archive_report(runs, title, view, group_by=group_by, replicate=replicate, **asked)
         output_files.write_text(text, target, force)
         click.echo(str(target))
         stderr.tell_failed(failed)

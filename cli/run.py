@@ -21,7 +21,7 @@ from gradlog.errors import GradlogWarning
 
 if TYPE_CHECKING:
     from gradlog.integrations.script import ScriptRecorder
-    from gradlog.recorder.options import Mode, OptionKeywords
+    from gradlog.recorder.options import HookKeywords, Mode
 
 recorded = options.under("What is recorded")
 
@@ -55,7 +55,7 @@ recorded = options.under("What is recorded")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(
     output: str | None, module: bool, new: bool, append: bool, force: bool, no_argv: bool, script: str,
-    args: tuple[str, ...], **recording: Unpack[OptionKeywords],
+    args: tuple[str, ...], **recording: Unpack[HookKeywords],
 ) -> None:  # fmt: skip
     """Run SCRIPT with ARGS as python does, and record every torch optimizer in it.
 
@@ -70,12 +70,13 @@ def run(
         raise click.UsageError("--new, --append and --force exclude each other")
     from gradlog.integrations.script import choose_place, first_rank, run_script
 
-    path, mode = choose_place(script, output, *asked) if first_rank() else (output or script, "w-")
+    path, recording["mode"] = choose_place(script, output, *asked) if first_rank() else (output or script, "w-")
+    recording["argv"] = not no_argv
     folder = os.getcwd()
     warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
     warnings.filterwarnings("ignore", category=GradlogWarning)  # ours are in the log, which this command shows
     try:
-        _tell_next(run_script(script, args, path, module=module, mode=mode, argv=not no_argv, **recording), folder)
+        _tell_next(run_script(script, args, path, module=module, **recording), folder)
     except BaseException as stop:
         if not hasattr(stop, "recorder"):
             raise
