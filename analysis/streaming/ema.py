@@ -8,7 +8,7 @@ of betas. For v and for the error that a segment leaves, one small product each 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -79,10 +79,11 @@ class Ema:
         v = linear[:, B:]
         self.p0 += 2 * np.einsum("sbn,sbn->bn", before, v)
         self.p0 += w.c * np.einsum("sbn,sbn->bn", before, before)
-        decay = self.betas ** (start + S * np.arange(len(cube))[:, None])
-        if decay.max() > NEGLIGIBLE:
-            decay = decay.astype(np.float32)
-            self.u += np.einsum("sb,sbn->bn", decay, v) + w.c * np.einsum("sb,sbn->bn", decay, before)
+        decay = (self.betas ** (start + S * np.arange(len(cube))[:, None])).astype(np.float32)
+        first = int(np.argmax(np.append(decay[0] > NEGLIGIBLE, True)))  # betas ascend: these are the slow ones
+        if first < B:
+            product = partial(np.einsum, "sb,sbn->bn", decay[:, first:])
+            self.u[first:] += product(v[:, first:]) + w.c[first:] * product(before[:, first:])
 
 
 def settle(products: Float64, betas: tuple[float, ...]) -> Float64:

@@ -5,13 +5,10 @@ The fold depends on the blocks alone, so that all executors add in the same orde
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import itertools
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from gradlog.analysis.common.types import Progress
@@ -112,31 +109,3 @@ class Executor(ABC):
     @abstractmethod
     def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
         """Results of independent calls, in order; ``report(done, total)`` on calls. The first error raises."""
-
-
-class Local(Executor):
-    """An executor within this process: it says how calls are made, and joins their results in the thread that asks."""
-
-    @abstractmethod
-    def results(
-        self,
-        function: Callable[..., Value],
-        calls: Sequence[Call],
-        report: Progress,
-        stop: threading.Event | None = None,
-    ) -> Generator[Value]:
-        """Yield the results of calls in order; threads pass ``stop`` on, and set it when nobody wants more."""
-
-    def fold(self, panes: Sequence[Pane[Block, Value]], work: Reduction[Value], report: Progress) -> list[Fold[Value]]:
-        """See Executor."""
-        calls = [(block, *work.shared) for pane in panes for block in pane.blocks]
-        with contextlib.closing(self.results(work.make, calls, report, threading.Event())) as values:
-            for pane in panes:
-                for value in itertools.islice(values, len(pane.blocks)):
-                    pane.fold.add(value, work.absorb)
-        return [pane.fold for pane in panes]
-
-    def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
-        """See Executor."""
-        with contextlib.closing(self.results(function, calls, report)) as values:
-            return list(values)

@@ -11,10 +11,11 @@ from functools import partial
 
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.types import Progress
-from gradlog.analysis.streaming.executors.base import Call, Local, Value
+from gradlog.analysis.streaming.executors.base import Call, Value
+from gradlog.analysis.streaming.executors.serial import Serial
 
 
-class Threads(Local):
+class Threads(Serial):
     """As many threads as this process may use cores, or as dask's setting ``num_workers`` says."""
 
     @property
@@ -25,14 +26,10 @@ class Threads(Local):
         return int(dask.config.get("num_workers", None) or len(os.sched_getaffinity(0)))
 
     def results(
-        self,
-        function: Callable[..., Value],
-        calls: Sequence[Call],
-        report: Progress,
-        stop: threading.Event | None = None,
+        self, make: Callable[..., Value], calls: Sequence[Call], report: Progress, stop: threading.Event | None = None
     ) -> Generator[Value]:
-        """See Local. Calls that ``stop`` ends early are waited for; others are left to end by themselves."""
-        make = function if stop is None else partial(function, stop=stop)
+        """See Serial. Calls that ``stop`` ends early are waited for; others are left to end by themselves."""
+        make = make if stop is None else partial(make, stop=stop)
         ahead = self.workers + self.workers // 2 + 1
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="gradlog-analysis")
         waiting: deque[Future[Value]] = deque()
