@@ -7,15 +7,16 @@ import dataclasses
 import os
 from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.reading.metadata import read_metadata
-from gradlog.analysis.reading.segment import Segment
-from gradlog.analysis.reading.stores import Location
 from gradlog.format.journal import Journal
+
+if TYPE_CHECKING:
+    from gradlog.analysis.reading.segment import Segment
+    from gradlog.analysis.reading.stores import Location
 
 _listeners: list[Callable[[int, int], None]] = []
 
@@ -144,7 +145,11 @@ class RowSource:
 
 @lru_cache(maxsize=64)
 def _open_segment(location: Hashable, name: str, pid: int) -> Segment:
-    metadata = read_metadata(cast(Location, location), only=name)
+    # here, so that what only plans with rows needs no zarr
+    from gradlog.analysis.reading.metadata import read_metadata
+    from gradlog.analysis.reading.segment import Segment
+
+    metadata = read_metadata(cast("Location", location), only=name)
     return Segment.open(metadata, metadata.segments[0])
 
 
