@@ -16,11 +16,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 
+from gradlog.recorder.messages import tell
 from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import Checkpoint, Recording
 from gradlog.recorder.row_builder import Fill, Row
 from gradlog.recorder.setup import Layout, Plan, describe_plan
-from gradlog.recorder.unclosed import close_at_exit, close_dropped, tell, weak_teller
+from gradlog.recorder.unclosed import close_at_exit, close_dropped
 
 log = logging.getLogger("gradlog")
 
@@ -217,7 +218,7 @@ class Recorder:
     def _open(self, layout: Layout, new: Layout = ()) -> Recording:
         """Open a segment, which is closed also where this object is dropped without ``close``."""
         assert self._plan is not None
-        recording = self.recording = Recording(self._plan, layout, weak_teller(self, self._plan.path), new)
+        recording = self.recording = Recording(self._plan, layout, new)
         weakref.finalize(self, close_dropped, recording, self._exit_hook, self._remarks, self._pid).atexit = False
         return recording
 

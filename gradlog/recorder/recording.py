@@ -6,11 +6,13 @@ The row builder makes a row in memory, the commit queue takes it from there. Eve
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 from gradlog.errors import SpecMismatchError, StepOrderError
+from gradlog.recorder.messages import tell
 from gradlog.recorder.row_builder import Fill, Row, RowBuilder
 from gradlog.recorder.setup import Layout, Plan, open_segment
 from gradlog.recorder.step_numbers import Steps
@@ -37,8 +39,6 @@ class Recording:
         What :func:`gradlog.open` was asked for.
     layout : sequence of (name, shape, dtype)
         The parameter tensors.
-    notify : callable
-        Told what the user must know of the rows.
     new : sequence of (name, shape, dtype)
         Tensors that join the run in this segment.
 
@@ -56,8 +56,9 @@ class Recording:
         What the loop has told of its steps; a recording that goes on for another one takes it over.
     """
 
-    def __init__(self, plan: Plan, layout: Layout, notify: Callable[[str], None], new: Layout = ()) -> None:
-        self.path, self.header, self._writer, self.next = open_segment(plan, layout, new, notify)
+    def __init__(self, plan: Plan, layout: Layout, new: Layout = ()) -> None:
+        self.path, self.header, self._writer, self.next = open_segment(plan, layout, new)
+        notify = functools.partial(tell, self.path)
         self.builder = RowBuilder(self.header, notify)
         self.queue = CommitQueue(self.path, self._writer, plan.storage, notify, plan.options.journal)
         self.steps = Steps(notify)

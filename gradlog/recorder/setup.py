@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
@@ -17,6 +17,7 @@ from gradlog.format.header import FULL_BITS, RunHeader, SegmentHeader, TensorInf
 from gradlog.format.layout import chunk_rows, is_own, most_rows
 from gradlog.format.names import META, PARTIAL_FILE
 from gradlog.recorder import provenance
+from gradlog.recorder.messages import tell
 from gradlog.recorder.options import RecordingOptions
 from gradlog.sketching import fold_hash
 from gradlog.sketching import groups as grouping
@@ -67,7 +68,7 @@ class Opened(NamedTuple):
     next_step: int
 
 
-def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[str], None] = log.warning) -> Opened:
+def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     """Create or join the run at ``plan.path`` and claim a segment of it.
 
     The returned header has every tensor that rows of the segment include. These are the tensors of the run, those of
@@ -81,13 +82,13 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = (), tell: Callable[[s
         Mode "a" and the run there was recorded with another sketch, layout, stage or interval.
     """
     if plan.options.mode == "new":
-        return _open_beside(plan, layout, tell)
+        return _open_beside(plan, layout)
     sink = plan.storage.open(plan.path, plan.options.durable)
     _require_free(sink, plan.path)
     least = 0
     if plan.options.mode == "w":
         root_metadata(_header(plan.options, layout))  # before anything is deleted for a run that nobody could read
-        least = _replace(sink, plan.path, tell)
+        least = _replace(sink, plan.path)
     for _ in range(_TRIES):
         opened = _claim(sink, plan, layout, new, least)
         if opened is not None:
@@ -181,13 +182,13 @@ def _exists(path: str) -> RunExistsError:
     )
 
 
-def _open_beside(plan: Plan, layout: Layout, tell: Callable[[str], None]) -> Opened:
+def _open_beside(plan: Plan, layout: Layout) -> Opened:
     """Create the run under the first number whose claim succeeds: of two processes each gets one of its own."""
     n = 1
     while True:
         path = of_run(plan.path, n)
         try:
-            return open_segment(Plan(path, layout, dataclasses.replace(plan.options, mode="w-")), layout, tell=tell)
+            return open_segment(Plan(path, layout, dataclasses.replace(plan.options, mode="w-")), layout)
         except (RunExistsError, SpecMismatchError, CorruptRunError, NewerFormatError) as error:
             log.debug("%s is taken: %s", path, error)
         n += 1
@@ -209,7 +210,7 @@ def _raced(path: str) -> RunExistsError:
     return RunExistsError(f"{path}: another process opened or replaced the run at the same moment; choose another path")
 
 
-def _replace(sink: Sink, path: str, tell: Callable[[str], None]) -> int:
+def _replace(sink: Sink, path: str) -> int:
     """Delete the run that is there, and give the least number for segments of the new one.
 
     It is none that the old run had: a writer of that which still lives finds its folder gone, and does not share one
@@ -229,7 +230,10 @@ def _replace(sink: Sink, path: str, tell: Callable[[str], None]) -> int:
             live = still_writes(header, segment) if segment.status == "recording" else False
             if live is not False:
                 who = f"process {segment.process.get('pid')} is" if live else "a process of another machine may be"
-                tell(f"the run that is replaced was not closed: {who} still recording {name}, whose rows are deleted")
+                tell(
+                    path,
+                    f"the run that is replaced was not closed: {who} still recording {name}, whose rows are deleted",
+                )
     sink.clear()
     return 1 + max((number for number, _, _ in there), default=-1)
 

@@ -6,43 +6,17 @@ Nothing here keeps one alive: a sweep that forgets its loggers must not keep the
 from __future__ import annotations
 
 import atexit
-import contextlib
-import logging
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gradlog.errors import GradlogWarning
+from gradlog.recorder.messages import tell
 from gradlog.recorder.recording import Recording
 
 if TYPE_CHECKING:
     from gradlog.recorder.recorder import Recorder
-
-log = logging.getLogger("gradlog")
-
-
-def tell(path: str, message: str) -> None:
-    """Tell the user something, as a warning and to the log if anybody listens to it."""
-    message = f"{path}: {message}"
-    if log.hasHandlers():  # else Python's handler of last resort would print it a second time
-        log.warning("%s", message)
-    # A user who turned warnings into errors must not lose the job to one of ours.
-    with contextlib.suppress(Warning):
-        warnings.warn(message, GradlogWarning, stacklevel=3)
-
-
-def weak_teller(recorder: Recorder, path: str) -> Callable[[str], None]:
-    """Return the recorder's ``warn``, without holding the recorder; ``path`` serves when it is gone."""
-    found = weakref.ref(recorder)
-
-    def say(message: str) -> None:
-        alive = found()
-        tell(path, message) if alive is None else alive.warn(message)
-
-    return say
 
 
 def close_at_exit(recorder: Recorder) -> Callable[[], None]:

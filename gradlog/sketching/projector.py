@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,35 +22,6 @@ _FEW = 4
 
 _TOGETHER = 2**18
 """Most entries of small groups that are taken together: the tables take some 30 bytes for each."""
-
-
-class Projector(Protocol):
-    """From the gradients of one step to its row of the run."""
-
-    def project(self, arrays: Sequence[Entries], out: Floats, norm2: NDArray[np.float64]) -> int:
-        """Sketch every group and square its norm.
-
-        Parameters
-        ----------
-        arrays : sequence of ndarray, Sparse or None
-            One gradient a tensor, in the order of ``tensors``; None (no gradient) counts as zeros. Arrays that are
-            not C-contiguous are copied, complex ones are read as pairs of reals, all are rounded to float32.
-        out : ndarray, float32 (G, k)
-            Overwritten with the sketches (exact mode: the coordinates, zero padded).
-        norm2 : ndarray, float64 (G,)
-            Overwritten with the squared norms. NaN and inf in a gradient pass through to here without a warning.
-
-        Returns
-        -------
-        int
-            How many tensors had no gradient.
-
-        Raises
-        ------
-        GradientError
-            Wrong number of arrays, or an array whose shape or dtype does not fit its tensor.
-        """
-        ...
 
 
 def projector(spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> Projector:
@@ -80,8 +50,8 @@ def projector(spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> P
     return _SketchProjector(from_spec(spec), tensors, groups)
 
 
-class _GroupProjector(abc.ABC):
-    """Checks what it is handed."""
+class Projector(abc.ABC):
+    """From the gradients of one step to its row of the run."""
 
     def __init__(self, spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> None:
         self.spec = spec
@@ -89,6 +59,28 @@ class _GroupProjector(abc.ABC):
         self._members = [[i for i, t in enumerate(tensors) if t.group == g] for g in range(groups)]
 
     def project(self, arrays: Sequence[Entries], out: Floats, norm2: NDArray[np.float64]) -> int:
+        """Sketch every group and square its norm.
+
+        Parameters
+        ----------
+        arrays : sequence of ndarray, Sparse or None
+            One gradient a tensor, in the order of ``tensors``; None (no gradient) counts as zeros. Arrays that are
+            not C-contiguous are copied, complex ones are read as pairs of reals, all are rounded to float32.
+        out : ndarray, float32 (G, k)
+            Overwritten with the sketches (exact mode: the coordinates, zero padded).
+        norm2 : ndarray, float64 (G,)
+            Overwritten with the squared norms. NaN and inf in a gradient pass through to here without a warning.
+
+        Returns
+        -------
+        int
+            How many tensors had no gradient.
+
+        Raises
+        ------
+        GradientError
+            Wrong number of arrays, or an array whose shape or dtype does not fit its tensor.
+        """
         if len(arrays) != len(self._tensors):
             raise GradientError(f"expected {len(self._tensors)} gradients, got {len(arrays)}")
         shape = (len(self._members), self.spec.k)
@@ -103,7 +95,7 @@ class _GroupProjector(abc.ABC):
         """Overwrite both."""
 
 
-class _SketchProjector(_GroupProjector):
+class _SketchProjector(Projector):
     """Large groups one after another through both stages of the sketch, the small ones together."""
 
     def __init__(self, sketch: FoldHash, tensors: Sequence[TensorInfo], groups: int) -> None:
@@ -162,7 +154,7 @@ class _SketchProjector(_GroupProjector):
         return np.add.reduceat(squares, self._starts)
 
 
-class _ExactProjector(_GroupProjector):
+class _ExactProjector(Projector):
     def _fill(self, arrays: Sequence[Entries], out: Floats, norm2: NDArray[np.float64]) -> None:
         for g, members in enumerate(self._members):
             norm2[g] = self._group(members, arrays, out[g])

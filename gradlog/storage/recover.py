@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from gradlog.errors import CorruptRunError
 from gradlog.format.fields import shown
@@ -24,22 +24,14 @@ from gradlog.storage.paths import refuse_a_file
 from gradlog.storage.settings import Storage
 from gradlog.storage.sink import Sink
 
-
-class Writing(Protocol):
-    """Who writes a segment in this very process."""
-
-    @property
-    def writing(self) -> bool:
-        """Whether it may continue. If not, its missing rows are left to whatever continues or recovers the run."""
-
-    def supersede(self, successor: str) -> None:
-        """Tell it that another segment goes on from here: it ends at its next row."""
+if TYPE_CHECKING:
+    from gradlog.storage.commit_queue import CommitQueue
 
 
 PATIENCE = 5.0
 """Seconds that another process of this machine may take to recover or compact a segment."""
 
-writers: weakref.WeakValueDictionary[tuple[str, str], Writing] = weakref.WeakValueDictionary()
+writers: weakref.WeakValueDictionary[tuple[str, str], CommitQueue] = weakref.WeakValueDictionary()
 """Who writes in this very process, by the run's uuid and the segment's name."""
 
 
