@@ -46,9 +46,9 @@ def _findings(path: str, result: Document) -> list[str]:
     advice = [f for f in said if f.next_step][:1]
     return [
         plain_text.heading(plain_text.printable(path)),
-        *plain_text.paragraph(f"steps {steps(run)}; {groups}; {run['what']}, {run['stage']}"),
+        *plain_text.wrap(f"steps {steps(run)}; {groups}; {run['what']}, {run['stage']}"),
         *(line for finding in said for line in plain_text.note(finding.text)),
-        *(line for f in advice for line in plain_text.paragraph(f"next: {f.next_step} ({GUIDE}: {f.heading})")),
+        *(line for f in advice for line in plain_text.wrap(f"next: {f.next_step} ({GUIDE}: {f.heading})")),
     ]
 
 
@@ -76,7 +76,7 @@ def _kappa(result: Document) -> list[str]:
     return [
         plain_text.heading("predictability"),
         *plain_text.table(columns, rows, (0, 5)),
-        *plain_text.paragraph(" ".join(filter(None, notes))),
+        *plain_text.wrap(" ".join(filter(None, notes))),
     ]
 
 
@@ -111,10 +111,10 @@ def _errors(result: Document) -> list[str]:
         sketch: Callable[[Document], float | None] = lambda k: None if k["high"] is None else k["high"] - k["value"]  # noqa: E731
         columns = {"sketch": sketch} | columns | {"both": lambda k: k["total_half"]}
     rows = [[_label(n, k), *(TERMINAL.half(half(k)) for half in columns.values())] for n, k in kappas.items()]
-    lines = plain_text.paragraph("within the run: from blocks of its own steps; another seed may differ by more")
+    lines = plain_text.wrap("within the run: from blocks of its own steps; another seed may differ by more")
     for reason in filter(None, dict.fromkeys(reasons)):
         names = ", ".join(n for n, k in kappas.items() if k["run_withheld"] == reason)
-        lines += plain_text.paragraph(f"withheld for {plain_text.printable(names)}: {reason}")
+        lines += plain_text.wrap(f"withheld for {plain_text.printable(names)}: {reason}")
     return [title, *plain_text.table(["predictor", *columns], rows), *lines]
 
 
@@ -127,7 +127,7 @@ def _rank(result: Document, full: bool) -> list[str]:
     return [
         plain_text.heading("rank: directions that hold all but eps of the energy of the changes"),
         *plain_text.table(columns, rows),
-        *(plain_text.paragraph(shuffled) if method != "none" else []),
+        *(plain_text.wrap(shuffled) if method != "none" else []),
     ]
 
 
@@ -171,7 +171,7 @@ def _groups(result: Document) -> list[str]:
     rows = [[g, *(_fixed(found["kappa"][n]["value"]) for n in names)] for g, found in groups.items()]
     shares = {g: x["last"] for g, x in result["path_shares"]["by_group"].items() if x.get("last") is not None}
     said = ", ".join(f"{plain_text.printable(g)} {TERMINAL.percent(x)}" for g, x in shares.items())
-    lines = plain_text.paragraph(f"share of the squared error of last: {said}") if said else []
+    lines = plain_text.wrap(f"share of the squared error of last: {said}") if said else []
     return [plain_text.heading("kappa by group"), *plain_text.table(["group", *names], rows), *lines]
 
 
@@ -200,7 +200,7 @@ def _path(result: Document) -> list[str]:
     energy = f"sum of squared norms {TERMINAL.number(result['energy'])}"
     energy += f", of the changes between steps {TERMINAL.number(result['increment_energy'])}"
     title = plain_text.heading("steps with the largest prediction error (predictor last)")
-    return [title, *plain_text.paragraph(text), *plain_text.paragraph(energy)]
+    return [title, *plain_text.wrap(text), *plain_text.wrap(energy)]
 
 
 def _signal(result: Document) -> list[str]:
@@ -215,7 +215,7 @@ def _signal(result: Document) -> list[str]:
         )
     lags = [f"{TERMINAL.fixed(lag['value'], sign=True)} at {a}" for a, lag in result["lag_coherence"].items()]
     lines.append(f"lag coherence {', '.join(lags)}")
-    return [plain_text.heading("signal"), *(line for text in lines for line in plain_text.paragraph(text))]
+    return [plain_text.heading("signal"), *(line for text in lines for line in plain_text.wrap(text))]
 
 
 def _bounds(result: Document) -> list[str]:
@@ -227,14 +227,14 @@ def _bounds(result: Document) -> list[str]:
     free = "not known" if first["left_noise_free"] is None else _between(first, "left_noise_free")
     return [
         plain_text.heading("bound on the mean squared norm"),
-        *plain_text.paragraph(f"mean norm^2 {_between(first, 'left')}; free of minibatch noise: {free}"),
+        *plain_text.wrap(f"mean norm^2 {_between(first, 'left')}; free of minibatch noise: {free}"),
         *_sides(still),
         "",
         plain_text.heading("bound on the regret"),
         f"  regret {_between(next(iter(regret.values())), 'left')}",
         *_sides(regret),
-        *plain_text.paragraph(_inputs(bounds["inputs"])),
-        *plain_text.paragraph(plain_text.printable(bounds.get("about", ""))),
+        *plain_text.wrap(_inputs(bounds["inputs"])),
+        *plain_text.wrap(plain_text.printable(bounds.get("about", ""))),
     ]
 
 

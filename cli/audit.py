@@ -14,7 +14,7 @@ from gradlog.cli.stderr import progress, verbosity
 from gradlog.errors import CorruptRunError
 
 if TYPE_CHECKING:
-    from gradlog.analysis.audit.findings import Line, Report, Status
+    from gradlog.analysis.audit.findings import Report, Status
 
 
 def _kept(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[int, Path]]:
@@ -102,10 +102,9 @@ def _lines(run: str, report: Report) -> list[str]:
     counts = ", ".join(f"{report.count(status)} {status}" for status in ORDER if report.count(status))
     return [
         plain_text.heading(f"{plain_text.printable(run)}: {answer} ({counts})"),
-        *(text for line in sorted(report.lines, key=lambda line: ORDER.index(line.status)) for text in _finding(line)),
+        *(
+            text
+            for line in sorted(report.lines, key=lambda line: ORDER.index(line.status))
+            for text in plain_text.wrap(plain_text.printable(line.text), f"{line.status}  {line.check:<11} ")
+        ),
     ]
-
-
-def _finding(line: Line) -> list[str]:
-    first, *more = plain_text.wrap(plain_text.printable(line.text), plain_text.WIDTH - 18)
-    return [f"{line.status}  {line.check:<11} {first}", *(" " * 18 + text for text in more)]

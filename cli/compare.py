@@ -98,7 +98,7 @@ def _configurations(comparison: Comparison) -> list[str]:
         plain_text.heading("configurations"),
         *plain_text.kappas(*tables.configurations(found), tables.SPREAD, 20),
         *([""] if found.differences else []),
-        *(line for d in found.differences for line in plain_text.paragraph(plain_text.printable(d.sentence))),
+        *(line for d in found.differences for line in plain_text.wrap(plain_text.printable(d.sentence))),
         *(line for text in found.warnings for line in plain_text.note(text)),
     ]
 

@@ -48,7 +48,7 @@ def text(found: Events) -> list[str]:
     first = f"the first {found.unwatched} have no band yet" if found.unwatched < found.steps else "too few for a band"
     watched = f"watched: {', '.join(words.named(x) for x in found.watched)}, norms of groups; {first}"
     title = f"{plain_text.printable(found.path)}: {counted(found.count, 'event')} in {found.steps:,} steps"
-    lines = [plain_text.heading(title), *plain_text.paragraph(watched)]
+    lines = [plain_text.heading(title), *plain_text.wrap(watched)]
     for event in found.found:
         lines += [
             "",
@@ -57,7 +57,7 @@ def text(found: Events) -> list[str]:
         ]
     if found.count > len(found.found):
         lines += ["", *plain_text.note(f"the {len(found.found)} largest are shown")]
-    return [*lines, "", *plain_text.paragraph(ABOUT.format(window=found.window))] if found.found else lines
+    return [*lines, "", *plain_text.wrap(ABOUT.format(window=found.window))] if found.found else lines
 
 
 def _facts(event: Event, found: Events) -> dict[str, str]:

@@ -54,24 +54,31 @@ def kappas(columns: Sequence[str], rows: Iterable[Sequence[str]], footnote: str,
         [abbreviate(label, most), *(c.replace(" ±", "±").replace("±0.", "±.").replace("<0.", "<.") for c in cells)]
         for label, *cells in rows
     ]
-    return [*table(columns, short), "", *paragraph(footnote)]
+    return [*table(columns, short), "", *wrap(footnote)]
 
 
-def paragraph(text: str) -> list[str]:
-    """Wrap and indent text that belongs to a table."""
-    return [f"  {line}" for line in wrap(text, WIDTH - 2)]
+def wrap(text: str, first: str = "  ") -> list[str]:
+    """Break into lines, the first one after ``first`` and the others after as many blanks.
+
+    Longer words, such as a path to copy, stay whole, and so does ``5 %``.
+    """
+    keep, whole = " " * len(first), text.replace(" %", "\0%")
+    lines = textwrap.wrap(
+        whole, WIDTH, initial_indent=first, subsequent_indent=keep, break_on_hyphens=False, break_long_words=False
+    )
+    return [line.replace("\0", " ") for line in lines] or [first.rstrip()]
+
+
+def note(text: str) -> list[str]:
+    """Wrap and indent a warning or remark."""
+    return wrap(printable(text), "  * ")
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
     """Aligned ``label  value`` lines, long values wrapped under themselves; empty values left out."""
     shown = [(label, printable(value)) for label, value in pairs if value not in (None, "", [], {})]
     width = max((len(label) for label, _ in shown), default=0)
-    return [line for label, value in shown for line in _fact(label, value, width)]
-
-
-def _fact(label: str, value: str, width: int) -> list[str]:
-    first, *more = wrap(value, WIDTH - width - 4)
-    return [f"  {label.ljust(width)}  {first}", *(" " * (width + 4) + m for m in more)]
+    return [line for label, value in shown for line in wrap(value, f"  {label.ljust(width)}  ")]
 
 
 def spark(values: Iterable[float | None], width: int = SPARK) -> str:
@@ -79,14 +86,22 @@ def spark(values: Iterable[float | None], width: int = SPARK) -> str:
 
     Longer rows are cut into ``width`` stretches of nearly equal length, each shown by its mean.
     """
-    known = [None if v is None or not math.isfinite(v) else v for v in values]
-    cells = [_mean(known[a:b]) for a, b in _stretches(len(known), width)]
+    numbers = [None if v is None or not math.isfinite(v) else v for v in values]
+    edges = [
+        round(i * len(numbers) / min(len(numbers), width))
+        for i in range(min(len(numbers), width) + 1 if numbers else 0)
+    ]
+    cells = [_mean([v for v in numbers[a:b] if v is not None]) for a, b in pairwise(edges)]
     shown = [c for c in cells if c is not None]
     if not shown:
         return ""
     low, bars = min(shown), BARS if _can_show(BARS) else ASCII_BARS
     scale = (len(bars) - 1) / (max(shown) - low) if max(shown) > low else 0.0
     return "".join(" " if c is None else bars[round((c - low) * scale)] for c in cells)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def curve(name: str, values: Sequence[float | None], width: int = 0) -> str:
@@ -110,16 +125,6 @@ def _columns() -> int:
     return shutil.get_terminal_size((WIDTH, 24)).columns if on_terminal else WIDTH
 
 
-def _stretches(count: int, most: int) -> list[tuple[int, int]]:
-    edges = [round(i * count / min(count, most)) for i in range(min(count, most) + 1)] if count else []
-    return list(pairwise(edges))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
-
-
 def _can_show(text: str) -> bool:
     """Whether standard output's encoding has these letters."""
     try:
@@ -127,15 +132,3 @@ def _can_show(text: str) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Break into lines of at most ``width``; longer words, such as a path to copy, stay whole, and so does ``5 %``."""
-    whole = textwrap.wrap(text.replace(" %", "\0%"), width, break_on_hyphens=False, break_long_words=False)
-    return [line.replace("\0", " ") for line in whole] or [""]
-
-
-def note(text: str) -> list[str]:
-    """Wrap and indent a warning or remark."""
-    first, *more = wrap(printable(text), WIDTH - 4)
-    return [f"  * {first}", *(f"    {m}" for m in more)]

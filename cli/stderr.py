@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -73,7 +73,7 @@ def debugging() -> bool:
     return log.isEnabledFor(logging.DEBUG)
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress(title: str, quiet: bool, unit: str = "") -> Iterator[Callable[[int, int], None]]:
     """Yield a callback ``(done, total)``: a bar on a terminal, a line now and then elsewhere.
 
@@ -85,78 +85,61 @@ def progress(title: str, quiet: bool, unit: str = "") -> Iterator[Callable[[int,
         return
     from gradlog.analysis.reading.rows import heard
 
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+    with contextlib.ExitStack() as stack:
+        bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
 
-        shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
-        with tqdm(desc=title, bar_format=shape, leave=False, file=sys.stderr, delay=PATIENCE) as bar:
-            shown = _Bar(bar, unit)
-            with heard(shown.read):
-                yield shown
-    else:
-        beat = _Heartbeat(title, unit)
-        with heard(beat.read):
-            yield beat
+            shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
+            bar = stack.enter_context(tqdm(desc=title, bar_format=shape, leave=False, file=sys.stderr, delay=PATIENCE))
+        work = _Work(title, unit, bar)
+        stack.enter_context(heard(work.read))
+        yield work
 
 
 class _Work:
     """Rows and bytes read so far, and how much of the whole is done; called from any thread."""
 
-    def __init__(self, unit: str) -> None:
-        self._unit, self._lock = unit, threading.Lock()
-        self.rows = self.bytes = self.done = self.total = 0
+    def __init__(self, title: str, unit: str, bar: tqdm[NoReturn] | None) -> None:
+        self._title, self._unit, self._bar, self._lock = title, unit, bar, threading.Lock()
+        self._rows = self._bytes = self._done = self._total = 0
+        self._start = time.monotonic()
+        self._next = self._start + HEARTBEAT
 
     def __call__(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
-        self.show()
+        with self._lock:
+            self._done, self._total = done, total
+            self._show()
 
     def read(self, rows: int, size: int) -> None:
         """Count a read."""
         with self._lock:
-            self.rows += rows
-            self.bytes += size
-        self.show()
+            self._rows += rows
+            self._bytes += size
+            self._show()
 
-    def text(self) -> list[str]:
-        """Tell what was done: of the unit if it has a name, then rows and bytes."""
-        units = [f"{self.done:,} of {self.total:,} {self._unit}"] if self._unit else []
-        return [*units, *([f"{self.rows:,} rows, {size(self.bytes)} read"] if self.rows else [])]
+    def _show(self) -> None:
+        units = [f"{self._done:,} of {self._total:,} {self._unit}"] if self._unit else []
+        read = [f"{self._rows:,} rows, {size(self._bytes)} read"] if self._rows else []
+        self._beat([*units, *read]) if self._bar is None else self._draw(self._bar, [*units, *read])
 
-    def show(self) -> None:
-        """Tell the user, not too often."""
+    def _draw(self, bar: tqdm[NoReturn], said: list[str]) -> None:
+        bar.total = self._total or None
+        bar.set_postfix_str(", ".join(said), refresh=False)
+        now = time.time()
+        shown = bar.update(self._done - bar.n)
+        if not shown and now - bar.last_print_t > BLINK and now - bar.start_t > PATIENCE:
+            bar.refresh()
+            bar.last_print_t = now  # or close would think that nothing was drawn, and leave it there
 
-
-class _Bar(_Work):
-    def __init__(self, bar: tqdm[NoReturn], unit: str) -> None:
-        super().__init__(unit)
-        self._bar = bar
-
-    def show(self) -> None:
-        with self._lock:
-            self._bar.total = self.total or None
-            self._bar.set_postfix_str(", ".join(self.text()), refresh=False)
-            now = time.time()
-            shown = self._bar.update(self.done - self._bar.n)
-            if not shown and now - self._bar.last_print_t > BLINK and now - self._bar.start_t > PATIENCE:
-                self._bar.refresh()
-                self._bar.last_print_t = now  # or close would think that nothing was drawn, and leave it there
-
-
-class _Heartbeat(_Work):
-    def __init__(self, title: str, unit: str) -> None:
-        super().__init__(unit)
-        self._title, self._start = title, time.monotonic()
-        self._next = self._start + HEARTBEAT
-
-    def show(self) -> None:
-        with self._lock:
-            now = time.monotonic()
-            if now < self._next or not (self.done or self.rows):
-                return
-            self._next = now + HEARTBEAT
-        share = self.done / self.total if self.total else 0.0
+    def _beat(self, said: list[str]) -> None:
+        now = time.monotonic()
+        if now < self._next or not (self._done or self._rows):
+            return
+        self._next = now + HEARTBEAT
+        share = self._done / self._total if self._total else 0.0
         left = [f"about {(now - self._start) * (1 - share) / share:.0f} s left"] if share else []
-        click.echo(f"gradlog: {self._title}: {', '.join([f'{share:.0%}', *self.text(), *left])}", err=True)
+        click.echo(f"gradlog: {self._title}: {', '.join([f'{share:.0%}', *said, *left])}", err=True)
 
 
 def _set_level(context: click.Context, parameter: click.Parameter, count: int) -> None:
