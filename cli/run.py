@@ -21,6 +21,7 @@ from gradlog.errors import GradlogWarning
 
 if TYPE_CHECKING:
     from gradlog.integrations.script import ScriptRecorder
+    from gradlog.integrations.torch.together import Choice
     from gradlog.recorder.options import HookKeywords, Mode
 
 recorded = options.under("What is recorded")
@@ -42,6 +43,9 @@ recorded = options.under("What is recorded")
 @recorded("--what", type=click.Choice(["gradient", "update"]), default="gradient",
           help="Record gradients, or the change of the parameters in each step.")  # fmt: skip
 @recorded("--seed", type=int, default=0, metavar="N", help="Seed of the sketch's random map.")
+@recorded("--optimizers", type=click.Choice(["auto", "together", "separate"]), default="auto",
+          help="Which optimizers make one run: those that step between the same backward passes, all of them, or "
+          "each its own.")  # fmt: skip
 @recorded("--from-step", "first_step", type=click.IntRange(0), metavar="N",
           help="Number of the first step, after a resume. Default: what the optimizer has counted; if it does "
           "not count, steps go on from the last row.")  # fmt: skip
@@ -54,13 +58,14 @@ recorded = options.under("What is recorded")
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(
-    output: str | None, module: bool, new: bool, append: bool, force: bool, no_argv: bool, script: str,
-    args: tuple[str, ...], **recording: Unpack[HookKeywords],
+    output: str | None, module: bool, new: bool, append: bool, force: bool, no_argv: bool,
+    optimizers: Choice, script: str, args: tuple[str, ...], **recording: Unpack[HookKeywords],
 ) -> None:  # fmt: skip
     """Run SCRIPT with ARGS as python does, and record every torch optimizer in it.
 
-    Each optimizer gets a run of its own, in the order of their first steps: train.zarr, train.optimizer2.zarr. If you
-    start the script again, it records to train-2.zarr. Exit status and signals are the script's own.
+    Optimizers that step together, such as Muon and AdamW, make one run. Optimizers that take turns get runs of their
+    own, in the order of their first steps: train.zarr, train.optimizer2.zarr. If you start the script again, it records
+    to train-2.zarr. Exit status and signals are the script's own.
     """
     if not module and not Path(script).exists():
         raise click.UsageError(f"no script {script!r}")
@@ -68,7 +73,8 @@ def run(
     asked = [mode for mode, wanted in modes.items() if wanted]
     if len(asked) > 1:
         raise click.UsageError("--new, --append and --force exclude each other")
-    from gradlog.integrations.script import choose_place, first_rank, run_script
+    from gradlog.integrations.script import run_script
+    from gradlog.integrations.script_place import choose_place, first_rank
 
     path, recording["mode"] = choose_place(script, output, *asked) if first_rank() else (output or script, "w-")
     recording["argv"] = not no_argv
@@ -76,7 +82,7 @@ def run(
     warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
     warnings.filterwarnings("ignore", category=GradlogWarning)  # ours are in the log, which this command shows
     try:
-        _tell_next(run_script(script, args, path, module=module, **recording), folder)
+        _tell_next(run_script(script, args, path, module=module, optimizers=optimizers, **recording), folder)
     except BaseException as stop:
         if not hasattr(stop, "recorder"):
             raise
@@ -93,7 +99,7 @@ def _tell_next(recorder: ScriptRecorder, folder: str) -> None:
         note = f" (ended early: {printable(logger.reason)})" if logger.reason else ""
         then = f"; next: gradlog analyze {name}" if logger.rows > 1 else f" with {counted(logger.rows, 'row')}"
         click.echo(f"gradlog: recorded {name}{note}{then}", err=True)
-    from gradlog.integrations.script import first_rank
+    from gradlog.integrations.script_place import first_rank
 
     if not recorder.runs and first_rank():
         why = "for the reason above" if recorder.stepped else "no torch optimizer took a step"

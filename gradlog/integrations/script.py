@@ -1,8 +1,8 @@
 """Record a torch script that knows nothing of gradlog: the engine behind ``gradlog run``.
 
-torch calls global hooks before each step of any optimizer. The first call for an optimizer attaches a run to it; the
-script runs in this process as ``python script.py`` would run it, and its exit status, exceptions and signals are its
-own. Processes that the script starts are its own too, and not recorded.
+torch calls global hooks before each step of any optimizer. The first calls tell which optimizers step together, and a
+run is attached to them. The script runs in this process as ``python script.py`` would run it, and its exit status,
+exceptions and signals are its own. Processes that the script starts are its own too, and not recorded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import io
 import os
 import runpy
 import sys
-import tempfile
 import threading
 import types
 import weakref
@@ -22,36 +21,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from gradlog.errors import GradlogError, MissingDependencyError, RunExistsError, UnusableInputError
-from gradlog.recorder import earlier_runs
+from gradlog.errors import MissingDependencyError
+from gradlog.integrations.script_place import first_rank
 from gradlog.recorder.logger import Logger
-from gradlog.recorder.options import HookKeywords, Mode, RecordingOptions
+from gradlog.recorder.options import HookKeywords, RecordingOptions
 from gradlog.recorder.provenance import ended_by
-from gradlog.storage.commit import read_root
-from gradlog.storage.paths import SUFFIX, absolute, of_optimizer
-from gradlog.storage.sink import open_sink
+from gradlog.storage.paths import absolute, of_optimizer
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from gradlog.integrations.torch.types import Gradients, Tensors
+    from gradlog.integrations.torch.together import Choice, First
+    from gradlog.integrations.torch.types import Args, Gradients, Kwargs, Tensors
 
 
 class ScriptRecorder:
-    """Attaches a run to every optimizer that steps.
+    """Attaches runs to the optimizers that step.
 
     Parameters
     ----------
     path : str or path-like
-        Store of the first optimizer, a folder or a URL; those of others get ``.optimizer2``, ``.optimizer3`` before
-        the suffix.
+        Store of the first run, a folder or a URL; those of others get ``.optimizer2``, ``.optimizer3`` before the
+        suffix.
+    optimizers : {"auto", "together", "separate"}
+        Which make one run: those that step between the same backward passes; all; or each its own.
     **options
         As for :func:`gradlog.open`.
 
     Attributes
     ----------
     runs : list of (str, Logger)
-        Where each optimizer's run is, in the order of their first steps; those that could not be opened are left out.
+        Where the runs are, in the order of their first steps; those that could not be opened are left out.
     stepped : bool
         Whether any optimizer took a step.
 
@@ -61,34 +61,39 @@ class ScriptRecorder:
         torch is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Unpack[HookKeywords]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], optimizers: Choice = "auto", **options: Unpack[HookKeywords]
+    ) -> None:
         try:
             from torch.optim.optimizer import register_optimizer_step_pre_hook
         except ImportError as error:
             raise MissingDependencyError(
                 "gradlog run records torch scripts, and torch is not installed here: pip install torch"
             ) from error
+        from gradlog.integrations.torch import compiled
+        from gradlog.integrations.torch.patches import every_step
+        from gradlog.integrations.torch.together import Pattern
+
         self.runs: list[tuple[str, Logger]] = []
         self.stepped = False
         self._path, self._options = absolute(path), RecordingOptions.of(None, options)
-        self._seen: list[weakref.ref[Optimizer]] = []
-        self._recorded: list[tuple[weakref.ref[Optimizer], Logger]] = []
+        self._tried = 0
+        self._recorded: list[tuple[list[weakref.ref[Optimizer]], Logger]] = []
         self._pid = os.getpid()
         self._compiled: dict[int, weakref.ref[Optimizer]] = {}
-        from gradlog.integrations.torch import compiled
-        from gradlog.integrations.torch.patches import every_step
-
+        self._pattern = Pattern(optimizers)
         every_step.stay(True)  # this hook attaches and closes, in the middle of a step
-
         self._torch, self._key = compiled, compiled.listen(self)
         self._handle = register_optimizer_step_pre_hook(self._before_step)
 
-    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+    def _before_step(self, optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
+        from gradlog.integrations.torch.steps import closure_of
+
         first = [p for group in optimizer.param_groups for p in group["params"]][:1]
         if self._torch.compiling() and self._torch.plain(first):
             self._torch.tell(self._key, "step", first)
         else:
-            self._first_step(optimizer)
+            self._step(optimizer, closure_of(args, kwargs) is not None)
 
     def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
         """Find the optimizer whose step is compiled, by its first parameter; it is recorded from the next step on."""
@@ -102,49 +107,64 @@ class ScriptRecorder:
                 first = next((p for group in one.param_groups for p in group["params"]), None)
                 if first is not None and first.data_ptr() == place:
                     self._compiled[place] = weakref.ref(one)
-                    self._first_step(one)
+                    self._step(one, alone=True)
 
-    def _first_step(self, optimizer: Optimizer) -> None:
-        if os.getpid() != self._pid or any(known() is optimizer for known in self._seen):
-            return
+    def _step(self, optimizer: Optimizer, alone: bool) -> None:
+        if os.getpid() == self._pid:
+            self.stepped = True
+            for run in self._pattern.before(optimizer, alone):
+                self._begin(run)
+
+    def _begin(self, run: list[First]) -> None:
         self._close_abandoned()
-        self.stepped = True
-        self._seen.append(weakref.ref(optimizer))
+        self._tried += 1
         try:
-            place = of_optimizer(self._path, len(self._seen)) if first_rank() else ""  # the others write to rank 0's
-            logger = self._attached(optimizer, place)
+            place = of_optimizer(self._path, self._tried) if first_rank() else ""  # the others write to rank 0's
+            logger = self._attached(run, place)
         except Exception as error:  # whatever it is, the script goes on
-            print(f"gradlog: {type(optimizer).__name__} is not recorded: {error}", file=sys.stderr)
+            names = " and ".join(dict.fromkeys(type(first.optimizer).__name__ for first in run))
+            print(f"gradlog: {names} is not recorded: {error}", file=sys.stderr)
             return
         if logger.header is not None:
-            if len(self._seen) == 1:
-                self._path = logger.path  # its number counts for the other optimizers, too
+            if self._tried == 1:
+                self._path = logger.path  # its number counts for the other runs, too
             self.runs.append((logger.path, logger))
-            self._recorded.append((weakref.ref(optimizer), logger))
+            self._recorded.append(([weakref.ref(first.optimizer) for first in run], logger))
 
-    def _attached(self, optimizer: Optimizer, path: str) -> Logger:
-        """Attach, beginning at the step that the user names, or that the optimizer has counted to."""
-        from gradlog.integrations.torch.attachment import attach
+    def _attached(self, run: list[First], path: str) -> Logger:
+        """Attach, beginning at the step that the user names, or that the optimizers have counted to."""
+        from gradlog.integrations.torch.attachment import record
         from gradlog.integrations.torch.modules import modules_of
-        from gradlog.integrations.torch.optimizer import counted
+        from gradlog.integrations.torch.optimizer import named_optimizers
 
+        optimizers = [first.optimizer for first in run]
+        named = named_optimizers(optimizers if len(run) > 1 else optimizers[0])
         known = self._options.first_step is not None
-        steps = 0 if known else counted(optimizer)
+        steps = 0 if known else max(first.counted for first in run)
         options = self._options.filled(first_step=steps) if steps else self._options
-        logger = attach(optimizer, path, model=modules_of(optimizer), options=options)
-        begins = logger.state_dict().get("step", 0)
+        logger = record(named, path, modules_of(*optimizers), options, [first.moment for first in run])
+        held = all(first.moment is not None for first in run)  # then the first row is written
+        begins = logger.state_dict().get("step", 0) - held
         if begins and not known:
             why = "which the optimizer has counted" if steps else "after the last row"
             hint = "" if steps else "; after a resume from an earlier checkpoint, name the step with --from-step N"
             print(f"gradlog: {os.path.basename(path)} goes on at step {begins:,}, {why}{hint}", file=sys.stderr)
+        if len(run) > 1 and logger.header is not None:
+            names = ", ".join(dict.fromkeys(name or type(one).__name__ for name, one in named))
+            print(
+                f"gradlog: {len(run)} optimizers ({names}) step together and make one run; "
+                "--optimizers separate records each in its own",
+                file=sys.stderr,
+            )
         return logger
 
     def _close_abandoned(self) -> None:
         """End the runs of optimizers that the script has let go of: a search over settings makes many."""
-        for optimizer, logger in self._recorded:
-            if optimizer() is None:
+        gone = [all(one() is None for one in optimizers) for optimizers, _ in self._recorded]
+        for (_, logger), ended in zip(self._recorded, gone, strict=True):
+            if ended:
                 logger.close()
-        self._recorded = [(o, log) for o, log in self._recorded if o() is not None]
+        self._recorded = [kept for kept, ended in zip(self._recorded, gone, strict=True) if not ended]
 
     def close(self, reason: str = "") -> None:
         """Take the hook off and end the runs; ``reason`` as of :meth:`gradlog.Logger.close`."""
@@ -152,13 +172,22 @@ class ScriptRecorder:
 
         self._handle.remove()
         every_step.stay(False)
+        self._pattern.close()
+        for run in self._pattern.rest():
+            self._begin(run)
         for _, logger in self.runs:
             logger.close(reason)
-        self._seen, self._recorded = [], []
+        self._recorded = []
 
 
 def run_script(
-    target: str, args: Sequence[str], path: str, *, module: bool = False, **options: Unpack[HookKeywords]
+    target: str,
+    args: Sequence[str],
+    path: str,
+    *,
+    module: bool = False,
+    optimizers: Choice = "auto",
+    **options: Unpack[HookKeywords],
 ) -> ScriptRecorder:
     """Run a script, or a module, as the main program and record its optimizers.
 
@@ -172,6 +201,8 @@ def run_script(
         Store of the run, a folder or a URL.
     module : bool
         Run ``target`` as ``python -m`` would.
+    optimizers : {"auto", "together", "separate"}
+        Which make one run, as of :class:`ScriptRecorder`.
     **options
         As for :func:`gradlog.open`.
 
@@ -185,7 +216,7 @@ def run_script(
     SystemExit, BaseException
         Whatever the script raises, after the runs are closed; its ``recorder`` is then the :class:`ScriptRecorder`.
     """
-    recorder, reason = ScriptRecorder(path, **options), ""
+    recorder, reason = ScriptRecorder(path, optimizers, **options), ""
     argv, search = sys.argv[:], sys.path[:]
     sys.argv = [target, *args]
     packed = not module and (os.path.isdir(target) or zipfile.is_zipfile(target))
@@ -224,78 +255,3 @@ def _join_threads() -> None:
     for thread in threading.enumerate():
         if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
             thread.join()
-
-
-def choose_place(target: str, output: str | None, mode: Mode | None = None) -> tuple[str, Mode]:
-    """Decide where the run goes.
-
-    Parameters
-    ----------
-    target : str
-        The script or module. Without ``output`` the run is named after it, in the current folder.
-    output : str, optional
-        A folder or a URL.
-    mode : {"new", "a", "w"}, optional
-        Asked for by the user. Default: refuse a run at ``output``; without ``output`` number the new one.
-
-    Returns
-    -------
-    path, mode : str
-        Absolute, and as for :func:`gradlog.open`. Without ``output``, the run to continue or to replace is the newest.
-
-    Raises
-    ------
-    RunExistsError, CorruptRunError, NewerFormatError, PermissionError, StoreUnavailableError, MissingDependencyError, \
-    UnusableInputError
-        The place cannot take the run, found out before the script has begun.
-    """
-    path = absolute(output or default_name(target))
-    if output is None:
-        mode = mode or "new"
-        path = earlier_runs.newest(path) if mode in ("a", "w") else path
-    try:
-        if mode == "new":
-            path = earlier_runs.first_free(path)
-        require_place(path, mode or "w-")
-    except ValueError as error:
-        if isinstance(error, GradlogError):
-            raise
-        text = f"{path}: {error}; expected a folder or a URL such as s3://bucket/run.zarr"  # fsspec's, on the URL
-        raise UnusableInputError(text) from error
-    return path, mode or "w-"
-
-
-def require_place(path: str, mode: str) -> None:
-    """Refuse a place that cannot take the run. Raises as :func:`choose_place` does."""
-    sink = open_sink(path)
-    there = earlier_runs.holds_run(path)
-    if mode == "w-" and (taken := path if there else earlier_runs.further(path)):
-        raise RunExistsError(
-            f"{taken} exists; pass --append to continue it, --force to replace it, --new to record beside it"
-        )
-    if there:
-        read_root(sink)
-    elif sink.local is not None and sink.local.exists():
-        if not sink.local.is_dir() or any(sink.local.iterdir()):
-            raise RunExistsError(f"{path} exists and is no gradlog run; choose another path")
-    elif sink.local is not None:
-        folder = next(p for p in sink.local.parents if p.exists())
-        try:
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise PermissionError(f"{path}: {folder} takes no files ({error.strerror}); choose another path") from error
-
-
-def first_rank() -> bool:
-    """Whether this process is the first, or the only one, of those that ``torchrun`` has started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def default_name(target: str) -> str:
-    """Name the run after the script or module.
-
-    >>> default_name("somewhere/train.py"), default_name("package.train")
-    ('train.zarr', 'train.zarr')
-    """
-    is_file = target.endswith((".py", ".zip", ".pyz")) or os.path.exists(target)
-    return (Path(target).resolve().stem if is_file else target.rpartition(".")[2]) + SUFFIX

@@ -20,6 +20,7 @@ from gradlog.format.header import RunHeader
 from gradlog.integrations.torch.capture import Capture, Job
 from gradlog.integrations.torch.ddp import LocalCapture, averaging
 from gradlog.integrations.torch.optimizer import named_optimizers, settings_of_all
+from gradlog.integrations.torch.optimizer_steps import Moment
 from gradlog.integrations.torch.ranks import writes
 from gradlog.integrations.torch.shards import is_sharded, require_agreement
 from gradlog.integrations.torch.steps import stepping
@@ -58,10 +59,20 @@ def attach(
     ValueError, TypeError
         ``what`` is neither "gradient" nor "update"; ``model`` is no module; and as of :func:`gradlog.open`.
     """
-    chosen = RecordingOptions.of(options, keywords)
+    return record(named_optimizers(optimizer), path, model, RecordingOptions.of(options, keywords))
+
+
+def record(
+    optimizers: Sequence[tuple[str, Optimizer]],
+    path: Path,
+    model: Models,
+    chosen: RecordingOptions,
+    moments: Sequence[Moment | None] = (),
+) -> Logger:
+    """Record optimizers under these names; of those that took their first step already, it is among ``moments``."""
     if chosen.what not in WHAT:
         raise ValueError(f"what must be 'gradient' or 'update', got {chosen.what!r}")
-    watched = [(name, stepping(one)) for name, one in named_optimizers(optimizer)]
+    watched = [(name, stepping(one)) for name, one in optimizers]
     innermost = [(name, nested[-1]) for name, nested in watched]
     models = _models(model)
     _refuse([one for _, one in innermost], models)
@@ -78,7 +89,7 @@ def attach(
     held = dict(named)
     params = [held[t.name] for t in header.tensors]  # the run's order: some may have joined it later
     try:
-        capture(logger.recorder, Job(watched, params, header, names))
+        capture(logger.recorder, Job(watched, params, header, names, moments))
     except UnsupportedError:
         logger.close()
         raise

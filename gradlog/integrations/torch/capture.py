@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.hooks import Fill, Hooks, Row
-from gradlog.integrations.torch.optimizer_steps import OptimizerSteps, copied
+from gradlog.integrations.torch.optimizer_steps import Moment, OptimizerSteps
 from gradlog.integrations.torch.patches import norm_and_coef, unwatch, watch
 from gradlog.integrations.torch.sightings import Sightings
 from gradlog.integrations.torch.sketchers import Measure, Sums, divided, measure_for, summed
@@ -43,12 +43,15 @@ class Job:
         What the run has fixed; known also on ranks that write nothing.
     names : callable
         Gives (name, parameter) of all that the optimizers train now.
+    moments : sequence of Moment or None
+        For each optimizer that took its first step already, what it was handed.
     """
 
     optimizers: list[tuple[str, list[Optimizer]]]
     params: Tensors
     header: RunHeader
     names: Callable[[], Named]
+    moments: Sequence[Moment | None] = ()
 
 
 class Capture(Hooks):
@@ -91,7 +94,12 @@ class Capture(Hooks):
         self._steps = [OptimizerSteps(name, nested, self) for name, nested in job.optimizers]
         self._place_parameters()
         self._known = self._mine | self._trained()
+        for steps, moment in zip(self._steps, job.moments, strict=False):
+            steps.moment = moment
         self._begin()
+        for steps in self._steps:
+            if steps.moment is not None:
+                steps.replay()
 
     def _begin(self) -> None:
         """Look at the parameters as they are before the first step."""
@@ -231,14 +239,14 @@ class Capture(Hooks):
         """Gradients of what some of the optimizers train, in the order of the run's tensors."""
         found: Gradients = [None] * len(self.params)
         for steps in those:
-            for i, g in zip(steps.places, steps.gradients(), strict=False):  # what joined since is in no graph
+            for i, g in zip(steps.places, steps.gradients(), strict=True):
                 found[i] = g
         return found
 
     def _values(self) -> Tensors:
         values = self.params[:]
         for steps in self._steps:
-            for i, value in zip(steps.places, steps.values(), strict=False):
+            for i, value in zip(steps.places, steps.values(), strict=True):
                 values[i] = value
         return values
 
@@ -269,9 +277,7 @@ class Capture(Hooks):
     def _note(self, steps: OptimizerSteps, skipped: bool) -> None:
         """Keep what the optimizer knows about this step."""
         own = "lr" if self._alone or not steps.name else f"lr/{steps.name}"
-        for i, group in enumerate(steps.innermost.param_groups):
-            if "lr" in group:
-                self._scalars[f"{own}/{i}" if i else own] = copied(group["lr"])
+        self._scalars |= {f"{own}/{i}" if i else own: r for i, r in enumerate(steps.rates()) if r is not None}
         scale = steps.handed("grad_scale") if steps.scale is None else steps.scale
         if scale is not None:
             self._loss_scale = {"loss_scale": scale}

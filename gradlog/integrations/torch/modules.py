@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 
 
-def modules_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.nn.Module]:
-    """Find modules that together hold the optimizer's parameters.
+def modules_of(*optimizers: torch.optim.Optimizer) -> dict[str, torch.nn.Module]:
+    """Find modules that together hold the optimizers' parameters.
 
     First the one that holds most of them, then the one that holds most of the rest, and so on. Of several that hold
     the same ones it is the outermost: the model that a callback or ``attach`` is given, and not a part of it.
@@ -22,7 +22,8 @@ def modules_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.nn.Module]:
         By what goes before their parameters' names: nothing where one module holds all, else the variable or
         attribute that holds the module, or its class and a number where there is none.
     """
-    rest = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    params = [p for one in optimizers for group in one.param_groups for p in group["params"]]
+    rest = set(map(id, params))
     # type(), since isinstance() would wake lazy proxies that pretend to be of another class
     modules = [m for m in gc.get_objects() if issubclass(type(m), torch.nn.Module)]
     held = [(m, ids) for m in modules if (ids := rest & {id(p) for p in m.parameters()})]
@@ -34,7 +35,7 @@ def modules_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.nn.Module]:
         held = [(m, left) for m, own in held if (left := own & rest)]
     if len(found) < 2:
         return dict.fromkeys([""], found[0]) if found else {}
-    first = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    first = {id(p): i for i, p in enumerate(params)}
     found.sort(key=lambda m: min(first.get(id(p), len(first)) for p in m.parameters()))
     return _named(found)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.optim import Optimizer
@@ -20,6 +20,37 @@ from gradlog.integrations.torch.types import Args, Function, Gradients, Instead,
 
 if TYPE_CHECKING:
     from gradlog.integrations.torch.capture import Capture
+
+HANDED = ("grad_scale", "found_inf")
+"""What a GradScaler puts on a fused optimizer for the time of a step."""
+
+
+class Moment(NamedTuple):
+    """What an optimizer is handed, at the moment when it is about to step.
+
+    Attributes
+    ----------
+    tensors : dict of int to (Tensor, Tensor or None)
+        Value and gradient of each parameter, by its id.
+    rates : list of number or None
+        Learning rate of each parameter group.
+    handed : dict of str to number
+        What a GradScaler has put on the optimizer.
+    """
+
+    tensors: dict[int, tuple[torch.Tensor, torch.Tensor | None]]
+    rates: list[Number | None]
+    handed: dict[str, Number]
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> Moment:
+        """Copy all of it, for a run that begins only after the step."""
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        return cls(
+            {id(p): (p.detach().clone(), None if p.grad is None else p.grad.detach().clone()) for p in params},
+            rates_of(optimizer),
+            {name: copied(value) for name in HANDED if (value := getattr(optimizer, name, None)) is not None},
+        )
 
 
 class OptimizerSteps:
@@ -51,7 +82,7 @@ class OptimizerSteps:
         self.name, self.optimizers, self.innermost = name, optimizers, optimizers[-1]
         self._capture = capture
         self._fired = True
-        self._handed_over: tuple[Tensors, Gradients] | None = None  # values and gradients inside a graph
+        self.moment: Moment | None = None  # where it is not now: inside a graph, or held
         self._forget()
         self.key = listen(self)
         self._hooks = StepHooks(optimizers, self)
@@ -84,14 +115,23 @@ class OptimizerSteps:
 
     def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
         """Note what a compiled step does, from inside its graph."""
-        self._handed_over = params, grads
+        held = {id(p): (value, g) for p, value, g in zip(self.params, params, grads, strict=False)}
+        now = {name: value for name in HANDED if (value := self.handed(name)) is not None}
+        self.moment = Moment(held, rates_of(self.innermost), now)
         try:
             if event == "before":
                 self.before((self.innermost,), {})
             elif self._capture.here and self._begun:
                 self._end()
         finally:
-            self._handed_over = None
+            self.moment = None
+
+    def replay(self) -> None:
+        """Take a step that was held: it was taken before there was a run."""
+        self.before((self.innermost,), {})
+        self.moment = None
+        if self._begun:
+            self._end()
 
     def scaled(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> Callable[[], None]:
         """Watch a GradScaler decide on a step: if it does not call the optimizer, that step was skipped."""
@@ -112,16 +152,26 @@ class OptimizerSteps:
 
     def handed(self, name: str) -> Number | None:
         """Return what a GradScaler has put on a fused optimizer for this step, or None."""
+        if self.moment is not None:
+            return self.moment.handed.get(name)
         value = next((v for one in self.optimizers if (v := getattr(one, name, None)) is not None), None)
         return None if value is None else copied(value)
 
+    def rates(self) -> list[Number | None]:
+        """Learning rate of each parameter group, as it is now."""
+        return rates_of(self.innermost) if self.moment is None else self.moment.rates
+
     def gradients(self) -> Gradients:
         """Gradients of ``params``, as they are now."""
-        return [p.grad for p in self.params] if self._handed_over is None else self._handed_over[1]
+        if self.moment is None:
+            return [p.grad for p in self.params]
+        return [self.moment.tensors.get(id(p), (p, None))[1] for p in self.params]
 
     def values(self) -> Tensors:
         """Values of ``params``, as they are now."""
-        return self.params if self._handed_over is None else self._handed_over[0]
+        if self.moment is None:
+            return self.params
+        return [self.moment.tensors.get(id(p), (p, None))[0] for p in self.params]
 
     def held(self) -> set[int]:
         """Ids of the parameters that it trains now."""
@@ -156,3 +206,8 @@ class OptimizerSteps:
 def copied(x: Number) -> Number:
     """Return a number, or a clone of a tensor, since its owner changes it in place."""
     return x.detach().clone() if isinstance(x, torch.Tensor) else float(x)
+
+
+def rates_of(optimizer: Optimizer) -> list[Number | None]:
+    """Learning rate of each parameter group."""
+    return [copied(group["lr"]) if "lr" in group else None for group in optimizer.param_groups]

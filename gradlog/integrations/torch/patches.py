@@ -46,7 +46,7 @@ class Watcher(Protocol):
         """Note that some optimizer of this process is about to step."""
 
 
-class _Place:
+class Place:
     """An attribute of torch that holds a wrapper while somebody watches.
 
     Parameters
@@ -193,8 +193,8 @@ class _Global:
 every_step = _Global()
 
 _places = (
-    _Place(clip_grad, "_clip_grads_with_norm_", _clip),
-    _Place(torch.nn.utils, "clip_grads_with_norm_", _clip),
-    _Place(torch.amp.GradScaler, "step", _step),
+    Place(clip_grad, "_clip_grads_with_norm_", _clip),
+    Place(torch.nn.utils, "clip_grads_with_norm_", _clip),
+    Place(torch.amp.GradScaler, "step", _step),
     every_step,
 )

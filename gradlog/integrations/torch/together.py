@@ -1,0 +1,136 @@
+"""Which optimizers of a script make one run: told by when they step.
+
+Optimizers that step between the same two backward passes use gradients of one moment, as Muon beside AdamW, and make
+one run. Where a backward pass lies between their steps, as in a GAN or between actor and critic, each makes its own. So
+the first step of an optimizer is held, until the next step of any tells, if others have gradients too. One optimizer
+per parameter that steps inside the backward pass makes one run with all of its class.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch.optim import Optimizer
+
+from gradlog.integrations.torch.modules import modules_of
+from gradlog.integrations.torch.optimizer import counted
+from gradlog.integrations.torch.optimizer_steps import Moment
+from gradlog.integrations.torch.patches import Place
+from gradlog.integrations.torch.types import Function
+
+Choice = Literal["auto", "together", "separate"]
+
+
+class First(NamedTuple):
+    """The first step of an optimizer.
+
+    Attributes
+    ----------
+    counted : int
+        Steps that it had counted before.
+    moment, modules : Moment, dict of str to Module
+        Where the step is held: what the optimizer was handed, and the modules that it trains, which stay alive.
+    """
+
+    optimizer: Optimizer
+    counted: int
+    moment: Moment | None = None
+    modules: Mapping[str, torch.nn.Module] = {}
+
+
+class BackwardPasses:
+    """Counts backward passes, and tells whether one is under way."""
+
+    def __init__(self) -> None:
+        self.count, self.depth = 0, 0
+        self._place = Place(torch.autograd, "backward", self._run)
+        self._place.put()
+
+    def _run(self, original: Function, *args: object, **kwargs: object) -> object:
+        self.count += 1
+        self.depth += 1
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.depth -= 1
+
+    def close(self) -> None:
+        """Put torch's own function back."""
+        self._place.take_off()
+
+
+class Pattern:
+    """Watches the first steps of optimizers and tells which of them make a run.
+
+    Parameters
+    ----------
+    choice : {"auto", "together", "separate"}
+        By their steps; all that there are at the first step in one run; or each in a run of its own.
+    """
+
+    def __init__(self, choice: Choice = "auto") -> None:
+        self._choice = choice
+        self._passes = BackwardPasses()
+        self._known: list[weakref.ref[Optimizer]] = []
+        self._waiting: list[First] = []
+        self._since = 0
+
+    def before(self, optimizer: Optimizer, closure: bool = False) -> list[list[First]]:
+        """Note that an optimizer is about to step; return the runs that begin now, each with its optimizers."""
+        runs = []
+        again = any(first.optimizer is optimizer for first in self._waiting)
+        if again or self._passes.count != self._since:
+            runs = self.rest()
+        if again or any(known() is optimizer for known in self._known):
+            return runs
+        self._since = self._passes.count
+        first = First(optimizer, counted(optimizer))
+        others = [] if closure or self._choice == "separate" else self._others(optimizer)
+        if self._choice == "together":
+            return [*runs, self._begun([first, *(First(one, counted(one)) for one in others)])]
+        if self._passes.depth:
+            alike = [First(one, counted(one)) for one in others if type(one) is type(optimizer)]
+            return [*runs, self._begun([first, *alike])]
+        if any(p.grad is not None for one in others for p in parameters(one)):
+            self._waiting.append(first._replace(moment=Moment.of(optimizer), modules=modules_of(optimizer)))
+            return runs
+        waiting, self._waiting = self._waiting, []
+        return [*runs, self._begun([*waiting, first])]
+
+    def rest(self) -> list[list[First]]:
+        """Return the run of those whose first step is held, as no other has joined them."""
+        waiting, self._waiting = self._waiting, []
+        return [self._begun(waiting)] if waiting else []
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._passes.close()
+
+    def _begun(self, run: list[First]) -> list[First]:
+        self._known = [known for known in self._known if known() is not None]
+        self._known += [weakref.ref(first.optimizer) for first in run]
+        return run
+
+    def _others(self, optimizer: Optimizer) -> list[Optimizer]:
+        """Optimizers that have not stepped yet and hold parameters that none of these does."""
+        taken = [optimizer, *(first.optimizer for first in self._waiting)]
+        out = {id(known()) for known in self._known} | set(map(id, taken))
+        mine = {id(p) for one in taken for p in parameters(one)}
+        # type(), since isinstance() would wake lazy proxies that pretend to be of another class
+        alive = [one for one in gc.get_objects() if issubclass(type(one), Optimizer) and id(one) not in out]
+        found = []
+        for one in alive:
+            held = {id(p) for p in parameters(one)}
+            if held and not held & mine:
+                mine |= held
+                found.append(one)
+        return found
+
+
+def parameters(optimizer: Optimizer) -> Iterable[torch.Tensor]:
+    """Parameters of all groups; of an optimizer that is still being made, none."""
+    return [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
