@@ -62,6 +62,9 @@ def defined(framework: str) -> set[str]:
     whole = folder / framework / "__init__.py"
     tree = ast.parse((whole if whole.exists() else folder / f"{framework}.py").read_text())
     imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
     made = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     return imported if whole.exists() else made
 

@@ -66,6 +66,10 @@ class Hooks:
         """Go on in a new segment, whose rows have these parameters too; ``new`` as ``like`` of :func:`gradlog.open`."""
         self.recorder.run(lambda recording: self.recorder.extend(recording, describe(flatten(new))))
 
+    def snapshot(self, params: object) -> None:
+        """Keep a sketch of the parameters, which are named arrays as of :func:`gradlog.open`, as they are now."""
+        self.recorder.run(lambda recording: recording.snapshot(recording.builder.projected(flatten(params))))
+
     def remove(self) -> None:
         """Take every hook off: the recording has ended."""
 
