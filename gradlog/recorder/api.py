@@ -10,7 +10,7 @@ from typing import Unpack
 from gradlog.errors import GradlogWarning
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.options import OptionKeywords, RecordingOptions, takes_options
-from gradlog.recorder.setup import Plan, require_chunk
+from gradlog.recorder.plan import Plan
 from gradlog.sketching.pytree import describe, flatten
 from gradlog.storage.paths import absolute
 
@@ -67,7 +67,7 @@ def open(
         return Logger(None)
     _warn_of_namesake()
     plan = Plan(absolute(path), None if like is None else describe(flatten(like)), chosen)
-    require_chunk(plan)
+    plan.require_chunk()
     return Logger(plan)
 
 

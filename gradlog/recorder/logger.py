@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from gradlog.format.header import RunHeader
 from gradlog.recorder.halves import row_of
+from gradlog.recorder.plan import Plan
 from gradlog.recorder.provenance import ended_by
 from gradlog.recorder.recorder import Recorder
 from gradlog.recorder.recording import Checkpoint
-from gradlog.recorder.setup import Plan
 from gradlog.sketching.pytree import describe, flatten
 
 
@@ -42,8 +42,7 @@ class Logger:
     @property
     def header(self) -> RunHeader | None:
         """What the run fixed; None before the first gradient told the layout, and when recording is off."""
-        recording = self.recorder.recording
-        return None if recording is None else recording.header
+        return self.recorder.recording.header if self.recorder.recording else None
 
     @property
     def path(self) -> str:
@@ -53,20 +52,17 @@ class Logger:
     @property
     def rows(self) -> int:
         """Rows that this logger has recorded so far."""
-        recording = self.recorder.recording
-        return 0 if recording is None else recording.queue.rows
+        return self.recorder.recording.queue.rows if self.recorder.recording else 0
 
     @property
     def pending(self) -> int:
         """Rows of these that the store does not have yet: they are in memory and, with a journal, on this machine."""
-        recording = self.recorder.recording
-        return 0 if recording is None else recording.queue.pending
+        return self.recorder.recording.queue.pending if self.recorder.recording else 0
 
     @property
     def outage(self) -> str:
         """Why the store refuses rows at the moment; empty while it takes them."""
-        recording = self.recorder.recording
-        return "" if recording is None else recording.queue.outage
+        return self.recorder.recording.queue.outage if self.recorder.recording else ""
 
     @property
     def seconds(self) -> float:

@@ -17,10 +17,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 
 from gradlog.recorder.messages import tell
+from gradlog.recorder.plan import Layout, Plan, described
 from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import Checkpoint, Recording
 from gradlog.recorder.row_builder import Fill, Row
-from gradlog.recorder.setup import Layout, Plan, describe_plan
 from gradlog.recorder.unclosed import close_at_exit, close_dropped
 
 log = logging.getLogger("gradlog")
@@ -164,7 +164,7 @@ class Recorder:
         assert self._plan is not None
         if self.path != self._plan.path:
             self.warn(f"{self._plan.path} is there already, so this run is recorded beside it")
-        log.info("%s", describe_plan(self.path, recording.header))
+        log.info("%s", described(self.path, recording.header))
         return recording
 
     def extend(self, recording: Recording, new: Layout) -> None:

@@ -13,8 +13,9 @@ from typing import TypedDict
 
 from gradlog.errors import SpecMismatchError, StepOrderError
 from gradlog.recorder.messages import tell
+from gradlog.recorder.plan import Layout, Plan
 from gradlog.recorder.row_builder import Fill, Row, RowBuilder
-from gradlog.recorder.setup import Layout, Plan, open_segment
+from gradlog.recorder.setup import open_segment
 from gradlog.recorder.step_numbers import Steps
 from gradlog.storage.commit import read_segment
 from gradlog.storage.commit_queue import CommitQueue

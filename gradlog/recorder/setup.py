@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, RunExistsError, SpecMismatchError
-from gradlog.format import limits
 from gradlog.format.chain import digest
 from gradlog.format.fields import shown
-from gradlog.format.header import FULL_BITS, RunHeader, SegmentHeader, TensorInfo
-from gradlog.format.layout import chunk_rows, is_own, most_rows
+from gradlog.format.header import RunHeader, SegmentHeader, TensorInfo
+from gradlog.format.layout import is_own
 from gradlog.format.names import META, PARTIAL_FILE
 from gradlog.recorder import provenance
 from gradlog.recorder.messages import tell
-from gradlog.recorder.options import RecordingOptions
-from gradlog.sketching import fold_hash
+from gradlog.recorder.plan import Layout, Plan
 from gradlog.sketching import groups as grouping
 from gradlog.storage import liveness
 from gradlog.storage.commit import (
@@ -33,30 +30,12 @@ from gradlog.storage.commit import (
 )
 from gradlog.storage.paths import of_run
 from gradlog.storage.recover import settle, still_writes, writers
-from gradlog.storage.settings import Storage
 from gradlog.storage.sink import Sink
 
 log = logging.getLogger("gradlog")
 
 _TRIES = 5
 """How often other processes may come in between, before this one gives up."""
-
-Layout = Sequence[tuple[str, tuple[int, ...], str]]
-"""(name, shape, dtype) of every parameter tensor, in order."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Where a run is recorded, of which parameters, and how. ``layout``: None before the first gradient tells it."""
-
-    path: str
-    layout: Layout | None
-    options: RecordingOptions
-
-    @property
-    def storage(self) -> Storage:
-        """How the store is opened and waited for."""
-        return self.options.storage or Storage()
 
 
 class Opened(NamedTuple):
@@ -87,7 +66,7 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
     _require_free(sink, plan.path)
     least = 0
     if plan.options.mode == "w":
-        root_metadata(_header(plan.options, layout))  # before anything is deleted for a run that nobody could read
+        root_metadata(plan.header(layout))  # before anything is deleted for a run that nobody could read
         least = _replace(sink, plan.path)
     for _ in range(_TRIES):
         opened = _claim(sink, plan, layout, new, least)
@@ -103,7 +82,7 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
     if plan.options.mode == "w-" and mine:
         raise _exists(plan.path)
     earlier = {t.name: t for name in mine for t in read_segment(sink, name).joined}
-    wanted = _header(plan.options, [t for t in layout if t[0] not in earlier])
+    wanted = plan.header([t for t in layout if t[0] not in earlier])
     header, root = create_root(sink, wanted)
     if header.uuid != wanted.uuid:
         if plan.options.mode == "w":
@@ -230,10 +209,8 @@ def _replace(sink: Sink, path: str) -> int:
             live = still_writes(header, segment) if segment.status == "recording" else False
             if live is not False:
                 who = f"process {segment.process.get('pid')} is" if live else "a process of another machine may be"
-                tell(
-                    path,
-                    f"the run that is replaced was not closed: {who} still recording {name}, whose rows are deleted",
-                )
+                told = f"the run that is replaced was not closed: {who} still recording {name}"
+                tell(path, f"{told}, whose rows are deleted")
     sink.clear()
     return 1 + max((number for number, _, _ in there), default=-1)
 
@@ -251,71 +228,6 @@ def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:
         raise SpecMismatchError(
             f"{path} was recorded with {len(header.tensors)} parameters, this process has {len(wanted.tensors)}"
         )
-
-
-def describe_plan(path: str, header: RunHeader) -> str:
-    """One line: what is recorded and what it costs."""
-    row = header.n * 4 + len(header.groups) * 8 + 40
-    files = 6 / header.chunk * 1000
-    kind = "exact" if header.sketch.exact else f"{header.sketch.kind} to k={header.sketch.k}"
-    return (
-        f"recording to {path}: {header.dimension:,} coordinates in {len(header.groups)} groups, {kind}; "
-        f"{row / 1024:.1f} KiB a step, chunks of {header.chunk} steps, {max(files, 1):.0f} files per 1,000 steps, "
-        f"{2 * header.chunk * row / 2**20:.1f} MiB of buffers"
-    )
-
-
-def require_chunk(plan: Plan) -> None:
-    """Refuse a ``chunk`` that readers would refuse, as far as the layout is known already: of one group otherwise.
-
-    Raises
-    ------
-    ValueError
-        Chunks of so many rows would be too large.
-    """
-    chunk = plan.options.chunk
-    if chunk is None:
-        return
-    sizes = [1] if plan.layout is None else _divided(plan.options, plan.layout)[2]
-    k = max(sizes) if plan.options.k == "exact" else plan.options.k
-    most = most_rows(len(sizes), k)
-    if 1 <= most < chunk:
-        raise ValueError(
-            f"chunk must be at most {most:,}: larger chunks of rows of {len(sizes):,} groups x {k:,} numbers take more "
-            f"than the {limits.CHUNK // 2**20} MiB that readers take; got {chunk:,}, leave it out for the default"
-        )
-
-
-def _divided(options: RecordingOptions, layout: Layout) -> tuple[tuple[str, ...], tuple[TensorInfo, ...], list[int]]:
-    """Names of the groups, every tensor with its group, and coordinates of each group."""
-    names = [name for name, _, _ in layout]
-    plain = [TensorInfo(name, tuple(shape), dtype, 0) for name, shape, dtype in layout]
-    group_names, index = grouping.assign(names, [t.size for t in plain], options.groups)
-    infos = tuple(dataclasses.replace(t, group=g) for t, g in zip(plain, index, strict=True))
-    sizes = [0] * len(group_names)
-    for t in infos:
-        sizes[t.group] += t.size
-    return tuple(group_names), infos, sizes
-
-
-def _header(options: RecordingOptions, layout: Layout) -> RunHeader:
-    group_names, infos, sizes = _divided(options, layout)
-    k, rounded = options.k, options.sketch_bits < FULL_BITS
-    spec = fold_hash.exact_spec(sizes) if k == "exact" else fold_hash.fold_hash_spec(k, options.seed)
-    return RunHeader(
-        sketch=spec,
-        groups=group_names,
-        tensors=infos,
-        chunk=options.chunk or chunk_rows(len(group_names) * spec.k * 4),
-        codec=options.codec or ("bitshuffle-zstd" if rounded else "raw"),
-        sketch_bits=options.sketch_bits,
-        stage=options.stage,
-        what=options.what,
-        every=options.every,
-        created=now(),
-        uuid=uuid.uuid4().hex,
-        provenance=provenance.collect(options),
-    )
 
 
 def _joined(
@@ -344,13 +256,5 @@ def _require_free(sink: Sink, path: str) -> None:
         read_root(sink)
     except NotARunError:
         odd = [name for name in sink.names() if not name.endswith(PARTIAL_FILE)]
-        if odd and META not in odd and not _is_run(sink):  # asked again: another process may be opening it
+        if odd and META not in {*odd, *sink.names()}:  # asked again: another process may be opening it
             raise taken from None
-
-
-def _is_run(sink: Sink) -> bool:
-    try:
-        read_root(sink)
-    except NotARunError:
-        return False
-    return True
