@@ -121,12 +121,12 @@ def _parting(found: Comparison) -> list[str]:
         return []
     from gradlog.analysis.comparison.divergence import MIN_CONSECUTIVE, SIMILARITY_THRESHOLD
 
-    first = "never" if c.first_difference is None else f"step {c.first_difference:,}"
-    apart = "never" if c.parted is None else f"step {c.parted:,}"
-    rule = f"cosine below {SIMILARITY_THRESHOLD:g}, interval and all, at {MIN_CONSECUTIVE} steps in a row"
+    first = "never" if c.first_difference is None else f"from step {c.first_difference:,}"
+    apart = "never" if c.parted is None else f"from step {c.parted:,}"
+    rule = f"cosine surely below {SIMILARITY_THRESHOLD:g} at {MIN_CONSECUTIVE} steps in a row"
     shown = [
         ("steps in common", f"{len(c.steps):,}"),
-        ("first difference", f"{first} (rows not the same bit by bit)"),
-        ("parted", f"{apart} ({rule})"),
+        ("not identical", f"{first} (bit by bit)"),
+        ("far apart", f"{apart} ({rule})"),
     ]
     return ["", plain_text.heading("gradients of the two runs"), *plain_text.facts(shown)]

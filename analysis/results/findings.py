@@ -59,7 +59,8 @@ def _predictable(document: Document, style: Style) -> Finding | None:
     text += f" ({known}), against {style.number(best['null'], 3)} if shuffled. "
     words = {verdict(kappa) for kappa in kappas.values()}
     if verdict(best) == EPOCH:
-        advice = ("say how long an epoch is: --steps-per-epoch N", 'The verdict is "epoch unknown"')
+        epochs = "say how long an epoch is: --steps-per-epoch N, 0 if every batch is drawn anew"
+        advice = (epochs, 'The verdict is "epoch unknown"')
     elif words & {HELPS, HURTS, EPOCH, UNKNOWN}:
         advice = ("", "")
     else:
@@ -69,10 +70,12 @@ def _predictable(document: Document, style: Style) -> Finding | None:
 
 def _answer(best: Document, style: Style) -> str:
     said, share = verdict(best), 1 - best["value"]
+    predictable = f"{style.percent(share, 0 if share > 0.1 else 1)} of the gradients' squared norm is predictable"
     if said == HELPS:
-        if share > 0:
-            return f"{style.percent(share, 0 if share > 0.1 else 1)} of the gradients' squared norm is predictable"
-        return "The gradients are more predictable than if shuffled, but predicting zero errs less"
+        worse = "The gradients are more predictable than if shuffled, but predicting zero errs less"
+        return predictable if share > 0 else worse
+    if said == EPOCH and share > 0:
+        return f"{predictable}, unless short epochs make it look so"
     return {
         HURTS: "The gradients are less predictable than if shuffled",
         NONE: "The gradients are as predictable as if shuffled",
@@ -154,7 +157,7 @@ def _beside_shuffled(rank: Document, ceiling: int | None) -> tuple[str, str, str
 def _signal(document: Document, style: Style) -> Finding | None:
     noise = document["noise"]
     if noise["source"] is None:
-        return Finding(f"Signal share: not known from lags ({noise['withheld']}).")
+        return Finding(f"Signal against minibatch noise: unknown ({noise['withheld']}).")
     if noise["signal_share"] is None:
         return None
     ends = style.interval(noise["signal_share_low"], noise["signal_share_high"], style.percent)
@@ -166,19 +169,23 @@ def _signal(document: Document, style: Style) -> Finding | None:
 
 
 def _steps(document: Document, style: Style) -> Finding | None:
-    """Say whether a few steps hold half of the path."""
+    """Say whether a few steps hold half of the path, and whether they are the first ones."""
     half, rows, largest = document["path_shares"]["half_steps"], document["rows"], document["path_shares"]["steps"][:3]
     if not half:
         return None
-    most = _listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest])
+    holds = f"{half:,} of {rows:,} hold half of the squared error of last"
     if half > FEW * rows:
         return Finding(f"No few steps dominate: half of the squared error of last lies in {half:,} of {rows:,}.")
-    step = largest[0]["step"]
-    return Finding(
-        f"A few steps dominate: {half:,} of {rows:,} hold half of the squared error of last, most of all {most}.",
-        f"gradlog events, and gradlog info --step {step}; --burn-in leaves the first steps out",
+    most, heading = (
+        _listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest]),
         "One step, or a few, hold most of the path",
     )
+    first, last = document["run"]["first_step"], document["run"]["last_step"]
+    if max(s["step"] for s in largest) <= first + FEW * (last - first):
+        advice = f"leave the beginning out, and compare: --burn-in {round(FEW * rows)}"
+        return Finding(f"The first steps dominate: {holds}, most of all {most}.", advice, heading)
+    advice = f"gradlog events, and gradlog info --step {largest[0]['step']}, show what happened there"
+    return Finding(f"A few steps dominate: {holds}, most of all {most}.", advice, heading)
 
 
 def _group(document: Document, style: Style) -> Finding | None:

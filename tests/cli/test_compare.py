@@ -33,8 +33,8 @@ def test_analyze_shows_kappas_of_several_runs_as_compare_does(call, two):
 
 def test_equal_runs_never_part(call, two):
     shown = call("compare", *two)
-    assert "first difference  never" in shown.out
-    assert "parted            never" in shown.out
+    assert "not identical    never (bit by bit)" in shown.out
+    assert "far apart        never (cosine surely below " in shown.out
     document = json.loads(call("compare", *two, "--format", "json", "--window", "20").out)
     assert document["schema"] == "gradlog.comparison/1"
     assert document["cosine"]["value"] == pytest.approx([1.0] * 60)

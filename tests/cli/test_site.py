@@ -82,7 +82,7 @@ def run_page(name, call):
 
 def test_the_tutorial_runs(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run_page("tutorial", call) == 7
+    assert run_page("tutorial", call) == 8
     made = {p.name for p in tmp_path.iterdir()}
     assert made == {"small-batch.zarr", "large-batch.zarr", "result.nc", "figure.svg", "report.html", "small-batch.csv"}
 

@@ -105,6 +105,13 @@ def test_a_few_steps_that_hold_half_of_the_path_come_first(document):
     assert "--step 359" in first.next_step
 
 
+def test_first_steps_that_hold_half_of_the_path_are_told_from_a_spike(document):
+    document["path_shares"] |= {"half_steps": 40, "steps": [{"step": step, "share": 0.1} for step in (3, 0, 39)]}
+    first = findings(document)[0]
+    assert first.text.startswith("The first steps dominate: 40 of 400 hold half")
+    assert "--burn-in 40" in first.next_step
+
+
 @pytest.mark.parametrize(
     ("share", "groups", "dominates"), [(0.84, 4, True), (0.49, 4, False), (0.6, 3, False), (0.9, 2, False)]
 )
