@@ -26,7 +26,7 @@ SUM = 32
 """Rows of a float32 sum."""
 
 _CACHE = 2**19
-"""Floats of a tile: 2 MiB. Wide rows are at least 512, for each tile goes through the whole memory of the Grams."""
+"""Floats of a tile: 2 MiB. For Grams it has 512 rows at least, since each goes through the whole memory of the Grams."""
 
 
 WORTH = 2**26
@@ -45,9 +45,9 @@ def compiled() -> Callable[..., None] | None:
     return loops
 
 
-def tile_rows(n: int) -> int:
+def tile_rows(n: int, least: int = 512) -> int:
     """Rows of a tile of n columns."""
-    return int(np.clip(_CACHE // n, 512, 8192)) // SUM * SUM
+    return int(np.clip(_CACHE // n, least, 8192)) // SUM * SUM
 
 
 class Workspace:
@@ -108,13 +108,15 @@ def summarise(
     loops = compiled() if recipe.kernel == "numba" else None
     add = loops or add_tile
     summary.kernels = frozenset(["numba" if loops else "numpy"] if recipe.columns else [])
-    grams, rows = own.grams, tile_rows(recipe.n)
+    grams, rows, few = own.grams, tile_rows(recipe.n), tile_rows(recipe.n, SUM)
     H = own.increments(min(rows, len(X)))
     for start in range(0, len(X), rows):
         stop = min(start + rows, len(X))
         h = H[: stop - start + 1]
         if recipe.columns:
-            add(X, start, stop, h, summary, ema, path)
+            for low in range(start, stop, few):
+                high = min(low + few, stop)
+                add(X, low, high, h[low - start : high - start + 1], summary, ema, path)
         else:
             _differences(X, start, stop, h)
         grams.add(X[start:stop], h[1:], summary.sums)
