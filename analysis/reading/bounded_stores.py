@@ -14,8 +14,8 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -33,31 +33,30 @@ from gradlog.format.names import is_temporary
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
+    Prototype = BufferPrototype | None
+    Range = ByteRequest | None
+    Parts = Sequence[tuple[int, Buffer | None]]
+
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-class Bounds:
-    """What the objects of a run may hold: the chunks below each segment, once its headers are read."""
+class Bounded:
+    """A store that knows what the chunks below each segment must decode to, once its headers are read."""
 
-    def __init__(self) -> None:
-        self._frames: Mapping[str, tuple[str, int]] = {}
-        self._largest = limits.FILE
-        self._shard: dict[str, int] = {}
+    _frames: Mapping[str, tuple[str, int]] = MappingProxyType({})
+    _shards: Mapping[str, int] = MappingProxyType({})
+    _largest = limits.FILE
 
     def expect(self, run: RunHeader, segment: SegmentHeader) -> None:
         """Hold the chunks of a segment to what its headers imply."""
         self._frames, self._largest = run.frames(), run.largest_file
-        self._shard[segment.name] = segment.shard
+        self._shards = {**self._shards, segment.name: segment.shard}
 
     def most(self, key: str) -> int:
         """Bytes that are read of an object."""
         return max(limits.most(key), self._largest) if ChunkKey.parse(split_key(key)[1]) else limits.most(key)
 
-    def frame(self, chunk: ChunkKey | None) -> tuple[str, int] | None:
-        """Codec of a chunk and the bytes that it unpacks to; None where that is not known."""
-        return self._frames.get(chunk.array) if chunk else None
-
-    def check(self, key: str, data: bytes, byte_range: ByteRequest | None) -> bytes:
+    def check(self, key: str, data: bytes, byte_range: Range) -> bytes:
         """Return the bytes of an object, or of a part of it.
 
         Raises
@@ -67,13 +66,13 @@ class Bounds:
         """
         segment, inside = split_key(key)
         place = ChunkKey.parse(inside)
-        frame = self.frame(place)
+        frame = self._frames.get(place.array) if place else None
         if place is None or frame is None or isinstance(byte_range, SuffixByteRequest):  # the index of a shard
             return data
         chunks: Sequence[bytes | memoryview | None] = [data]
         if place.shard and byte_range is None:
             try:
-                chunks = shards.unpack(data, self._shard.get(segment, 0))
+                chunks = shards.unpack(data, self._shards.get(segment, 0))
             except ValueError as error:
                 raise CorruptRunError(f"{key}: {error}") from error
         for chunk in chunks:
@@ -82,24 +81,40 @@ class Bounds:
                 raise CorruptRunError(f"{key}: {fault}")
         return data
 
-
-class Bounded:
-    """A store that reads within bounds."""
-
-    @cached_property
-    def bounds(self) -> Bounds:
-        """See Bounds."""
-        return Bounds()
-
     async def get_ranges(
-        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **joining: object
-    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        self, key: str, byte_ranges: Sequence[Range], *, prototype: BufferPrototype, **joining: object
+    ) -> AsyncIterator[Parts]:
         """Parts of an object, each of them read and checked alone; zarr since 3.2 would join neighbours into one."""
         read = cast("Store", self).get
         yield list(enumerate(await asyncio.gather(*(read(key, prototype, part) for part in byte_ranges))))
 
 
-def span(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
+class BoundedFiles(Bounded):
+    """A bounded store of this machine."""
+
+    def read(self, key: str, byte_range: Range) -> bytes | None:
+        """Bytes of an object or of a part of it; None if there is none."""
+        raise NotImplementedError
+
+    async def get(self, key: str, prototype: Prototype = None, byte_range: Range = None) -> Buffer | None:
+        """Content of an object or of a part of it; None if there is none."""
+        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+
+    def get_sync(self, key: str, *, prototype: Prototype = None, byte_range: Range = None) -> Buffer | None:
+        """As ``get``, for a zarr that was told to work without a loop."""
+        data = self.read(key, byte_range)
+        if data is None:
+            return None
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(self.check(key, data, byte_range))
+
+    def get_ranges_sync(
+        self, key: str, byte_ranges: Sequence[Range], *, prototype: Prototype, **joining: object
+    ) -> Parts:
+        """As ``get_ranges``, likewise."""
+        return [(i, self.get_sync(key, prototype=prototype, byte_range=part)) for i, part in enumerate(byte_ranges)]
+
+
+def span(byte_range: Range, size: int) -> tuple[int, int]:
     """Start and stop, within an object of this size, of what is asked for."""
     if isinstance(byte_range, RangeByteRequest):
         return min(byte_range.start, size), min(byte_range.end, size)
@@ -110,14 +125,8 @@ def span(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
     return 0, size
 
 
-class BoundedFolder(Bounded, LocalStore):
+class BoundedFolder(BoundedFiles, LocalStore):
     """A folder; no link in it is followed."""
-
-    def get_ranges_sync(
-        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **joining: object
-    ) -> Sequence[tuple[int, Buffer | None]]:
-        """As ``get_ranges``, for a zarr that was told to work without a loop."""
-        return [(i, self.get_sync(key, prototype=prototype, byte_range=part)) for i, part in enumerate(byte_ranges)]
 
     def require_plain(self, folder: str) -> None:
         """Refuse a segment with anything in it that no verb should open, whether this one would or not.
@@ -134,40 +143,26 @@ class BoundedFolder(Bounded, LocalStore):
             if odd := limits.kind(status):
                 raise CorruptRunError(f"{self.root / key}: {odd}")
             chunk = ChunkKey.parse(name)
-            codec, size = self.bounds.frame(chunk) or ("", 0)
-            if codec == "crc32c" and chunk and not chunk.shard and status.st_size != size + CHECKED:
+            codec, size = self._frames.get(chunk.array, ("", 0)) if chunk and not chunk.shard else ("", 0)
+            if codec == "crc32c" and status.st_size != size + CHECKED:
                 implied = f"the headers imply {size + CHECKED:,}"
                 raise CorruptRunError(f"{self.root / key}: {status.st_size:,} bytes, {implied}")
-            limits.require_size(str(self.root / key), status.st_size, self.bounds.most(key))
+            limits.require_size(str(self.root / key), status.st_size, self.most(key))
 
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Content of a file or of a part of it; None if there is none."""
-        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
-
-    def get_sync(
-        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Likewise, for a zarr that was told to work without a loop."""
-        data = self._bytes(key, byte_range)
-        return None if data is None else (prototype or default_buffer_prototype()).buffer.from_bytes(data)
-
-    def _bytes(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
+    def read(self, key: str, byte_range: Range) -> bytes | None:
+        """See BoundedFiles."""
         try:
-            descriptor = limits.open_plain(self.root, key, self.bounds.most(key))
+            descriptor = limits.open_plain(self.root, key, self.most(key))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             if byte_range is None:
-                data = file.readall()
-            else:
-                start, stop = span(byte_range, os.fstat(descriptor).st_size)
-                data = os.pread(descriptor, stop - start, start)
-        return self.bounds.check(key, data, byte_range)
+                return file.readall()
+            start, stop = span(byte_range, os.fstat(descriptor).st_size)
+            return os.pread(descriptor, stop - start, start)
 
 
-class BoundedZip(Bounded, ZipStore):
+class BoundedZip(BoundedFiles, ZipStore):
     """A zip archive with a list of members that fits into memory, each of which unpacks to what the list says."""
 
     def __init__(self, path: Path) -> None:
@@ -183,25 +178,21 @@ class BoundedZip(Bounded, ZipStore):
                 if child:
                     self._folders.setdefault("/".join(folders[:i]), {})[child] = None
 
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Content of a member or of a part of it; None if there is none."""
+    def read(self, key: str, byte_range: Range) -> bytes | None:
+        """See BoundedFiles."""
         with self._lock:
             try:
                 member = self._zf.getinfo(key)
             except KeyError:
                 return None
-            limits.require_size(key, member.file_size, self.bounds.most(key))
+            limits.require_size(key, member.file_size, self.most(key))
             start, stop = span(byte_range, member.file_size)
             try:
                 with self._zf.open(member) as file:
                     file.seek(start)
-                    data = file.read(stop - start)  # of which it never unpacks more
+                    return file.read(stop - start)  # of which it never unpacks more
             except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
                 raise CorruptRunError(f"{key}: cannot be read from the archive ({error})") from error
-        data = self.bounds.check(key, data, byte_range)
-        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names right below a folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.text import portable_names, writable
+from gradlog.analysis.common.types import Float32
 from gradlog.analysis.reading.rows import RowSource, block_rows, increment_rows
 from gradlog.analysis.reading.run import Run
 
@@ -22,41 +24,38 @@ Variable = tuple[tuple[str, ...], object, dict[str, str]]
 
 def sketch_array(source: RowSource) -> dask.array.Array:
     """Rows as a dask array (step, group, k)."""
-    import dask.array as da
-    from dask import delayed
-
-    rows = block_rows(source)
-    parts = []
-    for start in range(0, len(source), rows):
-        stop = min(start + rows, len(source))
-        read = delayed(_read_cube, pure=True)(source, start, stop)
-        parts.append(da.from_delayed(read, (stop - start, source.n_groups, source.k), np.float32))
-    return da.concatenate(parts)
+    return _blocks(source, np.ones(len(source), bool), _read_cube, (source.n_groups, source.k))
 
 
 def increments_array(source: RowSource, chains: NDArray[np.int64]) -> dask.array.Array:
     """Increments within chains as a dask array (rows, n)."""
+    follows = np.zeros(len(source), bool)
+    follows[increment_rows(chains)] = True
+    return _blocks(source, follows, _read_increments, (source.n,))
+
+
+def _blocks(
+    source: RowSource, mask: NDArray[np.bool_], read: Callable[..., Float32], shape: tuple[int, ...]
+) -> dask.array.Array:
+    """Join ``read(source, start, mask of a block)``, with a row of this shape for each that is masked."""
     import dask.array as da
     from dask import delayed
 
-    follows = np.zeros(len(source), bool)
-    follows[increment_rows(chains)] = True
     rows = block_rows(source)
-    parts = []
-    for start in range(0, len(source), rows):
-        mask = follows[start : start + rows]
-        count = int(np.count_nonzero(mask))
-        if count:
-            read = delayed(_read_increments, pure=True)(source, start, mask)
-            parts.append(da.from_delayed(read, (count, source.n), np.float32))
-    return da.concatenate(parts) if parts else da.zeros((0, source.n), dtype=np.float32)
+    wanted = [(start, mask[start : start + rows]) for start in range(0, len(source), rows)]
+    parts = [
+        da.from_delayed(delayed(read, pure=True)(source, start, own), (int(own.sum()), *shape), np.float32)
+        for start, own in wanted
+        if own.any()
+    ]
+    return da.concatenate(parts) if parts else da.zeros((0, *shape), dtype=np.float32)
 
 
-def _read_cube(source: RowSource, start: int, stop: int) -> NDArray[np.float32]:
-    return source.read(start, stop).reshape(stop - start, source.n_groups, source.k)
+def _read_cube(source: RowSource, start: int, mask: NDArray[np.bool_]) -> Float32:
+    return source.read(start, start + len(mask)).reshape(len(mask), source.n_groups, source.k)
 
 
-def _read_increments(source: RowSource, start: int, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _read_increments(source: RowSource, start: int, mask: NDArray[np.bool_]) -> Float32:
     low = max(start - 1, 0)  # the halo row
     rows = np.diff(source.read(low, start + len(mask)), axis=0)
     return rows[mask if start else mask[1:]]

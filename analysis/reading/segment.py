@@ -302,7 +302,7 @@ def _read_record(
                 f"{META}, of shape {fields.shown(shape)}"
             )
     if isinstance(store, Bounded):
-        store.bounds.expect(run, header)
+        store.expect(run, header)
     if isinstance(store, BoundedFolder):
         store.require_plain(path)
     arrays = {}

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from zarr.abc.store import ByteRequest, RangeByteRequest, Store
+from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
@@ -23,7 +23,9 @@ from gradlog.format import limits
 from gradlog.format.names import META
 
 if TYPE_CHECKING:
-    from zarr.core.buffer import Buffer, BufferPrototype
+    from zarr.core.buffer import Buffer
+
+    from gradlog.analysis.reading.bounded_stores import Prototype, Range
 
 Location = str | os.PathLike[str] | Store
 
@@ -186,17 +188,15 @@ class RemoteStore(Bounded, FsspecStore):
         protocol = self.fs.protocol
         return answering(f"{protocol if isinstance(protocol, str) else protocol[0]}://{self.path}")
 
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: Prototype = None, byte_range: Range = None) -> Buffer | None:
         """Content of an object or of a part of it, or None."""
-        most = self.bounds.most(key)
+        most = self.most(key)
         prototype = prototype or default_buffer_prototype()
         with self._answering():
             found = await super().get(key, prototype, byte_range or RangeByteRequest(0, most + 1))
         if found is not None:
             limits.require_size(f"{self.path}/{key}", len(found), most)
-            self.bounds.check(key, found.to_bytes(), byte_range)
+            self.check(key, found.to_bytes(), byte_range)
         return found
 
     async def getsize(self, key: str) -> int:

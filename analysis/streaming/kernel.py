@@ -26,7 +26,7 @@ SUM = 32
 """Rows of a float32 sum."""
 
 _CACHE = 2**19
-"""Floats of a tile: 2 MiB. For Grams it has 512 rows at least, since each goes through the whole memory of the Grams."""
+"""Floats of a tile: 2 MiB. For Grams it has 512 rows at least: each goes through the whole memory of the Grams."""
 
 
 WORTH = 2**26

@@ -152,7 +152,7 @@ def test_neighbours_in_a_shard_are_checked_one_by_one(tmp_path: Path) -> None:
     compact(path)
     (segment,) = open_run(path).segments
     store = BoundedFolder(path, read_only=True)
-    store.bounds.expect(segment.run, segment.header)
+    store.expect(segment.run, segment.header)
     chunks = [bytes(chunk) for chunk in shards.unpack((path / key).read_bytes(), segment.header.shard)[:2] if chunk]
     cut = len(chunks[0])
     parts = [RangeByteRequest(0, cut), RangeByteRequest(cut, cut + len(chunks[1]))]
