@@ -109,38 +109,19 @@ def compute(
     """
     rows = block_rows(source)
     panes: list[RowPane] = [Pane(plan(chains, a, b, rows), Fold()) for a, b in itertools.pairwise(cuts)]
-    tally = Tally(progress, sum(len(pane.blocks) for pane in panes))
+    done, total = itertools.count(1), sum(len(pane.blocks) for pane in panes)
+    tell = progress or (lambda done, total: None)
     work = Reduction(summarise_block, (source, recipe), Summary.absorb, merge)
 
     def fold(panes: list[RowPane]) -> list[Fold[Summary]]:
-        total = sum(len(pane.blocks) for pane in panes)
-        tally(0, total)
-        return executors.of(scheduler, total).fold(panes, work, tally) if panes else []
+        """Fold some of the panes, or of their blocks; progress is told of all."""
+        executor = executors.of(scheduler, sum(len(pane.blocks) for pane in panes))
+        return executor.fold(panes, work, lambda *_: tell(next(done), total)) if panes else []
 
+    tell(0, total)
     if memo is None:
-        return [done.value(Summary.absorb) for done in fold(panes)]
+        return [pane.value(Summary.absorb) for pane in fold(panes)]
     found = memo.summaries(source, [list(pane.blocks) for pane in panes], recipe, fold)
-    tally.finish()
+    if next(done) <= total:  # some were known
+        tell(total, total)
     return found
-
-
-class Tally:
-    """Progress of one pass in several parts, of which some may not be needed."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._report, self._total = progress or (lambda done, total: None), total
-        self._before = self._at = 0
-        self._report(0, total)
-
-    def __call__(self, done: int, total: int) -> None:
-        """Blocks of a part that are done: 0 begins the next part."""
-        if done == 0:
-            self._before = self._at
-            return
-        self._at = self._before + done
-        self._report(self._at, self._total)
-
-    def finish(self) -> None:
-        """Count blocks that were known as done."""
-        if self._at < self._total:
-            self._report(self._total, self._total)
