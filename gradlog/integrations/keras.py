@@ -6,6 +6,7 @@ the optimizer's update step. That step is wrapped here: one row per update, with
 
 from __future__ import annotations
 
+import abc
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -125,8 +126,10 @@ class _Watch(Hooks):
 
     def drain(self) -> None:
         """Wait for rows that are under way."""
-        if self._updates is not None:
-            self._updates.drain()
+        if isinstance(self._updates, _Jax):
+            import jax
+
+            jax.effects_barrier()
 
     def _compiling(self, original: Function, *args: object, **kwargs: object) -> object:
         result = original(*args, **kwargs)
@@ -187,7 +190,7 @@ def _like(variable: keras.Variable) -> NDArray[np.generic]:
     return np.empty(variable.shape, "float32" if dtype == "bfloat16" else dtype)
 
 
-class _Updates:
+class _Updates(abc.ABC):
     """Updates of one optimizer. ``first``: number of the next one, where an earlier optimizer made those before it."""
 
     def __init__(
@@ -200,11 +203,11 @@ class _Updates:
         self.last = None if first is None else first - 1
         self._prepare(hooks)
 
-    def _prepare(self, hooks: Hooks) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _prepare(self, hooks: Hooks) -> None: ...
 
-    def __call__(self, grads: Tensors, variables: Variables, rate: Number) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __call__(self, grads: Tensors, variables: Variables, rate: Number) -> None: ...
 
     def _record(self, number: int, row: Callable[[], Row]) -> None:
         self.last = self._base + number
@@ -216,9 +219,6 @@ class _Updates:
         for g, v in zip(grads, variables, strict=True):
             found[self._index[id(v)]] = g
         return found
-
-    def drain(self) -> None:
-        """Wait for rows that are under way."""
 
 
 class _Torch(_Updates):
@@ -234,11 +234,8 @@ class _Torch(_Updates):
             fill = self._measure.lazy(self._ordered(grads, variables))
             return Row(fill, {"lr": float(rate)}, later=self._measure.later)
 
-        number = None
         with self._recorder.guarded():
-            number = int(self._optimizer._iterations) // self._accumulate
-        if number is not None:
-            self._record(number, row)
+            self._record(int(self._optimizer._iterations) // self._accumulate, row)
 
 
 class _Jax(_Updates):
@@ -258,15 +255,7 @@ class _Jax(_Updates):
             io_callback(self._receive, None, self._optimizer._iterations.value, row, rate, ordered=True)
 
     def _receive(self, iteration: NDArray[np.generic], sketched: Sketched, rate: NDArray[np.generic]) -> None:
-        ready = False
         with self._recorder.guarded():
             number, micro = divmod(int(iteration), self._accumulate)
-            ready = micro == self._accumulate - 1
-        if ready:
-            self._record(number, lambda: Row(self._fill(sketched), {"lr": float(rate)}))
-
-    def drain(self) -> None:
-        """Wait for callbacks that are under way."""
-        import jax
-
-        jax.effects_barrier()
+            if micro == self._accumulate - 1:
+                self._record(number, lambda: Row(self._fill(sketched), {"lr": float(rate)}))

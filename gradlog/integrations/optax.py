@@ -155,7 +155,6 @@ class _Host(Hooks):
         self._count, self._calls = -1, 0
 
     def __call__(self, count: jax.Array, row: Sketched, loss: jax.Array) -> None:
-        ready = False
         with self.recorder.guarded():
             number, loss = int(count), np.asarray(loss)
             self._calls = self._calls + 1 if number == self._count else 1
@@ -166,9 +165,8 @@ class _Host(Hooks):
                     "log_gradients(log, accumulate=k)"
                 )
             scalars = {"loss": float(loss)} if loss.size == 1 and not np.isnan(loss) else {}
-            ready = self._calls == self._accumulate
-        if ready:
-            self.recorder.record(lambda: Row(filled(row), scalars), number)
+            if self._calls == self._accumulate:
+                self.recorder.record(lambda: Row(filled(row), scalars), number)
 
     def drain(self) -> None:
         """Wait for callbacks that are under way."""

@@ -160,11 +160,10 @@ class ScriptRecorder:
 
     def _close_abandoned(self) -> None:
         """End the runs of optimizers that the script has let go of: a search over settings makes many."""
-        gone = [all(one() is None for one in optimizers) for optimizers, _ in self._recorded]
-        for (_, logger), ended in zip(self._recorded, gone, strict=True):
-            if ended:
-                logger.close()
-        self._recorded = [kept for kept, ended in zip(self._recorded, gone, strict=True) if not ended]
+        for recorded in self._recorded[:]:
+            if all(one() is None for one in recorded[0]):
+                recorded[1].close()
+                self._recorded.remove(recorded)
 
     def close(self, reason: str = "") -> None:
         """Take the hook off and end the runs; ``reason`` as of :meth:`gradlog.Logger.close`."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils import clip_grad
@@ -23,27 +23,14 @@ from gradlog.errors import UnsupportedError
 from gradlog.integrations.torch.compiled import listen, plain, tell
 from gradlog.integrations.torch.types import Args, Function, Gradients, Kwargs, Tensors
 
+if TYPE_CHECKING:
+    from gradlog.integrations.torch.capture import Capture
+
 
 def norm_and_coef(max_norm: float, total_norm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Norm of the gradients that are clipped, and by what torch multiplies them."""
     norm = (total_norm.full_tensor() if hasattr(total_norm, "full_tensor") else total_norm).detach()
     return norm, torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-
-
-class Watcher(Protocol):
-    """Who wants to know. No method may raise."""
-
-    def clipping(self, parameters: Tensors, max_norm: float, total_norm: torch.Tensor) -> None:
-        """Note that gradients are about to be scaled by ``max_norm / total_norm`` where that is below 1."""
-
-    def clipping_compiled(self, parameters: Tensors, grads: Gradients, norm: torch.Tensor, coef: torch.Tensor) -> None:
-        """Note the same from inside a graph, where parameters are known by their memory alone."""
-
-    def stepping(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> Callable[[], None] | None:
-        """Note that a GradScaler is about to decide on a step; the returned function is called afterwards."""
-
-    def anyone_steps(self, optimizer: Optimizer) -> None:
-        """Note that some optimizer of this process is about to step."""
 
 
 class Place:
@@ -82,15 +69,15 @@ class Place:
             self._inside = False
 
 
-_watchers: list[weakref.ref[Watcher]] = []
+_watchers: list[weakref.ref[Capture]] = []
 _lock = threading.RLock()
 
 
-def _alive() -> list[Watcher]:
+def _alive() -> list[Capture]:
     return [w for ref in tuple(_watchers) if (w := ref()) is not None]
 
 
-def watch(watcher: Watcher) -> None:
+def watch(watcher: Capture) -> None:
     """Tell ``watcher`` from now on; it is not kept alive.
 
     Raises
@@ -106,7 +93,7 @@ def watch(watcher: Watcher) -> None:
         _watchers.append(weakref.ref(watcher))
 
 
-def unwatch(watcher: Watcher | None = None) -> None:
+def unwatch(watcher: Capture | None = None) -> None:
     """Forget a watcher, and those that are no more; with the last one torch is as it was."""
     with _lock:
         _watchers[:] = [ref for ref in _watchers if ref() not in (None, watcher)]

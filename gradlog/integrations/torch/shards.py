@@ -8,7 +8,8 @@ counted by the first of its holders only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -71,13 +72,13 @@ class Shard:
             c == 0 for c, place in zip(where, p.placements, strict=True) if place.is_replicate()
         )
         shape, offset = compute_local_shape_and_global_offset(p.shape, mesh, p.placements)
-        self._size = _product(shape)
+        self._size = math.prod(shape)
         if self._size == 0:
             return
         split = next((d for d in range(p.ndim) if shape[d] != p.shape[d]), p.ndim)
         inside = all(shape[d] == p.shape[d] for d in range(split + 1, p.ndim))
-        if inside and _product(p.shape[:split]) == 1:
-            self._offset = offset[split] * _product(p.shape[split + 1 :]) if split < p.ndim else 0
+        if inside and math.prod(p.shape[:split]) == 1:
+            self._offset = offset[split] * math.prod(p.shape[split + 1 :]) if split < p.ndim else 0
         else:
             # No contiguous range of the full tensor: lay it out with zeros around it.
             self._box = tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))
@@ -136,10 +137,3 @@ class Exchange:
         groups = len(norm2)
         self._votes = fetch(row[-1:])
         return row[: -1 - groups].view(groups, -1), row[-1 - groups : -1]
-
-
-def _product(shape: Iterable[int]) -> int:
-    n = 1
-    for s in shape:
-        n *= int(s)
-    return n

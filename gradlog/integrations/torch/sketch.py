@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradlog.errors import UnsupportedError
+from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part, pieces, tables
 from gradlog.integrations.torch.types import Floats
-from gradlog.sketching.fold_hash import FoldHash
+from gradlog.sketching.fold_hash import FoldHash, from_spec
 
 BLOCK = 64
 """Rows of m floats that the device folds at once."""
@@ -81,7 +83,26 @@ class PartSketch(Protocol):
         """Sketches (groups, k) and squared norms (groups,)."""
 
 
-class DeviceSketch:
+def sketch_on(device: torch.device, header: RunHeader, parts: Sequence[Part], precise: bool, force: bool) -> PartSketch:
+    """Sketch of parts that live on one device, which is to be subtracted (``precise``) or not.
+
+    Raises
+    ------
+    UnsupportedError
+        The device does not have the precision.
+    """
+    groups = len(header.groups)
+    if header.sketch.exact:
+        return _ExactSketch(parts, groups, header.sketch.k)
+    S = from_spec(header.sketch)
+    if device.type == "cpu" and not force:
+        return _HostSketch(S, parts, groups)
+    if precise and device.type == "mps":
+        raise UnsupportedError("what='update' needs float64, which Apple's GPU does not have")
+    return _DeviceSketch(S, parts, groups, device, torch.float64 if precise else torch.float32)
+
+
+class _DeviceSketch:
     """Sketches parts that live on one device; nothing waits for the device.
 
     Parameters
@@ -128,12 +149,10 @@ class DeviceSketch:
         self._places = torch.arange(self._m, device=device)
 
     def zero(self) -> Folded:
-        """As of :class:`PartSketch`."""
         w = torch.zeros(self._groups, self._m, dtype=self._t.dtype, device=self._device)
         return Folded(w, torch.zeros(self._groups, dtype=self._wide, device=self._device))
 
     def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
-        """As of :class:`PartSketch`."""
         w = folded.w
         for g, block, shifts, signs in self._blocks:
             held = [
@@ -155,7 +174,6 @@ class DeviceSketch:
             folded.norm2.index_add_(0, self._group_of, torch.stack(norms))
 
     def sketch(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor]:
-        """As of :class:`PartSketch`."""
         v = (folded.w * self._sign)[:, self._order]
         v = torch.nn.functional.pad(v, (0, -self._m % self._k)).view(self._groups, -1, self._k)
         return v.sum(1), folded.norm2
@@ -174,8 +192,8 @@ class DeviceSketch:
         return torch.linalg.vector_norm(x.to(self._t.dtype), dtype=self._wide).square()
 
 
-class HostSketch:
-    """The same on the CPU in numpy, every sum in float64. Arguments as for :class:`DeviceSketch`."""
+class _HostSketch:
+    """The same on the CPU in numpy, every sum in float64. Arguments as for :class:`_DeviceSketch`."""
 
     def __init__(self, S: FoldHash, parts: Sequence[Part], groups: int) -> None:
         self._S, self._parts, self._groups = S, parts, groups
@@ -184,12 +202,10 @@ class HostSketch:
         self._scratch = np.empty(S.spec.m)
 
     def zero(self) -> Folded:
-        """As of :class:`PartSketch`."""
         w = torch.zeros(self._groups, 2 * self._S.spec.m, dtype=torch.float64, device="cpu")
         return Folded(w, w.new_zeros(self._groups))
 
     def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
-        """As of :class:`PartSketch`."""
         W, norm2 = folded.w.numpy(), folded.norm2.numpy()
         with np.errstate(all="ignore"):
             for part, x in zip(self._parts, flats, strict=True):
@@ -197,7 +213,6 @@ class HostSketch:
                     norm2[part.group] += self._fold(W[part.group], part, x)
 
     def sketch(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor]:
-        """As of :class:`PartSketch`."""
         W, m, k = folded.w.numpy(), self._S.spec.m, self._S.spec.k
         with np.errstate(all="ignore"):
             v = ((W[:, :m] + W[:, m:]) * self._sign)[:, self._order]
@@ -219,19 +234,17 @@ class HostSketch:
         return norm2
 
 
-class ExactSketch:
+class _ExactSketch:
     """The coordinates themselves, zero padded, in float64; for small models."""
 
     def __init__(self, parts: Sequence[Part], groups: int, k: int) -> None:
         self._parts, self._shape = parts, (groups, k)
 
     def zero(self) -> Folded:
-        """As of :class:`PartSketch`."""
         w = torch.zeros(self._shape, dtype=torch.float64, device="cpu")
         return Folded(w, w.new_zeros(self._shape[0]))
 
     def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
-        """As of :class:`PartSketch`."""
         at = [0] * self._shape[0]
         for part, x in zip(self._parts, flats, strict=True):
             start = at[part.group]
@@ -242,7 +255,6 @@ class ExactSketch:
                 folded.w[part.group, start : start + part.size] += x.double().cpu()
 
     def sketch(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor]:
-        """As of :class:`PartSketch`."""
         return folded.w, folded.w.square().sum(dim=1)
 
 

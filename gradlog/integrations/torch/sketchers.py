@@ -12,10 +12,9 @@ from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
-from gradlog.integrations.torch.sketch import DeviceSketch, ExactSketch, Folded, HostSketch, PartSketch, fetch, flat
+from gradlog.integrations.torch.sketch import Folded, fetch, flat, sketch_on
 from gradlog.integrations.torch.types import Floats, Number
 from gradlog.recorder.row_builder import Fill
-from gradlog.sketching.fold_hash import from_spec
 from gradlog.sketching.projector import projector
 from gradlog.sketching.pytree import as_entries
 
@@ -80,19 +79,7 @@ class Measure:
         self._on = []
         for device in dict.fromkeys(devices):
             members = [i for i, d in enumerate(devices) if d == device]
-            self._on.append((members, self._sketch_on(device, [parts[i] for i in members], precise)))
-
-    def _sketch_on(self, device: torch.device, parts: list[Part], precise: bool) -> PartSketch:
-        header = self._header
-        groups = len(header.groups)
-        if header.sketch.exact:
-            return ExactSketch(parts, groups, header.sketch.k)
-        S = from_spec(header.sketch)
-        if device.type == "cpu" and not _FORCE_DEVICE:
-            return HostSketch(S, parts, groups)
-        if precise and device.type == "mps":
-            raise UnsupportedError("what='update' needs float64, which Apple's GPU does not have")
-        return DeviceSketch(S, parts, groups, device, torch.float64 if precise else torch.float32)
+            self._on.append((members, sketch_on(device, header, [parts[i] for i in members], precise, _FORCE_DEVICE)))
 
     def begin(self) -> Sums:
         """Return the sums of nothing."""

@@ -85,34 +85,16 @@ def _refuse(optimizer: object) -> None:
 class _Hook:
     """A hook that compiled code can hold."""
 
-    event = ""
-
-    def __init__(self, observer: OptimizerSteps) -> None:
-        self.observer = observer
-        self.plainly: Callable[[Args, Kwargs], Instead] = torch.compiler.disable(self.eager)
+    def __init__(self, event: str, observer: OptimizerSteps) -> None:
+        self.event, self.observer = event, observer
+        eager = observer.before if event == "before" else lambda args, kwargs: observer.after()
+        self.plainly: Callable[[Args, Kwargs], Instead] = torch.compiler.disable(eager)
 
     def __call__(self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs) -> Instead:
         if torch.compiler.is_compiling() and closure_of(args, kwargs) is None and plain(self.observer.params):
             tell(self.observer.key, self.event, self.observer.params)
             return None
         return self.plainly(args, kwargs)
-
-    def eager(self, args: Args, kwargs: Kwargs) -> Instead:
-        raise NotImplementedError
-
-
-class _Before(_Hook):
-    event = "before"
-
-    def eager(self, args: Args, kwargs: Kwargs) -> Instead:
-        return self.observer.before(args, kwargs)
-
-
-class _After(_Hook):
-    event = "after"
-
-    def eager(self, args: Args, kwargs: Kwargs) -> None:
-        self.observer.after()
 
 
 class StepHooks:
@@ -122,8 +104,8 @@ class StepHooks:
         self._handles = []
         self._optimizers = optimizers
         for optimizer in optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(_Before(observer)))
-            self._handles.append(optimizer.register_step_post_hook(_After(observer)))
+            self._handles.append(optimizer.register_step_pre_hook(_Hook("before", observer)))
+            self._handles.append(optimizer.register_step_post_hook(_Hook("after", observer)))
             vars(optimizer)["register_step_pre_hook"] = _Registering(optimizer)
 
     def remove(self) -> None:
@@ -137,7 +119,7 @@ class StepHooks:
 
 def is_recorded(optimizer: torch.optim.Optimizer) -> bool:
     """Whether hooks of ours are on an optimizer."""
-    return any(isinstance(hook, _Before) for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
+    return any(isinstance(hook, _Hook) for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
 
 
 class _Registering:
@@ -149,7 +131,7 @@ class _Registering:
 
     def __call__(self, hook: Callable[..., Instead]) -> RemovableHandle:
         handle = self._register(hook)
-        for key in [key for key, held in self._hooks.items() if isinstance(held, _Before)]:
+        for key in [key for key, held in self._hooks.items() if isinstance(held, _Hook)]:
             self._hooks.move_to_end(key)
         return handle
 
