@@ -111,7 +111,7 @@ def record(name: str, seed: int, accident: str, path: Path, steps: int = 400) ->
             loss = nn.functional.cross_entropy(model(x), y)
             scaler.scale(loss).backward()
             if here == "one layer":
-                for parameter in model.get_submodule(layer).parameters():
+                for parameter in model.get_submodule(layer).parameters(recurse=False):
                     parameter.grad *= TOO_LARGE
             if here == "NaN, skipped":
                 next(model.get_submodule(layer).parameters()).grad.fill_(float("nan"))
