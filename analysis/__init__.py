@@ -22,21 +22,24 @@ if TYPE_CHECKING:
     from gradlog.analysis.events.events import Event, Events, find_events
     from gradlog.analysis.events.neighbours import Neighbours, neighbours
     from gradlog.analysis.following import Look, is_live, silence, watch
+    from gradlog.analysis.measures.direction_map import DirectionMap
     from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor, register_predictor
     from gradlog.analysis.reading.run import Run, open_run
     from gradlog.analysis.report import plots
     from gradlog.analysis.report.write import archive_report, html_report, write_report
     from gradlog.analysis.results.analyze import analyze
+    from gradlog.analysis.results.direction_map import direction_map
     from gradlog.analysis.results.export import export_result, export_rows
     from gradlog.analysis.results.group_time import GroupTime, group_time
     from gradlog.analysis.results.json_document import to_json
 
 __all__ = [
-    "Cache", "Comparison", "Configuration", "Cosines", "Difference", "Event", "Events", "Evidence", "Fitted",
-    "GroupTime", "Linear", "Look", "Mean", "Neighbours", "Predictor", "Replicates", "Report", "Row", "Run",
-    "analyze", "analyze_each", "analyze_many", "archive_report", "audit_run", "compare", "compare_archive",
-    "cosines", "export_result", "export_rows", "find_events", "group_time", "html_report", "is_live", "neighbours",
-    "open_run", "plots", "register_predictor", "replicates", "silence", "to_json", "watch", "write_report",
+    "Cache", "Comparison", "Configuration", "Cosines", "Difference", "DirectionMap", "Event", "Events", "Evidence",
+    "Fitted", "GroupTime", "Linear", "Look", "Mean", "Neighbours", "Predictor", "Replicates", "Report", "Row",
+    "Run", "analyze", "analyze_each", "analyze_many", "archive_report", "audit_run", "compare", "compare_archive",
+    "cosines", "direction_map", "export_result", "export_rows", "find_events", "group_time", "html_report",
+    "is_live", "neighbours", "open_run", "plots", "register_predictor", "replicates", "silence", "to_json", "watch",
+    "write_report",
 ]  # fmt: skip
 
 _HOME = {
@@ -52,10 +55,12 @@ _HOME = {
         "events.events": ["Event", "Events", "find_events"],
         "events.neighbours": ["Neighbours", "neighbours"],
         "following": ["Look", "is_live", "silence", "watch"],
+        "measures.direction_map": ["DirectionMap"],
         "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor", "register_predictor"],
         "reading.run": ["Run", "open_run"],
         "report.write": ["archive_report", "html_report", "write_report"],
         "results.analyze": ["analyze"],
+        "results.direction_map": ["direction_map"],
         "results.export": ["export_result", "export_rows"],
         "results.group_time": ["GroupTime", "group_time"],
         "results.json_document": ["to_json"],

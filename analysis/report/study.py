@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Unpack
 
 from gradlog.analysis.common.types import Progress
 from gradlog.analysis.events.events import Events, find_events
+from gradlog.analysis.measures.direction_map import DirectionMap
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.cached import analyze_cached
+from gradlog.analysis.results.direction_map import direction_map
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Question
@@ -68,6 +70,8 @@ class Study(Analysis):
         ``"loss"`` and ``"lr"`` where logged, ``"norm"``.
     events : Events
         Steps at which the run left its usual course, as far as they show without another pass over the sketch.
+    directions : DirectionMap or None
+        Of stretches as long as the windows; None where there are none.
     """
 
     run: Run
@@ -75,6 +79,7 @@ class Study(Analysis):
     shares: GroupTime | None
     series: dict[str, Series]
     events: Events
+    directions: DirectionMap | None
 
     @property
     def notes(self) -> Mapping[str, object]:
@@ -120,6 +125,9 @@ def study(
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
     shares = None if windows is None else group_time(windows, SHARED)
+    directions = None if size is None or run.k < 4 else direction_map(run, size, scheduler=options.get("scheduler"))
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
-    return Study(label, result, windows, run, to_json(result), shares, series, find_events(run, changes=False))
+    return Study(
+        label, result, windows, run, to_json(result), shares, series, find_events(run, changes=False), directions
+    )
