@@ -64,7 +64,7 @@ SENTENCES = {
     NONE: "temporal order makes no difference to this predictor",
     SMALL: "what temporal order does to this predictor is too small to matter",
     EPOCH: "epochs of few steps, if the data come in such, would do the same to this predictor",
-    UNKNOWN: "no baseline or interval to judge by",
+    UNKNOWN: "no shuffled value or interval to judge by",
 }
 
 

@@ -56,7 +56,7 @@ def _predictable(document: Document, style: Style) -> Finding | None:
     fitted = ", fitted afterwards," if in_hindsight(name) else ""
     known = style.of_error(best["low"], best["high"], lambda end: style.number(end, 3))
     text = f"{_answer(best, style)}: {name}{fitted} has the least error, kappa {style.number(best['value'], 3)}"
-    text += f" ({known}), against {style.number(best['null'], 3)} if shuffled. "
+    text += f" ({known}), shuffled {style.number(best['null'], 3)}. "
     words = {verdict(kappa) for kappa in kappas.values()}
     if verdict(best) == EPOCH:
         epochs = "say how long an epoch is: --steps-per-epoch N, 0 if every batch is drawn anew"
@@ -69,14 +69,14 @@ def _predictable(document: Document, style: Style) -> Finding | None:
 
 
 def _answer(best: Document, style: Style) -> str:
-    said, share = verdict(best), 1 - best["value"]
-    predictable = f"{style.percent(share, 0 if share > 0.1 else 1)} of the gradients' squared norm is predictable"
-    if said == HELPS:
-        worse = "The gradients are more predictable than if shuffled, but predicting zero errs less"
-        return predictable if share > 0 else worse
-    if said == EPOCH and share > 0:
-        return f"{predictable}, unless short epochs make it look so"
+    said, share, shuffled = verdict(best), 1 - best["value"], 1 - (best["null"] or 1.0)
+    digits = 0 if share > 0.1 else 1
+    predictable = f"{style.percent(share, digits)} of the gradients' squared norm is predictable"
+    predictable += f", {style.percent(max(shuffled, 0.0), digits)} if shuffled"
+    if share > 0 and said in (HELPS, EPOCH):
+        return predictable if said == HELPS else f"{predictable}; short epochs would do as much"
     return {
+        HELPS: "The gradients are more predictable than if shuffled, but predicting zero errs less",
         HURTS: "The gradients are less predictable than if shuffled",
         NONE: "The gradients are as predictable as if shuffled",
         SMALL: "The gradients are nearly as predictable as if shuffled",

@@ -51,8 +51,8 @@ def kappas(runs: Sequence[Analysis]) -> list[Figure]:
         ("ring", "plain", "same steps, shuffled"),
     ]
     figure = Figure(
-        "Kappa beside its shuffled baseline",
-        "Kappa of each predictor with interval and shuffled baseline; the same numbers stand in the table.",
+        "Kappa beside its shuffled value",
+        "Kappa of each predictor with interval and shuffled value; the same numbers stand in the table.",
         logarithmic("kappa: squared prediction error over energy", *ends, [1.0]), names, legend,
         width=WIDE if several else 480, height=len(names) * max(34, 8 + 16 * len(runs)),
     )  # fmt: skip
