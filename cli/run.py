@@ -37,6 +37,9 @@ recorded = options.under("What is recorded")
 @recorded("--k", type=click.IntRange(1, 2**20), default=256, metavar="N", help="Numbers stored per group.")
 @recorded("--groups", type=click.Choice(["blocks", "all", "tensors"]), default="blocks",
           help="Which parameters share a sketch.")  # fmt: skip
+@recorded("--include", multiple=True, metavar="REGEX",
+          help="Record only parameters in whose name this, or another --include, is found.")  # fmt: skip
+@recorded("--exclude", multiple=True, metavar="REGEX", help="Leave out parameters in whose name this is found.")
 @recorded("--every", type=click.IntRange(1), default=1, metavar="N", help="Record every N-th step.")
 @recorded("--stage", type=click.Choice(["consumed", "preclip"]), default="consumed",
           help="Record the gradient after clipping, or before.")  # fmt: skip
@@ -78,6 +81,7 @@ def run(
 
     path, recording["mode"] = choose_place(script, output, *asked) if first_rank() else (output or script, "w-")
     recording["argv"] = not no_argv
+    recording["include"] = recording["include"] or None  # click gives an empty tuple where there is none
     folder = os.getcwd()
     warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
     warnings.filterwarnings("ignore", category=GradlogWarning)  # ours are in the log, which this command shows

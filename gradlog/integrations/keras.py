@@ -214,10 +214,11 @@ class _Updates(abc.ABC):
         self._recorder.record(row, self.last)
 
     def _ordered(self, grads: Tensors, variables: Variables) -> list[keras.KerasTensor | None]:
-        """Gradients in the run's order; None where Keras left a variable out."""
+        """Gradients of the run's variables, in its order; None where Keras left one out."""
         found: list[keras.KerasTensor | None] = [None] * len(self._variables)
         for g, v in zip(grads, variables, strict=True):
-            found[self._index[id(v)]] = g
+            if id(v) in self._index:
+                found[self._index[id(v)]] = g
         return found
 
 

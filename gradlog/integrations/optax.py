@@ -189,7 +189,7 @@ def sketcher(log: Logger) -> Callable[[optax.Updates], Sketched] | None:
         if log.active:
             with log.recorder.guarded():
                 leaves = dict(named_leaves(grads))
-                if unknown := leaves.keys() - set(names):
+                if unknown := {name for name in leaves.keys() - set(names) if log.recorder.options.chooses(name)}:
                     raise GradientError(
                         f"{sorted(unknown)[0]!r} is no parameter of this run; expected {', '.join(names[:4])}, ...: "
                         "open_run() takes the pytree that is handed to update()"

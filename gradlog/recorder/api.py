@@ -66,7 +66,7 @@ def open(
     if disabled():
         return Logger(None)
     _warn_of_namesake()
-    plan = Plan(absolute(path), None if like is None else describe(flatten(like)), chosen)
+    plan = Plan(absolute(path), None if like is None else describe(chosen.chosen(flatten(like))), chosen)
     plan.require_chunk()
     return Logger(plan)
 

@@ -113,7 +113,7 @@ class Logger:
             if not recorder.active:  # another thread closed it while this one waited
                 return
             pairs = flatten(grads)
-            recording = recorder.recording or recorder.begin(describe(pairs))
+            recording = recorder.recording or recorder.begin(describe(recorder.options.chosen(pairs)))
             recording.append(lambda: row_of(recording.builder, pairs, half, scalars), step)
 
     def annotate(self, **scalars: float) -> None:

@@ -7,7 +7,8 @@ import dataclasses
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, SupportsIndex, TypedDict, TypeVar, Unpack, cast
 
 from gradlog.format.header import CODECS, FULL_BITS, MOST_EVERY, MOST_RANK, STAGES
@@ -18,6 +19,7 @@ from gradlog.storage.settings import Storage
 Mode = Literal["w-", "new", "a", "w"]
 MODES: tuple[Mode, ...] = ("w-", "new", "a", "w")
 Function = TypeVar("Function", bound=Callable[..., object])
+Leaf = TypeVar("Leaf")
 
 
 class HookKeywords(TypedDict, total=False):
@@ -26,6 +28,8 @@ class HookKeywords(TypedDict, total=False):
     k: int | Literal["exact"]
     seed: int
     groups: Groups
+    include: str | Sequence[str] | None
+    exclude: str | Sequence[str] | None
     every: int
     mode: Mode | None
     stage: Literal["consumed", "preclip", "local"]
@@ -64,7 +68,10 @@ class RecordingOptions:
         Seed of the random map.
     groups : "blocks", "all", "tensors", mapping or callable
         Which parameters share a sketch: those of a module (at most 16 groups), all, each tensor alone,
-        ``{group: regex}``, or a function from parameter name to group name.
+        ``{group: regex}``, or a function from parameter name to group name. None leaves one out.
+    include, exclude : str or sequence of str, optional
+        Regular expressions that choose which parameters are recorded: those in whose name one of ``include`` is found
+        and none of ``exclude``. Default: all.
     every : int
         Record only steps divisible by this.
     mode : {"w-", "new", "a", "w"}, optional
@@ -121,6 +128,8 @@ class RecordingOptions:
     k: int | Literal["exact"] = 256
     seed: int = 0
     groups: Groups = "blocks"
+    include: str | Sequence[str] | None = None
+    exclude: str | Sequence[str] | None = None
     every: int = 1
     mode: Mode | None = None
     stage: Literal["consumed", "preclip", "local"] = "consumed"
@@ -148,11 +157,37 @@ class RecordingOptions:
             value = getattr(self, name)
             if not (value is None and name in ("chunk", "first_step")) and not (name == "k" and value == "exact"):
                 object.__setattr__(self, name, _whole(name, value, least, most))
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, _patterns(name, getattr(self, name)))
         if self.mode in ("w", "new") and self.rank > 0:
             raise ValueError(
                 f'mode="{self.mode}" begins a new run: open it so on rank 0 first, and its log.path with mode="a" on '
                 f"rank {self.rank}"
             )
+
+    def chooses(self, name: str) -> bool:
+        """Whether the parameter of this name is recorded.
+
+        >>> RecordingOptions(include="attn", exclude=["bias", "norm"]).chooses("h.0.attn.weight")
+        True
+        """
+        wanted = self.include is None or any(re.search(p, name) for p in self.include)
+        unwanted = any(re.search(p, name) for p in self.exclude or ())
+        return wanted and not unwanted and not (callable(self.groups) and self.groups(name) is None)
+
+    def chosen(self, pairs: Sequence[tuple[str, Leaf]]) -> list[tuple[str, Leaf]]:
+        """Named parameters that are recorded.
+
+        Raises
+        ------
+        ValueError
+            There are none among them.
+        """
+        found = [(name, leaf) for name, leaf in pairs if self.chooses(name)]
+        if pairs and not found:
+            names = ", ".join(name for name, _ in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
+            raise ValueError(f"include, exclude and groups choose none of the parameters, which are {names}")
+        return found
 
     @classmethod
     def of(cls, options: RecordingOptions | None, keywords: HookKeywords) -> RecordingOptions:
@@ -192,6 +227,17 @@ def _one_of(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
     if value not in allowed:
         words = ", ".join(repr(one) for one in allowed if one is not None)
         raise ValueError(f"{name} must be one of {words}, got {value!r}")
+
+
+def _patterns(name: str, value: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Check regular expressions, of which one may be given as it is."""
+    patterns = None if value is None else (value,) if isinstance(value, str) else tuple(value)
+    try:
+        for pattern in patterns or ():
+            re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{name}: expected regular expressions, got {value!r}: {error}") from error
+    return patterns
 
 
 def _whole(name: str, value: object, least: float, most: float) -> int:

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 
 from gradlog.recorder.messages import tell
+from gradlog.recorder.options import RecordingOptions
 from gradlog.recorder.plan import Layout, Plan, described
 from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import Checkpoint, Recording
@@ -84,6 +85,11 @@ class Recorder:
         if self.recording is not None:
             return self.recording.path
         return self._plan.path if self._plan else ""
+
+    @property
+    def options(self) -> RecordingOptions:
+        """How the run is recorded."""
+        return RecordingOptions() if self._plan is None else self._plan.options
 
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a hook gathers; ``source`` runs only for steps that are recorded, and guarded."""
@@ -169,6 +175,9 @@ class Recorder:
 
     def extend(self, recording: Recording, new: Layout) -> None:
         """Go on in a new segment, which has these parameters too."""
+        new = [tensor for tensor in new if self.options.chooses(tensor[0])]
+        if not new:
+            return
         recording.finish("closed", f"{len(new)} parameters joined")
         assert self._plan is not None
         goes_on = dataclasses.replace(self._plan.options, mode="a", first_step=recording.next)

@@ -60,7 +60,7 @@ class Recording:
     def __init__(self, plan: Plan, layout: Layout, new: Layout = ()) -> None:
         self.path, self.header, self._writer, self.next = open_segment(plan, layout, new)
         notify = functools.partial(tell, self.path)
-        self.builder = RowBuilder(self.header, notify)
+        self.builder = RowBuilder(self.header, notify, plan.options.chooses)
         self.queue = CommitQueue(self.path, self._writer, plan.storage, notify, plan.options.journal)
         self.steps = Steps(notify)
         self._strict = plan.options.on_error == "raise"

@@ -54,12 +54,15 @@ class RowBuilder:
         With all tensors that rows of the segment include.
     notify : callable
         Told of scalars that are not recorded.
+    chooses : callable
+        Tells of a parameter's name whether it is recorded.
     """
 
-    def __init__(self, header: RunHeader, notify: Callable[[str], None]) -> None:
+    def __init__(self, header: RunHeader, notify: Callable[[str], None], chooses: Callable[[str], bool]) -> None:
         self.header = header
         self._index = {t.name: i for i, t in enumerate(header.tensors)}
         self._columns = Columns(notify)
+        self._chooses, self._left_out = chooses, set[str]()
 
     @functools.cached_property
     def projector(self) -> Projector:
@@ -71,9 +74,12 @@ class RowBuilder:
         """Named gradients in the order of the run's tensors; those that are left out are None."""
         arrays: list[Entries] = [None] * len(self._index)
         for name, leaf in pairs:
-            if name not in self._index:
-                raise GradientError(f"{name!r} is no parameter of this run, which has {list(self._index)[:4]} ...")
-            arrays[self._index[name]] = as_entries(leaf, name)
+            if name in self._index:
+                arrays[self._index[name]] = as_entries(leaf, name)
+            elif name not in self._left_out:
+                if self._chooses(name):
+                    raise GradientError(f"{name!r} is no parameter of this run, which has {list(self._index)[:4]} ...")
+                self._left_out.add(name)
         return arrays
 
     def projected(self, pairs: Sequence[tuple[str, object]]) -> Fill:

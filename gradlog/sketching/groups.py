@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-Groups = str | Mapping[str, str] | Callable[[str], str]
+Groups = str | Mapping[str, str] | Callable[[str], str | None]
 """``"blocks"``, ``"all"``, ``"tensors"``, a map {group name: regular expression}, or a function of the name."""
 
 MOST, FEW = 16, 8
@@ -75,13 +75,14 @@ def assign(
     return tuple(order), tuple(position[label] for label in labels)
 
 
-def _labels(names: Sequence[str], sizes: Sequence[int], groups: str | Callable[[str], str]) -> list[str]:
+def _labels(names: Sequence[str], sizes: Sequence[int], groups: str | Callable[[str], str | None]) -> list[str]:
     if callable(groups):
         labels = [groups(n) for n in names]
-        wrong = next((x for x in labels if not isinstance(x, str)), None)
-        if wrong is not None:
+        named = [label for label in labels if isinstance(label, str)]
+        if len(named) < len(labels):
+            wrong = next(label for label in labels if not isinstance(label, str))
             raise ValueError(f"groups: the function must return a str for each tensor name, got {wrong!r}")
-        return labels
+        return named
     if groups == "blocks":
         return _blocks(names, sizes)
     if groups == "all":

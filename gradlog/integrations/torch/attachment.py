@@ -76,9 +76,10 @@ def record(
     innermost = [(name, nested[-1]) for name, nested in watched]
     models = _models(model)
     _refuse([one for _, one in innermost], models)
-    names = functools.partial(_names, innermost, models)
+    names = functools.partial(_names, innermost, models, chosen)
     named = names()
     if not named:
+        chosen.chosen(_names(innermost, models))  # which says so where the user has chosen none
         raise UnsupportedError("the optimizer holds no parameter that requires a gradient: nothing to record")
     if len(watched) > 1:
         chosen = _by_optimizer(chosen, innermost, named)
@@ -99,16 +100,20 @@ def record(
     return logger
 
 
-def _names(optimizers: Sequence[tuple[str, Optimizer]], models: Mapping[str, torch.nn.Module]) -> Named:
-    """Parameters that the optimizers train now, those of unknown name by optimizer and place."""
+def _names(
+    optimizers: Sequence[tuple[str, Optimizer]],
+    models: Mapping[str, torch.nn.Module],
+    chosen: RecordingOptions | None = None,
+) -> Named:
+    """Parameters that the optimizers train now and that are chosen; those of unknown name by optimizer and place."""
     every = [named_parameters(one, models, f"{name}.group" if name else "group") for name, one in optimizers]
-    if len(every) == 1:
-        return every[0]
     found = {id(p): (name, p) for named in every for name, p in named}
     if len(found) < sum(map(len, every)):
         raise UnsupportedError("two of the optimizers hold the same parameter: record each in a run of its own")
-    place = {id(p): i for i, p in enumerate(p for model in models.values() for p in model.parameters())}
-    return sorted(found.values(), key=lambda one: place.get(id(one[1]), len(place)))
+    if len(every) > 1:
+        place = {id(p): i for i, p in enumerate(p for model in models.values() for p in model.parameters())}
+        every = [sorted(found.values(), key=lambda one: place.get(id(one[1]), len(place)))]
+    return [(name, p) for name, p in every[0] if chosen is None or chosen.chooses(name)]
 
 
 def _by_optimizer(
@@ -123,7 +128,8 @@ def _by_optimizer(
     names = [name for name, _ in named]
     groups, index = assign(names, [p.numel() for _, p in named], chosen.groups)
     label = {name: f"{owner[id(p)]}/{groups[i]}" for (name, p), i in zip(named, index, strict=True)}
-    return dataclasses.replace(chosen, groups=label.__getitem__)
+    # what joins later goes to the group of its nearest relative, whatever is said of it here
+    return dataclasses.replace(chosen, groups=lambda name: label.get(name, name))
 
 
 def _for_job(path: Path, named: Named, options: RecordingOptions) -> tuple[*Opened, type[Capture]]:

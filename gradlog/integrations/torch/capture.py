@@ -350,7 +350,9 @@ class Capture(Hooks):
         with self.recorder.guarded():
             new = [(name, p) for name, p in self._names() if id(p) not in self._known]
             self._known |= trained
-            if self._exchange is None and not (new := self._take_places(new)):
+            if self._exchange is None:
+                new = self._take_places(new)
+            if not new:
                 return
             if self._fixed or self._exchange is not None:
                 self.recorder.warn(
