@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import threadpoolctl  # type: ignore[import-untyped]  # it ships no types
 
 _lock = threading.Lock()
 _users = 0
-_limiter: Any = None
+_restore: Callable[[], None] | None = None
 
 
 @contextlib.contextmanager
 def single_threaded() -> Iterator[None]:
     """Pin BLAS to one thread while any task of this process is inside, whichever enters first or leaves last."""
-    global _users, _limiter
+    global _users, _restore
     with _lock:
         if _users == 0:
-            _limiter = threadpoolctl.ThreadpoolController().limit(limits=1, user_api="blas")
+            _restore = threadpoolctl.ThreadpoolController().limit(limits=1, user_api="blas").restore_original_limits
         _users += 1
     try:
         yield
     finally:
         with _lock:
             _users -= 1
-            if _users == 0:
+            if _users == 0 and _restore is not None:
                 _let_go()
-                _limiter.restore_original_limits()
-                _limiter = None
+                _restore()
+                _restore = None
                 _let_go()
 
 

@@ -57,14 +57,19 @@ def refine(
     eps: tuple[float, ...] = (),
     *,
     rows: int,
+    leading: Float64 | None = None,
 ) -> Decomposition:
-    """Continue from a first pass ``image = A omega`` until every r*(eps) is certain, or ``passes`` are spent."""
+    """Continue from a first pass ``image = A omega`` until every r*(eps) is certain, or ``passes`` are spent.
+
+    ``leading`` are further lower bounds that the spectrum shall have, see ``Spectrum``.
+    """
     X, Y = omega.astype(np.float64), image
     size = min(rows, len(omega))
     used = 1
     while True:
         values, vectors = nystrom(np.linalg.qr(X), Y)
-        found = Decomposition(vectors[:, :size], randomized(values, energy, size), used)
+        spectrum = dataclasses.replace(randomized(values, energy, size), leading=leading)
+        found = Decomposition(vectors[:, :size], spectrum, used)
         if used >= passes or X.shape[1] >= X.shape[0] or _certain(found.spectrum, eps):
             return found
         block = np.linalg.qr(image)[0]

@@ -65,7 +65,7 @@ class EpochSums(NamedTuple):
     def _with(self, number: NDArray[np.int64], rows: NDArray[np.int64], sums: Float64) -> EpochSums:
         """Close the epochs between the first and the last of these."""
         squares = self.squares + np.square(sums[1:-1]).sum(axis=0)
-        ends = [0, -1][: len(number)] if len(number) < 3 else [0, -1]
+        ends = [0, -1][: len(number)]
         pairs = self.pairs + float(np.square(rows[1:-1], dtype=np.float64).sum())
         return EpochSums(squares, pairs, number[ends], rows[ends], sums[ends])
 

@@ -50,6 +50,11 @@ class Sums:
         """Rows of H."""
         return int(self.totals["pairs"])
 
+    @property
+    def pinched(self) -> Float64 | None:
+        """What the Grams of the groups say of the spectrum of all columns, where the pass kept them."""
+        return rank.pinched(self.totals["gram"]) if self.recipe.gram == "groups" and "gram" in self.totals else None
+
     def gram(self, suffix: str = "") -> Float64 | None:
         """Gram of these columns, of the increments or with ``"_rows"`` of the rows, where the pass kept it."""
         grams: Float64 | None = self.totals.get("gram" + suffix)
@@ -101,7 +106,8 @@ class Route(ABC):
             return rank.of_products(gram, energy, size)
         if sums.group is not None or sums.recipe.test is None:
             return None
-        return tightened(randomized(nystrom(sums.recipe.basis, sums.totals["image"])[0], energy, size), sums)
+        found = randomized(nystrom(sums.recipe.basis, sums.totals["image"])[0], energy, size)
+        return dataclasses.replace(found, leading=sums.pinched)
 
     def scatter(self, sums: Sums) -> Spectrum | None:
         """Spectrum of the rows about their mean, up to a common factor.
@@ -133,11 +139,3 @@ class Route(ABC):
     def refined(self, sums: Sums, apply: Apply, passes: int, eps: tuple[float, ...]) -> Decomposition | None:
         """Go on by further passes, ``apply(V)`` = H^T H V, until every r*(eps) is certain; None where there is none."""
         return None
-
-
-def tightened(found: Spectrum, sums: Sums) -> Spectrum:
-    """Spectrum of all columns with what the Grams of the groups say of it, where the pass kept them."""
-    blocks = sums.totals.get("gram")
-    if found.complete or blocks is None or sums.recipe.gram != "groups":
-        return found
-    return dataclasses.replace(found, leading=rank.pinched(blocks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from gradlog.analysis.spectrum.nystrom import Apply, Decomposition, refine, test_matrix
-from gradlog.analysis.spectrum.routes.base import BLOCK, Route, Sums, tightened
+from gradlog.analysis.spectrum.routes.base import BLOCK, Route, Sums
 from gradlog.analysis.streaming.recipe import Recipe
 
 
@@ -28,7 +28,5 @@ class Nystrom(Route):
     def refined(self, sums: Sums, apply: Apply, passes: int, eps: tuple[float, ...]) -> Decomposition | None:
         """See Route."""
         assert sums.recipe.test is not None
-        found = refine(
-            apply, sums.recipe.test, sums.totals["image"], sums.increment_energy, passes, eps, rows=sums.pairs
-        )
-        return dataclasses.replace(found, spectrum=tightened(found.spectrum, sums))
+        image, energy = sums.totals["image"], sums.increment_energy
+        return refine(apply, sums.recipe.test, image, energy, passes, eps, rows=sums.pairs, leading=sums.pinched)

@@ -21,11 +21,13 @@ spectra = st.one_of(
 )
 
 
-def randomized(H, block, passes, eps=(), seed=0):
+def randomized(H, block, passes, eps=(), seed=0, leading=None):
     """Decomposition of a matrix in memory."""
     omega = random_block(H.shape[1], block, seed)
     image = lambda V: (H.T @ (H @ V.astype(H.dtype))).astype(float)  # noqa: E731
-    return refine(image, omega, image(omega), float(np.square(H, dtype=float).sum()), passes, eps, rows=len(H))
+    return refine(
+        image, omega, image(omega), float(np.square(H, dtype=float).sum()), passes, eps, rows=len(H), leading=leading
+    )
 
 
 @settings(max_examples=80)
@@ -92,6 +94,15 @@ def test_an_open_rank_still_has_a_certified_upper_bound(seed, decay, mixing, eps
     assert low <= truth <= rank.rank_interval(tight, eps)[1] <= high <= 24
     unsized = rank.rank_interval(dataclasses.replace(found, size=0), eps)[1]
     assert np.isnan(unsized) or unsized == high
+
+
+def test_no_further_pass_is_made_where_the_grams_of_the_groups_close_the_interval():
+    energies = 0.5 ** np.arange(24)
+    H = np.diag(np.sqrt(energies))
+    leading = rank.pinched(energies.reshape(24, 1, 1))
+    alone, helped = (randomized(H, 10, 2, (0.02,), leading=own) for own in (None, leading))
+    assert (alone.passes, helped.passes) == (2, 1)
+    assert rank.rank_interval(helped.spectrum, 0.02) == (reference.rank_at(H, 0.02),) * 2
 
 
 def test_groups_that_do_not_move_together_give_the_rank_itself():
