@@ -146,6 +146,26 @@ def test_threads_tell_a_block_under_way_to_stop():
     assert stopped == [True]
 
 
+def test_threads_run_only_a_few_blocks_ahead_of_the_one_that_is_joined_next():
+    import dask
+
+    begun, seen, changed = [], [], threading.Condition()
+
+    def make(block, stop=None):
+        with changed:
+            begun.append(block)
+            changed.notify_all()
+            if block == 0:
+                changed.wait_for(lambda: len(begun) >= 4, 20)
+                seen.append(len(begun))
+        return str(block)
+
+    with dask.config.set(num_workers=2):
+        (found,) = Threads().fold([Pane(range(40), Fold())], Reduction(make, (), bracket, bracket), quiet)
+    assert seen == [4]
+    assert found == fold(list(map(str, range(40))))
+
+
 def test_names_of_schedulers_mean_executors():
     import dask
 
