@@ -65,7 +65,7 @@ def lead(event: Event) -> str:
 def shares(event: Event, style: Style) -> list[str]:
     """Tell the groups' shares of the jump, largest first, but for those below 1 %."""
     largest = sorted(event.shares.items(), key=lambda item: -item[1])
-    return [f"{name} {style.percent(share, 0)}" for name, share in largest if share >= 0.01]
+    return [f"{name}: {style.percent(share, 0)}" for name, share in largest if share >= 0.01]
 
 
 def cosine(ends: tuple[float, float, float], style: Style) -> str:

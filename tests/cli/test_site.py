@@ -122,6 +122,23 @@ def test_the_page_on_directions_says_what_its_code_prints(call, capsys, monkeypa
     assert "has cosine 0.75 with" in (DOCS / "directions.md").read_text()
 
 
+def test_the_anatomy_of_a_spike_is_as_the_page_says(call, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from gradlog.analysis import find_events, open_run
+
+    monkeypatch.chdir(tmp_path)
+    assert run_page("anatomy-of-a-spike", call) == 3
+    first, second, third = find_events(open_run("spikes.zarr")).found
+    assert [(e.first_step, e.kind) for e in (first, second, third)] == [
+        (150, "one batch"), (250, "one batch"), (350, "learning rate"),
+    ]  # fmt: skip
+    assert max(first.shares, key=first.shares.get) == "0"
+    assert (first.direction.like, second.direction.like) == (1, 0)
+    assert first.direction.cosine[1] > 0.05 > abs(first.direction.mean[0])
+    loss = open_run("spikes.zarr").scalar_columns["loss"]
+    assert loss[351] > 4 * loss[350]
+
+
 def test_the_howto_on_seeds_runs(call, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
