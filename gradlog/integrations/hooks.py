@@ -17,7 +17,6 @@ parameters, derives a class from :class:`Hooks`, and hands rows to ``self.record
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 
 from gradlog.format.header import RunHeader
@@ -42,13 +41,7 @@ class Hooks:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        alive, gone = weakref.ref(self), type(self).gone
-        recorder.on_close(
-            lambda: gone() if (hooks := alive()) is None else hooks.remove(),
-            drain=lambda: None if (hooks := alive()) is None else hooks.drain(),
-            keep=lambda: None if (hooks := alive()) is None else hooks.keep(),
-            missing=lambda: "" if (hooks := alive()) is None else hooks.missing(),
-        )
+        recorder.on_close(self)
 
     @property
     def header(self) -> RunHeader:

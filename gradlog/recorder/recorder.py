@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from gradlog.recorder.messages import tell
 from gradlog.recorder.options import RecordingOptions
@@ -23,6 +24,9 @@ from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import Checkpoint, Recording
 from gradlog.recorder.row_builder import Fill, Row
 from gradlog.recorder.unclosed import close_at_exit, close_dropped
+
+if TYPE_CHECKING:
+    from gradlog.integrations.hooks import Hooks
 
 log = logging.getLogger("gradlog")
 
@@ -56,10 +60,8 @@ class Recorder:
         self.recording: Recording | None = None
         self._plan = plan
         self._ended = self._closed = plan is None
-        self._detach: Callable[[], None] | None = None
-        self._drain: Callable[[], None] | None = None
-        self._keep: Callable[[], None] | None = None
-        self._missing: Callable[[], str] | None = None
+        self._hooks: Callable[[], Hooks | None] = _nothing
+        self._gone: Callable[[], None] = _nothing
         self._remarks: list[str] = []
         self._lock, self._depth = threading.RLock(), 0
         self._pid, self._late = os.getpid(), False
@@ -99,20 +101,13 @@ class Recorder:
         """Keep a sketch of the parameters that an integration makes; ``source`` runs guarded."""
         self.run(lambda recording: recording.snapshot(source()))
 
-    def on_close(
-        self,
-        detach: Callable[[], None],
-        drain: Callable[[], None] | None = None,
-        keep: Callable[[], None] | None = None,
-        missing: Callable[[], str] | None = None,
-    ) -> None:
-        """Call ``detach`` when recording ends, for whatever reason: hooks go, and the job is as it was.
+    def on_close(self, hooks: Hooks) -> None:
+        """Tell these hooks when recording ends, for whatever reason. They are held weakly: what they are on keeps them.
 
-        ``drain`` is called first by :meth:`close`, while rows are still taken: for those that are under way.
-        ``keep`` is called by :meth:`state` and :meth:`close`, to hand in a snapshot of the parameters.
-        ``missing`` is asked by :meth:`close` which steps the integration did not see; empty where it saw all.
+        :meth:`close` calls ``drain`` first, while rows are still taken; then ``keep``, as :meth:`state` does, and
+        ``missing``; at last ``remove``, or ``gone`` where the hooks are gone by then.
         """
-        self._detach, self._drain, self._keep, self._missing = detach, drain, keep, missing
+        self._hooks, self._gone = weakref.ref(hooks), type(hooks).gone
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -160,8 +155,9 @@ class Recorder:
 
     def state(self) -> Checkpoint:
         """Return what a checkpoint keeps; {} when off."""
-        if self._keep is not None:
-            self._keep()
+        hooks = self._hooks()
+        if hooks is not None:
+            hooks.keep()
         return self.recording.state() if self.active and self.recording is not None else {}
 
     def begin(self, layout: Layout) -> Recording:
@@ -191,14 +187,16 @@ class Recorder:
         """Commit what is left and end the segment, as :meth:`gradlog.Logger.close` does."""
         if os.getpid() != self._pid or self._closed:
             return
-        if self._drain is not None and self.active:
+        hooks = self._hooks()
+        if hooks is not None and self.active:
             try:
-                self._drain()  # not under the lock: what it waits for records from another thread
+                hooks.drain()  # not under the lock: what it waits for records from another thread
             except Exception as error:
                 self._fail(error)
-        if self._keep is not None:
-            self._keep()
-        self._remark_on_what_is_missing()
+        if hooks is not None:
+            hooks.keep()
+        if self.active:
+            self._remark_on_what_is_missing("" if hooks is None else hooks.missing())
         with self._lock:
             if self._closed:  # by another thread, while this one waited
                 return
@@ -241,11 +239,8 @@ class Recorder:
         wall = max(time.perf_counter() - self._opened, 1e-9)
         log.info("%d rows recorded; recorder: %.2f %% of wall time", recording.queue.rows, 100 * self.seconds / wall)
 
-    def _remark_on_what_is_missing(self) -> None:
+    def _remark_on_what_is_missing(self, missing: str) -> None:
         """Nothing ends in silence that recorded less than its user will expect."""
-        if not self.active:
-            return
-        missing = self._missing() if self._missing is not None else ""
         if self.recording is None or self.recording.steps.seen == 0:
             self.remark(f"closed with no rows: {missing or 'no step was seen'}")
         else:
@@ -254,9 +249,9 @@ class Recorder:
 
     def _end(self) -> None:
         self._ended = True
-        if self._detach is not None:
-            detach, self._detach = self._detach, None
-            detach()
+        hooks, gone = self._hooks(), self._gone
+        self._hooks, self._gone = _nothing, _nothing
+        gone() if hooks is None else hooks.remove()
 
     def _fail(self, error: Exception) -> None:
         self.reason = f"{type(error).__name__}: {error}"
@@ -272,3 +267,7 @@ class Recorder:
     def _report(self, error: Exception) -> None:
         self.reason = self.reason or f"{type(error).__name__}: {error}"
         self.warn(f"recording ended, training goes on: {self.reason}")
+
+
+def _nothing() -> None:
+    """Stand for hooks that are not there."""

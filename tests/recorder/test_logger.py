@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +94,10 @@ def test_sketches_of_the_parameters(tmp_path: Path) -> None:
         for t in range(8):
             log.step(gradient(t))
             if t == 5:
+                while log.state_dict()["rows"] < 4:  # else the commit of the first chunk may come between the two
+                    time.sleep(0.01)
                 log.parameters(gradient(101))
                 log.parameters(gradient(102))
-        while log.state_dict()["rows"] < 4:
-            pass
         log.parameters(gradient(103))
     with start(path, k="exact", chunk=4, mode="a") as log:
         assert log.state_dict()["step"] == 8
