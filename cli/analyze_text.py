@@ -148,7 +148,10 @@ def _spectrum(result: Document) -> list[str]:
     if len(tail) < 3:
         return []
     least = "energy left, at most" if result["svd"]["method"] == "nystrom" else "energy left"
-    return [plain_text.heading("spectrum of the changes"), *plain_text.curves({"singular values": values, least: tail})]
+    return [
+        plain_text.heading("spectrum of the changes"),
+        *plain_text.curves([("singular values", values), (least, tail)]),
+    ]
 
 
 def _measures(result: Document) -> list[str]:
@@ -188,7 +191,7 @@ def _in_time(result: Document, kind: str, title: str) -> list[str]:
         span = f"{part['first_step']:,} to {part['last_step']:,}"
         rows.append([span, *kappas, TERMINAL.rank(rank["low"], rank["high"]), TERMINAL.count(rank.get("null"))])
     columns = ["steps", *(c for n in names[:2] for c in (n, "shuffled")), f"rank, eps {eps}", "shuffled"]
-    curves = {n: [part["kappa"][n]["value"] for part in parts] for n in names if len(parts) > 2}
+    curves = [(n, [part["kappa"][n]["value"] for part in parts]) for n in names if len(parts) > 2]
     return [plain_text.heading(title), *plain_text.curves(curves), *plain_text.table(columns, rows)]
 
 

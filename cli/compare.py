@@ -75,42 +75,25 @@ def compare(
 
 
 def _lines(found: Comparison) -> list[str]:
-    from gradlog.analysis.comparison import tables
-
-    return [
-        *plain_text.kappas(*tables.grid(found), tables.footnote(found)),
-        *_configurations(found),
-        *_over_time(found),
-        *_parting(found),
-        *(line for r in found.rows for text in r.warnings for line in plain_text.note(f"{r.label}: {text}")),
-    ]
-
-
-def _configurations(comparison: Comparison) -> list[str]:
-    """Mean and spread over seeds, and what differs between configurations."""
-    from gradlog.analysis.comparison import tables
-
-    found = comparison.replicates
-    if found is None:
-        return []
-    return [
-        "",
-        plain_text.heading("configurations"),
-        *plain_text.kappas(*tables.configurations(found), tables.SPREAD, 20),
-        *([""] if found.differences else []),
-        *(line for d in found.differences for line in plain_text.wrap(plain_text.printable(d.sentence))),
-        *(line for text in found.warnings for line in plain_text.note(text)),
-    ]
-
-
-def _over_time(found: Comparison) -> list[str]:
-    """Kappa of the first predictor by window: a line of bars a run, on a scale of its own."""
+    """Say what differs between configurations; then kappa of each run, means, curves, and where two runs part."""
     from gradlog.analysis.common.text import abbreviate
+    from gradlog.analysis.comparison import tables
 
+    lines = (
+        [line for d in found.replicates.differences for line in plain_text.note(d.sentence)] if found.replicates else []
+    )
+    lines += [*([""] if lines else []), *plain_text.kappas(*tables.grid(found), tables.footnote(found))]
+    if found.replicates is not None:
+        lines += ["", plain_text.heading("configurations")]
+        lines += plain_text.kappas(*tables.configurations(found.replicates), tables.SPREAD, 20)
+        lines += [line for text in found.replicates.warnings for line in plain_text.note(text)]
     name = next(iter(found.predictors))
-    curves = {abbreviate(r.label, 16): [w["kappa"][name]["value"] for w in r.document["windows"]] for r in found.rows}
-    lines = plain_text.curves({label: values for label, values in curves.items() if len(values) > 2})
-    return ["", plain_text.heading(f"{name} by window, each run on its own scale"), *lines] if lines else []
+    curves = [(r.label, [w["kappa"][name]["value"] for w in r.document["windows"]]) for r in found.rows]
+    drawn = plain_text.curves((abbreviate(label, 16), values) for label, values in curves if len(values) > 2)
+    if drawn:
+        lines += ["", plain_text.heading(f"{name} by window, each run on its own scale"), *drawn]
+    lines += _parting(found)
+    return lines + [line for r in found.rows for text in r.warnings for line in plain_text.note(f"{r.label}: {text}")]
 
 
 def _parting(found: Comparison) -> list[str]:

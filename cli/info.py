@@ -57,7 +57,7 @@ def curves(run: Run) -> list[str]:
         found = {"loss": scalar(run, "loss", plain_text.SPARK), "gradient norm": gradient_norm(run, plain_text.SPARK)}
     except CorruptRunError as error:
         return plain_text.note(f"loss and norms cannot be shown: {error}")
-    return plain_text.curves({name: series.middle.tolist() for name, series in found.items() if series is not None})
+    return plain_text.curves((name, series.middle.tolist()) for name, series in found.items() if series is not None)
 
 
 def summary(run: Info, silence: str, drawn: list[str]) -> list[str]:

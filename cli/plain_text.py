@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import click
@@ -113,10 +113,11 @@ def curve(name: str, values: Sequence[float | None], width: int = 0) -> str:
     return f"  {label}  {spark(values, letters)}  {ends}".rstrip()
 
 
-def curves(named: Mapping[str, Sequence[float | None]]) -> list[str]:
+def curves(named: Iterable[tuple[str, Sequence[float | None]]]) -> list[str]:
     """Align several curves under each other."""
-    width = max(map(len, named), default=0)
-    return [curve(name, values, width) for name, values in named.items()]
+    shown = list(named)
+    width = max((len(name) for name, _ in shown), default=0)
+    return [curve(name, values, width) for name, values in shown]
 
 
 def _columns() -> int:

@@ -74,7 +74,7 @@ def _answer(best: Document, style: Style) -> str:
     predictable = f"{style.percent(share, digits)} of the gradients' squared norm is predictable"
     predictable += f", {style.percent(max(shuffled, 0.0), digits)} if shuffled"
     if share > 0 and said in (HELPS, EPOCH):
-        return predictable if said == HELPS else f"{predictable}; short epochs would do as much"
+        return predictable if said == HELPS else f"{predictable}, provided that epochs are long"
     return {
         HELPS: "The gradients are more predictable than if shuffled, but predicting zero errs less",
         HURTS: "The gradients are less predictable than if shuffled",
