@@ -49,6 +49,6 @@ lint: .venv/.dev
 
 .venv-frameworks/pyvenv.cfg: ; $(PYTHON) -m venv .venv-frameworks
 .venv-frameworks/.done: pyproject.toml | .venv-frameworks/pyvenv.cfg
-	.ci/quietly $(FW) $(PIP) -e '.[test,transformers,lightning,optax,flax,keras]' && touch $@
+	.ci/quietly $(FW) $(PIP) -e '.[test,transformers,lightning,optax,flax,keras,trackers]' && touch $@
 .venv/.bench: .venv/.dev                       ; .ci/quietly $(PY) $(PIP) -e '.[test,fast,bench]' && touch $@
 .venv/.paper: .venv/.dev                       ; .ci/quietly $(PY) $(PIP) -e '.[test,transformers,examples]' && touch $@

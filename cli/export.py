@@ -3,56 +3,95 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
+from gradlog.analysis.trackers import TRACKERS
 from gradlog.cli import options, output_files, stderr
 
 if TYPE_CHECKING:
     from gradlog.analysis.reading.run import View
     from gradlog.analysis.results.export import Form
+    from gradlog.analysis.trackers import Name
 
-written = options.under("What is written")
+FILES = ("netcdf", "zarr", "parquet", "csv", "npz")
+
+written, tracked = options.under("What is written"), options.under("Output to a tracker")
 
 
 @options.command(
     "gradlog export run.zarr --to csv --no-sketch",
     "gradlog export run.zarr --to netcdf --what result --window 100",
+    "gradlog export run.zarr --to tensorboard -o runs/adamw",
+    "gradlog export run.zarr --to wandb --project digits --into 3kq9x2ab",
 )
 @click.argument("run")
-@written("--what", type=click.Choice(["rows", "result"]), default="rows",
-         help="Write the recorded rows, or the result of an analysis.")  # fmt: skip
+@written("--what", type=click.Choice(["rows", "result"]),
+         help="Write the recorded rows, or the result of an analysis (to a tracker always).")  # fmt: skip
 @written("--no-sketch", is_flag=True, help="Write rows without the sketch: steps, scalars and norms.")
-@written("--window", type=click.IntRange(2), metavar="N", help="Add every window of N rows to the result.")
+@written("--window", type=click.IntRange(2), metavar="N",
+         help="Add every window of N rows to the result. Default: none; to a tracker, about 24.")  # fmt: skip
 @options.view
-@options.output("--to", "form", required=True, type=click.Choice(["netcdf", "zarr", "parquet", "csv", "npz"]),
-                help="Format to write.")  # fmt: skip
-@options.output("-o", "--output", "target", metavar="FILE",
-                help="File to write. Default: the name of RUN with the format's suffix.")  # fmt: skip
+@options.output("--to", "form", required=True, type=click.Choice([*FILES, *TRACKERS]),
+                help="Format or tracker to write.")  # fmt: skip
+@options.output("-o", "--output", "target", metavar="PLACE",
+                help="File to write, log folder of TensorBoard, folder of wandb, or tracking URI of MLflow. Default: "
+                     "the name of RUN with the format's suffix; wandb and MLflow: as they are set up.")  # fmt: skip
 @options.force
+@tracked("--project", metavar="NAME", help="Project of wandb or trackio, experiment of MLflow. Default: gradlog.")
+@tracked("--into", metavar="ID", help="Run of wandb, MLflow or trackio to add to. Default: a new one.")
 @stderr.verbosity
 def export(
-    run: str, form: Form, target: str | None, what: str, no_sketch: bool, window: int | None, view: View, force: bool,
+    run: str, form: str, target: str | None, what: str | None, no_sketch: bool, window: int | None, view: View,
+    project: str | None, into: str | None, force: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Write RUN as a file of another format, or its results into an experiment tracker.
+
+    Files are netCDF, zarr, Parquet, CSV and npz. Rows are streamed, so a run need not fit into memory. A tracker
+    (TensorBoard, wandb, MLflow, trackio) gets kappa, rank and signal over windows, events, norms and a figure.
+    """
+    if form not in FILES:
+        if what == "rows" or no_sketch:
+            raise click.UsageError(f"--to {form} writes the result: leave out --what rows and --no-sketch")
+        _to_tracker(run, cast("Name", form), target, window, view, project, into, force, quiet)
+        return
+    if project or into:
+        raise click.UsageError("--project and --into go with --to wandb, mlflow or trackio")
+    if what == "result" and no_sketch:
+        raise click.UsageError("--no-sketch goes with --what rows: a result holds no sketch")
+    _to_file(run, cast("Form", form), target, what or "rows", window, view, not no_sketch, force, quiet)
+
+
+def _to_tracker(
+    run: str, tracker: Name, place: str | None, window: int | None, view: View, project: str | None, into: str | None,
+    force: bool, quiet: bool,
+) -> None:  # fmt: skip
+    from gradlog.analysis import export_to_tracker, open_run
+
+    opened = open_run(run, view)
+    with stderr.progress("analyze", quiet) as progress:
+        where = export_to_tracker(
+            opened, tracker, place, project=project, into=into, window=window, force=force, progress=progress
+        )
+    click.echo(where)
+
+
+def _to_file(
+    run: str, form: Form, target: str | None, what: str, window: int | None, view: View, sketch: bool, force: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Write RUN as netCDF, zarr, Parquet, CSV or npz.
-
-    Rows are streamed, so a run need not fit into memory.
-    """
     from gradlog.analysis import analyze, open_run
     from gradlog.analysis.results.export import SUFFIX, export_result, export_rows
 
     if what == "rows" and window:
         raise click.UsageError("--window goes with --what result: rows have no windows")
-    if what == "result" and no_sketch:
-        raise click.UsageError("--no-sketch goes with --what rows: a result holds no sketch")
     path = Path(target) if target else _beside(run, what, SUFFIX[form])
     output_files.require_free(path, force)
     opened = open_run(run, view)
     if what == "rows":
         with output_files.replacing(path, force) as fresh:
-            export_rows(opened, fresh, form, sketch=not no_sketch)
+            export_rows(opened, fresh, form, sketch=sketch)
     else:
         with stderr.progress("analyze", quiet) as progress:
             result = analyze(opened, window=window, progress=progress)

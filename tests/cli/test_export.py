@@ -56,3 +56,26 @@ def test_without_the_sketch(call, make_run, tmp_path):
 def test_wrong_usage(call, make_run):
     assert call("export", make_run()).code == 2
     assert call("export", make_run(name="b.zarr"), "--to", "hdf4").code == 2
+
+
+def test_a_tracker_gets_the_result(call, make_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = call("export", make_run(), "--to", "tensorboard", "--window", "10", "-q")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.startswith("run.tensorboard/events.out.tfevents.")
+    assert (tmp_path / shown.out.strip()).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--to", "tensorboard", "--what", "rows"], "writes the result"),
+        (["--to", "wandb", "--no-sketch"], "writes the result"),
+        (["--to", "csv", "--project", "p"], "go with --to wandb, mlflow or trackio"),
+        (["--to", "npz", "--into", "x"], "go with --to wandb, mlflow or trackio"),
+    ],
+)
+def test_options_that_would_be_ignored_are_wrong_usage(call, make_run, options, said):
+    shown = call("export", make_run(), *options)
+    assert shown.code == 2
+    assert said in shown.err

@@ -102,7 +102,7 @@ def test_the_howto_on_reports_runs(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("adamw", "sgd", "again")):
         walk(tmp_path / "runs" / f"{name}.zarr", seed)
-    assert run_page("howto-report", call) == 13
+    assert run_page("howto-report", call) == 14
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
 
