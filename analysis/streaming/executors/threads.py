@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -16,14 +15,15 @@ from gradlog.analysis.streaming.executors.serial import Serial
 
 
 class Threads(Serial):
-    """As many threads as this process may use cores, or as dask's setting ``num_workers`` says."""
+    """As many threads as this process may use cores, by the system and its container, or as ``num_workers`` of dask."""
 
     @property
     def workers(self) -> int:
         """See Executor."""
         import dask
+        from dask.system import cpu_count
 
-        return int(dask.config.get("num_workers", None) or len(os.sched_getaffinity(0)))
+        return int(dask.config.get("num_workers", None) or cpu_count())
 
     def results(
         self, make: Callable[..., Value], calls: Sequence[Call], report: Progress, stop: threading.Event | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 
@@ -164,6 +165,11 @@ def test_threads_run_only_a_few_blocks_ahead_of_the_one_that_is_joined_next():
         (found,) = Threads().fold([Pane(range(40), Fold())], Reduction(make, (), bracket, bracket), quiet)
     assert seen == [4]
     assert found == fold(list(map(str, range(40))))
+
+
+def test_cores_are_counted_on_systems_without_affinity_too(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert executors.of("threads").workers >= 1
 
 
 def test_names_of_schedulers_mean_executors():
