@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from gradlog.errors import CorruptRunError, MissingDependencyError, StoreUnavailableError
 from gradlog.format import limits
@@ -28,6 +28,9 @@ _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 _HOLE = bytes(16 * 2**10)
 """So many zeros are worth a hole in a file."""
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
 
 REQUEST_PAUSES = (0.5, 2.0, 8.0)
 """Seconds before a failed request to an object store is made again."""
@@ -269,7 +272,7 @@ class UrlSink:
     def sweep(self, segment: str = "") -> None:
         """Nothing to do: an object appears whole or not at all."""
 
-    def _try(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def _try(self, call: Callable[Arguments, Answer], *args: Arguments.args, **options: Arguments.kwargs) -> Answer:
         """Call; after a failure, a store that asks to slow down say, again after each of the pauses.
 
         Clients of object stores raise what they like, and not OSError alone, where nobody answers.
