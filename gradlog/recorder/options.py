@@ -115,7 +115,7 @@ class RecordingOptions:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         An option is out of its range.
 
     Examples
@@ -159,6 +159,11 @@ class RecordingOptions:
                 object.__setattr__(self, name, _whole(name, value, least, most))
         for name in ("include", "exclude"):
             object.__setattr__(self, name, _patterns(name, getattr(self, name)))
+        for name in ("optimizer", "notes"):
+            facts = getattr(self, name)
+            if facts is not None and not isinstance(facts, Mapping):
+                raise TypeError(f"{name} must be a mapping, got {type(facts).__name__}")
+            object.__setattr__(self, name, facts if facts is None else dict(facts))  # they stay as they are now
         if self.mode in ("w", "new") and self.rank > 0:
             raise ValueError(
                 f'mode="{self.mode}" begins a new run: open it so on rank 0 first, and its log.path with mode="a" on '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 from typing import get_type_hints
 
@@ -27,7 +28,7 @@ def test_every_option_is_a_keyword_of_the_same_type_and_no_other_is() -> None:
 
 def test_every_option_is_described_in_the_order_of_its_declaration() -> None:
     text = inspect.getdoc(gradlog.RecordingOptions)
-    places = [text.index(f"\n{name} : ") for name in fields()]
+    places = [re.search(rf"\n(\w+, )*{name}(, \w+)* : ", text).start() for name in fields()]
     assert places == sorted(places)
 
 
@@ -61,6 +62,21 @@ def test_what_an_integration_fills_in_gives_way_to_what_the_user_said() -> None:
 def test_a_wrong_option_is_refused_where_the_object_is_made(option: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{option} must be"):
         gradlog.RecordingOptions(**{option: value})
+
+
+@pytest.mark.parametrize("option", ["notes", "optimizer"])
+def test_facts_that_are_no_mapping_are_refused_at_once(tmp_path: Path, option: str) -> None:
+    with pytest.raises(TypeError, match=f"{option} must be a mapping, got str"):
+        gradlog.open(tmp_path / "r.zarr", **{option: "batch 128"})
+
+
+def test_notes_are_those_of_the_moment_when_the_options_were_made(tmp_path: Path) -> None:
+    notes = {"batch": 128}
+    log = gradlog.open(tmp_path / "r.zarr", notes=notes, on_error="raise")
+    notes["batch"] = 256
+    log.step(ROW)
+    log.close()
+    assert open_run(tmp_path / "r.zarr").header.provenance["notes"] == {"batch": 128}
 
 
 def test_a_keyword_that_is_no_option_is_refused(tmp_path: Path) -> None:
