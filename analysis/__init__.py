@@ -32,15 +32,16 @@ if TYPE_CHECKING:
     from gradlog.analysis.results.export import export_result, export_rows
     from gradlog.analysis.results.group_time import GroupTime, group_time
     from gradlog.analysis.results.json_document import to_json
+    from gradlog.analysis.results.weights_path import WeightsPath, weights_path
     from gradlog.analysis.trackers.export import export_to_tracker
 
 __all__ = [
     "Cache", "Comparison", "Configuration", "Cosines", "Difference", "DirectionMap", "Event", "Events", "Evidence",
     "Fitted", "GroupTime", "Linear", "Look", "Mean", "Neighbours", "Predictor", "Replicates", "Report", "Row",
-    "Run", "analyze", "analyze_each", "analyze_many", "archive_report", "audit_run", "compare", "compare_archive",
-    "cosines", "direction_map", "export_result", "export_rows", "export_to_tracker", "find_events", "group_time",
-    "html_report", "is_live", "neighbours", "open_run", "plots", "register_predictor", "replicates", "silence",
-    "to_json", "watch", "write_report",
+    "Run", "WeightsPath", "analyze", "analyze_each", "analyze_many", "archive_report", "audit_run", "compare",
+    "compare_archive", "cosines", "direction_map", "export_result", "export_rows", "export_to_tracker",
+    "find_events", "group_time", "html_report", "is_live", "neighbours", "open_run", "plots", "register_predictor",
+    "replicates", "silence", "to_json", "watch", "weights_path", "write_report",
 ]  # fmt: skip
 
 _HOME = {
@@ -64,6 +65,7 @@ _HOME = {
         "results.direction_map": ["direction_map"],
         "results.export": ["export_result", "export_rows"],
         "results.group_time": ["GroupTime", "group_time"],
+        "results.weights_path": ["WeightsPath", "weights_path"],
         "results.json_document": ["to_json"],
         "trackers.export": ["export_to_tracker"],
     }.items()

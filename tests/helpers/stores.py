@@ -61,10 +61,10 @@ def write_segment(path, head, sketch, steps=None, flags=None, scalars=None, norm
     return seg
 
 
-def write_run(path: Path, rows, *, exact=False, chunk=16, every=1, sizes=None, **segment) -> Path:
+def write_run(path: Path, rows, *, exact=False, chunk=16, every=1, sizes=None, what="gradient", **segment) -> Path:
     """One closed segment of rows (T, groups, k)."""
     rows = np.asarray(rows, np.float32)
-    head = header(rows.shape[1], rows.shape[2], chunk, exact, sizes, every=every)
+    head = header(rows.shape[1], rows.shape[2], chunk, exact, sizes, every=every, what=what)
     write_root(path, head)
     write_segment(path, head, rows, **segment)
     return path
