@@ -66,7 +66,8 @@ def summary(run: Info, silence: str, drawn: list[str]) -> list[str]:
     width = f"{len(run['groups']) * run['k']:,} numbers per step"
     main = {name: known[name] for name in ("status", "steps")}
     main |= {"recorded": f"{known['gradient']}; {known['model']}"}
-    main |= {"sketch": f"{known['sketch']}; {known['groups']}, {width}", "scalars": known["scalars"]}
+    main |= {"sketch": f"{known['sketch']}; {known['groups']}, {width}", "sketched by": known["fold"]}
+    main |= {"scalars": known["scalars"]}
     origin = {name: known[name] for name in ("created", "command", "optimizer", "versions")}
     origin |= {"code": known["code"] and f"git {known['code']}", "host": known["host"]}
     origin |= {f"note: {name}": value for name, value in run["provenance"].get("notes", {}).items()}

@@ -31,6 +31,7 @@ def recorded(info: Info) -> dict[str, str]:
         "gradient": f"{info['what']}, {info['stage']}",
         "model": f"{counted(info['dimension'], 'parameter')} in {counted(info['tensors'], 'tensor')}",
         "groups": counted(len(info["groups"]), "group"),
+        "fold": ", ".join(dict.fromkeys(s["fold"] for s in info["segments"] if "fold" in s)),
         "sketch": EXACT if info["kind"] == "exact/1" else f"{info['kind']}, k = {info['k']}, seed {info['seed']}",
         "scalars": enumerate_some(info["scalars"], 12),
         "created": info["created"],

@@ -127,6 +127,7 @@ class Segment:
             "opened": h.opened,
             "closed": h.closed,
             "dropped": [list(x) for x in h.dropped],
+            **({"fold": fold[:80]} if isinstance(fold := h.process.get("fold"), str) else {}),
         }
 
     @cached_property

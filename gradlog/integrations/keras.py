@@ -228,7 +228,7 @@ class _Torch(_Updates):
     def _prepare(self, hooks: Hooks) -> None:
         from gradlog.integrations.torch.sketchers import measure_for
 
-        self._measure = measure_for(hooks.header, [v.value for v in self._variables])
+        self._measure = measure_for(self._recorder, hooks.header, [v.value for v in self._variables])
 
     def __call__(self, grads: Tensors, variables: Variables, rate: Number) -> None:
         def row() -> Row:

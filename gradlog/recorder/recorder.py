@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from gradlog.format.header import RunHeader
 from gradlog.recorder.messages import tell
 from gradlog.recorder.options import RecordingOptions
 from gradlog.recorder.plan import Layout, Plan, described
@@ -24,6 +25,7 @@ from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import Checkpoint, Recording
 from gradlog.recorder.row_builder import Fill, Row
 from gradlog.recorder.unclosed import close_at_exit, close_dropped
+from gradlog.sketching.projector import Projector, projector
 
 if TYPE_CHECKING:
     from gradlog.integrations.hooks import Hooks
@@ -92,6 +94,12 @@ class Recorder:
     def options(self) -> RecordingOptions:
         """How the run is recorded."""
         return RecordingOptions() if self._plan is None else self._plan.options
+
+    def projector(self, header: RunHeader) -> Projector:
+        """Return the run's random map on the CPU; on a rank that writes nothing, one of its own."""
+        if self.recording is not None:
+            return self.recording.builder.projector
+        return projector(header.sketch, header.tensors, len(header.groups))
 
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a hook gathers; ``source`` runs only for steps that are recorded, and guarded."""

@@ -7,11 +7,13 @@ The row builder makes a row in memory, the commit queue takes it from there. Eve
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 from gradlog.errors import SpecMismatchError, StepOrderError
+from gradlog.recorder.fold import Fold
 from gradlog.recorder.messages import tell
 from gradlog.recorder.plan import Layout, Plan
 from gradlog.recorder.row_builder import Fill, Row, RowBuilder
@@ -19,6 +21,8 @@ from gradlog.recorder.setup import open_segment
 from gradlog.recorder.step_numbers import Steps
 from gradlog.storage.commit import read_segment
 from gradlog.storage.commit_queue import CommitQueue
+
+log = logging.getLogger("gradlog")
 
 
 class Checkpoint(TypedDict, total=False):
@@ -60,7 +64,7 @@ class Recording:
     def __init__(self, plan: Plan, layout: Layout, new: Layout = ()) -> None:
         self.path, self.header, self._writer, self.next = open_segment(plan, layout, new)
         notify = functools.partial(tell, self.path)
-        self.builder = RowBuilder(self.header, notify, plan.options.chooses)
+        self.builder = RowBuilder(self.header, notify, plan.options.chooses, self._name_fold)
         self.queue = CommitQueue(self.path, self._writer, plan.storage, notify, plan.options.journal)
         self.steps = Steps(notify)
         self._strict = plan.options.on_error == "raise"
@@ -129,6 +133,13 @@ class Recording:
         if land:
             self._land()
         self.queue.finish(status, reason, closing)
+
+    def _name_fold(self, chosen: Fold) -> None:
+        """Tell, and store with the segment, what sketches its rows."""
+        if chosen.failure:
+            tell(self.path, chosen.failure)
+        log.info("%s is sketched by %s%s", self.path, chosen.name, f" ({chosen.remark})" if chosen.remark else "")
+        self._writer.facts = {"fold": chosen.name}
 
     def _land(self) -> None:
         """Write the row that is under way, if there is one and it was not written before an interrupt."""

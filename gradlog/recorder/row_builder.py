@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gradlog.errors import GradientError
 from gradlog.format.codec import round_mantissa
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader
+from gradlog.recorder import fold
 from gradlog.sketching.projector import Entries, Projector, projector
 from gradlog.sketching.pytree import as_entries
 from gradlog.storage.block import Block
@@ -56,10 +57,19 @@ class RowBuilder:
         Told of scalars that are not recorded.
     chooses : callable
         Tells of a parameter's name whether it is recorded.
+    folds : callable
+        Told what sketches rows on the CPU, when that begins.
     """
 
-    def __init__(self, header: RunHeader, notify: Callable[[str], None], chooses: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        header: RunHeader,
+        notify: Callable[[str], None],
+        chooses: Callable[[str], bool],
+        folds: Callable[[fold.Fold], None],
+    ) -> None:
         self.header = header
+        self._folds = folds
         self._index = {t.name: i for i, t in enumerate(header.tensors)}
         self._columns = Columns(notify)
         self._chooses, self._left_out = chooses, set[str]()
@@ -67,8 +77,10 @@ class RowBuilder:
     @functools.cached_property
     def projector(self) -> Projector:
         """The run's random map, which is made when it is first used: not where rows are sketched on a device."""
-        header = self.header
-        return projector(header.sketch, header.tensors, len(header.groups))
+        header, chosen = self.header, fold.choose(self.header)
+        if not header.sketch.exact:
+            self._folds(chosen)
+        return projector(header.sketch, header.tensors, len(header.groups), chosen.family)
 
     def ordered(self, pairs: Sequence[tuple[str, object]]) -> list[Entries]:
         """Named gradients in the order of the run's tensors; those that are left out are None."""

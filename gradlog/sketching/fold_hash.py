@@ -195,8 +195,8 @@ class FoldHash:
         return norm2
 
 
-def from_spec(spec: SketchSpec) -> FoldHash:
-    """Regenerate the map from its spec.
+def from_spec(spec: SketchSpec, family: type[FoldHash] = FoldHash) -> FoldHash:
+    """Regenerate the map from its spec; ``family``: the class that computes it.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def from_spec(spec: SketchSpec) -> FoldHash:
             f"no random map for sketch kind {spec.kind!r}: known kinds are {FOLD_HASH!r}, and {EXACT!r} which "
             "stores the coordinates themselves; a newer gradlog may know this one"
         )
-    return FoldHash(spec.k, spec.seed, spec.m)
+    return family(spec.k, spec.seed, spec.m)
 
 
 def fold_hash_spec(k: int, seed: int = 0, m: int | None = None) -> SketchSpec:

@@ -24,8 +24,12 @@ _TOGETHER = 2**18
 """Most entries of small groups that are taken together: the tables take some 30 bytes for each."""
 
 
-def projector(spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> Projector:
+def projector(
+    spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int, family: type[FoldHash] = FoldHash
+) -> Projector:
     """Return the object that projects one step's gradients after another; it serves one thread.
+
+    The random map is of class ``family``.
 
     Raises
     ------
@@ -47,7 +51,7 @@ def projector(spec: SketchSpec, tensors: Sequence[TensorInfo], groups: int) -> P
         raise ValueError(f"tensor names must be unique, {twice!r} occurs more than once")
     if spec.exact:
         return _ExactProjector(spec, tensors, groups)
-    return _SketchProjector(from_spec(spec), tensors, groups)
+    return _SketchProjector(from_spec(spec, family), tensors, groups)
 
 
 class Projector(abc.ABC):

@@ -14,7 +14,7 @@ import datetime
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -165,6 +165,8 @@ class SegmentWriter:
     ----------
     parent : tuple of int or None
         First and last step of the segment that this one continues, of a new one.
+    facts : mapping
+        What else is known of the process; the next commit stores it.
     """
 
     def __init__(self, sink: Sink, header: RunHeader, segment: SegmentHeader) -> None:
@@ -172,6 +174,7 @@ class SegmentWriter:
         self.header, self._frames = header, header.frames()
         self.segment = segment
         self.parent: tuple[int, int] | None = None
+        self.facts: Mapping[str, object] = {}
 
     def begin(self, step: int) -> None:
         """Name the step of the parent that the first row, of this step, follows: less than its last after a rewind."""
@@ -252,6 +255,7 @@ class SegmentWriter:
             scalars=tuple(names),
             dropped=dropped,
             snapshots=s.snapshots + len(snapshots),
+            process={**s.process, **self.facts},
         )
         objects.append([(MANIFEST.format(s.flushes), [manifest])])
         return Commit(list(itertools.chain.from_iterable(objects)), after)

@@ -26,6 +26,11 @@ def test_fits_80_columns(call, samples, monkeypatch):
     assert max(map(len, shown.out.splitlines())) <= 80
 
 
+def test_it_says_what_sketched_the_rows_where_that_was_recorded(call, make_run, samples):
+    assert "sketched by  numpy" in call("info", make_run()).out
+    assert "sketched by" not in call("info", samples / "tiny_sort_rmsprop.zarr").out
+
+
 def test_json_is_the_run_s_info(call, make_run):
     facts = json.loads(call("info", make_run(), "--json").out)
     assert (facts["steps"], facts["k"], facts["groups"]) == (40, 16, ["a.weight", "b.weight"])

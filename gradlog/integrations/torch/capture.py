@@ -77,7 +77,7 @@ class Capture(Hooks):
     def __init__(self, recorder: Recorder, job: Job) -> None:
         header, self.params, self._names = job.header, job.params, job.names
         self._alone = len(job.optimizers) == 1
-        self._measure = measure_for(header, self.params, self.in_parts or not self._alone)
+        self._measure = measure_for(recorder, header, self.params, self.in_parts or not self._alone)
         self._fixed = header.sketch.exact or header.stage == "local"
         self._share = float(dist.get_world_size()) if header.stage == "local" and _ranks() else None
         self._exchange = self._measure.exchange
@@ -382,7 +382,7 @@ class Capture(Hooks):
         self.join(new)
         self.params = self.params + [p for _, p in new]
         self._place_parameters()
-        self._measure = measure_for(self.header, self.params, self.in_parts or not self._alone)
+        self._measure = measure_for(self.recorder, self.header, self.params, self.in_parts or not self._alone)
         self.keep()
 
 

@@ -14,8 +14,9 @@ from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
 from gradlog.integrations.torch.sketch import Folded, fetch, flat, sketch_on
 from gradlog.integrations.torch.types import Floats, Number
+from gradlog.recorder.recorder import Recorder
 from gradlog.recorder.row_builder import Fill
-from gradlog.sketching.projector import projector
+from gradlog.sketching.projector import Projector
 from gradlog.sketching.pytree import as_entries
 
 Pieces = list[tuple[torch.Tensor, torch.Tensor]]
@@ -31,8 +32,8 @@ class HostMeasure:
     later = False
     exchange = None
 
-    def __init__(self, header: RunHeader) -> None:
-        self._projector = projector(header.sketch, header.tensors, len(header.groups))
+    def __init__(self, header: RunHeader, projector: Projector) -> None:
+        self._projector = projector
         self._names = [t.name for t in header.tensors]
         self._shape = (len(header.groups), header.sketch.k)
 
@@ -133,12 +134,14 @@ class Measure:
         return [(sketches, sketches[:, 0].double())]
 
 
-def measure_for(header: RunHeader, params: Sequence[torch.Tensor], in_parts: bool = False) -> HostMeasure | Measure:
+def measure_for(
+    recorder: Recorder, header: RunHeader, params: Sequence[torch.Tensor], in_parts: bool = False
+) -> HostMeasure | Measure:
     """Choose the way from parameters like these to a row, which may be added up ``in_parts``."""
     if header.what == "update":
         return Measure(header, params, precise=True)
     if not in_parts and all(p.device.type == "cpu" and not is_sharded(p) for p in params) and not _FORCE_DEVICE:
-        return HostMeasure(header)
+        return HostMeasure(header, recorder.projector(header))
     return Measure(header, params)
 
 
