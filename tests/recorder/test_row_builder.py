@@ -23,7 +23,7 @@ HEADER = RunHeader(SketchSpec("exact/1", 3, 0, 0), ("A", "B"), TENSORS, chunk=4)
 
 
 def built(pairs: list[tuple[str, object]], **row: object) -> tuple[Block, bool]:
-    builder, block = RowBuilder(HEADER, print, lambda name: True), Block(HEADER)
+    builder, block = RowBuilder(HEADER, print, lambda name: True, print), Block(HEADER)
     return block, builder.write(block, 7, Row(builder.ordered(pairs), {}, **row), {"loss": 0.5})
 
 

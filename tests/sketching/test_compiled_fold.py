@@ -126,7 +126,7 @@ def test_without_a_folder_for_compiled_code_it_is_compiled_again(tmp_path: Path,
     folder = tmp_path / "numba"
     if broken == "nowhere":
         folder.write_text("a file in the place of a folder")
-    env = os.environ | {"NUMBA_CACHE_DIR": str(folder)}
+    env = os.environ | {"NUMBA_CACHE_DIR": str(folder), "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
     runs = 1 if broken == "nowhere" else 2
     for _ in range(runs):
         done = subprocess.run([sys.executable, "-W", "error", "-c", COMPARE], capture_output=True, text=True, env=env)
