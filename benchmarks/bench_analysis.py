@@ -244,7 +244,7 @@ def test_time_and_memory_over_steps(benchmark: Any, tmp_path: Path, steps: int) 
     path = write(tmp_path / "r.zarr", steps, 64, lambda i: 1 / (1 + i))
     code = (
         "import re, sys, time; from gradlog.analysis import analyze; start = time.perf_counter();"
-        "ds = analyze(sys.argv[1], scheduler='synchronous', kernel='numpy');"
+        "ds = analyze(sys.argv[1], scheduler='synchronous', kernel='numpy', cache=False);"
         "peak = int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024;"
         "print(time.perf_counter() - start, peak, ds.attrs['predicted_memory'] / 2**20)"
     )

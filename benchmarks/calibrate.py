@@ -46,7 +46,7 @@ def document(gradients: Array, k: int | str = K, seed: int = 0, **options: Any) 
         with gradlog.open(path, like=gradients[0], k=k, seed=seed, on_error="raise", hostname=False) as log:
             for row in gradients:
                 log.step(row)
-        asked = {"predictors": PREDICTORS, "by_group": False, "null_rank": False, "kernel": "numpy"}
+        asked = {"predictors": PREDICTORS, "by_group": False, "null_rank": False, "kernel": "numpy", "cache": False}
         return to_json(analyze(str(path), **(asked | options)))
 
 

@@ -76,7 +76,9 @@ def train(kind: str, draw: str, rate: float, steps: int, seed: int, path: Path) 
 
 def read(path: Path, draw: str) -> dict[str, float]:
     """Signal from lags, whatever they look like, and all that the analysis says."""
-    ds = analyze(str(path), ["last"], steps_per_epoch=0 if draw == "independent" else N // B, null_rank=False)
+    ds = analyze(
+        str(path), ["last"], steps_per_epoch=0 if draw == "independent" else N // B, null_rank=False, cache=False
+    )
     lags = ds.lag_coherence.values
     line = float(gradient_noise.signal_weights(gradient_noise.LAGS) @ lags * ds.energy / ds.rows)
     coherence = {f"lag_coherence{end}": ds[f"lag_coherence{end}"].values for end in ("", "_low", "_high")}

@@ -21,7 +21,7 @@ shuffled: kappa of the same gradients in random order, {fitted_in_hindsight()} f
 shuffled. order effect: what the order of the steps does to this predictor."""
 
 
-def report(path: str, result: Document, full: bool = False) -> list[str]:
+def report(path: str, result: Document, full: bool = False, groups: bool = False) -> list[str]:
     """Show the findings, the tables of kappa and rank, and what was asked for besides; with ``full`` all tables."""
     parts = [
         _findings(path, result),
@@ -29,7 +29,7 @@ def report(path: str, result: Document, full: bool = False) -> list[str]:
         _errors(result) if full else [],
         _rank(result, full),
         *([_spectrum(result), _measures(result), _signal(result), _path(result)] if full else []),
-        _groups(result),
+        _groups(result) if full or groups else [],
         _in_time(result, "windows", "in time, by window of steps"),
         _in_time(result, "prefixes", "as the run grows"),
         _bounds(result) if full else [],

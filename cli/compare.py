@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -12,6 +12,7 @@ from gradlog.cli import options, output_files, plain_text, stderr
 
 if TYPE_CHECKING:
     from gradlog.analysis.comparison.compare import Comparison
+    from gradlog.analysis.results.options import Caching, Keywords
 
 
 @options.command(
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 @options.output("--plot", callback=output_files.picture, metavar="FILE",
                 help="Also draw kappa by run, its curves by window, and the cosine: .png, .svg or .pdf.")  # fmt: skip
 @options.force
+@options.computing
 @stderr.verbosity
 def compare(
     runs: tuple[str, ...], form: str, predictors: tuple[str, ...] | None, window: int | None, reference: str | None,
-    steps_per_epoch: int | None, group_by: tuple[str, ...], replicate: str, burn_in: int, plot: Path | None,
-    force: bool, quiet: bool,
+    group_by: tuple[str, ...], replicate: str, plot: Path | None, force: bool, quiet: bool, cache: Caching,
+    **asked: Unpack[Keywords],
 ) -> None:  # fmt: skip
     """Show kappa of every RUN side by side, as the paper's table does.
 
@@ -51,15 +53,14 @@ def compare(
     from gradlog.analysis.comparison import tables
     from gradlog.analysis.comparison.compare import compare as of_runs
     from gradlog.analysis.comparison.compare import compare_archive, to_document
-    from gradlog.analysis.comparison.find import is_several
+    from gradlog.analysis.comparison.find import the_one
 
     if plot is not None:
         output_files.require_free(plot, force)
-    measure = compare_archive if is_several(runs) else of_runs
-    with stderr.progress("compare", quiet) as progress:
+    measure = of_runs if the_one(runs) else compare_archive
+    with stderr.progress("compare", quiet) as asked["progress"]:
         found = measure(
-            runs, predictors, window, reference, group_by=group_by, replicate=replicate,
-            burn_in=burn_in, steps_per_epoch=steps_per_epoch, progress=progress,
+            runs, predictors, window, reference, group_by=group_by, replicate=replicate, cache=cache, **asked
         )  # fmt: skip
     if plot is not None:
         output_files.draw(found, plot, force)

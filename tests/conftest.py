@@ -6,7 +6,6 @@ import fnmatch
 import logging
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import pytest
 
-# What analyses keep must not come from, or go to, the user's own folder.
-_kept = tempfile.TemporaryDirectory(prefix="gradlog-cache-")
-os.environ["GRADLOG_CACHE"] = _kept.name
+# What analyses keep must not come from, or go to, the user's own folder, and none may answer for another: a folder that
+# nothing can be kept in. Tests of what is kept name one.
+os.environ["GRADLOG_CACHE"] = os.path.join(os.devnull, "none")
 
 # A suite that is started in the background ignores Ctrl-C, and so would the processes whose Ctrl-C it tests.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

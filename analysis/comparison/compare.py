@@ -19,11 +19,11 @@ from gradlog.analysis.comparison.divergence import Cosines, cosines
 from gradlog.analysis.comparison.find import Failure
 from gradlog.analysis.comparison.replicates import Mean, Replicates, replicates
 from gradlog.analysis.comparison.side_by_side import Measure, measure_archive, measure_runs
-from gradlog.analysis.measures.predictors import parse
+from gradlog.analysis.measures.predictors import usual
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.results.analyze import analyze
+from gradlog.analysis.results.cached import analyze_cached
 from gradlog.analysis.results.json_document import Document, to_json
-from gradlog.analysis.results.options import Keywords, Predictors
+from gradlog.analysis.results.options import Caching, Keywords, Predictors
 from gradlog.errors import SpecMismatchError, TooFewStepsError, UnusableInputError
 
 SCHEMA = "gradlog.comparison/1"
@@ -104,6 +104,7 @@ def compare(
     *,
     group_by: Sequence[str] = (),
     replicate: str = "seed",
+    cache: Caching = True,
     **options: Unpack[Keywords],
 ) -> Comparison:
     """Measure runs with the same question.
@@ -121,6 +122,8 @@ def compare(
         Notes that name a configuration; see ``replicates``. Default: all but ``replicate``.
     replicate : str
         Note that tells the runs of one configuration apart.
+    cache : bool, path or Cache
+        As of ``analyze``; whole results are kept as well.
     **options
         As of ``analyze``, such as ``burn_in``, ``steps_per_epoch``, ``scheduler`` and ``memory``, for every run.
         ``progress(done, total)`` counts the blocks of all runs.
@@ -144,7 +147,7 @@ def compare(
     if not runs:
         raise ValueError("a comparison needs at least one run")
     published, progress = _read_reference(reference), options.pop("progress", None)
-    measured = measure_runs(runs, _row(predictors, window, options), progress)
+    measured = measure_runs(runs, _row(predictors, window, cache, options), progress)
     return _side_by_side(measured, [], published, group_by, replicate)
 
 
@@ -156,6 +159,7 @@ def compare_archive(
     *,
     group_by: Sequence[str] = (),
     replicate: str = "seed",
+    cache: Caching = True,
     **options: Unpack[Keywords],
 ) -> Comparison:
     """``compare`` for every run at or under the paths; those that fail are in ``failed`` and stop no other.
@@ -164,7 +168,7 @@ def compare_archive(
     ----------
     paths : sequence of path
         Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
-    predictors, window, reference, group_by, replicate, **options
+    predictors, window, reference, group_by, replicate, cache, **options
         As of ``compare``.
 
     Raises
@@ -180,16 +184,16 @@ def compare_archive(
     ['adamw', 'sgd']
     """
     published, progress = _read_reference(reference), options.pop("progress", None)
-    measured, failed = measure_archive(paths, _row(predictors, window, options), progress)
+    measured, failed = measure_archive(paths, _row(predictors, window, cache, options), progress)
     return _side_by_side(measured, failed, published, group_by, replicate)
 
 
-def _row(predictors: Predictors, window: int | None, options: Keywords) -> Measure[tuple[Run, Row]]:
-    shown = parse(predictors, "compare")
+def _row(predictors: Predictors, window: int | None, cache: Caching, options: Keywords) -> Measure[tuple[Run, Row]]:
+    shown = usual("compare") if predictors is None else predictors
 
     def measure(run: Run, label: str, progress: Progress) -> tuple[Run, Row]:
         asked: Keywords = {"by_group": False, "null_rank": False, **options, "progress": progress}
-        result = analyze(run, shown, window=window, **asked)
+        result = analyze_cached(run, cache=cache, predictors=shown, window=window, **asked)
         said = [w for w in json.loads(result.attrs["warnings"]) if not w.startswith("rank(")]
         return run, Row(label, run.n_steps, _batch(run), to_json(result), said, run.notes)
 

@@ -58,20 +58,10 @@ def find(paths: Paths) -> tuple[list[str], list[Failure]]:
     return list(found), failed
 
 
-def is_run(path: str) -> bool:
-    """Whether a path or URL names one run rather than a place or pattern of several."""
-    if "://" not in path:
-        return path.endswith(".zip") or _is_local_run(path)
-    try:
-        filesystem, root = fsspec.core.url_to_fs(path)
-        with answering(path):
-            return root.endswith(".zip") or _is_run(filesystem, root)
-    except (OSError, ValueError, ImportError):
-        return False
-
-
 def the_one(paths: Sequence[str]) -> Metadata | None:
-    """Metadata of the run that this asks for; None where it asks for an archive: see ``is_several``.
+    """Metadata of the run that this asks for; None where it asks for an archive.
+
+    An archive is several paths, a pattern, or a place that holds runs and is none.
 
     Raises
     ------
@@ -86,13 +76,6 @@ def the_one(paths: Sequence[str]) -> Metadata | None:
         if paths[0].endswith(".zip") or not (_is_pattern(paths[0]) or find(paths)[0]):
             raise
         return None
-
-
-def is_several(paths: Sequence[str]) -> bool:
-    """Whether this asks for an archive: several paths, a pattern, or a place that holds runs and is none."""
-    if len(paths) != 1 or is_run(paths[0]):
-        return len(paths) > 1
-    return _is_pattern(paths[0]) or bool(find(paths)[0])
 
 
 def _is_pattern(path: str) -> bool:

@@ -106,7 +106,7 @@ def window_rows(rows: int, growing: bool = False) -> int | None:
 
 
 def study(
-    run: Run, label: str, progress: Progress | None = None, /, *, growing: bool = False, cache: Caching = None,
+    run: Run, label: str, progress: Progress | None = None, /, *, growing: bool = False, cache: Caching = True,
     **options: Unpack[Question],
 ) -> Study:  # fmt: skip
     """Measure a run for a report; ``options`` are those of ``analyze``.

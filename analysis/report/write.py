@@ -18,7 +18,7 @@ from gradlog.analysis.results.options import Caching, Question
 
 def html_report(
     runs: Sequence[Run | str | os.PathLike[str]], title: str = "Gradient report", again: float | None = None, *,
-    group_by: Sequence[str] = (), replicate: str = "seed", cache: Caching = None, **options: Unpack[Question],
+    group_by: Sequence[str] = (), replicate: str = "seed", cache: Caching = True, **options: Unpack[Question],
 ) -> str:  # fmt: skip
     """Measure runs and return a self-contained HTML page about them.
 
@@ -29,12 +29,14 @@ def html_report(
     title : str
     again : float, optional
         For runs that grow: browsers load the page again after so many seconds. The windows over time then stay where
-        they are until there are twice as many, so that a ``cache`` serves them.
+        they are until there are twice as many, so that the ``cache`` serves them.
     group_by, replicate
         As of ``compare``: notes that name a configuration, and the one that tells its runs apart.
-    cache, **options
-        ``predictors``, ``eps``, ``burn_in``, ``memory``, ``scheduler``, ``cache``, ``steps_per_epoch``, ``progress`` as
-        of ``analyze``.
+    cache : bool, path or Cache
+        As of ``analyze``; whole results are kept as well.
+    **options
+        ``predictors``, ``eps``, ``burn_in``, ``memory``, ``scheduler``, ``steps_per_epoch``, ``progress`` as of
+        ``analyze``.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def html_report(
 
 def archive_report(
     paths: Sequence[str | os.PathLike[str]], title: str = "Gradient report", view: View = "latest", *,
-    group_by: Sequence[str] = (), replicate: str = "seed", cache: Caching = None, **options: Unpack[Question],
+    group_by: Sequence[str] = (), replicate: str = "seed", cache: Caching = True, **options: Unpack[Question],
 ) -> tuple[str, list[Failure]]:  # fmt: skip
     """Measure every run of an archive and return one page about all of them.
 
@@ -101,7 +103,7 @@ def archive_report(
 
 def write_report(
     runs: Sequence[Run | str | os.PathLike[str]], target: str | os.PathLike[str], title: str = "Gradient report", *,
-    group_by: Sequence[str] = (), replicate: str = "seed", cache: Caching = None, **options: Unpack[Question],
+    group_by: Sequence[str] = (), replicate: str = "seed", cache: Caching = True, **options: Unpack[Question],
 ) -> None:  # fmt: skip
     """Write what ``html_report`` returns to a file.
 

@@ -35,7 +35,7 @@ def analyze(
     eps: Sequence[float] = EPS,
     window: int | None = None,
     *,
-    cache: Caching = None,
+    cache: Caching = True,
     **options: Unpack[Keywords],
 ) -> xarray.Dataset:
     """Measure the predictability and the rank of a run's gradients.
@@ -83,9 +83,10 @@ def analyze(
         logged scalar ``epoch`` says. Random order is then random within each epoch.
     seed : int
         Seed of the randomized route and of the random orders.
-    cache : bool, path or Cache, optional
-        Keep the summaries of chunks in a folder (True: the user's cache folder). The analysis of a run that grew then
-        reads only what is new, and all of it once per doubling. The numbers are the same, bit by bit.
+    cache : bool, path or Cache
+        Folder in which the summaries of long runs are kept: True, the user's cache folder (see ``GRADLOG_CACHE``);
+        False, nowhere. The analysis of a run that grew then reads only what is new, and all of it once per doubling.
+        The numbers are the same, bit by bit.
 
     Returns
     -------

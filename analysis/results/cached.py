@@ -22,7 +22,7 @@ WITHOUT_INFLUENCE = ("scheduler", "memory", "progress")
 
 
 def analyze_cached(
-    run: Run | Metadata, view: View = "latest", cache: Caching = None, **options: Unpack[Question]
+    run: Run | Metadata, view: View = "latest", cache: Caching = True, **options: Unpack[Question]
 ) -> xarray.Dataset:
     """``analyze``, or what the cache holds of the same question to the same content.
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog.analysis.comparison.find import find, is_run, is_several
+from gradlog.analysis.comparison.find import find, the_one
+from gradlog.errors import CorruptRunError, NotARunError
 
 
 def record(path: Path) -> Path:
@@ -110,8 +111,9 @@ def test_a_hostile_header_neither_hangs_nor_hides_the_others(tmp_path: Path, kin
             file.truncate(2**40 if kind == "sparse" else 100_000)
     expected = [str(run)] if kind == "directory" else [str(run), str(odd)]
     assert find(tmp_path) == (expected, [])
-    assert is_run(str(odd)) is (kind != "directory")
-    assert is_several([str(tmp_path)])
+    with pytest.raises(NotARunError if kind == "directory" else CorruptRunError):
+        the_one([str(odd)])
+    assert the_one([str(tmp_path)]) is None
 
 
 def test_many_folders_in_each_other(tmp_path: Path) -> None:
