@@ -111,7 +111,7 @@ def numbers_of(run: str) -> list[str]:
     shape: dict[str, Any] = {"window": open_run(run).n_steps // 2, "by_group": True, "prefixes": 2}
     ds = analyze(run, kernel="numpy", **shape)
     found = [*fields(to_json(ds), "all"), *variables(ds, "dataset")]
-    alone = [[], ["--window", "90"], ["--by-group"], ["--prefixes", "3"]] if run == EACH_ALONE else [[]]
+    alone = [[], ["--window", "90"], ["--no-by-group"], ["--prefixes", "3"]] if run == EACH_ALONE else [[]]
     for words in alone:
         done = command("analyze", run, "--json", "--kernel", "numpy", "--no-cache", "-q", *words)
         found += [done[0], *fields(json.loads("\n".join(done[1:-1])), "json"), done[-1]]
