@@ -61,8 +61,8 @@ class Answer:
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @options.predictors("analyze")
 @options.eps
-@options.measured("--by-group/--no-by-group", default=None,
-                  help="Show kappa of each parameter group, as --full does; or measure none, which is faster.")  # fmt: skip
+@options.measured("--by-group/--no-by-group", "groups", default=None,
+                  help="Show kappa of each parameter group, as --full does; or measure none.")  # fmt: skip
 @options.measured("--window", type=click.IntRange(2), metavar="N", help="Also measure every window of N steps.")
 @options.measured("--stride", type=click.IntRange(1), metavar="N",
                   help="Steps from the start of one window to the next. Default: side by side.")  # fmt: skip
@@ -86,7 +86,7 @@ class Answer:
 @stderr.verbosity
 def analyze(
     runs: tuple[str, ...], as_json: bool, full: bool, target: Path | None, plot: Path | None, force: bool,
-    every: float | None, quiet: bool, view: View, cache: Caching, by_group: bool | None, **asked: Unpack[Question],
+    every: float | None, quiet: bool, view: View, cache: Caching, groups: bool | None, **asked: Unpack[Question],
 ) -> None:  # fmt: skip
     """Measure predictability and rank of the gradients in RUN.
 
@@ -109,7 +109,7 @@ def analyze(
             output_files.require_free(wanted, force)
     if asked["stride"] and not asked["window"]:
         raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
-    asked["by_group"] = by_group is not False
+    asked["by_group"] = groups is not False
     found = the_one(runs)
     if found is None:
         if every is not None:
@@ -118,7 +118,7 @@ def analyze(
             raise click.UsageError("--plot draws one run; gradlog compare --plot and gradlog report draw several")
         archive(runs, view, cache, as_json, target, force, quiet, **asked)
         return
-    answer = Answer(runs[0], as_json, full, bool(by_group), target, plot)
+    answer = Answer(runs[0], as_json, full, bool(groups), target, plot)
     if every is not None:
         _follow(answer, view, cache, every, quiet, **asked)
         return

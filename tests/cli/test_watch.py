@@ -75,7 +75,7 @@ def test_blocks_in_a_pipe_until_the_run_is_closed(tmp_path, live, start):
     live.step(40)
     shown = start("analyze", tmp_path / "live.zarr", "--watch=0.1", "--predictor", "last")
     until(shown, r"^--- \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  40 steps, again in 0.1 s if it has grown")
-    until(shown, "^next: ")
+    until(shown, "^more: ")
     live.step(30)
     until(shown, "^--- .*  70 steps, again")
     live.log.close()
