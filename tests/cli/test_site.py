@@ -141,6 +141,24 @@ def test_the_anatomy_of_a_spike_is_as_the_page_says(call, tmp_path, monkeypatch)
     assert loss[351] > 4 * loss[350]
 
 
+@pytest.mark.slow
+def test_the_page_on_batch_sizes_says_what_its_runs_show(call, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from gradlog.analysis import analyze
+
+    monkeypatch.chdir(tmp_path)
+    assert run_page("choosing-a-batch-size", call) == 2
+    assert (tmp_path / "batches.html").read_text().count("Noise scale, the critical batch size") == 3
+    found = [analyze(f"batch-{size}.zarr", window=100) for size in (16, 64, 256)]
+    shares = [float(ds["signal_share"]) for ds in found]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.1 < 0.3 < shares[2]
+    ends = [(float(ds["noise_scale_low"]), float(ds["noise_scale_high"])) for ds in found]
+    assert max(low for low, _ in ends) < min(high for _, high in ends)  # the three agree
+    windows = found[2]["window_noise_scale"].values
+    assert 80 < windows[0] < 200 < windows[1]
+
+
 def test_the_howto_on_seeds_runs(call, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)

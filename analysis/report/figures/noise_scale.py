@@ -1,0 +1,67 @@
+"""Noise scale along a run that can tell signal from noise, beside its batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradlog.analysis.common.text import PAGE
+from gradlog.analysis.report.axes import Axis, logarithmic
+from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Rule
+from gradlog.analysis.report.figures import Chart, column, interval, middle_steps, spans, steps_axis, titled, width
+from gradlog.analysis.report.study import Study
+
+if TYPE_CHECKING:
+    import xarray
+
+NAME = "window_noise_scale"
+
+
+@Chart(
+    "noise_scale", "predictability", 4,
+    "The batch size at which noise and signal of a gradient are equal, the critical one, by window. Below it, doubling "
+    "the batch nearly halves the steps that training needs; far above it, a larger one buys little. A gap: the signal "
+    "of that window cannot be told from zero, so that the noise scale is larger than can be measured.",
+)  # fmt: skip
+def noise_scale(runs: Sequence[Study]) -> list[Figure]:
+    """Draw a figure for each run that has a noise scale from two halves of its batches."""
+    shown = [(run, ds) for run in runs if (ds := run.windows) is not None and _known(run, ds)]
+    if not shown:
+        return []
+    ends = [column(ds, f"{NAME}{end}", NAME) for _, ds in shown for end in ("", "_low")]
+    y = logarithmic("samples", *ends, [_batch(run) for run, _ in shown])
+    x = steps_axis([run for run, _ in shown])
+    return [
+        _of_run(run, ds, x, y, titled("Noise scale, the critical batch size", run, runs), width(runs))
+        for run, ds in shown
+    ]
+
+
+def _known(run: Study, ds: xarray.Dataset) -> bool:
+    """Whether halves of the batch tell it in a window at least; what lags tell depends on the learning rate."""
+    source = run.document["noise"]["source"]
+    return source not in (None, "lags") and NAME in ds and bool(np.isfinite(ds[NAME].values).any())
+
+
+def _batch(run: Study) -> float:
+    """Mean batch size: noise scale = batch size x noise / signal."""
+    noise = run.document["noise"]
+    scale, own = noise["noise_scale"], noise["noise"]
+    return scale * noise["signal"] / own if scale is not None and own else float("nan")
+
+
+def _of_run(run: Study, ds: xarray.Dataset, x: Axis, y: Axis, title: str, wide: int) -> Figure:
+    value, low, high = (column(ds, f"{NAME}{end}", NAME) for end in ("", "_low", "_high"))
+    band: Legend = [("band", "s0", "95 %, over minibatches")] if np.isfinite(low).any() else []
+    said = f"Noise scale by window of steps of {run.label}"
+    figure = Figure(title, said, x, y, [("line", "s0", "noise scale"), *band], wide)
+    if np.isfinite(batch := _batch(run)):
+        figure.add(Rule(batch, text=f"batch size {PAGE.count(batch)}"))
+    at = middle_steps(ds)
+    top = np.where(np.isfinite(value) & ~np.isfinite(high), y.high, high)  # no upper end: as far as the axis goes
+    rows = zip(spans(ds), value, low, high, strict=True)
+    tips = [f"{s}: {PAGE.number(v, 3)} samples ({interval(a, b, PAGE.count)})" for s, v, a, b in rows]
+    figure.add(Band(at, low, top, "s0"), Line(at, value, "s0"), Dots(at, value, "s0", tips))
+    return figure
