@@ -24,7 +24,6 @@ from gradlog.recorder.plan import Layout, Plan, described
 from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import Checkpoint, Recording
 from gradlog.recorder.row_builder import Fill, Row
-from gradlog.recorder.unclosed import close_at_exit, close_dropped
 from gradlog.sketching.projector import Projector, projector
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Recorder:
         self._pid, self._late = os.getpid(), False
         self._opened = time.perf_counter()
         if plan is not None:
-            self._exit_hook = close_at_exit(self)
+            self._exit_hook = _close_at_exit(self)
             if plan.layout is not None:
                 try:
                     with self.guarded():
@@ -215,11 +214,6 @@ class Recorder:
             self._closed = True
             atexit.unregister(self._exit_hook)
 
-    def end_with_process(self) -> None:
-        """Close; where an exception that nobody caught ends the process, say so."""
-        error = uncaught()
-        self.close("" if error is None else ended_by(error))
-
     def too_late(self, call: str) -> None:
         """Say once that a closed logger records nothing: a cell of a notebook was run again, without the one above."""
         if self._closed and self._plan is not None and not self._late and os.getpid() == self._pid:
@@ -234,7 +228,7 @@ class Recorder:
         """Open a segment, which is closed also where this object is dropped without ``close``."""
         assert self._plan is not None
         recording = self.recording = Recording(self._plan, layout, new)
-        weakref.finalize(self, close_dropped, recording, self._exit_hook, self._remarks, self._pid).atexit = False
+        weakref.finalize(self, _close_dropped, recording, self._exit_hook, self._remarks, self._pid).atexit = False
         return recording
 
     def _finish(self, recording: Recording, reason: str) -> None:
@@ -279,3 +273,35 @@ class Recorder:
 
 def _nothing() -> None:
     """Stand for hooks that are not there."""
+
+
+def _close_at_exit(recorder: Recorder) -> Callable[[], None]:
+    """Have a recorder closed when the process ends, if it is still there; return what atexit knows it by.
+
+    Nothing keeps a recorder alive for that: a sweep that forgets its loggers must not keep their buffers and files.
+    """
+    found = weakref.ref(recorder)
+
+    def close() -> None:
+        alive, error = found(), uncaught()
+        if alive is not None:
+            alive.close("" if error is None else ended_by(error))
+
+    return atexit.register(close)
+
+
+def _close_dropped(recording: Recording, at_exit: Callable[[], None], remarks: list[str], pid: int) -> None:
+    """Close what a dropped recorder was recording; not here, where the collector may have come by."""
+
+    def finish() -> None:
+        try:
+            recording.finish("closed", "; ".join(remarks), closing=True)
+        except Exception as error:
+            tell(recording.path, f"recording ended: {type(error).__name__}: {error}")
+
+    if os.getpid() == pid and recording.queue.writing:
+        atexit.unregister(at_exit)
+        try:
+            threading.Thread(target=finish, name="gradlog-close").start()
+        except RuntimeError:  # the interpreter is going down and starts no more threads
+            finish()

@@ -121,8 +121,10 @@ def _from_array(leaf: object, name: str) -> Numbers:
 def as_entries(leaf: object, name: str = "gradient") -> Numbers | Sparse | None:
     """View a leaf as a numpy array, or as its entries where it is a sparse tensor; otherwise as :func:`as_numpy`."""
     tensor = _torch_tensor(leaf)
-    if tensor is None or not tensor.is_sparse or tensor.is_complex():
-        return as_numpy(leaf, name)
+    if tensor is None:
+        return None if leaf is None else _from_array(leaf, name)
+    if not tensor.is_sparse or tensor.is_complex():
+        return _from_torch(tensor, name)
     t = tensor.detach().coalesce()
     values = _from_torch(t.values(), name)
     return from_blocks(tuple(t.shape), t.indices().cpu().numpy(), values)

@@ -102,12 +102,10 @@ def read(path: Path, header: RunHeader) -> Journal:
 def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, NDArray[np.float32]]]:
     """Sketches of the parameters in a segment's folder from number ``first`` on: those that no flush has taken."""
     found: list[tuple[int, NDArray[np.float32]]] = []
-    owner = records.owner(header.uuid, folder.name)
+    owner, shape = records.owner(header.uuid, folder.name), (len(header.groups), header.sketch.k)
     while (path := folder / WAITING.format(first + len(found))).exists():
-        number = first + len(found)
-        kept = records.read_snapshot(
-            limits.read_plain(folder, path.name), number, owner, len(header.groups), header.sketch.k
-        )
+        data = limits.read_plain(folder, path.name)
+        kept = records.read_snapshot(data, first + len(found), owner, *shape)
         if kept is None:
             break
         found.append(kept)
