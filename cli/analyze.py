@@ -102,7 +102,7 @@ def analyze(
     Results are kept for later calls in $GRADLOG_CACHE (default: the user's cache folder).
     """
     from gradlog.analysis.comparison.find import the_one
-    from gradlog.analysis.results.cached import analyze_cached
+    from gradlog.analysis.results.analyze import analyze_cached
 
     for wanted in (target, plot):
         if wanted is not None:
@@ -129,7 +129,7 @@ def analyze(
 
 def _follow(answer: Answer, view: View, cache: Caching, every: float, quiet: bool, **asked: Unpack[Question]) -> None:
     """Answer for every look. Further passes, which read all rows again, wait for the last one."""
-    from gradlog.analysis.results.cached import analyze_cached
+    from gradlog.analysis.results.analyze import analyze_cached
 
     def look_at(runs: list[Run], live: bool) -> xarray.Dataset:
         with stderr.progress("analyze", quiet) as asked["progress"]:

@@ -15,7 +15,7 @@ from gradlog.analysis.caching.cache import Cache, resolve
 from gradlog.analysis.comparison.find import Failure, Paths, find
 from gradlog.analysis.reading.metadata import read_metadata
 from gradlog.analysis.reading.run import View
-from gradlog.analysis.results.cached import analyze_cached
+from gradlog.analysis.results.analyze import analyze_cached
 from gradlog.analysis.results.dataset import stack
 from gradlog.analysis.results.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Question

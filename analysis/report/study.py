@@ -12,7 +12,7 @@ from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.results.cached import analyze_cached
+from gradlog.analysis.results.analyze import analyze_cached
 from gradlog.analysis.results.direction_map import direction_map
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import Document, to_json

@@ -1,26 +1,31 @@
-"""One pass over a run, and every measure of it as an xarray Dataset."""
+"""One pass over a run, and every measure of it as an xarray Dataset; or the Dataset that was kept of it."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
+from gradlog.analysis.caching.cache import key, resolve
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.recorded import optimizer_name
 from gradlog.analysis.measures import bounds, gradient_noise, uncertainty
 from gradlog.analysis.measures.bounds import bound_sides
 from gradlog.analysis.measures.predictors import Evidence
+from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.measures.shares import shares
 from gradlog.analysis.measures.spec import Values
-from gradlog.analysis.reading.run import Run, open_run
+from gradlog.analysis.reading.metadata import Metadata
+from gradlog.analysis.reading.run import Run, View, open_run
 from gradlog.analysis.results import half_batches, warnings
-from gradlog.analysis.results.dataset import result_dataset
+from gradlog.analysis.results.dataset import from_arrays, result_dataset, to_arrays
 from gradlog.analysis.results.execute import Collected, execute
+from gradlog.analysis.results.json_document import to_json
 from gradlog.analysis.results.memory_model import check
-from gradlog.analysis.results.options import EPS, Caching, Keywords, Options, Predictors
+from gradlog.analysis.results.options import EPS, Caching, Keywords, Options, Predictors, Question
 from gradlog.analysis.results.plan import AnalysisPlan, plan
 from gradlog.analysis.results.scopes import Scopes
 
@@ -185,3 +190,51 @@ def _attributes(run: Run, plan: AnalysisPlan, collected: Collected, main: Values
         "epoch_source": plan.epochs.source,
         "epoch_unknown": plan.epochs.why,
     }
+
+
+WITHOUT_INFLUENCE = ("scheduler", "memory", "progress")
+"""Options that no number depends on."""
+
+
+def analyze_cached(
+    run: Run | Metadata, view: View = "latest", cache: Caching = True, **options: Unpack[Question]
+) -> xarray.Dataset:
+    """``analyze``, or what the cache holds of the same question to the same content.
+
+    Parameters
+    ----------
+    run : Run or Metadata
+        Metadata are opened as a run, with this ``view``, only where the result is not known.
+    cache
+        As of ``analyze``.
+    **options
+        As of ``analyze``. Those without a plain form, such as predictors of one's own, are computed every time.
+    """
+    view, content = (run.view, run.content) if isinstance(run, Run) else (view, run.digest)
+    folder = resolve(cache)
+    name = None if folder is None or content is None else _question(content, view, options)
+    if folder and name:
+        kept = folder.recall(name, lambda arrays: _relocated(from_arrays(arrays), run.where))
+        if kept is not None:
+            return kept
+    result = analyze(run if isinstance(run, Run) else Run(run, view), cache=folder, **options)
+    if folder and name:
+        folder.put(name, to_arrays(result))
+    return result
+
+
+def _question(content: str, view: View, options: Question) -> str | None:
+    """Key of a result; None for options that have no plain form."""
+    if not built_in(options.get("predictors")):
+        return None
+    try:
+        return key("result", content, view, {k: v for k, v in options.items() if k not in WITHOUT_INFLUENCE})
+    except TypeError:
+        return None
+
+
+def _relocated(ds: xarray.Dataset, path: str) -> xarray.Dataset:
+    """Name the place where the run is now; raises where this is no result."""
+    ds.attrs["run"] = json.dumps(json.loads(ds.attrs["run"]) | {"path": path})
+    to_json(ds)
+    return ds

@@ -14,7 +14,7 @@ import xarray as xr
 import gradlog
 from gradlog.analysis import Linear, analyze, analyze_each, analyze_many
 from gradlog.analysis.comparison.find import find
-from gradlog.analysis.results import cached
+from gradlog.analysis.results import analyze as results
 from gradlog.analysis.results.dataset import from_arrays, to_arrays
 from gradlog.cli import main
 from gradlog.errors import NotARunError
@@ -43,7 +43,7 @@ def passes(monkeypatch):
         seen.append(run.where)
         return analyze(run, **options)
 
-    monkeypatch.setattr(cached, "analyze", counted)
+    monkeypatch.setattr(results, "analyze", counted)
     return seen
 
 
@@ -183,7 +183,7 @@ def test_goes_on_after_an_interrupt(runs, passes, monkeypatch):
 
 def test_runs_are_analyzed_at_the_same_time(runs, monkeypatch):
     both = threading.Barrier(2, timeout=30)
-    monkeypatch.setattr(cached, "analyze", lambda run, **options: (both.wait(), analyze(run, **options))[1])
+    monkeypatch.setattr(results, "analyze", lambda run, **options: (both.wait(), analyze(run, **options))[1])
     with dask.config.set(num_workers=2):
         assert analyze_many(runs).sizes["run"] == 4
 
@@ -195,9 +195,9 @@ def test_a_run_that_grows_meanwhile_is_remembered_as_what_was_read(tmp_path, rec
         record(path, 40, 60)
         return analyze(run, **options)
 
-    monkeypatch.setattr(cached, "analyze", slow)
+    monkeypatch.setattr(results, "analyze", slow)
     assert int(analyze_many(path).rows[0]) == 40
-    monkeypatch.setattr(cached, "analyze", analyze)
+    monkeypatch.setattr(results, "analyze", analyze)
     assert int(analyze_many(path).rows[0]) == 60
     shutil.rmtree(path / "seg-000001-r0000")
     passes.clear()

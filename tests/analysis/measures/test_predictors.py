@@ -14,7 +14,7 @@ import gradlog
 from gradlog.analysis import Cache, Linear, open_run, register_predictor
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import fits_beta, is_reference, kinds
-from gradlog.analysis.results.cached import analyze_cached
+from gradlog.analysis.results.analyze import analyze_cached
 from tests.helpers import known, stores
 from tests.helpers.walks import smooth
 

@@ -12,9 +12,8 @@ import gradlog
 from gradlog.analysis import Cache, Linear, html_report, open_run
 from gradlog.analysis.reading.metadata import read_metadata
 from gradlog.analysis.reading.rows import heard
-from gradlog.analysis.results import cached
-from gradlog.analysis.results.analyze import analyze
-from gradlog.analysis.results.cached import analyze_cached
+from gradlog.analysis.results import analyze as results
+from gradlog.analysis.results.analyze import analyze, analyze_cached
 from tests.helpers.growing_runs import gradients
 
 
@@ -36,7 +35,7 @@ def cache(tmp_path):
 def computed(monkeypatch):
     """Options of the analyses that were really made."""
     made = []
-    monkeypatch.setattr(cached, "analyze", lambda run, **options: (made.append(options), analyze(run, **options))[1])
+    monkeypatch.setattr(results, "analyze", lambda run, **options: (made.append(options), analyze(run, **options))[1])
     return made
 
 
