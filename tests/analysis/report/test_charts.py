@@ -163,4 +163,4 @@ def test_verdicts_in_words():
         sentence({**kappa, "gain": -0.6, "gain_low": -0.7, "gain_high": -0.5}) == "temporal order hurts this predictor"
     )
     for unknown in ("gain", "gain_low", "gain_high"):
-        assert sentence({**kappa, unknown: None}) == "no baseline or interval to judge by"
+        assert sentence({**kappa, unknown: None}) == "no shuffled value or interval to judge by"
