@@ -48,7 +48,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[
     return [click.style(line(columns), dim=True), *map(line, cells)]
 
 
-def kappas(columns: Sequence[str], rows: Iterable[Sequence[str]], footnote: str, most: int = 16) -> list[str]:
+def kappas(columns: Sequence[str], rows: Iterable[Sequence[str]], footnote: str, most: int = 14) -> list[str]:
     """Lay out a table of kappas in few letters: labels have at most so many, and no zero stands after ±."""
     short = [
         [abbreviate(label, most), *(c.replace(" ±", "±").replace("±0.", "±.").replace("<0.", "<.") for c in cells)]

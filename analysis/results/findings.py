@@ -161,9 +161,7 @@ def _signal(document: Document, style: Style) -> Finding | None:
     if noise["signal_share"] is None:
         return None
     ends = style.interval(noise["signal_share_low"], noise["signal_share_high"], style.percent)
-    text = (
-        f"{style.percent(noise['signal_share'])} ({ends}) of the mean squared norm is signal, the rest minibatch noise"
-    )
+    text = f"{style.percent(noise['signal_share'])} ({ends}) of the mean squared norm is signal, not minibatch noise"
     text += f"; from {noise['source']}{of_lags(document)}."
     return Finding(text, "see how the noise scale grows: --window 100", "The share of the signal is low")
 
@@ -175,7 +173,7 @@ def _steps(document: Document, style: Style) -> Finding | None:
         return None
     holds = f"{half:,} of {rows:,} hold half of the squared error of last"
     if half > FEW * rows:
-        return Finding(f"No few steps dominate: half of the squared error of last lies in {half:,} of {rows:,}.")
+        return Finding(f"No few steps dominate: {holds}.")
     most, heading = (
         _listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest]),
         "One step, or a few, hold most of the path",
@@ -197,7 +195,7 @@ def _group(document: Document, style: Style) -> Finding | None:
     if share <= max(0.5, 2 / len(shares)):
         return None
     text = f"One group dominates: {name} holds {style.percent(share, 0)} of the squared error of last."
-    return Finding(text, "compare the groups' own kappas below", "One group dominates")
+    return Finding(text, "compare the groups' own kappas: --by-group", "One group dominates")
 
 
 def _listed(names: list[str]) -> str:

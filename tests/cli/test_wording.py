@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 import gradlog
 from gradlog.cli import plain_text
@@ -16,6 +18,29 @@ def test_a_long_path_stays_in_one_piece():
     path = "/scratch/" + "a-long-name/" * 10 + "run.zarr"
     assert any(path in line for line in plain_text.facts([("command", f"python train.py --out {path} --epochs 3")]))
     assert any(path in line for line in plain_text.note(f"{path} was closed before its last rows were written"))
+
+
+PINNED = sorted((Path(__file__).parents[1] / "golden_outputs").glob("*.out"))
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda path: path.stem)
+def test_what_commands_print_fits_80_columns_and_begins_with_15_lines_of_findings(path):
+    commands = path.read_text().split("$ gradlog ")[1:]
+    assert len(commands) == (1 if path.stem == "compare" else 4)
+    for command, _, shown in (text.partition("\n") for text in commands):
+        assert max(map(len, shown.splitlines())) <= 80
+        if command.startswith("analyze"):
+            first = shown.split("\n\n")[0].splitlines()
+            assert len(first) <= 15
+            assert any(line.startswith("  next: ") for line in first)
+
+
+def test_how_the_spectrum_was_found_is_for_v_alone(call, make_run):
+    path = make_run()
+    assert "spectrum by" not in "".join(call("analyze", path).err)
+    told = call("analyze", path, "-v")
+    assert "spectrum by" in told.err
+    assert "spectrum by" not in told.out
 
 
 def test_a_run_without_loss_says_once_why_there_are_no_bounds(call, tmp_path):
