@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gradlog.analysis.comparison.analyze_each import analyze_each, analyze_many
     from gradlog.analysis.comparison.compare import Comparison, Row, compare, compare_archive
     from gradlog.analysis.comparison.divergence import Cosines, cosines
+    from gradlog.analysis.comparison.probes import Conflict, ProbeCosines, probe_conflicts, probe_cosines
     from gradlog.analysis.comparison.replicates import Configuration, Difference, Mean, Replicates, replicates
     from gradlog.analysis.events.events import Event, Events, find_events
     from gradlog.analysis.events.neighbours import Neighbours, neighbours
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gradlog.analysis.measures.direction_map import DirectionMap
     from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor, register_predictor
     from gradlog.analysis.reading.run import Run, open_run
+    from gradlog.analysis.reading.sketcher import Probe, Sketcher
     from gradlog.analysis.report import plots
     from gradlog.analysis.report.write import archive_report, html_report, write_report
     from gradlog.analysis.results.analyze import analyze
@@ -36,12 +38,13 @@ if TYPE_CHECKING:
     from gradlog.analysis.trackers.export import export_to_tracker
 
 __all__ = [
-    "Cache", "Comparison", "Configuration", "Cosines", "Difference", "DirectionMap", "Event", "Events", "Evidence",
-    "Fitted", "GroupTime", "Linear", "Look", "Mean", "Neighbours", "Predictor", "Replicates", "Report", "Row",
-    "Run", "WeightsPath", "analyze", "analyze_each", "analyze_many", "archive_report", "audit_run", "compare",
-    "compare_archive", "cosines", "direction_map", "export_result", "export_rows", "export_to_tracker",
-    "find_events", "group_time", "html_report", "is_live", "neighbours", "open_run", "plots", "register_predictor",
-    "replicates", "silence", "to_json", "watch", "weights_path", "write_report",
+    "Cache", "Comparison", "Configuration", "Conflict", "Cosines", "Difference", "DirectionMap", "Event", "Events",
+    "Evidence", "Fitted", "GroupTime", "Linear", "Look", "Mean", "Neighbours", "Predictor", "Probe", "ProbeCosines",
+    "Replicates", "Report", "Row", "Run", "Sketcher", "WeightsPath", "analyze", "analyze_each", "analyze_many",
+    "archive_report", "audit_run", "compare", "compare_archive", "cosines", "direction_map", "export_result",
+    "export_rows", "export_to_tracker", "find_events", "group_time", "html_report", "is_live", "neighbours",
+    "open_run", "plots", "probe_conflicts", "probe_cosines", "register_predictor", "replicates", "silence", "to_json",
+    "watch", "weights_path", "write_report",
 ]  # fmt: skip
 
 _HOME = {
@@ -53,6 +56,7 @@ _HOME = {
         "comparison.analyze_each": ["analyze_each", "analyze_many"],
         "comparison.compare": ["Comparison", "Row", "compare", "compare_archive"],
         "comparison.divergence": ["Cosines", "cosines"],
+        "comparison.probes": ["Conflict", "ProbeCosines", "probe_conflicts", "probe_cosines"],
         "comparison.replicates": ["Configuration", "Difference", "Mean", "Replicates", "replicates"],
         "events.events": ["Event", "Events", "find_events"],
         "events.neighbours": ["Neighbours", "neighbours"],
@@ -60,13 +64,14 @@ _HOME = {
         "measures.direction_map": ["DirectionMap"],
         "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor", "register_predictor"],
         "reading.run": ["Run", "open_run"],
+        "reading.sketcher": ["Probe", "Sketcher"],
         "report.write": ["archive_report", "html_report", "write_report"],
         "results.analyze": ["analyze"],
         "results.direction_map": ["direction_map"],
         "results.export": ["export_result", "export_rows"],
         "results.group_time": ["GroupTime", "group_time"],
-        "results.weights_path": ["WeightsPath", "weights_path"],
         "results.json_document": ["to_json"],
+        "results.weights_path": ["WeightsPath", "weights_path"],
         "trackers.export": ["export_to_tracker"],
     }.items()
     for name in names

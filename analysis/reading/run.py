@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import dask.array
     import xarray
 
+    from gradlog.analysis.reading.sketcher import Sketcher
+
 View = Literal["latest", "all"]
 Number = TypeVar("Number", bound=np.generic)
 
@@ -329,6 +331,12 @@ class Run:
         from gradlog.analysis.reading.labelled import scalars_dataset
 
         return scalars_dataset(self)
+
+    def sketcher(self) -> Sketcher:
+        """Return an object that sketches any gradient of the model by the run's own random map."""
+        from gradlog.analysis.reading.sketcher import Sketcher
+
+        return Sketcher(self)
 
     def to_xarray(self) -> xarray.Dataset:
         """Dataset of the run: lazy sketch (step, group, k), group_norm2 (step, group), the scalars by name."""
