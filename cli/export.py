@@ -11,7 +11,7 @@ from gradlog.analysis.trackers import TRACKERS
 from gradlog.cli import options, output_files, stderr
 
 if TYPE_CHECKING:
-    from gradlog.analysis.reading.run import View
+    from gradlog.analysis.reading.run import Run, View
     from gradlog.analysis.results.export import Form
     from gradlog.analysis.trackers import Name
 
@@ -51,57 +51,63 @@ def export(
     Files are netCDF, zarr, Parquet, CSV and npz. Rows are streamed, so a run need not fit into memory. A tracker
     (TensorBoard, wandb, MLflow, trackio) gets kappa, rank and signal over windows, events, norms and a figure.
     """
-    if form not in FILES:
-        if what == "rows" or no_sketch:
-            raise click.UsageError(f"--to {form} writes the result: leave out --what rows and --no-sketch")
-        _to_tracker(run, cast("Name", form), target, window, view, project, into, force, quiet)
+    from gradlog.analysis import open_run
+
+    if form in FILES:
+        if project or into:
+            raise click.UsageError("--project and --into go with --to wandb, mlflow or trackio")
+        if what != "result" and window:
+            raise click.UsageError("--window goes with --what result: rows have no windows")
+        if what == "result" and no_sketch:
+            raise click.UsageError("--no-sketch goes with --what rows: a result holds no sketch")
+        path = Path(target) if target else _beside(run, what or "rows", form)
+        output_files.require_free(path, force)
+        opened = open_run(run, view)
+        if what == "result":
+            _result(opened, cast("Form", form), path, window, force, quiet)
+        else:
+            _rows(opened, cast("Form", form), path, not no_sketch, force)
+        click.echo(str(path))
         return
-    if project or into:
-        raise click.UsageError("--project and --into go with --to wandb, mlflow or trackio")
-    if what == "result" and no_sketch:
-        raise click.UsageError("--no-sketch goes with --what rows: a result holds no sketch")
-    _to_file(run, cast("Form", form), target, what or "rows", window, view, not no_sketch, force, quiet)
+    if what == "rows" or no_sketch:
+        raise click.UsageError(f"--to {form} writes the result: leave out --what rows and --no-sketch")
+    click.echo(
+        _to_tracker(open_run(run, view), cast("Name", form), target, project, into, window, force=force, quiet=quiet)
+    )
+
+
+def _rows(run: Run, form: Form, path: Path, sketch: bool, force: bool) -> None:
+    from gradlog.analysis import export_rows
+
+    with output_files.replacing(path, force) as fresh:
+        export_rows(run, fresh, form, sketch=sketch)
+
+
+def _result(run: Run, form: Form, path: Path, window: int | None, force: bool, quiet: bool) -> None:
+    from gradlog.analysis import analyze, export_result
+
+    with stderr.progress("analyze", quiet) as progress:
+        result = analyze(run, window=window, progress=progress)
+    with output_files.replacing(path, force) as fresh:
+        export_result(result, fresh, form)
 
 
 def _to_tracker(
-    run: str, tracker: Name, place: str | None, window: int | None, view: View, project: str | None, into: str | None,
+    run: Run, tracker: Name, place: str | None, project: str | None, into: str | None, window: int | None, *,
     force: bool, quiet: bool,
-) -> None:  # fmt: skip
-    from gradlog.analysis import export_to_tracker, open_run
+) -> str:  # fmt: skip
+    from gradlog.analysis import export_to_tracker
 
-    opened = open_run(run, view)
     with stderr.progress("analyze", quiet) as progress:
-        where = export_to_tracker(
-            opened, tracker, place, project=project, into=into, window=window, force=force, progress=progress
+        return export_to_tracker(
+            run, tracker, place, project=project, into=into, window=window, force=force, progress=progress
         )
-    click.echo(where)
 
 
-def _to_file(
-    run: str, form: Form, target: str | None, what: str, window: int | None, view: View, sketch: bool, force: bool,
-    quiet: bool,
-) -> None:  # fmt: skip
-    from gradlog.analysis import analyze, open_run
-    from gradlog.analysis.results.export import SUFFIX, export_result, export_rows
-
-    if what == "rows" and window:
-        raise click.UsageError("--window goes with --what result: rows have no windows")
-    path = Path(target) if target else _beside(run, what, SUFFIX[form])
-    output_files.require_free(path, force)
-    opened = open_run(run, view)
-    if what == "rows":
-        with output_files.replacing(path, force) as fresh:
-            export_rows(opened, fresh, form, sketch=sketch)
-    else:
-        with stderr.progress("analyze", quiet) as progress:
-            result = analyze(opened, window=window, progress=progress)
-        with output_files.replacing(path, force) as fresh:
-            export_result(result, fresh, form)
-    click.echo(str(path))
-
-
-def _beside(run: str, what: str, suffix: str) -> Path:
+def _beside(run: str, what: str, form: str) -> Path:
     """Name of the export in the current folder: run.nc, run.result.nc; run.rows.zarr, never the run itself."""
-    stem = Path(run.rstrip("/")).name.removesuffix(".zip").removesuffix(".zarr")
+    from gradlog.analysis.results.export import SUFFIX
+
+    stem, suffix = Path(run.rstrip("/")).name.removesuffix(".zip").removesuffix(".zarr"), SUFFIX[form]
     middle = ".result" if what == "result" else ".rows" if suffix == ".zarr" else ""
     return Path(f"{stem}{middle}{suffix}")
