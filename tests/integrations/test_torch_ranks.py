@@ -40,21 +40,30 @@ def build():
     return nn.Sequential(nn.Linear(22, 302), nn.Tanh(), nn.Linear(302, 5), nn.LayerNorm(5))
 
 
+def optimizers_of(model, several):
+    """One, or one for the first layer and one for the rest."""
+    params = list(model.parameters())
+    if not several:
+        return [torch.optim.AdamW(params, lr=1e-2)]
+    return [torch.optim.SGD(params[:2], lr=1e-2), torch.optim.AdamW(params[2:], lr=1e-2)]
+
+
 def batches(ranks):
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(ranks, 4, 22, generator=generator) for _ in range(STEPS)]
 
 
-def reference(path, ranks, clip=0.05, **options):
+def reference(path, ranks, clip=0.05, several=False, **options):
     """Gradients of the mean over ranks, in one process."""
     model = build()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    with gradlog.attach(optimizer, path, model=model, on_error="raise", k=48, **options):
+    optimizers = optimizers_of(model, several)
+    with gradlog.attach(optimizers, path, model=model, on_error="raise", k=48, **options):
         for x in batches(ranks):
-            optimizer.zero_grad()
+            model.zero_grad()
             model(x.flatten(0, 1)).square().mean().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimizer.step()
+            for one in optimizers:
+                one.step()
 
 
 def shard(model, kind, ranks):
@@ -84,7 +93,7 @@ def shard(model, kind, ranks):
     return model
 
 
-def work(rank, ranks, folder, kind, options):
+def work(rank, ranks, folder, kind, options, several=False):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -92,11 +101,11 @@ def work(rank, ranks, folder, kind, options):
     )
     try:
         model = shard(build(), kind, ranks)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-        log = gradlog.attach(optimizer, f"{folder}/{kind}.zarr", model=model, on_error="raise", k=48, **options)
+        optimizers = optimizers_of(model, several)
+        log = gradlog.attach(optimizers, f"{folder}/{kind}.zarr", model=model, on_error="raise", k=48, **options)
         assert log.active == (rank == 0 or kind == "local")
         for t, x in enumerate(batches(ranks // 2 if kind == "tensor parallel" else ranks)):
-            optimizer.zero_grad()
+            model.zero_grad()
             model(x[rank // 2 if kind == "tensor parallel" else rank]).square().mean().backward()
             if kind == "mixed":  # the last layer is not wrapped: average it by hand, as its user must
                 for p in model[3].parameters():
@@ -104,7 +113,8 @@ def work(rank, ranks, folder, kind, options):
                     p.grad /= ranks
             elif kind != "tensor parallel":  # which torch does not clip
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
-            optimizer.step()
+            for one in optimizers:
+                one.step()
             if kind == "leaves" and t == 0 and rank == 0:
                 log.close()  # the other ranks go on: nobody may wait for rank 0
         log.close()
@@ -113,14 +123,17 @@ def work(rank, ranks, folder, kind, options):
         dist.destroy_process_group()
 
 
-def launch(ranks, folder, kind, **options):
-    spawn(work, (ranks, str(folder), kind, options), ranks)
+def launch(ranks, folder, kind, several=False, **options):
+    spawn(work, (ranks, str(folder), kind, options, several), ranks)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", "columns"])
-def test_two_ranks_equal_one(tmp_path, recorded, kind):
-    launch(2, tmp_path, kind)
-    reference(tmp_path / "one.zarr", 2)
+@pytest.mark.parametrize(("kind", "several"), [
+    ("ddp", False), ("fsdp", False), ("columns", False), ("ddp", True), ("fsdp", True),
+])  # fmt: skip
+def test_two_ranks_equal_one(tmp_path, recorded, kind, several):
+    """Also where two optimizers make one run."""
+    launch(2, tmp_path, kind, several)
+    reference(tmp_path / "one.zarr", 2, several=several)
     one, two = recorded(tmp_path / "one.zarr"), recorded(tmp_path / f"{kind}.zarr")
     assert two.header.tensors == one.header.tensors
     assert two.run.info["ranks"] == 1
