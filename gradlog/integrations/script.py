@@ -171,7 +171,6 @@ class ScriptRecorder:
 
         self._handle.remove()
         every_step.stay(False)
-        self._pattern.close()
         for run in self._pattern.rest():
             self._begin(run)
         for _, logger in self.runs:

@@ -279,10 +279,55 @@ def test_a_run_of_several_goes_on_where_their_state_has_counted_to(record, recor
     assert recorded(tmp_path / "r.zarr").steps == list(range(6))
 
 
-def test_torchs_own_backward_is_back_afterwards(record):
-    before = torch.autograd.backward
-    record(muon_and_adamw)
-    assert torch.autograd.backward is before
+class Around(torch.optim.Optimizer):
+    """Lets another optimizer do its work."""
+
+    def __init__(self, params, base, **options):
+        super().__init__(params, options)
+        self.base_optimizer = base(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+
+    def step(self, closure=None):
+        return self.base_optimizer.step(closure)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_optimizer_inside_another_makes_no_run_of_its_own(record, recorded, tmp_path, alone):
+    def train():
+        model = Net()
+        both = [
+            Around(model.body.parameters() if not alone else model.parameters(), torch.optim.SGD, lr=0.1),
+            *([] if alone else [torch.optim.Adam(model.head.parameters(), lr=0.1)]),
+        ]
+        seen = []
+        for _ in range(3):
+            model.zero_grad()
+            model(torch.randn(5, 8)).square().mean().backward()
+            seen.append(snapshot(model))
+            for one in both:
+                one.step()
+        return seen
+
+    names, seen = record(train)
+    assert names == ["r.zarr"]
+    recorded(tmp_path / "r.zarr").expect(seen)
+
+
+def test_torchs_own_backward_is_wrapped_only_while_a_step_is_held(record):
+    own, found = torch.autograd.backward, []
+
+    def train():
+        model = Net()
+        both = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (model.body, model.head)]
+        for _ in range(2):
+            model(torch.randn(5, 8)).square().mean().backward()
+            for one in both:
+                one.step()
+                found.append(torch.autograd.backward is own)
+                one.zero_grad()
+
+    record(train)
+    assert found == [False, True, True, True]
 
 
 def test_held_steps_are_those_of_their_moment(record, recorded, tmp_path):

@@ -282,3 +282,29 @@ def test_all_hooks_go_with_the_recording(tmp_path):
     for one in both:
         assert not one._optimizer_step_pre_hooks
         assert not one._optimizer_step_post_hooks
+
+
+class Again(torch.optim.SGD):
+    """Does what its parent does: the hooks of both fire."""
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            for p in self.param_groups[0]["params"]:
+                p.grad.mul_(0.5)
+        return super().step(closure)
+
+
+def test_a_gradient_that_is_read_twice_in_a_step_counts_once(tmp_path, recorded):
+    """As it was read last, where the parent of an optimizer has hooks too."""
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # which makes the parent's hooks fire
+    model = model_of()
+    twice, once = Again(model[0].parameters(), lr=0.1), torch.optim.Adam([*model[2:].parameters()])
+    with gradlog.attach([twice, once], tmp_path / "r.zarr", model=model, on_error="raise", k=32):
+        seen = []
+        for _ in range(3):
+            model.zero_grad()
+            loss_of(model).backward()
+            seen.append({name: g * (0.5 if name[0] == "0" else 1) for name, g in snapshot(model).items()})
+            twice.step()
+            once.step()
+    recorded(tmp_path / "r.zarr").expect(seen)

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.hooks import Fill, Hooks, Row
+from gradlog.integrations.torch.optimizer import MOST_NAMES
 from gradlog.integrations.torch.optimizer_steps import Moment, OptimizerSteps
 from gradlog.integrations.torch.patches import norm_and_coef, unwatch, watch
 from gradlog.integrations.torch.sightings import Sightings
@@ -77,7 +78,8 @@ class Capture(Hooks):
     def __init__(self, recorder: Recorder, job: Job) -> None:
         header, self.params, self._names = job.header, job.params, job.names
         self._alone = len(job.optimizers) == 1
-        self._measure = measure_for(recorder, header, self.params, self.in_parts or not self._alone)
+        self._many = len(job.optimizers) > MOST_NAMES
+        self._measure = measure_for(recorder, header, self.params, self.in_parts or self._many)
         self._fixed = header.sketch.exact or header.stage == "local"
         self._share = float(dist.get_world_size()) if header.stage == "local" and _ranks() else None
         self._exchange = self._measure.exchange
@@ -149,7 +151,7 @@ class Capture(Hooks):
 
     def read(self, steps: OptimizerSteps, skipped: bool) -> None:
         """Sketch what an optimizer consumes, as it is now; what is read later in the same step replaces it."""
-        if not self._over and not self._parts:
+        if not self._over and not self._fills and not self._sums:
             self._look_for_new()
         if self._exchange is not None:
             self._exchange.leaving |= self._writes and not self.recorder.active
@@ -224,8 +226,8 @@ class Capture(Hooks):
         """Begin another row: nothing is known of it yet."""
         self._forget_clipping()
         self._over: list[OptimizerSteps] = []
-        self._fill: Fill | None = None
-        self._parts: dict[tuple[OptimizerSteps | None, bool], tuple[Sums, Number | None]] = {}
+        self._fills: dict[OptimizerSteps | None, Fill] = {}
+        self._sums: dict[bool, tuple[Sums, Number | None]] = {}
         self._absent = set(range(len(self.params)))
         self._scalars: dict[str, Number] = {}
         self._loss_scale: dict[str, Number] = {}
@@ -253,25 +255,27 @@ class Capture(Hooks):
     def _gather(self, steps: OptimizerSteps) -> None:
         """Sketch an optimizer's gradient, free of the loss scale."""
         scale = steps.handed("grad_scale")
+        mine = None if self._alone else steps
         if self._early is not None:
-            self._fill = divided(self._early, None if steps.unscaled else steps.scale)
-        elif self._alone:
-            self._fill = divided(self._measure.now(self._gradients([steps])), scale)
-        else:
+            self._fills.pop(mine, None)
+            self._fills[None] = divided(self._early, None if steps.unscaled else steps.scale)
+            return
+        gradients = self._gradients([steps])
+        self._absent -= {i for i, g in enumerate(gradients) if g is not None}
+        if self._many and not steps.closure and len(steps.optimizers) == 1:  # it is read once in a step
             assert isinstance(self._measure, Measure)
-            key = (steps if steps.closure else None, scale is None)
-            if steps.closure:
-                self._parts.pop(key, None)
-            gradients = self._gradients([steps])
-            self._absent -= {i for i, g in enumerate(gradients) if g is not None}
-            self._measure.add(self._parts.setdefault(key, (self._measure.begin(), scale))[0], gradients)
+            if (scale is None) not in self._sums:
+                self._sums[scale is None] = self._measure.begin(), scale
+            self._measure.add(self._sums[scale is None][0], gradients)
+        else:
+            self._fills[mine] = divided(self._measure.now(gradients), scale)
 
     def _gathered(self) -> Fill:
         """Sketch of the whole row."""
-        fills = [] if self._fill is None else [self._fill]
-        if self._parts:
+        fills = list(self._fills.values())
+        for sums, scale in self._sums.values():
             assert isinstance(self._measure, Measure)
-            fills.append(self._measure.total(self._measure.joined(self._parts.values()), 0))
+            fills.append(divided(self._measure.total(self._measure.end(sums), 0), scale))
         return fills[0] if self._alone else summed(fills, len(self._absent))
 
     def _note(self, steps: OptimizerSteps, skipped: bool) -> None:
@@ -382,7 +386,7 @@ class Capture(Hooks):
         self.join(new)
         self.params = self.params + [p for _, p in new]
         self._place_parameters()
-        self._measure = measure_for(self.recorder, self.header, self.params, self.in_parts or not self._alone)
+        self._measure = measure_for(self.recorder, self.header, self.params, self.in_parts or self._many)
         self.keep()
 
 

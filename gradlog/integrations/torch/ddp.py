@@ -110,11 +110,11 @@ class LocalCapture(Capture):
             if seen & self._seen:
                 self._again()
             self._seen |= seen
-            self._measure.add(self._sums, [named.get(id(p)) for p in self.params])
+            self._measure.add(self._added, [named.get(id(p)) for p in self.params])
 
     def _again(self) -> None:
         """Averaged once more before a step: what this average is made of replaces the last."""
-        self._sums, self._seen = self._measure.begin(), set()
+        self._added, self._seen = self._measure.begin(), set()
         if not self._told:
             self._told = True
             self.recorder.warn(
@@ -124,8 +124,8 @@ class LocalCapture(Capture):
 
     def _forget(self) -> None:
         super()._forget()
-        self._sums, self._seen = self._measure.begin(), set()
+        self._added, self._seen = self._measure.begin(), set()
 
     def _gather(self, steps: OptimizerSteps) -> None:
         missing = len(self.params) - len(self._seen)
-        self._fill = divided(self._measure.total(self._measure.end(self._sums), missing), steps.scale)
+        self._fills[None] = divided(self._measure.total(self._measure.end(self._added), missing), steps.scale)

@@ -64,10 +64,11 @@ def _few(t: torch.Tensor) -> Few:
 
 
 class Folded(NamedTuple):
-    """What parts of a row have been folded to, and their squared norms (groups,)."""
+    """What parts of a row have been folded to, their squared norms (groups,), and on the CPU the groups they are of."""
 
     w: torch.Tensor
     norm2: torch.Tensor
+    groups: set[int]
 
 
 class PartSketch(Protocol):
@@ -150,7 +151,7 @@ class _DeviceSketch:
 
     def zero(self) -> Folded:
         w = torch.zeros(self._groups, self._m, dtype=self._t.dtype, device=self._device)
-        return Folded(w, torch.zeros(self._groups, dtype=self._wide, device=self._device))
+        return Folded(w, torch.zeros(self._groups, dtype=self._wide, device=self._device), set())
 
     def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
         w = folded.w
@@ -203,21 +204,25 @@ class _HostSketch:
 
     def zero(self) -> Folded:
         w = torch.zeros(self._groups, 2 * self._S.spec.m, dtype=torch.float64, device="cpu")
-        return Folded(w, w.new_zeros(self._groups))
+        return Folded(w, w.new_zeros(self._groups), set())
 
     def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
         W, norm2 = folded.w.numpy(), folded.norm2.numpy()
         with np.errstate(all="ignore"):
             for part, x in zip(self._parts, flats, strict=True):
                 if x is not None and part.size:
+                    folded.groups.add(part.group)
                     norm2[part.group] += self._fold(W[part.group], part, x)
 
     def sketch(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor]:
-        W, m, k = folded.w.numpy(), self._S.spec.m, self._S.spec.k
+        m, k = self._S.spec.m, self._S.spec.k
+        out = np.zeros((self._groups, k))
         with np.errstate(all="ignore"):
-            v = ((W[:, :m] + W[:, m:]) * self._sign)[:, self._order]
-            v = np.pad(v, ((0, 0), (0, -m % k))).reshape(self._groups, -1, k)
-            return torch.from_numpy(v.sum(axis=1)), folded.norm2
+            for g in folded.groups:
+                w = folded.w[g].numpy()
+                v = ((w[:m] + w[m:]) * self._sign)[self._order]
+                np.pad(v, (0, -m % k)).reshape(-1, k).sum(axis=0, out=out[g])
+        return torch.from_numpy(out), folded.norm2
 
     def _fold(self, w: NDArray[np.float64], part: Part, tensor: torch.Tensor | Few) -> float:
         tensor = tensor.dense(part.size) if isinstance(tensor, Few) else tensor
@@ -242,7 +247,7 @@ class _ExactSketch:
 
     def zero(self) -> Folded:
         w = torch.zeros(self._shape, dtype=torch.float64, device="cpu")
-        return Folded(w, w.new_zeros(self._shape[0]))
+        return Folded(w, w.new_zeros(self._shape[0]), set())
 
     def fold(self, folded: Folded, flats: Sequence[Flat]) -> None:
         at = [0] * self._shape[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -105,11 +105,6 @@ class Measure:
         self.add(sums, tensors)
         return self.end(sums)
 
-    def joined(self, parts: Iterable[tuple[Sums, Number | None]]) -> Pieces:
-        """Sketches of the sum of parts, each divided by a loss scale of its own (None: there is none)."""
-        ended = [[_free(a, b, scale) for a, b in self.end(sums)] for sums, scale in parts]
-        return [(sum(a for a, _ in on), sum(b for _, b in on)) for on in zip(*ended, strict=True)]
-
     def total(self, pieces: Pieces, missing: int) -> Fill:
         """Add up over ranks where there are several, start the copy to the host, and return the way to the row."""
         if self.exchange:
@@ -147,14 +142,6 @@ def measure_for(
 
 _FORCE_DEVICE = False
 """For the tests: the device path on the CPU."""
-
-
-def _free(sketch: torch.Tensor, norm2: torch.Tensor, scale: Number | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divide by a loss scale."""
-    if scale is None:
-        return sketch, norm2
-    s = scale.to(sketch.device) if isinstance(scale, torch.Tensor) else scale
-    return sketch / s, norm2 / s**2
 
 
 def filler(read: Callable[[], tuple[Floats, Floats]], missing: int) -> Fill:

@@ -35,10 +35,10 @@ def stepping(optimizer: Optimizer) -> list[torch.optim.Optimizer]:
     UnsupportedError
         There is none with step hooks, or one that keeps gradients elsewhere.
     """
-    nested = list(_nested(optimizer, set()))
-    for one in nested:
+    held = list(nested(optimizer))
+    for one in held:
         _refuse(one)
-    hooked = {id(one._optimizer_step_pre_hooks): one for one in nested if hasattr(one, "_optimizer_step_pre_hooks")}
+    hooked = {id(one._optimizer_step_pre_hooks): one for one in held if hasattr(one, "_optimizer_step_pre_hooks")}
     if not hooked:
         raise UnsupportedError(
             f"{type(optimizer).__name__} has no step hooks; attach to the torch.optim.Optimizer inside it, or call "
@@ -51,8 +51,9 @@ def stepping(optimizer: Optimizer) -> list[torch.optim.Optimizer]:
     return firing
 
 
-def _nested(optimizer: Optimizer, seen: set[int]) -> Iterator[torch.optim.Optimizer]:
+def nested(optimizer: Optimizer, seen: set[int] | None = None) -> Iterator[torch.optim.Optimizer]:
     """Walk from the optimizer to those in its attributes: wrappers of Accelerate, Fabric and Lightning look alike."""
+    seen = set() if seen is None else seen
     if id(optimizer) in seen:
         return
     seen.add(id(optimizer))
@@ -65,7 +66,7 @@ def _nested(optimizer: Optimizer, seen: set[int]) -> Iterator[torch.optim.Optimi
             and (name in ("optimizer", "_optimizer") or steps)
             and _ids(held) in (None, mine or _ids(held))
         ):
-            yield from _nested(held, seen)
+            yield from nested(held, seen)
 
 
 def _ids(optimizer: object) -> set[int] | None:

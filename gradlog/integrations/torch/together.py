@@ -20,6 +20,7 @@ from gradlog.integrations.torch.modules import modules_of
 from gradlog.integrations.torch.optimizer import counted
 from gradlog.integrations.torch.optimizer_steps import Moment
 from gradlog.integrations.torch.patches import Place
+from gradlog.integrations.torch.steps import nested
 from gradlog.integrations.torch.types import Function
 
 Choice = Literal["auto", "together", "separate"]
@@ -42,27 +43,6 @@ class First(NamedTuple):
     modules: Mapping[str, torch.nn.Module] = {}
 
 
-class BackwardPasses:
-    """Counts backward passes, and tells whether one is under way."""
-
-    def __init__(self) -> None:
-        self.count, self.depth = 0, 0
-        self._place = Place(torch.autograd, "backward", self._run)
-        self._place.put()
-
-    def _run(self, original: Function, *args: object, **kwargs: object) -> object:
-        self.count += 1
-        self.depth += 1
-        try:
-            return original(*args, **kwargs)
-        finally:
-            self.depth -= 1
-
-    def close(self) -> None:
-        """Put torch's own function back."""
-        self._place.take_off()
-
-
 class Pattern:
     """Watches the first steps of optimizers and tells which of them make a run.
 
@@ -74,46 +54,56 @@ class Pattern:
 
     def __init__(self, choice: Choice = "auto") -> None:
         self._choice = choice
-        self._passes = BackwardPasses()
         self._known: list[weakref.ref[Optimizer]] = []
         self._waiting: list[First] = []
-        self._since = 0
+        self._passed = False  # whether a backward pass ran since the first step that waits
+        self._place = Place(torch.autograd, "backward", self._pass)
 
     def before(self, optimizer: Optimizer, closure: bool = False) -> list[list[First]]:
         """Note that an optimizer is about to step; return the runs that begin now, each with its optimizers."""
         runs = []
         again = any(first.optimizer is optimizer for first in self._waiting)
-        if again or self._passes.count != self._since:
+        if again or self._passed:
             runs = self.rest()
-        if again or any(known() is optimizer for known in self._known):
+        if again or any(known() is optimizer for known in self._known) or self._inside(optimizer):
             return runs
-        self._since = self._passes.count
         first = First(optimizer, counted(optimizer))
         others = [] if closure or self._choice == "separate" else self._others(optimizer)
         if self._choice == "together":
             return [*runs, self._begun([first, *(First(one, counted(one)) for one in others)])]
-        if self._passes.depth:
+        if torch._C._current_graph_task_id() != -1:  # inside a backward pass
             alike = [First(one, counted(one)) for one in others if type(one) is type(optimizer)]
             return [*runs, self._begun([first, *alike])]
         if any(p.grad is not None for one in others for p in parameters(one)):
             self._waiting.append(first._replace(moment=Moment.of(optimizer), modules=modules_of(optimizer)))
+            self._place.put()
             return runs
-        waiting, self._waiting = self._waiting, []
-        return [*runs, self._begun([*waiting, first])]
+        return [*runs, self._begun([*self._taken(), first])]
 
     def rest(self) -> list[list[First]]:
         """Return the run of those whose first step is held, as no other has joined them."""
-        waiting, self._waiting = self._waiting, []
+        waiting = self._taken()
         return [self._begun(waiting)] if waiting else []
 
-    def close(self) -> None:
-        """Stop watching."""
-        self._passes.close()
+    def _taken(self) -> list[First]:
+        """Take those that wait. Nothing is to be known of backward passes until another one waits."""
+        waiting, self._waiting, self._passed = self._waiting, [], False
+        self._place.take_off()
+        return waiting
+
+    def _pass(self, original: Function, *args: object, **kwargs: object) -> object:
+        self._passed = True
+        return original(*args, **kwargs)
 
     def _begun(self, run: list[First]) -> list[First]:
         self._known = [known for known in self._known if known() is not None]
-        self._known += [weakref.ref(first.optimizer) for first in run]
+        self._known += [weakref.ref(one) for first in run for one in nested(first.optimizer)]
         return run
+
+    def _inside(self, optimizer: Optimizer) -> bool:
+        """Whether a step that is held is under way, and this one is a part of it."""
+        held = {id(p) for first in self._waiting for p in parameters(first.optimizer)}
+        return any(id(p) in held for p in parameters(optimizer))
 
     def _others(self, optimizer: Optimizer) -> list[Optimizer]:
         """Optimizers that have not stepped yet and hold parameters that none of these does."""
