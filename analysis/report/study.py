@@ -112,7 +112,7 @@ def study(
     """Measure a run for a report; ``options`` are those of ``analyze``.
 
     ``growing``: the run will be measured again. What a cache cannot serve then is left out: further passes of the
-    randomized route, and windows that move.
+    randomized route, windows that move, and the map of directions.
     """
     asked, over_time = parse(options.get("predictors"), "report"), usual("windows")
     names = [p.name for p in asked]
@@ -125,7 +125,8 @@ def study(
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
     shares = None if windows is None else group_time(windows, SHARED)
-    directions = None if size is None or run.k < 4 else direction_map(run, size, scheduler=options.get("scheduler"))
+    left_out = size is None or run.k < 4 or growing
+    directions = None if left_out else direction_map(run, size, scheduler=options.get("scheduler"))
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
     return Study(
