@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gradlog.analysis.common.types import EPS
 from gradlog.analysis.measures.predictors import parse
 from gradlog.analysis.measures.predictors.registry import Result, forms, usual
 from gradlog.format.sizes import parse_size
@@ -71,12 +72,6 @@ selected, measured, computed = under("What is read"), under("What is measured"),
 output, grouped = under("Output"), under("Runs that form one configuration")
 
 
-def _different(context: click.Context, parameter: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
-    if len(set(values)) < len(values):
-        raise click.BadParameter(f"each number once, got {', '.join(map(str, values))}")
-    return values
-
-
 def _readable(read: Callable[[Any], object]) -> Callable[..., Any]:  # text, or several: what the option takes
     """Make a check that leaves a value as it is; a wrong one is wrong usage, found before the run is opened."""
 
@@ -92,15 +87,19 @@ def _readable(read: Callable[[Any], object]) -> Callable[..., Any]:  # text, or 
     return check
 
 
+def _once(values: tuple[float, ...]) -> None:
+    if len(set(values)) < len(values):
+        raise ValueError(f"each number once, got {', '.join(map(str, values))}")
+
+
 json = output("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 force = output("--force", is_flag=True, help="Replace FILE if it exists.")
 burn_in = selected("--burn-in", type=click.IntRange(0), default=0, metavar="N",
                    help="Leave the first N rows out of all sums.")  # fmt: skip
 
 eps = measured(
-    "--eps", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True), default=(0.1, 0.05, 0.01),
-    metavar="SHARE", callback=_different,
-    help="Share of energy that a rank may leave out; may be repeated.",
+    "--eps", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True), default=EPS, metavar="SHARE",
+    callback=_readable(_once), help="Share of energy that a rank may leave out; may be repeated.",
 )  # fmt: skip
 
 steps_per_epoch = measured(

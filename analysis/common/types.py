@@ -14,6 +14,10 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
+EPS = (0.1, 0.05, 0.01)
+"""Shares of energy that a rank may leave out, unless others are asked for."""
+
+
 Progress = Callable[[int, int], None]
 
 

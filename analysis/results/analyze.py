@@ -12,6 +12,7 @@ import numpy as np
 from gradlog.analysis.caching.cache import key, resolve
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.recorded import optimizer_name
+from gradlog.analysis.common.types import EPS
 from gradlog.analysis.measures import bounds, gradient_noise, uncertainty
 from gradlog.analysis.measures.bounds import bound_sides
 from gradlog.analysis.measures.predictors import Evidence
@@ -25,7 +26,7 @@ from gradlog.analysis.results.dataset import from_arrays, result_dataset, to_arr
 from gradlog.analysis.results.execute import Collected, execute
 from gradlog.analysis.results.json_document import to_json
 from gradlog.analysis.results.memory_model import check
-from gradlog.analysis.results.options import EPS, Caching, Keywords, Options, Predictors, Question
+from gradlog.analysis.results.options import Caching, Keywords, Options, Predictors, Question
 from gradlog.analysis.results.plan import AnalysisPlan, plan
 from gradlog.analysis.results.scopes import Scopes
 

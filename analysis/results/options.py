@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict, TypeVar
 
 from gradlog.analysis.caching.cache import Cache
-from gradlog.analysis.common.types import Progress
+from gradlog.analysis.common.types import EPS, Progress
 from gradlog.analysis.measures.predictors import Predictor
 from gradlog.analysis.spectrum.routes import Method
 
@@ -16,8 +16,6 @@ Kernel = Literal["auto", "numpy", "numba"]
 Predictors = str | Predictor | Iterable[str | Predictor] | None
 Caching = Cache | bool | str | os.PathLike[str] | None
 """A folder; the user's own for True, none for False or None."""
-
-EPS = (0.1, 0.05, 0.01)
 
 
 @dataclasses.dataclass(frozen=True)
