@@ -96,8 +96,8 @@ def analyze(
     Kappa is the squared error of predicting each gradient from earlier ones, over the gradients' own squared size:
     sum ||g_t - m_t||^2 / sum ||g_t||^2. Compare it with "shuffled", its value for the same gradients in random order.
 
-    With --watch, follow a run that is being recorded until it is closed. A terminal shows the newest tables, a pipe
-    gets all of them under a line with the time, and --json prints one line per result.
+    With --watch, follow a run that is being recorded until it is closed. A terminal shows as much of the newest
+    result as fits, a pipe gets all of them under a line with the time, and --json prints one line per result.
 
     Results are kept for later calls in $GRADLOG_CACHE (default: the user's cache folder).
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -70,9 +71,18 @@ def block(lines: list[str], look: Look[Result], every: float) -> None:
     title = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {look.steps:,} steps, {then}"
     if on_screen():
         sys.stdout.write(CLEAR)
-        click.echo("\n".join([*lines, "", heading(title)]))
+        click.echo("\n".join([*fitting(lines, shutil.get_terminal_size().lines, look.live), "", heading(title)]))
     else:
         click.echo("\n".join([f"--- {title}", *lines, ""]))
+
+
+def fitting(lines: list[str], rows: int, live: bool) -> list[str]:
+    """Cut what does not fit above the title while the run is live: the findings stand first, and must not scroll away.
+
+    >>> fitting(["finding", "table", "table", "table"], 5, live=True), fitting(["finding", "table"], 2, live=False)
+    (['finding', 'table'], ['finding', 'table'])
+    """
+    return lines[: max(1, rows - 3)] if live else lines
 
 
 def on_screen() -> bool:

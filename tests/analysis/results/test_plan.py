@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import analyze, open_run
+from gradlog.analysis.common.types import EPS
 from gradlog.analysis.reading.rows import heard
-from gradlog.analysis.results.options import EPS, Keywords, Options
+from gradlog.analysis.results.options import Keywords, Options
 from gradlog.analysis.results.plan import Range, plan
 from gradlog.errors import TooFewStepsError
 from tests.helpers import stores
