@@ -20,6 +20,9 @@ FORMAT = (1, 0)
 ROOT_KEY = "gradlog"
 SEGMENT_KEY = "gradlog_segment"
 
+OPEN_WITH = 'a gradlog run: xarray.open_dataset(PATH, engine="gradlog"), or gradlog.analysis.open_run(PATH)'
+"""Attribute ``open_with`` of the root, for those who open it as plain zarr: there it has no arrays of its own."""
+
 UNSETTLED = ("recording", "failed")
 """States of a segment in which journals may hold rows beyond its chunks, and sketches of parameters wait."""
 
@@ -130,7 +133,7 @@ class RunHeader:
         """Attributes of the run's root group."""
         d = dataclasses.asdict(self)
         d["format"] = "{}.{}".format(*self.format)
-        return {ROOT_KEY: d}
+        return {"open_with": OPEN_WITH, ROOT_KEY: d}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, object], where: str = "run") -> RunHeader:

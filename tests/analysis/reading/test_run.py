@@ -39,6 +39,15 @@ def test_info_and_lazy_arrays(tmp_path):
     assert run.scalars["loss"].sel(step=30) == 10
 
 
+def test_a_run_that_is_opened_as_plain_zarr_says_how_to_open_it(tmp_path):
+    path = stores.write_run(tmp_path / "run.zarr", np.ones((3, 2, 8)))
+    with xr.open_zarr(path, consolidated=False) as plain:
+        assert not plain.sizes
+        told = plain.attrs["open_with"]
+    assert 'xarray.open_dataset(PATH, engine="gradlog")' in told
+    assert xr.open_dataset(path, engine="gradlog").sizes["step"] == 3
+
+
 def test_xarray_backend(tmp_path):
     from gradlog.analysis.reading.xarray_backend import GradlogBackend
 
