@@ -117,7 +117,7 @@ def test_figures_are_saved(browser, pages, tmp_path):
       return [names, kinds, heads];
     })()"""
     names, kinds, heads = browser.run(script)
-    assert names == ["kappas.svg", "kappas.png"]
+    assert names == ["events.svg", "events.png"]
     assert kinds == ["image/svg+xml", "image/png"]
     assert heads[0].startswith("<svg")
     assert "var(" not in heads[0]
