@@ -169,10 +169,16 @@ def _arrays(data: bytes) -> Arrays:
 
 
 def resolve(cache: Cache | bool | str | os.PathLike[str] | None) -> Cache | None:
-    """Cache meant by an argument: True is the default folder, False or None no cache, a path that folder."""
+    """Cache meant by an argument: True is the default folder, False or None no cache, a path that folder.
+
+    A user without a home, as some containers run their jobs, has no default folder: then nothing is kept.
+    """
     if cache is None or cache is False:
         return None
-    return cache if isinstance(cache, Cache) else Cache(None if cache is True else cache)
+    try:
+        return cache if isinstance(cache, Cache) else Cache(None if cache is True else cache)
+    except RuntimeError:
+        return None
 
 
 def key(*parts: object) -> str:

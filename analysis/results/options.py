@@ -129,6 +129,6 @@ class Options:
 
 
 def _take(part: type[Part], keywords: dict[str, Any]) -> Part:
-    """Make an object of its keywords, which are then gone."""
+    """Make an object of its keywords (Any, as above), which are then gone."""
     names = [field.name for field in dataclasses.fields(part) if field.name in keywords]
     return part(**{name: keywords.pop(name) for name in names})

@@ -13,7 +13,7 @@ import xarray as xr
 import gradlog
 from gradlog.analysis import analyze, open_run
 from gradlog.analysis.caching import summaries
-from gradlog.analysis.caching.cache import Cache, default_folder, digest_of_code, key
+from gradlog.analysis.caching.cache import Cache, default_folder, digest_of_code, key, resolve
 from gradlog.analysis.caching.summaries import Memo, pack, unpack
 from gradlog.analysis.reading import rows
 from gradlog.analysis.streaming import schedule
@@ -218,6 +218,18 @@ def test_the_default_folder(monkeypatch, tmp_path):
     assert default_folder() == tmp_path / "gradlog"
     monkeypatch.setattr("sys.platform", "darwin")
     assert default_folder().parts[-3:] == ("Library", "Caches", "gradlog")
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch, tmp_path, record):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    path = record(tmp_path / "r.zarr", 0, 100)
+    for name in ("GRADLOG_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert resolve(True) is None
+    same(analyze(str(path)), analyze(str(path), cache=False))
 
 
 @pytest.fixture
