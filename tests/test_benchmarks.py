@@ -109,4 +109,4 @@ def test_a_benchmark_really_runs(report, monkeypatch):
     figures, failed = report.run(["bench_sketch"], True, 240)
     assert failed == []
     assert all(named["ratio_to_dot"] > 0 for named in figures.values())
-    assert len(figures) == 2
+    assert len(figures) == 4
