@@ -7,6 +7,7 @@ data are protocol buffers ``Event``; the few fields that are used stand below wi
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import tempfile
@@ -33,6 +34,8 @@ HEIGHT, WIDTH, COLORSPACE, ENCODED = 1, 2, 3, 4
 RGBA = 4
 VARINT, DOUBLE, BYTES, FLOAT = 0, 1, 2, 5
 """Wire types of protocol buffers."""
+LARGEST = (2 - 2**-23) * 2.0**127
+"""Largest number in single precision."""
 
 
 class TensorBoard(Tracker):
@@ -43,6 +46,8 @@ class TensorBoard(Tracker):
         to.refuse("TensorBoard", project="name a log folder instead", into="name the run's log folder instead")
         stem = Path(run.where.rstrip("/")).name.removesuffix(".zip").removesuffix(".zarr")
         self.folder = Path(to.place or f"{stem}.tensorboard")
+        if "://" in str(to.place):
+            raise UnusableInputError(f"{to.place}: expected a folder of this machine; write there, then copy the file")
         if (self.folder / "zarr.json").exists():
             raise UnusableInputError(f"{self.folder} is a stored run or array; name a log folder of TensorBoard")
         self.earlier = sorted(self.folder.glob(f"events.out.tfevents.*.gradlog.{run.header.uuid}"))
@@ -78,7 +83,7 @@ def events(results: Results) -> Iterator[bytes]:
     for curve in results.curves:
         name = _text(TAG, curve.tag)
         for step, value in curve.points:
-            yield began + _summary(step, name + _field(SIMPLE_VALUE, FLOAT, struct.pack("<f", value)))
+            yield began + _summary(step, name + _field(SIMPLE_VALUE, FLOAT, _float(value)))
     png = results.picture.read_bytes()
     width, height = struct.unpack(">II", png[16:24])
     image = _whole(HEIGHT, height) + _whole(WIDTH, width) + _whole(COLORSPACE, RGBA) + _bytes(ENCODED, png)
@@ -106,6 +111,11 @@ def _summary(step: int, value: bytes) -> bytes:
 
 def _text(field: int, text: str) -> bytes:
     return _bytes(field, writable(text).encode())
+
+
+def _float(value: float) -> bytes:
+    """Write a number in single precision, infinite where it is too large for it."""
+    return struct.pack("<f", value if abs(value) <= LARGEST else math.copysign(math.inf, value))
 
 
 def _whole(field: int, number: int) -> bytes:

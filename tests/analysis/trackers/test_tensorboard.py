@@ -98,6 +98,15 @@ def test_long_runs_have_the_median_and_the_largest_norm_of_each_stretch(tmp_path
     assert max(largest.values()) == pytest.approx(norms.max(), rel=1e-6)
 
 
+def test_a_number_beyond_single_precision_is_infinite(tmp_path):
+    values = np.random.default_rng(1).standard_normal((20, 1, 4))
+    values[5] = 3e38
+    path = stores.write_run(tmp_path / "large.zarr", values)
+    file = export_to_tracker(str(path), "tensorboard", tmp_path / "logs")
+    norms = scalars(EventAccumulator(file, size_guidance={"scalars": 0}).Reload(), "gradlog/norm")
+    assert [step for step, norm in norms.items() if np.isinf(norm)] == [5]
+
+
 def test_a_file_with_one_changed_byte_is_not_read_to_its_end(exported, tmp_path):
     data = bytearray(exported.read_bytes())
     assert len(list(LegacyEventFileLoader(str(exported)).Load())) > 300
@@ -127,6 +136,13 @@ def test_nothing_is_written_into_a_run(path):
     with pytest.raises(UnusableInputError, match="name a log folder"):
         export_to_tracker(path, "tensorboard", path)
     assert sorted(Path(path).rglob("*")) == before
+
+
+def test_a_bucket_is_refused_before_anything_is_written(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnusableInputError, match="expected a folder of this machine"):
+        export_to_tracker(path, "tensorboard", "s3://bucket/logs")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
