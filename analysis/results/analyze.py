@@ -92,7 +92,8 @@ def analyze(
     cache : bool, path or Cache
         Folder in which the summaries of long runs are kept: True, the user's cache folder (see ``GRADLOG_CACHE``);
         False, nowhere. The analysis of a run that grew then reads only what is new, and all of it once per doubling.
-        The numbers are the same, bit by bit.
+        The numbers are the same, bit by bit. On a cluster
+        summaries are kept only in a folder that is named here.
 
     Returns
     -------
@@ -218,7 +219,7 @@ def analyze_cached(
         kept = folder.recall(name, lambda arrays: _relocated(from_arrays(arrays), run.where))
         if kept is not None:
             return kept
-    result = analyze(run if isinstance(run, Run) else Run(run, view), cache=folder, **options)
+    result = analyze(run if isinstance(run, Run) else Run(run, view), cache=cache, **options)
     if folder and name:
         folder.put(name, to_arrays(result))
     return result

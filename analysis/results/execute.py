@@ -23,7 +23,8 @@ from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results import half_batches
 from gradlog.analysis.results.half_batches import Table
 from gradlog.analysis.results.plan import AnalysisPlan
-from gradlog.analysis.streaming import schedule, sections
+from gradlog.analysis.streaming import executors, schedule, sections
+from gradlog.analysis.streaming.executors.dask import Cluster
 from gradlog.analysis.streaming.recipe import SUMS
 from gradlog.analysis.streaming.scalar_sums import ScalarSums, add, by_pane
 from gradlog.analysis.streaming.sections import Section
@@ -65,7 +66,9 @@ def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]
     of_panes = by_pane(run, plan.cuts)
     run, spec = in_range(run, plan.spec, of_panes)
     compute = plan.options.compute
-    folder = resolve(compute.cache)
+    # A cluster would send every summary that is kept to this process: there only a cache that was named keeps them.
+    far = compute.cache is True and isinstance(executors.of(compute.scheduler), Cluster)
+    folder = None if far else resolve(compute.cache)
     memo = Memo(folder, run) if folder and spec.scale == 1 else None
     grams: Totals = {}
     kernels = frozenset[str]()
