@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ import pytest
 import gradlog
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 240.0
+"""Seconds that a line may take on a loaded machine."""
+
 COMMAND = [sys.executable, "-m", "gradlog"]
 
 
@@ -62,12 +66,17 @@ def start(tmp_path):
 
 
 def until(process: subprocess.Popen[str], pattern: str) -> list[str]:
-    """Lines up to the first that fits."""
+    """Lines up to the first that fits; a process that never says it is killed, so that the test fails."""
     lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line)
-        if re.search(pattern, line):
-            return lines
+    late = threading.Timer(PATIENCE, process.kill)
+    late.start()
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if re.search(pattern, line):
+                return lines
+    finally:
+        late.cancel()
     pytest.fail(f"no {pattern!r} in {lines}, {process.stderr.read()}")
 
 
