@@ -45,10 +45,10 @@ def choose(header: RunHeader) -> Fold:
 def fastest() -> Fold:
     """Compiled loops, or numpy where numba is missing, switched off or broken. Nothing here raises."""
     numpy = Fold("numpy", FoldHash)
-    if find_spec("numba") is None:
-        return numpy._replace(remark="the extra 'fast' of gradlog-zarr halves its time")
     start = time.perf_counter()
     try:
+        if find_spec("numba") is None:
+            return numpy._replace(remark="the extra 'fast' of gradlog-zarr halves its time")
         loops = import_module("gradlog.sketching.compiled_fold")
         if not loops.ENABLED:
             return numpy._replace(remark="NUMBA_DISABLE_JIT is set")

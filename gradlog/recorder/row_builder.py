@@ -58,7 +58,7 @@ class RowBuilder:
     chooses : callable
         Tells of a parameter's name whether it is recorded.
     folds : callable
-        Told what sketches rows on the CPU, when that begins.
+        Told what sketches rows on the CPU, when the first is.
     """
 
     def __init__(
@@ -76,11 +76,16 @@ class RowBuilder:
 
     @functools.cached_property
     def projector(self) -> Projector:
-        """The run's random map, which is made when it is first used: not where rows are sketched on a device."""
-        header, chosen = self.header, fold.choose(self.header)
-        if not header.sketch.exact:
-            self._folds(chosen)
-        return projector(header.sketch, header.tensors, len(header.groups), chosen.family)
+        """The run's random map for rows that are sketched on the CPU; the first use tells what computes it."""
+        if not self.header.sketch.exact:
+            self._folds(fold.choose(self.header))
+        return self._projector
+
+    @functools.cached_property
+    def _projector(self) -> Projector:
+        """The map, which is made when it is first used: not where nothing is sketched on the CPU."""
+        header = self.header
+        return projector(header.sketch, header.tensors, len(header.groups), fold.choose(header).family)
 
     def ordered(self, pairs: Sequence[tuple[str, object]]) -> list[Entries]:
         """Named gradients in the order of the run's tensors; those that are left out are None."""
@@ -95,8 +100,8 @@ class RowBuilder:
         return arrays
 
     def projected(self, pairs: Sequence[tuple[str, object]]) -> Fill:
-        """Return a function that sketches these named tensors into a row."""
-        return functools.partial(self.projector.project, self.ordered(pairs))
+        """Return a function that sketches these named tensors, which are parameters and no row."""
+        return functools.partial(self._projector.project, self.ordered(pairs))
 
     def sketched(self, fill: Fill) -> NDArray[np.float32]:
         """Sketch (G, k) by itself."""

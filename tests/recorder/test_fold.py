@@ -13,6 +13,7 @@ import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.common.recorded import recorded
 from gradlog.recorder.fold import WORTH, fastest
+from gradlog.recorder.row_builder import Row
 from gradlog.sketching.fold_hash import FoldHash
 
 
@@ -43,6 +44,18 @@ def test_exact_runs_are_folded_by_nothing(tmp_path):
     assert folds(open_run(tmp_path / "exact.zarr")) == [None]
 
 
+def test_a_run_whose_rows_come_from_a_device_names_no_fold_though_its_parameters_have_one(tmp_path):
+    def fill(out, norm2):
+        out[:], norm2[:] = 1, 1
+        return 0
+
+    params = {"w": np.ones(10, np.float32)}
+    with gradlog.open(tmp_path / "run.zarr", like=params, k=8) as log:
+        log.parameters(params)
+        log.recorder.record(lambda: Row(fill, {}))
+    assert folds(open_run(tmp_path / "run.zarr")) == [None]
+
+
 def test_every_segment_names_its_own(tmp_path):
     record(tmp_path / "run.zarr", 10)
     assert folds(record(tmp_path / "run.zarr", 10, mode="a")) == ["numpy", "numpy"]
@@ -53,6 +66,7 @@ import logging, sys
 import numpy as np
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 import gradlog
+from gradlog.recorder.row_builder import Row
 from gradlog.recorder.fold import WORTH
 assert "numba" not in sys.modules
 with gradlog.open(sys.argv[1], k=8, on_error="raise") as log:
