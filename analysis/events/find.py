@@ -53,7 +53,7 @@ class Departure:
         First step of the event at which it was out of its band.
     score, ratio : float
         Usual deviations from the running median, and times the running median, where it was farthest; NaN where they
-        mean nothing.
+        mean nothing. Deviations are infinite where the series had not varied before, and both are for a loss of inf.
     """
 
     series: str
@@ -90,7 +90,7 @@ def watch(run: Run, window: int, changes: bool) -> list[Watched]:
     scalars = run.scalar_columns
     found = [_upwards("norm", np.sqrt(norms.sum(axis=1)), window)]
     if "loss" in scalars:
-        found.insert(0, _upwards("loss", scalars["loss"], window))
+        found.insert(0, _loss(scalars["loss"], window))
     if changes:
         found.append(_upwards("change", change_norms(run), window))
     found += [_clip(scalars[name], window) for name in CLIP if name in scalars][:1]
@@ -136,6 +136,13 @@ def _upwards(name: str, values: Float64, window: int, of_group: bool = False) ->
     rare = (found.score > (GROUP_SCORE if of_group else SCORE)) & (np.isnan(found.ratio) | (found.ratio >= least))
     large = (found.score > LARGE_SCORE) & (found.ratio >= LARGE_RATIO)
     return Watched(name, of_group, rare | large, found.score, found.ratio)
+
+
+def _loss(values: Float64, window: int) -> Watched:
+    """Watch the loss, which may be infinite where the gradient is not."""
+    found, infinite = _upwards("loss", values, window), np.isposinf(values)
+    score, ratio = (np.where(infinite, np.inf, x) for x in (found.score, found.ratio))
+    return dataclasses.replace(found, out=found.out | infinite, score=score, ratio=ratio)
 
 
 def _clip(values: Float64, window: int) -> Watched:

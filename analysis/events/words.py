@@ -49,8 +49,11 @@ def steps(event: Event) -> str:
 
 def told(departure: Departure, style: Style) -> str:
     """Tell when a series left its band, and how far."""
-    far = [] if math.isnan(departure.ratio) else [f"{style.number(departure.ratio, 2)} times"]
-    far += [] if math.isnan(departure.score) else [f"{abs(departure.score):.0f} deviations"]
+    if math.isinf(departure.ratio):
+        far = ["infinite"]
+    else:
+        far = [] if math.isnan(departure.ratio) else [f"{style.number(departure.ratio, 2)} times"]
+        far += [f"{abs(departure.score):.0f} deviations"] if math.isfinite(departure.score) else []
     name = departure.series if departure.of_group else named(departure.series)
     return f"{name} at step {departure.step:,}" + (f" ({', '.join(far)})" if far else "")
 

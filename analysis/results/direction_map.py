@@ -8,8 +8,10 @@ import numpy as np
 
 from gradlog.analysis.measures.direction_map import PARTS, DirectionMap, cosines
 from gradlog.analysis.measures.exact_groups import exact_groups
+from gradlog.analysis.results.execute import in_range
 from gradlog.analysis.streaming import schedule
 from gradlog.analysis.streaming.recipe import Recipe
+from gradlog.analysis.streaming.scalar_sums import by_pane
 from gradlog.analysis.streaming.totals import contributions
 from gradlog.errors import TooFewStepsError
 
@@ -57,16 +59,18 @@ def direction_map(
     size = rows or max(FEWEST_ROWS, run.n_steps // MOST)
     count = run.n_steps // size
     if size < 4 or run.k < 4:
-        raise ValueError(f"expected stretches of 4 rows and a sketch of 4 coordinates or more, got {size} and {run.k}")
+        wanted = "stretches of 4 rows and a sketch of 4 coordinates or more"
+        raise ValueError(f"{run.where}: expected {wanted}, got {size} and {run.k}")
     if group is not None and group not in run.groups:
-        raise ValueError(f"expected one of the groups {', '.join(run.groups)}, got {group!r}")
+        raise ValueError(f"{run.where}: expected one of the groups {', '.join(run.groups)}, got {group!r}")
     if count < 2:
         raise TooFewStepsError(f"{run.where}: {run.n_steps} steps, at least {2 * size} needed for two stretches")
     starts = np.arange(count) * size
     inner = (starts[:, None] + np.arange(PARTS) * size // PARTS).ravel()
     cuts = np.unique([*inner, count * size, run.n_steps]).tolist()
     recipe = Recipe(run.n_groups, run.k, lags=0, gram="none")
-    panes = contributions(schedule.compute(run.rows, run.contiguous_ranges, cuts, recipe, scheduler))[: len(inner)]
+    source = in_range(run, by_pane(run, cuts))[0].rows  # cosines are the same in all units
+    panes = contributions(schedule.compute(source, run.contiguous_ranges, cuts, recipe, scheduler))[: len(inner)]
     with np.errstate(invalid="ignore"):
         means = np.stack([pane["total"] / pane["rows"] for pane in panes])
     exact = exact_groups(run.header)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.caching.cache import resolve
 from gradlog.analysis.caching.summaries import Memo
-from gradlog.analysis.measures.spec import LEAST, AnalysisSpec
+from gradlog.analysis.measures.spec import LEAST
 from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results import half_batches
@@ -64,12 +64,13 @@ class Collected:
 def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]:
     """Read the rows. Run and plan come back as they were, or scaled where rows exceed the range of float32 products."""
     of_panes = by_pane(run, plan.cuts)
-    run, spec = in_range(run, plan.spec, of_panes)
+    run, scale = in_range(run, of_panes)
+    spec = dataclasses.replace(plan.spec, scale=scale)
     compute = plan.options.compute
     # A cluster would send every summary that is kept to this process: there only a cache that was named keeps them.
     far = compute.cache is True and isinstance(executors.of(compute.scheduler), Cluster)
     folder = None if far else resolve(compute.cache)
-    memo = Memo(folder, run) if folder and spec.scale == 1 else None
+    memo = Memo(folder, run) if folder and scale == 1 else None
     grams: Totals = {}
     kernels = frozenset[str]()
     for recipe, cuts in plan.passes:
@@ -103,13 +104,12 @@ class Scaled(RowSource):
         return np.ldexp(found, self.exponent, out=found)
 
 
-def in_range(run: Run, spec: AnalysisSpec, of_panes: Sequence[ScalarSums]) -> tuple[Run, AnalysisSpec]:
-    """Run and question with rows in the range of float32 products: unchanged for all but extreme gradients.
+def in_range(run: Run, of_panes: Sequence[ScalarSums]) -> tuple[Run, float]:
+    """Run with rows in the range of float32 products: unchanged for all but extreme gradients.
 
     Parameters
     ----------
     run : Run
-    spec : AnalysisSpec
     of_panes : sequence of ScalarSums
         Of all rows: the squared norms, in float64.
 
@@ -118,15 +118,15 @@ def in_range(run: Run, spec: AnalysisSpec, of_panes: Sequence[ScalarSums]) -> tu
     run : Run
         ``rows`` times a power of two where the energy is above ``MOST`` squared, or a group's mean square below
         ``measures.spec.LEAST`` squared.
-    spec : AnalysisSpec
-        With that power as its ``scale``.
+    scale : float
+        That power, or 1.
     """
     exponent = _exponent(add(of_panes))
     if exponent == 0:
-        return run, spec
+        return run, 1.0
     scaled = copy.copy(run)
     scaled.__dict__["rows"] = Scaled(run.rows, exponent)
-    return scaled, dataclasses.replace(spec, scale=2.0**exponent)
+    return scaled, 2.0**exponent
 
 
 def _exponent(whole: ScalarSums) -> int:

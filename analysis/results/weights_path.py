@@ -121,8 +121,12 @@ def _snapshots(run: Run) -> dict[int, NDArray[np.float32]]:
 
 
 def _norms(run: Run, cubes: Float64) -> tuple[Float64, Float64, Float64]:
-    """Norm of each sketch (places, groups, k), with its interval."""
-    squares = pool(np.square(cubes).reshape(len(cubes), -1), run.k, exact_groups(run.header))
+    """Norm of each sketch (places, groups, k), with its interval: NaN for one coordinate, which shows no spread."""
+    exact = exact_groups(run.header)
+    squares = pool(np.square(cubes).reshape(len(cubes), -1), run.k, exact)
     total = squares.sum(axis=-1)
-    half = quantile(run.k) * np.sqrt(run.k) * squares.std(axis=-1, ddof=1 if run.k > 1 else 0)
+    if run.k > 1:
+        half = quantile(run.k) * np.sqrt(run.k) * squares.std(axis=-1, ddof=1)
+    else:
+        half = np.full_like(total, 0.0 if all(exact) else np.nan)
     return np.sqrt(total), np.sqrt(np.maximum(total - half, 0.0)), np.sqrt(total + half)

@@ -272,6 +272,11 @@ def test_what_cannot_be_one_run_is_refused(tmp_path):
         gradlog.attach(twice, tmp_path / "r.zarr", model=model)
     with pytest.raises(UnsupportedError, match="takes one optimizer"):
         gradlog.attach(list(matrices_and_rest(model)), tmp_path / "r.zarr", model=model, stage="local")
+    with pytest.raises(ValueError, match="at least one optimizer"):
+        gradlog.attach([], tmp_path / "r.zarr", model=model)
+    for given in ([twice[0], "Adam"], {"a": twice[0], "b": "Adam"}):
+        with pytest.raises(TypeError, match="expected torch optimizers, got str"):
+            gradlog.attach(given, tmp_path / "r.zarr", model=model)
     assert not list(tmp_path.iterdir())
 
 

@@ -28,10 +28,15 @@ def named_optimizers(given: Optimizer | Sequence[Optimizer] | Mapping[str, Optim
     >>> [name for name, _ in named_optimizers([torch.optim.SGD([w], lr=1), torch.optim.Adam([b])])]
     ['SGD', 'Adam']
     """
+    if not isinstance(given, (Mapping, Sequence)):
+        return [("", given)]
+    for one in given.values() if isinstance(given, Mapping) else given:
+        if not hasattr(one, "param_groups"):
+            raise TypeError(f"expected torch optimizers, got {type(one).__name__} among them")
+    if not given:
+        raise ValueError("expected at least one optimizer, got none")
     if isinstance(given, Mapping):
         return list(given.items())
-    if not isinstance(given, Sequence):
-        return [("", given)]
     kinds: dict[str, list[str]] = {}  # of each class, the settings that have been met
     named = []
     for one in given:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import find_events, open_run
+from gradlog.analysis.common.text import TERMINAL
 from gradlog.analysis.events.events import MOST
+from gradlog.analysis.events.words import told
 from gradlog.format.header import NONFINITE, SKIPPED
 from tests.helpers import stores
 
@@ -55,6 +57,25 @@ def test_one_odd_batch(tmp_path):
     assert len(event.groups) == GROUPS
     assert event.direction.mean[0] < -0.5  # it points back
     assert sum(event.shares.values()) == pytest.approx(1)
+
+
+def test_an_infinite_loss_is_an_event_though_the_gradient_is_finite(tmp_path):
+    rows, scalars = stream()
+    scalars["loss"][AT:] = np.inf
+    found = events_of(tmp_path / "run.zarr", rows, scalars)
+    event = the_one(found)
+    assert (event.first_step, event.last_step, event.kind, event.shares) == (AT, STEPS - 1, "", {})
+    assert told(event.first, TERMINAL) == f"loss at step {AT} (infinite)"
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["count"] == 1
+
+
+def test_a_loss_that_never_varied_before_has_no_number_of_deviations(tmp_path):
+    rows, scalars = stream()
+    scalars["loss"][:] = 1
+    scalars["loss"][AT] = 5
+    event = the_one(events_of(tmp_path / "run.zarr", rows, scalars))
+    assert told(event.first, TERMINAL) == f"loss at step {AT} (5.0 times)"
+    assert event.shares == {}  # the gradient did not jump
 
 
 def test_one_group_alone_is_named_however_small_it_is(tmp_path):

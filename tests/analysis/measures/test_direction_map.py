@@ -65,6 +65,17 @@ def test_one_group_is_as_if_it_were_alone(tmp_path):
     np.testing.assert_allclose(both.low, alone.low)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_gradients_of_any_size_have_directions(tmp_path, size):
+    """Their squares do not fit float32."""
+    rows = turning(np.random.default_rng(2), 64, 32, 0.1).astype(np.float32)
+    usual = direction_map(run_of(tmp_path / "usual.zarr", rows), rows=16)
+    found = direction_map(run_of(tmp_path / "extreme.zarr", rows * np.float32(size)), rows=16)
+    assert found.known.all()
+    np.testing.assert_allclose(found.cosine, usual.cosine, atol=1e-5)
+    np.testing.assert_allclose(found.low, usual.low, atol=1e-5)
+
+
 def test_rows_with_nan_are_left_out(tmp_path):
     rows = turning(np.random.default_rng(2), 64, 32, 0.1)[:, None]
     rows[20] = np.nan

@@ -81,3 +81,12 @@ def test_what_has_no_path_is_refused(tmp_path):
     steps = np.arange(20) + 5 * (np.arange(20) > 9)
     with pytest.raises(TooFewStepsError, match="gaps"):
         weights_path(open_run(stores.write_run(tmp_path / "b.zarr", rows, what="update", steps=steps)))
+
+
+def test_one_coordinate_shows_no_error(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(10, 1, 1))
+    sketched = weights_path(open_run(stores.write_run(tmp_path / "sketched.zarr", rows, what="update")))
+    assert np.isnan(sketched.low).all()
+    assert np.isnan(sketched.high).all()
+    exact = weights_path(open_run(stores.write_run(tmp_path / "exact.zarr", rows, what="update", exact=True)))
+    np.testing.assert_array_equal(exact.low, exact.distance)
