@@ -94,6 +94,8 @@ def _open_url(url: str) -> Store:
         raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
     except ValueError as error:  # fsspec's, on the URL itself
         raise NotARunError(f"{url}: {error}; expected a folder or a URL such as s3://bucket/run.zarr") from error
+    except FileNotFoundError as error:  # of an archive, which is looked for at once
+        raise NotARunError(f"{url}: nothing is there, or its store does not answer; expected a run") from error
     # File systems are shared within the process, listings and all, and a live run has more files by now.
     store.fs.invalidate_cache()
     return cast("Store", store)
@@ -185,8 +187,7 @@ class RemoteStore(Bounded, FsspecStore):
     """``FsspecStore`` whose readers raise StoreUnavailableError where the store refuses, and read within the bounds."""
 
     def _answering(self) -> contextlib.AbstractContextManager[None]:
-        protocol = self.fs.protocol
-        return answering(f"{protocol if isinstance(protocol, str) else protocol[0]}://{self.path}")
+        return answering(self.fs.unstrip_protocol(self.path))
 
     async def get(self, key: str, prototype: Prototype = None, byte_range: Range = None) -> Buffer | None:
         """Content of an object or of a part of it, or None."""

@@ -13,6 +13,9 @@ from gradlog.analysis.spectrum.rank import saturated
 FEW = 0.1
 """Share of the steps: where fewer hold half of the path, a few steps dominate."""
 
+WINDOW = 100
+"""Rows of the windows that advice speaks of; a run too short for two of them is not given it."""
+
 GUIDE = "docs/what-next.md"
 """Page that says of each finding what it can mean and what not, under the finding's heading."""
 
@@ -44,7 +47,9 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
     order, steps = (_predictable(document, style), _neighbours(document, style)), _steps(document, style)
     found = [*order, _rank(document, style), _signal(document, style)]
     found = [steps, *found] if steps and steps.next_step else [*found, steps]
-    return [finding for finding in (*found, _group(document, style)) if finding]
+    found.append(_group(document, style))
+    short = document["rows"] < 2 * WINDOW
+    return [x._replace(next_step="", heading="") if short and "--window" in x.next_step else x for x in found if x]
 
 
 def _predictable(document: Document, style: Style) -> Finding | None:
@@ -64,7 +69,7 @@ def _predictable(document: Document, style: Style) -> Finding | None:
     elif words & {HELPS, HURTS, EPOCH, UNKNOWN}:
         advice = ("", "")
     else:
-        advice = ("look at parts of the run: --window 100 --by-group", "Kappa lies near its shuffled value")
+        advice = (f"look at parts of the run: --window {WINDOW} --by-group", "Kappa lies near its shuffled value")
     return Finding(text + _effects(kappas, document["epochs"]["steps"]), *advice)
 
 
@@ -142,7 +147,7 @@ def _beside_shuffled(rank: Document, ceiling: int | None) -> tuple[str, str, str
     if low is None or least is None or most is None:
         return "Directions of the changes between steps", "", ""
     if high is not None and high < least:
-        advice = "see in which groups, and when: --by-group --window 100"
+        advice = f"see in which groups, and when: --by-group --window {WINDOW}"
         return (
             "Changes between steps keep to fewer directions than if shuffled",
             advice,
@@ -163,14 +168,15 @@ def _signal(document: Document, style: Style) -> Finding | None:
     ends = style.interval(noise["signal_share_low"], noise["signal_share_high"], style.percent)
     text = f"{style.percent(noise['signal_share'])} ({ends}) of the mean squared norm is signal, not minibatch noise"
     text += f"; from {noise['source']}{of_lags(document)}."
-    return Finding(text, "see how the noise scale grows: --window 100", "The share of the signal is low")
+    return Finding(text, f"see how the noise scale grows: --window {WINDOW}", "The share of the signal is low")
 
 
 def _steps(document: Document, style: Style) -> Finding | None:
     """Say whether a few steps hold half of the path, and whether they are the first ones."""
-    half, rows, largest = document["path_shares"]["half_steps"], document["rows"], document["path_shares"]["steps"][:3]
+    half, rows = document["path_shares"]["half_steps"], document["rows"]
     if not half:
         return None
+    largest = document["path_shares"]["steps"][: min(half, 3)]
     holds = f"{half:,} of {rows:,} hold half of the squared error of last"
     if half > FEW * rows:
         return Finding(f"No few steps dominate: {holds}.")

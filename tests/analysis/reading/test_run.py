@@ -16,7 +16,14 @@ import pytest
 import xarray as xr
 
 from gradlog.analysis import analyze, open_run
-from gradlog.errors import CorruptRunError, NewerFormatError, NotARunError, SpecMismatchError, TooFewStepsError
+from gradlog.errors import (
+    CorruptRunError,
+    NewerFormatError,
+    NotARunError,
+    SpecMismatchError,
+    StoreUnavailableError,
+    TooFewStepsError,
+)
 from gradlog.format.names import META
 from tests.helpers import stores
 
@@ -245,6 +252,17 @@ def test_too_short_runs_open_but_are_not_measured(tmp_path, T):
         with pytest.raises(TooFewStepsError) as caught:
             measure(run)
         assert caught.value.exit_code == 3
+
+
+def test_an_archive_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(NotARunError, match=r"^zip::.*none\.zip: nothing is there"):
+        open_run(f"zip::{tmp_path}/none.zip")
+
+
+def test_a_server_that_does_not_answer_is_named_as_it_was_given():
+    pytest.importorskip("aiohttp")
+    with pytest.raises(StoreUnavailableError, match=r"^http://127\.0\.0\.1:1/run\.zarr: "):
+        open_run("http://127.0.0.1:1/run.zarr")
 
 
 def test_info_stays_light():

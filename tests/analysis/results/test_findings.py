@@ -106,6 +106,19 @@ def test_a_few_steps_that_hold_half_of_the_path_come_first(document):
     assert "--step 359" in first.next_step
 
 
+def test_no_more_steps_are_named_than_hold_half_of_the_path(document):
+    shares = [{"step": 201, "share": 0.47}, {"step": 200, "share": 0.46}, {"step": 86, "share": 0.001}]
+    document["path_shares"] |= {"half_steps": 2, "steps": shares}
+    assert findings(document)[0].text.endswith("most of all 201 (47.0 %) and 200 (46.0 %).")
+
+
+def test_a_run_too_short_for_two_windows_is_not_sent_to_windows(document):
+    judge(document, **{name: "no difference" for name in document["kappa"] if name != "zero"})
+    assert any("--window" in finding.next_step for finding in findings(document))
+    document["rows"] = 199
+    assert not any("--window" in finding.next_step for finding in findings(document))
+
+
 def test_first_steps_that_hold_half_of_the_path_are_told_from_a_spike(document):
     document["path_shares"] |= {"half_steps": 40, "steps": [{"step": step, "share": 0.1} for step in (3, 0, 39)]}
     first = findings(document)[0]
