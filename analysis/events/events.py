@@ -47,7 +47,7 @@ class Event:
         What left its band, in order of time: series of the run, and norms of groups.
     shares : dict
         Share of each group in what the squared norm at the peak has above the running median; empty if nothing, or if
-        only the loss or the learning rate left its band.
+        the learning rate alone jumped.
     learning_rate : float
         Largest rise of the learning rate from one step to the next, as a factor, in the event and ten steps before;
         NaN if none was logged.
@@ -180,7 +180,7 @@ def _event(run: Run, watched: list[Watched], start: int, stop: int, window: int)
     series, groups = (tuple(d for d in left if d.of_group is which) for which in (False, True))
     norm2 = np.where(run.finite[start:stop], run.group_norm2[start:stop].sum(axis=1), 0.0)
     peak = start + int(np.argmax(norm2))
-    grew = bool(groups) or not {d.series for d in series} <= {"lr", "loss"}
+    grew = bool(groups) or {d.series for d in series} != {"lr"}
     shares, rise = _shares(run, peak, start, window) if grew else {}, _rise(watched, start, stop)
     larger = any(w.series == "norm" and w.ratio[start] >= RATIOS["norm"] for w in watched)
     kind = _kind(series, groups, shares, rise, larger, rows=stop - start)

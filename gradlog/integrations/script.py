@@ -123,7 +123,7 @@ class ScriptRecorder:
             logger = self._attached(run, place)
         except Exception as error:  # whatever it is, the script goes on
             names = " and ".join(dict.fromkeys(type(first.optimizer).__name__ for first in run))
-            print(f"gradlog: {names} is not recorded: {error}", file=sys.stderr)
+            print(f"gradlog: {names}: not recorded: {error}", file=sys.stderr)
             return
         if logger.header is not None:
             if self._tried == 1:

@@ -64,7 +64,7 @@ def test_an_infinite_loss_is_an_event_though_the_gradient_is_finite(tmp_path):
     scalars["loss"][AT:] = np.inf
     found = events_of(tmp_path / "run.zarr", rows, scalars)
     event = the_one(found)
-    assert (event.first_step, event.last_step, event.kind, event.shares) == (AT, STEPS - 1, "", {})
+    assert (event.first_step, event.last_step, event.kind) == (AT, STEPS - 1, "")
     assert told(event.first, TERMINAL) == f"loss at step {AT} (infinite)"
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["count"] == 1
 
@@ -75,7 +75,6 @@ def test_a_loss_that_never_varied_before_has_no_number_of_deviations(tmp_path):
     scalars["loss"][AT] = 5
     event = the_one(events_of(tmp_path / "run.zarr", rows, scalars))
     assert told(event.first, TERMINAL) == f"loss at step {AT} (5.0 times)"
-    assert event.shares == {}  # the gradient did not jump
 
 
 def test_one_group_alone_is_named_however_small_it_is(tmp_path):
