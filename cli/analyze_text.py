@@ -44,9 +44,10 @@ def _findings(path: str, result: Document) -> list[str]:
     run, said = result["run"], findings(result, SENTENCE)
     groups = f"{counted(len(run['groups']), 'group')}, {_sketch(run, result['exact_groups'])}"
     advice = [f for f in said if f.next_step][:1]
+    left_out = f", the first {result['burn_in']:,} left out" if result["burn_in"] else ""
     return [
         plain_text.heading(plain_text.printable(path)),
-        *plain_text.wrap(f"steps {steps(run)}; {groups}; {run['what']}, {run['stage']}"),
+        *plain_text.wrap(f"steps {steps(run)}{left_out}; {groups}; {run['what']}, {run['stage']}"),
         *(line for finding in said for line in plain_text.note(finding.text)),
         *(line for f in advice for line in plain_text.wrap(f"next: {f.next_step} ({GUIDE}: {f.heading})")),
     ]

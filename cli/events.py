@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from gradlog.analysis.events.events import Event, Events
     from gradlog.analysis.reading.run import View
 
+NONE = (
+    "No series rose far above its usual range. A large step is no event where the steps before it vary as much: "
+    "gradlog info RUN --step N shows one."
+)
+
 ABOUT = (
     "Times: the value over the running median of the {window} steps before. Deviations: its distance from there in "
     "usual ones. What an event is like is a description, not a proof of its cause."
@@ -45,7 +50,11 @@ def events(run: str, view: View, window: int, as_json: bool, quiet: bool) -> Non
 
 def text(found: Events) -> list[str]:
     """Lines for the terminal."""
-    first = f"the first {found.unwatched} have no band yet" if found.unwatched < found.steps else "too few for a band"
+    first = (
+        f"the first {found.unwatched} of {found.steps:,} steps have no band yet"
+        if found.unwatched < found.steps
+        else "too few for a band"
+    )
     watched = f"watched: {', '.join(words.named(x) for x in found.watched)}, norms of groups; {first}"
     title = f"{plain_text.printable(found.path)}: {counted(found.count, 'event')} in {found.steps:,} steps"
     lines = [plain_text.heading(title), *plain_text.wrap(watched)]
@@ -57,6 +66,8 @@ def text(found: Events) -> list[str]:
         ]
     if found.count > len(found.found):
         lines += ["", *plain_text.note(f"the {len(found.found)} largest are shown")]
+    if not found.found and found.steps > found.unwatched:
+        lines += plain_text.note(NONE)
     return [*lines, "", *plain_text.wrap(ABOUT.format(window=found.window))] if found.found else lines
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradlog.analysis.common.recorded import Info, irregularities, recorded
+from gradlog.analysis.common.text import TERMINAL
 from gradlog.cli import one_step, options, plain_text
 from gradlog.cli.stderr import verbosity
 
@@ -57,7 +58,12 @@ def curves(run: Run) -> list[str]:
         found = {"loss": scalar(run, "loss", plain_text.SPARK), "gradient norm": gradient_norm(run, plain_text.SPARK)}
     except CorruptRunError as error:
         return plain_text.note(f"loss and norms cannot be shown: {error}")
-    return plain_text.curves((name, series.middle.tolist()) for name, series in found.items() if series is not None)
+    width = max(map(len, found))
+    return [
+        plain_text.curve(name, series.middle.tolist(), width, TERMINAL.interval(series.least, series.most))
+        for name, series in found.items()
+        if series is not None
+    ]
 
 
 def summary(run: Info, silence: str, drawn: list[str]) -> list[str]:

@@ -104,10 +104,10 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def curve(name: str, values: Sequence[float | None], width: int = 0) -> str:
-    """Name, sparkline, and the range that it spans; fewer letters where the terminal is narrow."""
+def curve(name: str, values: Sequence[float | None], width: int = 0, ends: str = "") -> str:
+    """Name, sparkline, and the range of its values if no other is given; fewer letters on a narrow terminal."""
     known = [v for v in values if v is not None and math.isfinite(v)]
-    ends = TERMINAL.interval(min(known), max(known)) if known else ""
+    ends = ends or (TERMINAL.interval(min(known), max(known)) if known else "")
     label = printable(name).ljust(width)
     letters = max(8, min(SPARK, _columns() - len(label) - len(ends) - 6))
     return f"  {label}  {spark(values, letters)}  {ends}".rstrip()

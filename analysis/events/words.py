@@ -82,7 +82,11 @@ def cosine(ends: tuple[float, float, float], style: Style) -> str:
 def sentence(found: Events, style: Style) -> str:
     """Sum the events of a run up; empty for a run that is too short for bands."""
     if not found.found:
-        return "No step left its usual range." if found.steps > found.unwatched else ""
+        judged = found.steps - found.unwatched
+        if judged <= 0:
+            return ""
+        which = "No step" if judged > found.unwatched else f"None of the last {judged:,} steps, which could be judged,"
+        return f"{which} left its usual range."
     largest = max(found.found, key=lambda e: e.score)
     head = f"{counted(found.count, 'event')}" + (", the largest at " if found.count > 1 else " at ")
     return f"{head}{steps(largest)}: {KINDS[largest.kind].partition(':')[0]}; first left {told(largest.first, style)}."

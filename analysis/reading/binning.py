@@ -41,6 +41,16 @@ class Series:
         """Middle step of each bin."""
         return (self.first + self.last) / 2
 
+    @property
+    def least(self) -> float:
+        """Smallest value of all rows; NaN where there is none."""
+        return float(np.nanmin(self.low)) if np.isfinite(self.low).any() else float("nan")
+
+    @property
+    def most(self) -> float:
+        """Largest value of all rows; NaN where there is none."""
+        return float(np.nanmax(self.high)) if np.isfinite(self.high).any() else float("nan")
+
 
 def binned(steps: NDArray[np.int64], values: Float64, bins: int | None = None) -> Series:
     """Cut rows into ``bins`` stretches of nearly equal length; by default 240, or none of up to 512 rows.
