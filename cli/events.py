@@ -38,8 +38,8 @@ ABOUT = (
 def events(run: str, view: View, window: int, as_json: bool, quiet: bool) -> None:
     """List the steps at which RUN left its usual course: spikes, jumps, NaN.
 
-    Watched are the loss, the norm of the gradient and of its change, the norm of each group, the clip coefficient and
-    the learning rate. Each event tells what left its running band first, which groups hold the jump, and whether the
+    Watched are the loss, the norm of the gradient and of its change, the norm of each group, before clipping, and the
+    learning rate. Each event tells what left its running band first, which groups hold the jump, and whether the
     gradient pointed elsewhere.
     """
     from gradlog.analysis import find_events, open_run
@@ -83,7 +83,9 @@ def _facts(event: Event, found: Events) -> dict[str, str]:
         "share of the jump": enumerate_some(words.shares(event, TERMINAL), 4),
         "learning rate": _rate(event.learning_rate),
         "cosine": "" if math.isnan(way.mean[0]) else with_mean,
-        "most like": like,
+        "most like" if way.cosine[1] > 0 else "most opposite to": like
+        if way.cosine[1] > 0 or way.cosine[2] < 0
+        else "",
     }
 
 

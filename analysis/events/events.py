@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.band import LEAST, WINDOW
 from gradlog.analysis.events.directions import Direction, Interval, directions
-from gradlog.analysis.events.find import JUMP, RATIOS, Departure, Watched, spans, watch
+from gradlog.analysis.events.find import JUMP, RATIOS, Departure, Watched, before_clipping, spans, watch
 from gradlog.format.header import SKIPPED
 
 if TYPE_CHECKING:
@@ -129,10 +130,10 @@ def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     """Find the steps at which a run leaves its usual course.
 
     Watched are the loss, the norm of the gradient and of its change from one step to the next, and the norm of each
-    group (of more than 256 those of the largest). The clip coefficient is, if one was logged. A value is out of its
-    band where it lies far above the running median of the steps before, in usual deviations and as a factor. A jump
-    of the learning rate and a gradient with NaN or inf are events as well. Departures at most five steps apart are
-    one event.
+    group (of more than 256 those of the largest). Norms are those before clipping, where the run knows by how much. A
+    value is out of its band where it lies far above the running median of the steps before, in usual deviations and
+    as a factor. A jump of the learning rate and a gradient with NaN or inf are events as well. Departures at most five
+    steps apart are one event.
 
     Parameters
     ----------
@@ -163,8 +164,8 @@ def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     """
     if window < LEAST:
         raise ValueError(f"window: expected at least {LEAST} steps, got {window}")
-    watched = watch(run, window, changes)
-    found = [_event(run, watched, start, stop, window) for start, stop in spans(watched)]
+    watched, norms = watch(run, window, changes), before_clipping(run)
+    found = [_event(run, norms, watched, start, stop, window) for start, stop in spans(watched)]
     largest = sorted(range(len(found)), key=lambda i: -found[i][0].score)[:MOST]
     kept = [found[i] for i in sorted(largest)]
     ways = directions(run, [place for _, place in kept], window)
@@ -173,15 +174,17 @@ def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     return Events(run.where, run.n_steps, names, window, len(found), described)
 
 
-def _event(run: Run, watched: list[Watched], start: int, stop: int, window: int) -> tuple[Event, tuple[int, int]]:
+def _event(
+    run: Run, norms: Float64, watched: list[Watched], start: int, stop: int, window: int
+) -> tuple[Event, tuple[int, int]]:  # fmt: skip
     """Event in rows [start, stop), with its first row and that of its peak."""
     left = [d for w in watched if (d := w.departure(run.steps, start, stop)) is not None]
     left.sort(key=lambda d: (d.step, -np.nan_to_num(abs(d.score), nan=math.inf)))
     series, groups = (tuple(d for d in left if d.of_group is which) for which in (False, True))
-    norm2 = np.where(run.finite[start:stop], run.group_norm2[start:stop].sum(axis=1), 0.0)
+    norm2 = np.where(run.finite[start:stop], norms[start:stop].sum(axis=1), 0.0)
     peak = start + int(np.argmax(norm2))
     grew = bool(groups) or {d.series for d in series} != {"lr"}
-    shares, rise = _shares(run, peak, start, window) if grew else {}, _rise(watched, start, stop)
+    shares, rise = _shares(run, norms, peak, start, window) if grew else {}, _rise(watched, start, stop)
     larger = any(w.series == "norm" and w.ratio[start] >= RATIOS["norm"] for w in watched)
     kind = _kind(series, groups, shares, rise, larger, rows=stop - start)
     first, last, at = (int(run.steps[row]) for row in (start, stop - 1, peak))
@@ -189,12 +192,12 @@ def _event(run: Run, watched: list[Watched], start: int, stop: int, window: int)
     return Event(first, last, at, kind, skipped, series, groups, shares, rise, Direction()), (start, peak)
 
 
-def _shares(run: Run, peak: int, start: int, window: int) -> dict[str, float]:
+def _shares(run: Run, norms: Float64, peak: int, start: int, window: int) -> dict[str, float]:
     """Share of each group in what the squared norm at the peak has above its median before the event."""
-    before = run.group_norm2[max(0, start - window) : start][run.finite[max(0, start - window) : start]]
+    before = norms[max(0, start - window) : start][run.finite[max(0, start - window) : start]]
     if not len(before) or not run.finite[peak]:
         return {}
-    above = np.maximum(run.group_norm2[peak] - np.median(before, axis=0), 0.0)
+    above = np.maximum(norms[peak] - np.median(before, axis=0), 0.0)
     return dict(zip(run.groups, (above / above.sum()).tolist(), strict=True)) if above.sum() > 0 else {}
 
 

@@ -35,7 +35,7 @@ MOST_GROUPS = 256
 APART = 5
 """Rows between two departures of one event."""
 
-CLIP = ("clip_coefficient", "clip_coef")
+CLIP = "clip_coef"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Departure:
     Attributes
     ----------
     series : str
-        ``"loss"``, ``"norm"``, ``"change"``, ``"clip"``, ``"lr"``, ``"non-finite"``, or the name of a group, whose
+        ``"loss"``, ``"norm"``, ``"change"``, ``"lr"``, ``"non-finite"``, or the name of a group, whose
         norm it is. The change is the norm of the difference from the gradient before.
     of_group : bool
         Whether it is the norm of a group.
@@ -86,14 +86,13 @@ class Watched:
 
 def watch(run: Run, window: int, changes: bool) -> list[Watched]:
     """Judge every series of a run; without ``changes`` the sketch is not read."""
-    norms = np.where(run.finite[:, None], run.group_norm2, np.nan)
+    norms = np.where(run.finite[:, None], before_clipping(run), np.nan)
     scalars = run.scalar_columns
     found = [_upwards("norm", np.sqrt(norms.sum(axis=1)), window)]
     if "loss" in scalars:
         found.insert(0, _loss(scalars["loss"], window))
     if changes:
         found.append(_upwards("change", change_norms(run), window))
-    found += [_clip(scalars[name], window) for name in CLIP if name in scalars][:1]
     found += [Watched("lr", False, *_jumps(scalars[name])) for name in learning_rates(scalars)[:1]]
     none = np.full(run.n_steps, np.nan)
     found.append(Watched("non-finite", False, ~run.finite, none, none))
@@ -102,6 +101,20 @@ def watch(run: Run, window: int, changes: bool) -> list[Watched]:
         group = _upwards(run.groups[i], np.sqrt(norms[:, i]), window, of_group=True)
         found.append(dataclasses.replace(group, out=group.out | ~np.isfinite(run.group_norm2[:, i])))
     return found
+
+
+def before_clipping(run: Run) -> Float64:
+    """Squared norms (rows, group) of the gradient before it was clipped, where the run knows by how much.
+
+    Clipping hides a jump of the gradient: all clipped norms are the same. One coefficient for all parameters can be
+    undone.
+    """
+    coefficient = run.scalar_columns.get(CLIP)
+    apart = any(name.startswith(f"{CLIP}/") for name in run.scalar_columns)
+    if coefficient is None or apart or run.header.stage != "consumed" or run.header.what != "gradient":
+        return run.group_norm2
+    known = np.isfinite(coefficient) & (coefficient > 0) & (coefficient <= 1)
+    return run.group_norm2 / np.square(np.where(known, coefficient, 1.0))[:, None]
 
 
 def learning_rates(scalars: dict[str, Float64]) -> list[str]:
@@ -133,7 +146,8 @@ def spans(watched: list[Watched]) -> Iterator[tuple[int, int]]:
 
 def _upwards(name: str, values: Float64, window: int, of_group: bool = False) -> Watched:
     found, least = band(values, window), RATIOS["norm" if of_group else name]
-    rare = (found.score > (GROUP_SCORE if of_group else SCORE)) & (np.isnan(found.ratio) | (found.ratio >= least))
+    rare = found.score > (GROUP_SCORE if of_group else SCORE)
+    rare &= np.isnan(found.ratio) | (found.ratio >= least)
     large = (found.score > LARGE_SCORE) & (found.ratio >= LARGE_RATIO)
     return Watched(name, of_group, rare | large, found.score, found.ratio)
 
@@ -143,13 +157,6 @@ def _loss(values: Float64, window: int) -> Watched:
     found, infinite = _upwards("loss", values, window), np.isposinf(values)
     score, ratio = (np.where(infinite, np.inf, x) for x in (found.score, found.ratio))
     return dataclasses.replace(found, out=found.out | infinite, score=score, ratio=ratio)
-
-
-def _clip(values: Float64, window: int) -> Watched:
-    found = band(values, window)
-    return Watched(
-        "clip", False, (found.score < -SCORE) & (found.ratio <= 1 / RATIOS["norm"]), found.score, found.ratio
-    )
 
 
 def _jumps(rate: Float64) -> tuple[NDArray[np.bool_], Float64, Float64]:

@@ -22,7 +22,6 @@ KINDS = {
 
 _SERIES = {
     "lr": "learning rate", "change": "change of the gradient", "norm": "gradient norm", "non-finite": "NaN or inf",
-    "clip": "clip coefficient",
 }  # fmt: skip
 
 

@@ -190,6 +190,22 @@ def test_the_document_is_plain_json(tmp_path):
     assert first["shares"].keys() == {"g0", "g1", "g2", "g3"}
 
 
+def test_clipping_hides_no_jump_and_makes_none(tmp_path):
+    """Norms are those before clipping: clipped ones are all the same, and its onset is no event."""
+    rows, scalars = stream()
+    rows[AT, 1] *= 30
+    scalars["loss"][AT] *= 4
+    norms = np.sqrt(np.square(rows).sum(axis=(1, 2)))
+    limit = np.where(np.arange(STEPS) < 100, np.inf, 0.5 * np.median(norms))  # clipped from step 100 on
+    scalars["clip_coef"] = np.minimum(1, limit / norms)
+    clipped = rows * scalars["clip_coef"][:, None, None]
+    event = the_one(events_of(tmp_path / "run.zarr", clipped, scalars))
+    assert (event.first_step, event.kind) == (AT, "one batch")
+    assert event.shares["g1"] > 0.9
+    plain = the_one(events_of(tmp_path / "plain.zarr", rows, {n: scalars[n] for n in ("loss", "lr")}))
+    assert [d.score for d in event.groups] == pytest.approx([d.score for d in plain.groups], rel=1e-3)
+
+
 @pytest.fixture(scope="module")
 def planted():
     pytest.importorskip("torch")
