@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,10 @@ def test_not_a_run(tmp_path: Path) -> None:
 def test_help_loads_no_analyzer() -> None:
     code = "import sys\nfrom gradlog.cli.app import run\nrun(['audit', '--help'])\nassert 'scipy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_of_a_zip_the_bytes_alone_are_vouched_for(path: Path, tmp_path: Path, capsys: Capture) -> None:
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", path.parent, path.name)
+    assert run(["audit", archive]) == 0
+    assert "what they hold was not looked at" in capsys.readouterr().out
+    assert run(["audit", archive, "--strict"]) == 1

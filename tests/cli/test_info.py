@@ -122,3 +122,11 @@ def test_a_segment_after_one_without_rows_names_no_step(call, tmp_path):
     out = call("info", tmp_path / "r.zarr").out
     assert "closed  seg-000000-r0000\n" in out
     assert "None" not in out
+
+
+def test_the_range_of_a_curve_is_that_of_all_steps(call, tmp_path):
+    with gradlog.open(tmp_path / "run.zarr", k=8, on_error="raise") as log:
+        for t in range(400):
+            log.step({"w": np.ones(100)}, loss=50.0 if t == 201 else 1.0)
+    line = next(x for x in call("info", tmp_path / "run.zarr").out.splitlines() if x.strip().startswith("loss "))
+    assert line.endswith("1.000 .. 50.00")
