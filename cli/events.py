@@ -56,7 +56,7 @@ def text(found: Events) -> list[str]:
         else "too few for a band"
     )
     watched = f"watched: {', '.join(words.named(x) for x in found.watched)}, norms of groups; {first}"
-    title = f"{plain_text.printable(found.path)}: {counted(found.count, 'event')} in {found.steps:,} steps"
+    title = f"{plain_text.printable(found.path)}: {counted(found.count, 'event')} in {counted(found.steps, 'step')}"
     lines = [plain_text.heading(title), *plain_text.wrap(watched)]
     for event in found.found:
         lines += [

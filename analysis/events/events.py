@@ -47,8 +47,8 @@ class Event:
     series, groups : tuple of Departure
         What left its band, in order of time: series of the run, and norms of groups.
     shares : dict
-        Share of each group in what the squared norm at the peak has above the running median; empty if nothing, or if
-        the learning rate alone jumped.
+        Share of each group in what the squared norm at the peak has above the running median; empty where neither the
+        norm nor that of a group rose.
     learning_rate : float
         Largest rise of the learning rate from one step to the next, as a factor, in the event and ten steps before;
         NaN if none was logged.
@@ -183,10 +183,10 @@ def _event(
     series, groups = (tuple(d for d in left if d.of_group is which) for which in (False, True))
     norm2 = np.where(run.finite[start:stop], norms[start:stop].sum(axis=1), 0.0)
     peak = start + int(np.argmax(norm2))
-    grew = bool(groups) or {d.series for d in series} != {"lr"}
+    norm = next(w for w in watched if w.series == "norm")
+    grew = bool(groups) or norm.ratio[peak] >= RATIOS["norm"]
     shares, rise = _shares(run, norms, peak, start, window) if grew else {}, _rise(watched, start, stop)
-    larger = any(w.series == "norm" and w.ratio[start] >= RATIOS["norm"] for w in watched)
-    kind = _kind(series, groups, shares, rise, larger, rows=stop - start)
+    kind = _kind(series, groups, shares, rise, norm.ratio[start] >= RATIOS["norm"], rows=stop - start)
     first, last, at = (int(run.steps[row]) for row in (start, stop - 1, peak))
     skipped = int(np.count_nonzero(run.flags[start:stop] & SKIPPED))
     return Event(first, last, at, kind, skipped, series, groups, shares, rise, Direction()), (start, peak)

@@ -91,7 +91,7 @@ def withheld(coherence: Mapping[str, Float64 | float], steps_per_epoch: int = 0)
     """
     value, low = (np.atleast_1d(coherence[f"lag_coherence{end}"]) for end in ENDS[:2])
     if np.isnan(value).any():
-        return f"no rows {LAGS} steps apart"
+        return f"no energy, or no rows {LAGS} steps apart"
     if not (low > 0).all():
         return "lag coherence is not above zero"
     if (np.diff(value) > FLAT).any():

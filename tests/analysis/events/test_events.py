@@ -190,6 +190,14 @@ def test_the_document_is_plain_json(tmp_path):
     assert first["shares"].keys() == {"g0", "g1", "g2", "g3"}
 
 
+def test_a_loss_that_rises_alone_shares_no_jump(tmp_path):
+    rows, scalars = stream()
+    scalars["loss"][AT] *= 5
+    event = the_one(events_of(tmp_path / "run.zarr", rows, scalars))
+    assert [d.series for d in event.series] == ["loss"]
+    assert (event.groups, event.shares) == ((), {})
+
+
 def test_clipping_hides_no_jump_and_makes_none(tmp_path):
     """Norms are those before clipping: clipped ones are all the same, and its onset is no event."""
     rows, scalars = stream()

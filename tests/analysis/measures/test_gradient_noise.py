@@ -70,7 +70,7 @@ def test_signal_is_withheld_where_steps_react_to_their_own_noise(tmp_path):
         ((1.0, 1.0, 1.0, 1.0), ""),
         ((0.5, 0.4, 0.3, -0.2), "lag coherence is not above zero"),
         ((0.2, 0.3, 0.4, 0.5), "lag coherence does not fall with the lag"),
-        ((0.5, 0.4, np.nan, np.nan), "no rows 4 steps apart"),
+        ((0.5, 0.4, np.nan, np.nan), "no energy, or no rows 4 steps apart"),
     ],
 )
 def test_what_lags_must_look_like(values, why):
