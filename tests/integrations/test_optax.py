@@ -254,3 +254,13 @@ def test_a_loss_that_is_no_number_stops_nothing(tmp_path, recorded):
     run = recorded(tmp_path / "r.zarr")
     assert run.steps == [0]
     assert "loss" not in run.scalars
+
+
+def test_optax_passes_over_what_is_not_chosen(tmp_path, recorded):
+    params = {"emb": jnp.zeros(30), "head": jnp.zeros(4)}
+    with open_run(tmp_path / "r.zarr", params, k=8, exclude="emb", on_error="raise") as log:
+        function = jax.jit(sketcher(log))
+        grads = [{"emb": jnp.ones(30) * t, "head": jnp.arange(4.0) + t} for t in range(3)]
+        for g in grads:
+            record(log, function(g))
+    recorded(tmp_path / "r.zarr").expect([{"head": np.asarray(g["head"])} for g in grads])

@@ -103,19 +103,3 @@ def test_gradlog_run_takes_the_choice(tmp_path, recorded):
     seen = loop(model, [optimizer])
     recorder.close()
     recorded(tmp_path / "r.zarr").expect(some(seen, ["lora_a.weight"]))
-
-
-def test_optax_passes_over_what_is_not_chosen(tmp_path, recorded):
-    pytest.importorskip("optax")
-    import jax
-    import jax.numpy as jnp
-
-    from gradlog.integrations.optax import open_run, record, sketcher
-
-    params = {"emb": jnp.zeros(30), "head": jnp.zeros(4)}
-    with open_run(tmp_path / "r.zarr", params, k=8, exclude="emb", on_error="raise") as log:
-        function = jax.jit(sketcher(log))
-        grads = [{"emb": jnp.ones(30) * t, "head": jnp.arange(4.0) + t} for t in range(3)]
-        for g in grads:
-            record(log, function(g))
-    recorded(tmp_path / "r.zarr").expect([{"head": np.asarray(g["head"])} for g in grads])
