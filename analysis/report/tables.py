@@ -153,11 +153,11 @@ def rank_table(studies: Sequence[Study]) -> Table:
     columns: list[Column] = [
         *_run_column(studies),
         ("eps", lambda s, e, r: name_cell(e, float(e))),
-        ("certified, logged matrix", lambda s, e, r: rank_cell(r)),
+        ("logged rank", lambda s, e, r: rank_cell(r)),
         ("shuffled", lambda s, e, r: count_cell(r.get("null"))),
         ("9 in 10 orders", lambda s, e, r: Cell(_range(r, "null"), _key(r.get("null_low")), "soft")),
-        ("gradients themselves", lambda s, e, r: _estimate(r.get("estimate"))),
-        ("estimate's range", lambda s, e, r: Cell(_range(r, "estimate"), _key(r.get("estimate_low")))),
+        ("estimated true rank", lambda s, e, r: _estimate(r.get("estimate"))),
+        ("range", lambda s, e, r: Cell(_range(r, "estimate"), _key(r.get("estimate_low")))),
     ]
     note = (
         "r*(eps) directions leave at most eps of the increments' energy. The certified range is of the matrix that was "

@@ -34,7 +34,7 @@ TAIL_LEGEND: Legend = [
     ("line", "s0", "logged matrix"),
     ("dot", "s0", "certified r*"),
     ("ring", "s1", "shuffled"),
-    ("cross", "s2", "the gradients themselves, estimated"),
+    ("cross", "s2", "estimated true rank"),
 ]
 
 
