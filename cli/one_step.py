@@ -6,12 +6,18 @@ import math
 from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.text import TERMINAL
+from gradlog.analysis.events import words
 from gradlog.cli import plain_text
 
 if TYPE_CHECKING:
     from gradlog.analysis.events.neighbours import Neighbours
 
-MOST_SCALARS, MOST_GROUPS = 4, 12
+MOST_SCALARS, MOST_GROUPS = 3, 12
+
+MEANING = (
+    "  usual: median of the steps before; cosine: with the gradient of this step,",
+    "  and its sketch 95 % interval",
+)
 
 
 def text(found: Neighbours) -> list[str]:
@@ -19,6 +25,11 @@ def text(found: Neighbours) -> list[str]:
     step = f"{found.steps[found.at]:,}"
     return [
         plain_text.heading(f"step {step} and its neighbours"),
+        *(
+            plain_text.note(f"{found.recorded:,} rows of this view hold step {step}; the newest is shown")
+            if found.recorded > 1
+            else []
+        ),
         *_steps(found),
         "",
         plain_text.heading(f"groups at step {step}"),
@@ -32,7 +43,7 @@ def _steps(found: Neighbours) -> list[str]:
     number = TERMINAL.number
     rows = [
         [f"{step:,}{' <' if i == found.at else '  '}", *(number(found.scalars[n][i]) for n in names),
-         number(found.norm[i]), "-" if math.isnan(found.cosine[i]) else f"{found.cosine[i]:+.2f}"]
+         number(found.norm[i]), words.cosine((found.cosine[i], found.cosine_low[i], found.cosine_high[i]), TERMINAL)]
         for i, step in enumerate(found.steps.tolist())
     ]  # fmt: skip
     return plain_text.table(["step", *names, "gradient norm", "cosine"], rows)
@@ -50,5 +61,5 @@ def _groups(found: Neighbours) -> list[str]:
     rows.sort(key=lambda row: -row[0] if row[0] == row[0] else -math.inf)
     shown = [cells for _, cells in rows[:MOST_GROUPS]]
     more = [f"  and {len(rows) - len(shown)} more groups"] if len(rows) > len(shown) else []
-    usual_of = "  usual: median of the steps before; cosine: with the gradient of this step"
-    return [*plain_text.table(["group", "norm", "usual", "times", "of the square"], shown), *more, "", usual_of]
+    table = plain_text.table(["group", "norm", "usual", "times", "of the square"], shown)
+    return [*table, *more, "", *MEANING]

@@ -150,7 +150,7 @@ def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     Raises
     ------
     ValueError
-        A window of fewer than 20 steps.
+        A window of fewer than 20 steps, or of no whole number of them.
 
     Notes
     -----
@@ -162,8 +162,8 @@ def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     >>> find_events(open_run("run.zarr")).found[0].kind          # doctest: +SKIP
     'one batch'
     """
-    if window < LEAST:
-        raise ValueError(f"window: expected at least {LEAST} steps, got {window}")
+    if not isinstance(window, int | np.integer) or window < LEAST:
+        raise ValueError(f"window: expected a whole number of at least {LEAST} steps, got {window!r}")
     watched, norms = watch(run, window, changes), before_clipping(run)
     found = [_event(run, norms, watched, start, stop, window) for start, stop in spans(watched)]
     largest = sorted(range(len(found)), key=lambda i: -found[i][0].score)[:MOST]

@@ -27,32 +27,41 @@ class Neighbours:
     ----------
     at : int
         Index of the step among those shown.
+    recorded : int
+        How many rows of the view hold this step; of several, which a rewind leaves in the view "all", the newest is
+        shown.
     steps : int64 (rows,)
     scalars : dict of float64 (rows,)
         What was logged, NaN where it was not.
     norm : float64 (rows,)
         Norm of the gradient.
-    cosine : float64 (rows,)
-        Cosine of each row with that of the step, as the sketch shows it; NaN for rows with NaN or inf.
+    cosine, cosine_low, cosine_high : float64 (rows,)
+        Cosine of each row with that of the step, and its sketch 95 % interval; NaN for rows with NaN or inf.
     groups : dict of tuple of float
         Of each group at the step: its norm, and the median of its norms in up to 64 steps before.
     """
 
     at: int
+    recorded: int
     steps: NDArray[np.int64]
     scalars: dict[str, Float64]
     norm: Float64
     cosine: Float64
+    cosine_low: Float64
+    cosine_high: Float64
     groups: dict[str, tuple[float, float]]
 
     def to_dict(self) -> dict[str, object]:
         """Plain object, ready for ``json.dumps(..., allow_nan=False)``; what is not known is None."""
         return {
             "step": int(self.steps[self.at]),
+            "recorded": self.recorded,
             "steps": self.steps.tolist(),
             "scalars": {name: _known(column) for name, column in self.scalars.items()},
             "norm": _known(self.norm),
             "cosine": _known(self.cosine),
+            "cosine_low": _known(self.cosine_low),
+            "cosine_high": _known(self.cosine_high),
             "groups": {
                 name: dict(zip(("norm", "usual"), _known(both), strict=True)) for name, both in self.groups.items()
             },
@@ -70,12 +79,16 @@ def neighbours(run: Run, step: int, around: int = 3) -> Neighbours:
     ------
     TooFewStepsError
         The run has no such step.
+    ValueError
+        ``around`` is negative.
 
     Examples
     --------
     >>> neighbours(open_run("run.zarr"), 116).norm          # doctest: +SKIP
     array([ 1.1,  1.0,  1.2, 14.5,  1.3,  1.1,  1.0])
     """
+    if around < 0:
+        raise ValueError(f"around: expected 0 rows or more, got {around}")
     rows = np.flatnonzero(run.steps == step)
     if not len(rows):
         held = f"steps {run.steps[0]:,} to {run.steps[-1]:,}, every {run.header.every}" if run.n_steps else "none yet"
@@ -84,15 +97,20 @@ def neighbours(run: Run, step: int, around: int = 3) -> Neighbours:
     start, stop = max(0, row - around), min(run.n_steps, row + around + 1)
     cube = run.rows.read(start, stop).reshape(-1, run.n_groups, run.k)
     one = np.broadcast_to(cube[row - start], cube.shape)
-    cosine, _, _ = cosine_intervals(one, cube, exact_groups(run.header))
+    finite = run.finite[start:stop] & run.finite[row]
+    ends = cosine_intervals(one, cube, exact_groups(run.header))
+    cosine, low, high = (np.where(finite, end, np.nan) for end in ends)
     norms = np.sqrt(run.group_norm2)
     before = norms[max(0, row - WINDOW) : row][run.finite[max(0, row - WINDOW) : row]]
     usual = np.median(before, axis=0) if len(before) else np.full(run.n_groups, np.nan)
     return Neighbours(
         row - start,
+        len(rows),
         run.steps[start:stop],
         {name: column[start:stop] for name, column in run.scalar_columns.items()},
         np.sqrt(run.group_norm2[start:stop].sum(axis=1)),
-        np.where(run.finite[start:stop] & run.finite[row], cosine, np.nan),
+        cosine,
+        low,
+        high,
         dict(zip(run.groups, zip(norms[row].tolist(), usual.tolist(), strict=True), strict=True)),
     )

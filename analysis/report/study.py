@@ -13,7 +13,7 @@ from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze_cached
-from gradlog.analysis.results.direction_map import direction_map
+from gradlog.analysis.results.direction_map import direction_map, goes_back
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Question
@@ -71,7 +71,7 @@ class Study(Analysis):
     events : Events
         Steps at which the run left its usual course, as far as they show without another pass over the sketch.
     directions : DirectionMap or None
-        Of stretches as long as the windows; None where there are none.
+        Of stretches as long as the windows; None where there are none, or where the view "all" goes back at a rewind.
     """
 
     run: Run
@@ -125,7 +125,7 @@ def study(
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
     shares = None if windows is None else group_time(windows, SHARED)
-    left_out = size is None or run.k < 4 or growing
+    left_out = size is None or run.k < 4 or growing or goes_back(run)
     directions = None if left_out else direction_map(run, size, scheduler=options.get("scheduler"))
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}

@@ -48,7 +48,8 @@ def direction_map(
     TooFewStepsError
         Fewer than two stretches.
     ValueError
-        Fewer than 4 rows in a stretch, no such group, or a sketch of fewer than four coordinates.
+        Fewer than 4 rows in a stretch, no such group, or a sketch of fewer than four coordinates. A view whose steps go
+        back at a rewind: a stretch would hold rows of both branches.
 
     Examples
     --------
@@ -61,6 +62,8 @@ def direction_map(
     if size < 4 or run.k < 4:
         wanted = "stretches of 4 rows and a sketch of 4 coordinates or more"
         raise ValueError(f"{run.where}: expected {wanted}, got {size} and {run.k}")
+    if goes_back(run):
+        raise ValueError(f"{run.where}: expected steps in order, got a view that goes back; open it with view='latest'")
     if group is not None and group not in run.groups:
         raise ValueError(f"{run.where}: expected one of the groups {', '.join(run.groups)}, got {group!r}")
     if count < 2:
@@ -79,3 +82,8 @@ def direction_map(
         means, exact = means.reshape(len(means), -1, run.k)[:, g], exact[g : g + 1]
     found = cosines(means.reshape(count, PARTS, -1), run.k, exact)
     return DirectionMap(run.steps[starts], run.steps[starts + size - 1], *found)
+
+
+def goes_back(run: Run) -> bool:
+    """Whether the steps of a view go back, as those of the view "all" do at a rewind."""
+    return bool((np.diff(run.steps) < 0).any())

@@ -51,6 +51,13 @@ def test_one_step_beside_its_neighbours(call, spiked):
     assert json.loads(call("info", spiked, "--step", AT, "--json").out)["step"] == AT
 
 
+def test_of_a_step_that_was_recorded_twice_the_terminal_says_so(call, tmp_path):
+    rows = np.random.default_rng(1).normal(size=(40, 2, 8))
+    path = stores.write_rewound(tmp_path / "run.zarr", rows, 30, back=10)
+    assert "2 rows of this view hold step 25" in call("info", path, "--step", 25, "--view", "all").out
+    assert "rows of this view" not in call("info", path, "--step", 25).out
+
+
 def test_what_cannot_be_shown_is_one_line(call, spiked, tmp_path):
     assert call("info", spiked, "--step", 4000).code == 3
     assert call("events", tmp_path / "nothing.zarr").code == 3

@@ -70,6 +70,18 @@ def write_run(path: Path, rows, *, exact=False, chunk=16, every=1, sizes=None, w
     return path
 
 
+def write_rewound(path: Path, rows, first: int, back: int) -> Path:
+    """Two segments: the first rows, and the others from so many steps before their end on."""
+    rows = np.asarray(rows, np.float32)
+    head = header(rows.shape[1], rows.shape[2])
+    write_root(path, head)
+    again = first - back
+    write_segment(path, head, rows[:first])
+    steps = np.arange(again, again + len(rows) - first)
+    write_segment(path, head, rows[first:], steps=steps, number=1, parent_step=again - 1)
+    return path
+
+
 def edit_segment(folder: Path, **fields) -> None:
     meta = json.loads((folder / META).read_text())
     attrs = meta["attributes"][SEGMENT_KEY]

@@ -172,8 +172,9 @@ def test_its_numbers_do_not_depend_on_the_chunks(tmp_path):
 def test_a_window_that_is_too_short_is_refused(tmp_path):
     rows, scalars = stream()
     run = open_run(stores.write_run(tmp_path / "run.zarr", rows, scalars=scalars))
-    with pytest.raises(ValueError, match="window"):
-        find_events(run, window=5)
+    for window in (5, "64", 64.0):
+        with pytest.raises(ValueError, match="window: expected a whole number of at least 20 steps"):
+            find_events(run, window=window)
 
 
 def test_the_document_is_plain_json(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import direction_map, open_run
+from gradlog.analysis.report.study import study
 from gradlog.errors import TooFewStepsError
 from tests.helpers import stores
 
@@ -108,3 +109,14 @@ def test_what_cannot_be_mapped_is_refused(tmp_path):
         direction_map(run, rows=2)
     with pytest.raises(ValueError, match="g0"):
         direction_map(run, rows=8, group="head")
+
+
+def test_a_view_that_goes_back_has_no_map(tmp_path):
+    """A stretch over the rewind would hold rows of both branches, and begin after it ends."""
+    path = stores.write_rewound(tmp_path / "run.zarr", np.random.default_rng(6).normal(size=(90, 1, 32)), 50, back=20)
+    assert (direction_map(open_run(path), rows=16).first <= direction_map(open_run(path), rows=16).last).all()
+    both = open_run(path, view="all")
+    with pytest.raises(ValueError, match="view='latest'"):
+        direction_map(both, rows=16)
+    assert study(both, "run", cache=False).directions is None
+    assert study(open_run(path), "run", cache=False).directions is not None
