@@ -56,7 +56,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @replayed("--seed", type=int, default=0, metavar="N", help="Seed for choosing the random half.")
 @options.json
 @options.output("--digest", is_flag=True, help="Print one SHA-256 for all files of RUN and do nothing else.")
-@options.output("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
+@options.output("--strict", is_flag=True,
+                help="Exit with 1 on warnings, too, and where only the bytes could be looked at.")  # fmt: skip
 @verbosity
 def audit(
     run: str, other: str | None, as_json: bool, strict: bool, digest: bool, manifest: Path | None,
@@ -92,13 +93,18 @@ def audit(
     else:
         click.echo("\n".join(_lines(run, report)))
     if report.failed or (strict and (report.count("WARN") or _unread(report))):
-        failed = counted(report.count("FAIL"), "finding")
-        raise CorruptRunError(f"{run}: {failed} failed, {counted(report.count('WARN'), 'warning')}")
+        raise CorruptRunError(f"{run}: {_reason(report)}")
 
 
 def _unread(report: Report) -> bool:
     """Whether the bytes alone were looked at, as of a zip or a URL."""
     return all(f.status == "SKIP" for f in report.lines if f.check != "integrity")
+
+
+def _reason(report: Report) -> str:
+    if _unread(report) and not report.failed:
+        return "--strict: what its files hold was not looked at; unpack or copy the run to a local folder"
+    return f"{counted(report.count('FAIL'), 'finding')} failed, {counted(report.count('WARN'), 'warning')}"
 
 
 def _lines(run: str, report: Report) -> list[str]:

@@ -124,3 +124,7 @@ def test_of_a_zip_the_bytes_alone_are_vouched_for(path: Path, tmp_path: Path, ca
     assert run(["audit", archive]) == 0
     assert "what they hold was not looked at" in capsys.readouterr().out
     assert run(["audit", archive, "--strict"]) == 1
+    assert capsys.readouterr().err == (
+        f"gradlog: {archive}: --strict: what its files hold was not looked at; "
+        "unpack or copy the run to a local folder\n"
+    )
