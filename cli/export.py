@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from gradlog.analysis.common.text import stem
 from gradlog.analysis.trackers import TRACKERS
 from gradlog.cli import options, output_files, stderr
 
@@ -108,6 +109,6 @@ def _beside(run: str, what: str, form: str) -> Path:
     """Name of the export in the current folder: run.nc, run.result.nc; run.rows.zarr, never the run itself."""
     from gradlog.analysis.results.export import SUFFIX
 
-    stem, suffix = Path(run.rstrip("/")).name.removesuffix(".zip").removesuffix(".zarr"), SUFFIX[form]
+    suffix = SUFFIX[form]
     middle = ".result" if what == "result" else ".rows" if suffix == ".zarr" else ""
-    return Path(f"{stem}{middle}{suffix}")
+    return Path(f"{stem(run)}{middle}{suffix}")

@@ -128,10 +128,8 @@ class Memo:
             pieces = self._content(source, start, stop)
             if pieces is None:
                 return None
-            # where a buffer ends decides in which order float32 sums are made
-            step = (
-                source.epoch_numbers(start, start + 1, (1, 0)).tolist() if recipe.epoch else []
-            )  # which rows share one
+            # which rows share an epoch; and where a buffer ends, which decides in which order float32 sums are made
+            step = source.epoch_numbers(start, start + 1, (1, 0)).tolist() if recipe.epoch else []
             content.append([fresh, start % buffer_rows(source), pieces, *step])
         return content
 

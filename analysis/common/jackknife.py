@@ -129,6 +129,17 @@ def leave_one_out(per_coordinate: Float64) -> Float64:
     return left
 
 
+def spread(replicates: Float64) -> Float64:
+    """Estimate the standard error of a value from what it is without one coordinate each: (..., k) -> (...).
+
+    >>> float(spread(np.array([1.0, 3.0])))
+    1.0
+    """
+    k = replicates.shape[-1]
+    apart = replicates - replicates.mean(axis=-1, keepdims=True)
+    return np.asarray(np.sqrt((k - 1) / k * np.square(apart).sum(axis=-1)))
+
+
 def jackknife(
     statistic: Callable[..., Float64],
     *coordinates: Float64,
@@ -167,6 +178,6 @@ def jackknife(
         if k < 4:
             return value, float("nan"), float("nan")
         replicates = statistic(*(control.without_one(x) if control else leave_one_out(x) for x in coordinates))
-        spread = np.sqrt((k - 1) / k * np.square(replicates - replicates.mean()).sum())
-    half = quantile(k - (control is not None), level) * float(spread)  # a slope takes one degree of freedom
+        error = float(spread(replicates))
+    half = quantile(k - (control is not None), level) * error  # a slope takes one degree of freedom
     return value, value - half, value + half

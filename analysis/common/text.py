@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import PurePath
 
 
 def printable(text: object) -> str:
@@ -127,6 +128,15 @@ def no_formula(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
+def stem(path: str) -> str:
+    """Name of a run without its endings.
+
+    >>> stem("logs/adamw.zarr/"), stem("adamw.zarr.zip")
+    ('adamw', 'adamw')
+    """
+    return PurePath(path.rstrip("/")).name.removesuffix(".zip").removesuffix(".zarr")
+
+
 LONGEST_NAME = 60
 """Letters of a name in a file: file systems stop at 255 bytes, and a letter takes up to four."""
 
@@ -147,13 +157,23 @@ def portable_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[st
         plain = re.sub(r"[^\w.+@-]", "_", name)[:LONGEST_NAME]
         if plain in taken or not re.match(r"[^\W_]", plain):
             plain = f"scalar_{plain}"
-        candidate, number = plain, 1
-        while candidate in used:
-            number += 1
-            candidate = f"{plain}_{number}"
-        used.add(candidate)
-        found[name] = candidate
+        found[name] = numbered(plain, used)
     return found
+
+
+def numbered(name: str, used: set[str]) -> str:
+    """Append a number to a name that is used already; the result is used from then on.
+
+    >>> used = {"lr"}
+    >>> numbered("lr", used), numbered("lr", used), numbered("loss", used)
+    ('lr_2', 'lr_3', 'loss')
+    """
+    candidate, number = name, 1
+    while candidate in used:
+        number += 1
+        candidate = f"{name}_{number}"
+    used.add(candidate)
+    return candidate
 
 
 def enumerate_some(values: Sequence[object], most: int = 8) -> str:

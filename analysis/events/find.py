@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.band import WINDOW, band
-from gradlog.analysis.reading.rows import buffer_rows
+from gradlog.analysis.reading.rows import buffer_rows, increment_rows
 from gradlog.analysis.reading.run import Run
 
 SCORE, GROUP_SCORE = 5.5, 7.0
@@ -130,10 +130,10 @@ def change_norms(run: Run) -> Float64:
         low, stop = max(start - 1, 0), min(start + size, run.n_steps)
         steps = np.diff(rows.read(low, stop), axis=0)
         found[low + 1 : stop] = np.sqrt(np.einsum("tn,tn->t", steps, steps, dtype=np.float64))
-    follows = np.zeros(run.n_steps, bool)
-    for start, stop in run.contiguous_ranges:
-        follows[start + 1 : stop] = True
-    return np.where(follows, found, np.nan)
+    follows = increment_rows(run.contiguous_ranges)
+    norms = np.full(run.n_steps, np.nan)
+    norms[follows] = found[follows]
+    return norms
 
 
 def spans(watched: list[Watched]) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.common.jackknife import leave_one_out, pool, quantile
+from gradlog.analysis.common.jackknife import leave_one_out, pool, quantile, spread
 from gradlog.analysis.common.types import Float64
 
 
@@ -24,9 +24,7 @@ def cosine_intervals(
         return value, value, value
     if k < 4:
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    left_out = _cosine(*(leave_one_out(s) for s in (xy, xx, yy)))
-    spread = np.sqrt((k - 1) / k * np.square(left_out - left_out.mean(axis=1, keepdims=True)).sum(axis=1))
-    half = quantile(k) * spread
+    half = quantile(k) * spread(_cosine(*(leave_one_out(s) for s in (xy, xx, yy))))
     return value, np.maximum(value - half, -1), np.minimum(value + half, 1)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.common.jackknife import leave_one_out, pool, quantile
+from gradlog.analysis.common.jackknife import leave_one_out, pool, quantile, spread
 from gradlog.analysis.common.types import Float64
 
 
@@ -73,9 +73,8 @@ def cosines(parts: Float64, k: int, exact: Sequence[bool] = ()) -> tuple[Float64
     products = pool(means[:, None] * means[None, :], k, exact)
     different = (means * means - np.square(parts).mean(axis=1) / count) * count / (count - 1)
     products[own, own] = pool(different, k, exact)
-    value, left_out = _cosine(products.sum(axis=-1)[..., None])[..., 0], _cosine(leave_one_out(products))
-    spread = np.sqrt((k - 1) / k * np.square(left_out - left_out.mean(axis=-1, keepdims=True)).sum(axis=-1))
-    half = quantile(k) * spread
+    value = _cosine(products.sum(axis=-1)[..., None])[..., 0]
+    half = quantile(k) * spread(_cosine(leave_one_out(products)))
     norms = products[own, own]
     noise = np.sqrt(k / (k - 1) * np.square(norms - norms.mean(axis=-1, keepdims=True)).sum(axis=-1))
     known = norms.sum(axis=-1) > quantile(k) * noise

@@ -6,6 +6,7 @@ unpacks to another size than the run's header implies.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import io
 import os
@@ -92,9 +93,9 @@ class Bounded:
 class BoundedFiles(Bounded):
     """A bounded store of this machine."""
 
+    @abc.abstractmethod
     def read(self, key: str, byte_range: Range) -> bytes | None:
         """Bytes of an object or of a part of it; None if there is none."""
-        raise NotImplementedError
 
     async def get(self, key: str, prototype: Prototype = None, byte_range: Range = None) -> Buffer | None:
         """Content of an object or of a part of it; None if there is none."""

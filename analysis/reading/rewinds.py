@@ -74,17 +74,9 @@ def describe(found: Info) -> list[str]:
 
 
 def rivals(segments: Sequence[Segment]) -> list[tuple[str, str]]:
-    """Find pairs of segments of one rank, the older first, of which the older got rows after the newer was opened.
+    """Name pairs of segments of one rank, the older first, of which the older got rows after the newer was opened.
 
-    Parameters
-    ----------
-    segments : sequence of Segment
-        In order of their numbers.
-
-    Returns
-    -------
-    list of (str, str)
-        Their names. A job that was killed or closed before the next one began is in no pair.
+    A job that was killed or closed before the next one began is in no pair.
     """
     return [
         (old.header.name, new.header.name)

@@ -173,4 +173,4 @@ def increment_rows(chains: NDArray[np.int64]) -> NDArray[np.int64]:
     >>> increment_rows(np.array([[0, 2], [3, 6]])).tolist()
     [1, 4, 5]
     """
-    return np.concatenate([np.arange(start + 1, stop) for start, stop in chains])
+    return np.concatenate([np.empty(0, np.int64), *(np.arange(start + 1, stop) for start, stop in chains)])

@@ -92,8 +92,7 @@ def analyze(
     cache : bool, path or Cache
         Folder in which the summaries of long runs are kept: True, the user's cache folder (see ``GRADLOG_CACHE``);
         False, nowhere. The analysis of a run that grew then reads only what is new, and all of it once per doubling.
-        The numbers are the same, bit by bit. On a cluster
-        summaries are kept only in a folder that is named here.
+        The numbers are the same, bit by bit. On a cluster summaries are kept only in a folder that is named here.
 
     Returns
     -------

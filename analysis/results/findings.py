@@ -180,10 +180,8 @@ def _steps(document: Document, style: Style) -> Finding | None:
     holds = f"{half:,} of {rows:,} hold half of the squared error of last"
     if half > FEW * rows:
         return Finding(f"No few steps dominate: {holds}.")
-    most, heading = (
-        _listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest]),
-        "One step, or a few, hold most of the path",
-    )
+    most = _listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest])
+    heading = "One step, or a few, hold most of the path"
     first, last = document["run"]["first_step"], document["run"]["last_step"]
     if max(s["step"] for s in largest) <= first + FEW * (last - first):
         advice = f"leave the beginning out, and compare: --burn-in {round(FEW * rows)}"

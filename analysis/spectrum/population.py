@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import nnls
 
-from gradlog.analysis.common.jackknife import quantile
+from gradlog.analysis.common.jackknife import quantile, spread
 from gradlog.analysis.common.types import Float64
 
 GRID, POINTS = 120, 60
@@ -160,7 +160,7 @@ def participation(gram: Float64) -> tuple[float, float, float]:
     if not whole > 0:
         return float("nan"), float("nan"), float("nan")
     parts = _evenness(own.sum() - own, of_row.sum() - 2 * of_row + np.square(own), k - 1)
-    half = quantile(k) * np.sqrt((k - 1) / k * np.square(parts - parts.mean()).sum())
+    half = quantile(k) * spread(parts)
     value, low, high = (1 / min(float(x), 1.0) if x > 0 else float("nan") for x in (whole, whole + half, whole - half))
     return value, low, high
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradlog.analysis.common.text import printable
+from gradlog.analysis.common.text import printable, stem
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.events import Events
 from gradlog.analysis.reading.binning import binned
@@ -85,8 +85,7 @@ def results(run: Run, ds: xarray.Dataset, events: Events, picture: Path) -> Resu
     for tag, step, value in numbers:
         found.setdefault(printable(tag), []).append((step, value))
     curves = tuple(Curve(tag, tuple(points)) for tag, points in found.items())
-    name = Path(run.where.rstrip("/")).name.removesuffix(".zip").removesuffix(".zarr")
-    return Results(printable(name), run.header.uuid, _seconds(run.header.created), last, curves, picture)
+    return Results(printable(stem(run.where)), run.header.uuid, _seconds(run.header.created), last, curves, picture)
 
 
 def _wanted(document: Document) -> Iterator[tuple[str, float]]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from gradlog.analysis.common.text import numbered
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.trackers.curves import Results
 from gradlog.analysis.trackers.destination import PROJECT, Destination, Tracker, package
@@ -73,10 +74,5 @@ def metric_names(tags: Iterable[str]) -> dict[str, str]:
     for tag in tags:
         parts = [re.sub(r"[^\w.\- :]", "_", part) for part in tag.split("/")]
         plain = "/".join("_" if part.strip(". ") == "" else part for part in parts)[:LONGEST]
-        name, number = plain, 1
-        while name in used:
-            number += 1
-            name = f"{plain}_{number}"
-        used.add(name)
-        found[tag] = name
+        found[tag] = numbered(plain, used)
     return found

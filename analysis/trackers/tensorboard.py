@@ -17,7 +17,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from gradlog.analysis.common.text import writable
+from gradlog.analysis.common.text import stem, writable
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.trackers.curves import OVERVIEW, Results
 from gradlog.analysis.trackers.destination import Destination, Tracker
@@ -44,8 +44,7 @@ class TensorBoard(Tracker):
     def __init__(self, to: Destination, run: Run) -> None:
         super().__init__(to, run)
         to.refuse("TensorBoard", project="name a log folder instead", into="name the run's log folder instead")
-        stem = Path(run.where.rstrip("/")).name.removesuffix(".zip").removesuffix(".zarr")
-        self.folder = Path(to.place or f"{stem}.tensorboard")
+        self.folder = Path(to.place or f"{stem(run.where)}.tensorboard")
         if "://" in str(to.place):
             raise UnusableInputError(f"{to.place}: expected a folder of this machine; write there, then copy the file")
         if (self.folder / "zarr.json").exists():

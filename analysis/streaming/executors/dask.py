@@ -57,11 +57,9 @@ class Cluster(Executor):
                 del future
                 return [Fold(x.at, *client.gather([x.whole, x.group])) for x in folds]
             finally:  # also on an interrupt: what nobody wants any more, workers drop from their queues and forget
-                for future in (
-                    *alive,
-                    *(x for f in folds for x in (f.whole, f.group) if x is not None),
-                ):  # not ``cancel``: a scheduler breaks off where merges have no owner
-                    future.release()
+                merged = [x for f in folds for x in (f.whole, f.group) if x is not None]
+                for future in (*alive, *merged):
+                    future.release()  # not ``cancel``: a scheduler breaks off where merges have no owner
 
     def map(self, function: Callable[..., Value], calls: Sequence[Call], report: Progress) -> list[Value]:
         """See Executor."""
