@@ -87,9 +87,10 @@ class ScriptRecorder:
         self._handle = register_optimizer_step_pre_hook(self._before_step)
 
     def _before_step(self, optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
+        from gradlog.integrations.torch.optimizer import parameters
         from gradlog.integrations.torch.steps import closure_of
 
-        first = [p for group in optimizer.param_groups for p in group["params"]][:1]
+        first = parameters(optimizer)[:1]
         if self._torch.compiling() and self._torch.plain(first):
             self._torch.tell(self._key, "step", first)
         else:
@@ -99,15 +100,15 @@ class ScriptRecorder:
         """Find the optimizer whose step is compiled, by its first parameter; it is recorded from the next step on."""
         from torch.optim import Optimizer
 
+        from gradlog.integrations.torch.optimizer import parameters
+
         place = params[0].data_ptr()
         if place in self._compiled and self._compiled[place]() is not None:
             return
         for one in gc.get_objects():
-            if issubclass(type(one), Optimizer) and getattr(one, "param_groups", None):
-                first = next((p for group in one.param_groups for p in group["params"]), None)
-                if first is not None and first.data_ptr() == place:
-                    self._compiled[place] = weakref.ref(one)
-                    self._step(one, alone=True)
+            if issubclass(type(one), Optimizer) and any(p.data_ptr() == place for p in parameters(one)[:1]):
+                self._compiled[place] = weakref.ref(one)
+                self._step(one, alone=True)
 
     def _step(self, optimizer: Optimizer, alone: bool) -> None:
         if os.getpid() == self._pid:

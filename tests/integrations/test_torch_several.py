@@ -234,6 +234,36 @@ def test_the_last_row_is_written_though_an_optimizer_has_no_part_in_it(tmp_path,
     assert recorded(tmp_path / "r.zarr").steps == [0, 1]
 
 
+@pytest.mark.parametrize("steps_first", [0, 1])
+@pytest.mark.parametrize("what", ["gradient", "update"])
+def test_no_row_waits_for_an_optimizer_whose_parameters_are_frozen(tmp_path, recorded, steps_first, what):
+    """It takes no step meanwhile. Unfrozen, its parameters join; frozen while others join, they are not forgotten."""
+    model = model_of()
+    body, head = torch.optim.SGD(model[:4].parameters(), lr=0.1), torch.optim.SGD(model[4].parameters(), lr=0.2)
+    for layer in (model[0], model[4]):
+        layer.requires_grad_(False)
+    seen = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", GradlogWarning)
+        with gradlog.attach({"b": body, "h": head}, tmp_path / "r.zarr", model=model, what=what, k=32) as log:
+            for t, frozen in enumerate([True, True, False, True, False]):
+                model[0].requires_grad_(t >= 3)
+                model[4].requires_grad_(not frozen)
+                model.zero_grad()
+                loss_of(model).backward()
+                seen.append({name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None})
+                for one in [body] if frozen and t < 3 else [head, body][:: 1 - 2 * steps_first]:
+                    one.step()
+                log.annotate(loss=t)
+    run = recorded(tmp_path / "r.zarr")
+    assert (run.steps, run.scalars["loss"].tolist()) == ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+    assert [str(w.message).partition(".zarr: ")[2][:19] for w in told] == ["2 parameters joined"] * 2
+    if what == "gradient":
+        squares = [sum(float(np.square(g).sum()) for g in row.values()) for row in seen]
+        np.testing.assert_allclose(run.norm2.sum(axis=1), squares, rtol=1e-5)
+        assert [bool(f & 4) for f in run.flags] == [False, False, False, True, False]
+
+
 def test_a_closure_is_read_after_its_backward_pass(tmp_path, recorded):
     model = model_of()
     muon, adamw = matrices_and_rest(model)

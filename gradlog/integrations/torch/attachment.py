@@ -19,7 +19,7 @@ from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.torch.capture import Capture, Job
 from gradlog.integrations.torch.ddp import LocalCapture, averaging
-from gradlog.integrations.torch.optimizer import named_optimizers, settings_of_all
+from gradlog.integrations.torch.optimizer import named_optimizers, parameters, settings_of_all
 from gradlog.integrations.torch.optimizer_steps import Moment
 from gradlog.integrations.torch.ranks import writes
 from gradlog.integrations.torch.shards import is_sharded, require_agreement
@@ -122,7 +122,7 @@ def _by_optimizer(
     """Divide parameters into groups that have one optimizer each, and its name in theirs."""
     if chosen.stage == "local":
         raise UnsupportedError("stage='local' takes one optimizer: attach each to a run of its own")
-    owner = {id(p): name for name, one in optimizers for group in one.param_groups for p in group["params"]}
+    owner = {id(p): name for name, one in optimizers for p in parameters(one)}
     if len(set(owner.values())) == 1:
         return chosen
     names = [name for name, _ in named]
@@ -187,7 +187,7 @@ def named_parameters(optimizer: Optimizer, models: Mapping[str, torch.nn.Module]
 
 def _refuse(optimizers: Sequence[Optimizer], models: Mapping[str, torch.nn.Module]) -> None:
     modules = [m.__class__.__name__ for model in models.values() for m in model.modules()]
-    params = [p for one in optimizers for group in one.param_groups for p in group["params"]]
+    params = [p for one in optimizers for p in parameters(one)]
     if any(map(torch.nn.parameter.is_lazy, params)):
         raise UnsupportedError("parameters of lazy modules have no shape yet: run one batch through the model first")
     if any(p.device.type == "meta" for p in params):

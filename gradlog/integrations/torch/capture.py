@@ -140,8 +140,12 @@ class Capture(Hooks):
         if not self.here:
             self._elsewhere()
             return False
+        if not steps.places:
+            self._look_for_new()
+        if not steps.places:  # all that it has is frozen or was not chosen: no row waits for it
+            return False
         if steps in self._over:
-            late = ", ".join(one.name for one in self._steps if one not in self._over)
+            late = ", ".join(one.name for one in self._steps if one.places and one not in self._over)
             self.recorder.remark(
                 f"{steps.name} stepped again before {late}: rows without a gradient of the latter are marked as "
                 "partial; optimizers that take turns belong into runs of their own"
@@ -151,8 +155,7 @@ class Capture(Hooks):
 
     def read(self, steps: OptimizerSteps, skipped: bool) -> None:
         """Sketch what an optimizer consumes, as it is now; what is read later in the same step replaces it."""
-        if not self._over and not self._fills and not self._sums:
-            self._look_for_new()
+        self._look_for_new()
         if self._exchange is not None:
             self._exchange.leaving |= self._writes and not self.recorder.active
         self._taken = False
@@ -165,7 +168,7 @@ class Capture(Hooks):
     def ends(self, steps: OptimizerSteps) -> None:
         """Note that a step is over; the row is, if it was the last one."""
         self._over.append(steps)
-        if len(self._over) == len(self._steps):
+        if len(self._over) == self._parts:
             self._end_row()
 
     def clipping(self, parameters: Tensors, max_norm: float, total_norm: torch.Tensor) -> None:
@@ -335,21 +338,24 @@ class Capture(Hooks):
         return self._count % self._every == 0
 
     def _trained(self) -> set[int]:
-        return set().union(*(steps.held() for steps in self._steps))
+        return {id(p) for steps in self._steps for p in steps.held() if p.requires_grad}
 
     def _place_parameters(self) -> None:
         """Tell every optimizer which of the run's tensors are its own."""
         self._mine = set(map(id, self.params))
         self._absent = set(range(len(self.params)))
         for steps in self._steps:
-            held = self._mine if self._alone else steps.held()
+            held = self._mine if self._alone else set(map(id, steps.held()))
             steps.places = [i for i, p in enumerate(self.params) if id(p) in held]
             steps.params = [self.params[i] for i in steps.places]
+        self._parts = sum(1 for steps in self._steps if steps.places)
 
     def _look_for_new(self) -> None:
-        """Let parameters that were added or unfrozen since join the run, where it can take them."""
+        """Between two rows, let parameters that were added or unfrozen since join the run, where it can take them."""
+        if self._over or self._fills or self._sums or not self.recorder.active:
+            return
         trained = self._trained()
-        if trained <= self._known or not self.recorder.active:
+        if trained <= self._known:
             return
         with self.recorder.guarded():
             new = [(name, p) for name, p in self._names() if id(p) not in self._known]

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
+from gradlog.integrations.torch.optimizer import parameters
+
 
 def modules_of(*optimizers: torch.optim.Optimizer) -> dict[str, torch.nn.Module]:
     """Find modules that together hold the optimizers' parameters.
@@ -22,7 +24,7 @@ def modules_of(*optimizers: torch.optim.Optimizer) -> dict[str, torch.nn.Module]
         By what goes before their parameters' names: nothing where one module holds all, else the variable or
         attribute that holds the module, or its class and a number where there is none.
     """
-    params = [p for one in optimizers for group in one.param_groups for p in group["params"]]
+    params = [p for one in optimizers for p in parameters(one)]
     rest = set(map(id, params))
     # type(), since isinstance() would wake lazy proxies that pretend to be of another class
     modules = [m for m in gc.get_objects() if issubclass(type(m), torch.nn.Module)]

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from gradlog.integrations.hooks import described
-from gradlog.integrations.torch.types import Optimizer
+from gradlog.integrations.torch.types import Optimizer, Tensors
 
 MOST_GROUPS = 64
 """Parameter groups whose own settings are listed one by one."""
 
 MOST_COUNTS = 8
 """Parameters whose count is asked for; each may wait for a device once."""
-
 
 MOST_NAMES = 8
 """Optimizers of a run that are named one by one; of more, those of one class share a name."""
@@ -49,6 +48,11 @@ def named_optimizers(given: Optimizer | Sequence[Optimizer] | Mapping[str, Optim
         named.append((f"{name}{nth + 1}" if nth else name, one))
     alike = len({name for name, _ in named}) == 1
     return [("" if alike else name, one) for name, one in named]
+
+
+def parameters(optimizer: Optimizer) -> Tensors:
+    """Parameters of all groups, frozen ones too; of an optimizer that is still being made, none."""
+    return [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
 
 
 def settings(optimizer: Optimizer) -> dict[str, object]:

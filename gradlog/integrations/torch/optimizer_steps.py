@@ -15,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradlog.integrations.torch.compiled import listen
+from gradlog.integrations.torch.optimizer import parameters
 from gradlog.integrations.torch.steps import StepHooks, closure_of, inside_another_step
 from gradlog.integrations.torch.types import Args, Function, Gradients, Instead, Kwargs, Number, Tensors
 
@@ -45,9 +46,9 @@ class Moment(NamedTuple):
     @classmethod
     def of(cls, optimizer: Optimizer) -> Moment:
         """Copy all of it, for a run that begins only after the step."""
-        params = [p for group in optimizer.param_groups for p in group["params"]]
+        grads = ((p, None if p.grad is None else p.grad.detach().clone()) for p in parameters(optimizer))
         return cls(
-            {id(p): (p.detach().clone(), None if p.grad is None else p.grad.detach().clone()) for p in params},
+            {id(p): (p.detach().clone(), g) for p, g in grads},
             rates_of(optimizer),
             {name: copied(value) for name in HANDED if (value := getattr(optimizer, name, None)) is not None},
         )
@@ -173,9 +174,9 @@ class OptimizerSteps:
             return self.params
         return [self.moment.tensors.get(id(p), (p, None))[0] for p in self.params]
 
-    def held(self) -> set[int]:
-        """Ids of the parameters that it trains now."""
-        return {id(p) for g in self.innermost.param_groups for p in g["params"] if p.requires_grad}
+    def held(self) -> Tensors:
+        """Parameters that the optimizer has now, frozen ones too: they may be trained again."""
+        return parameters(self.innermost)
 
     def _read(self, skipped: bool = False) -> None:
         self._unread, self._begun = False, True

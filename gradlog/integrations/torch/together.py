@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from torch.optim import Optimizer
 
 from gradlog.integrations.torch.modules import modules_of
-from gradlog.integrations.torch.optimizer import counted
+from gradlog.integrations.torch.optimizer import counted, parameters
 from gradlog.integrations.torch.optimizer_steps import Moment
 from gradlog.integrations.torch.patches import Place
 from gradlog.integrations.torch.steps import nested
@@ -119,8 +119,3 @@ class Pattern:
                 mine |= held
                 found.append(one)
         return found
-
-
-def parameters(optimizer: Optimizer) -> Iterable[torch.Tensor]:
-    """Parameters of all groups; of an optimizer that is still being made, none."""
-    return [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]

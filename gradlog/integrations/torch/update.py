@@ -34,11 +34,10 @@ class UpdateCapture(Capture):
         """Note that a step begins: with ``every > 1`` this is where a recorded row starts."""
         if not super().begins(steps):
             return False
-        if not self._over:
-            self._look_for_new()
-            if self._every > 1 and self._due() and not inside_another_step(steps.optimizers):
-                with self.recorder.guarded():
-                    self._start = self._measure.pieces(self._values())
+        self._look_for_new()
+        if not self._over and self._every > 1 and self._due() and not inside_another_step(steps.optimizers):
+            with self.recorder.guarded():
+                self._start = self._measure.pieces(self._values())
         return True
 
     def _join(self, new: Named) -> None:
