@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -101,6 +102,16 @@ def recorded() -> Callable[[Any], Recorded]:
 def seeded() -> None:
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def nobody_else_trains() -> None:
+    """Take the gradients of optimizers that other tests left alive: ``gradlog run`` would wait for their steps."""
+    torch = pytest.importorskip("torch")
+    gc.collect()
+    for one in gc.get_objects():
+        if issubclass(type(one), torch.optim.Optimizer) and hasattr(one, "param_groups"):
+            one.zero_grad()
 
 
 @pytest.fixture(params=[False, True], ids=["cpu path", "device path"])

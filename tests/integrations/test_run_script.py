@@ -176,7 +176,7 @@ def test_torchrun(tmp_path, recorded):
     np.testing.assert_allclose(run.norm2.sum(axis=1), 4 * 1.5**2, rtol=1e-6)  # the mean of 1 and 2, four times
 
 
-def test_runs_of_abandoned_optimizers_end(tmp_path, monkeypatch):
+def test_runs_of_abandoned_optimizers_end(tmp_path, nobody_else_trains):
     """A search over settings makes many; none of them is kept alive."""
     recorder = ScriptRecorder(tmp_path / "r.zarr", k=8)
 
@@ -197,7 +197,7 @@ def test_runs_of_abandoned_optimizers_end(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("r*.zarr"))) == 4
 
 
-def test_an_attach_that_fails_leaves_the_script_alone(tmp_path, capsys):
+def test_an_attach_that_fails_leaves_the_script_alone(tmp_path, capsys, nobody_else_trains):
     recorder = ScriptRecorder(tmp_path / "r.zarr", groups=lambda name: 1 / 0)
     model = torch.nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
 import torch
@@ -28,11 +26,10 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def record(tmp_path):
+def record(tmp_path, nobody_else_trains):
     """Record what a function trains, as ``gradlog run`` does with a script; return the names of the stores."""
 
     def run(train, **options):
-        gc.collect()  # optimizers of other tests are none of this script's
         recorder = ScriptRecorder(tmp_path / "r.zarr", k=16, on_error="raise", **options)
         try:
             result = train()

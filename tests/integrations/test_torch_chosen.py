@@ -96,7 +96,7 @@ def test_parameters_that_are_unfrozen_later_join_if_they_are_chosen(tmp_path, re
     np.testing.assert_allclose(run.norm2[-1].sum(), expected, rtol=1e-4)
 
 
-def test_gradlog_run_takes_the_choice(tmp_path, recorded):
+def test_gradlog_run_takes_the_choice(tmp_path, recorded, nobody_else_trains):
     model = Adapted()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     recorder = ScriptRecorder(tmp_path / "r.zarr", k=16, include=("lora",), exclude=("_b",))
