@@ -165,7 +165,7 @@ def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     if not isinstance(window, int | np.integer) or window < LEAST:
         raise ValueError(f"window: expected a whole number of at least {LEAST} steps, got {window!r}")
     watched, norms = watch(run, window, changes), before_clipping(run)
-    found = [_event(run, norms, watched, start, stop, window) for start, stop in spans(watched)]
+    found = [_event(run, norms, watched, start, stop, window) for start, stop in spans(watched, run.steps)]
     largest = sorted(range(len(found)), key=lambda i: -found[i][0].score)[:MOST]
     kept = [found[i] for i in sorted(largest)]
     ways = directions(run, [place for _, place in kept], window)

@@ -136,10 +136,10 @@ def change_norms(run: Run) -> Float64:
     return norms
 
 
-def spans(watched: list[Watched]) -> Iterator[tuple[int, int]]:
-    """Rows [start, stop) of each event: departures at most ``APART`` rows from each other."""
+def spans(watched: list[Watched], steps: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Rows [start, stop) of each event: departures at most ``APART`` rows from each other, on one side of a rewind."""
     out = np.flatnonzero(np.any([w.out for w in watched], axis=0))
-    for rows in np.split(out, np.flatnonzero(np.diff(out) > APART) + 1):
+    for rows in np.split(out, np.flatnonzero((np.diff(out) > APART) | (np.diff(steps[out]) < 0)) + 1):
         if len(rows):
             yield int(rows[0]), int(rows[-1]) + 1
 

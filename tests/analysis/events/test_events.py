@@ -145,6 +145,14 @@ def test_a_gap_in_the_steps_makes_no_change(tmp_path):
     assert any(d.series == "norm" for e in found.found for d in e.series)
 
 
+def test_no_event_goes_on_across_a_rewind(tmp_path):
+    """Both branches are odd next to the rewind from step 150 to step 100: each is an event of its own."""
+    rows, _ = stream()
+    rows[147:152] *= 20
+    found = find_events(open_run(stores.write_rewound(tmp_path / "run.zarr", rows, 150, back=50), view="all"))
+    assert [(e.first_step, e.last_step) for e in found.found] == [(147, 149), (100, 102)]
+
+
 def test_of_very_many_events_the_largest_are_described(tmp_path):
     rows, scalars = stream(steps=2000)
     planted = np.arange(100, 2000, 20)
