@@ -11,18 +11,18 @@ from collections.abc import Sequence
 import click
 
 from gradlog.cli import stderr
-from gradlog.cli.analyze import analyze
-from gradlog.cli.audit import audit
-from gradlog.cli.compact import compact
-from gradlog.cli.compare import compare
-from gradlog.cli.events import events
-from gradlog.cli.export import export
-from gradlog.cli.info import info
+from gradlog.cli.commands.analyze import analyze
+from gradlog.cli.commands.audit import audit
+from gradlog.cli.commands.compact import compact
+from gradlog.cli.commands.compare import compare
+from gradlog.cli.commands.events import events
+from gradlog.cli.commands.export import export
+from gradlog.cli.commands.info import info
+from gradlog.cli.commands.recover import recover
+from gradlog.cli.commands.report import report
+from gradlog.cli.commands.run import run as record
 from gradlog.cli.options import examples
 from gradlog.cli.plain_text import printable
-from gradlog.cli.recover import recover
-from gradlog.cli.report import report
-from gradlog.cli.run import run as record
 from gradlog.errors import GradlogError
 
 BROKEN_PIPE = 141

@@ -22,7 +22,8 @@ COMMAND = [sys.executable, "-m", "gradlog"]
 
 def run_and_poke(code: str, path: Path, poke: Callable[[subprocess.Popen[bytes]], None]) -> tuple[int, bytes]:
     """Start ``gradlog info`` with ``code`` run before; poke the process once it says ready; status and stderr."""
-    code = f"import sys, time; from gradlog.cli import info, main; {code}; main(['info', sys.argv[1]])"
+    imports = "import sys, time; from gradlog.cli import main; from gradlog.cli.commands import info"
+    code = f"{imports}; {code}; main(['info', sys.argv[1]])"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -121,7 +122,7 @@ def test_traceback_with_vv_only(call, flag, shown):
 
 
 def test_an_error_of_our_own_says_so(call, samples, monkeypatch):
-    monkeypatch.setattr("gradlog.cli.info.summary", lambda *known: 1 / 0)
+    monkeypatch.setattr("gradlog.cli.commands.info.summary", lambda *known: 1 / 0)
     outcome = call("info", samples / "mlp_wine_exact.zarr")
     assert outcome.code == 1
     assert outcome.err == (

@@ -78,7 +78,7 @@ def test_a_folder_or_archive_with_a_main(tmp_path, recorded, gradlog_run, kind):
     assert recorded(tmp_path / "job.zarr").steps == [0]
 
 
-@pytest.mark.parametrize("name", ["my_runpy.py", "cli/run.py", "gradlog/integrations/script.py"])
+@pytest.mark.parametrize("name", ["my_runpy.py", "cli/commands/run.py", "gradlog/integrations/script.py"])
 def test_frames_of_a_script_whose_name_resembles_the_machinery_are_shown(tmp_path, gradlog_run, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("def inner():\n    raise ValueError('mine')\n\n\ninner()\n")

@@ -15,7 +15,7 @@ from tests.integrations.conftest import TRAIN
 
 SERVER = """
 import json, os, sys
-import torch._dynamo, gradlog.cli.run, gradlog.integrations.script  # dynamo is what every first optimizer imports
+import torch._dynamo, gradlog.cli.commands.run, gradlog.integrations.script  # every first optimizer imports dynamo
 for line in sys.stdin:
     asked = json.loads(line)
     child = os.fork()
