@@ -69,6 +69,7 @@ def require_same_bits() -> None:
         raise RuntimeError(f"{VERSION} computes wrong sums on this machine")
 
 
+# The norm may be summed in any order, which lets it vectorise. numba has no types.
 @numba.njit(fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
 def _squared_norm(x: Numbers) -> np.float32:
     total = np.float32(0)

@@ -21,6 +21,25 @@ def loss_of(model, dtype=torch.float32):
     return model(torch.randn(8, 20, dtype=dtype)).square().mean()
 
 
+def step_in_backward(model, optimizer_of):
+    """One optimizer per parameter, which steps as soon as the gradient is there and lets go of it.
+
+    Returns the optimizers, and the gradients that they found last, by name.
+    """
+    found = {}
+    names = {p: name for name, p in model.named_parameters()}
+    optimizers = {p: optimizer_of([p]) for p in names}
+
+    def step(p):
+        found[names[p]] = p.grad.detach().clone().numpy()
+        optimizers[p].step()
+        optimizers[p].zero_grad()
+
+    for p in names:
+        p.register_post_accumulate_grad_hook(step)
+    return list(optimizers.values()), found
+
+
 def train(model, optimizer, path, steps=4, between=None, **options):
     """Plain loop; returns what p.grad held when step() was called."""
     seen = []

@@ -54,7 +54,7 @@ def test_blocks(tmp_path, monkeypatch, page):
     code = blocks(page)
     needs = set(re.findall(rf"^(?:import|from) ({'|'.join(FRAMEWORKS)})\b", "\n".join(code), re.MULTILINE))
     if absent := sorted(name for name in needs if importlib.util.find_spec(name) is None):
-        pytest.skip(f"needs {', '.join(absent)}")
+        pytest.skip(f"{', '.join(absent)}: not in this environment; make integrations runs this where they are")
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": "__main__"}
     for block in code:
@@ -80,7 +80,7 @@ def test_every_page_is_run():
 def test_keras(tmp_path, monkeypatch):
     """The second block ends the script of a job that is started again, in the place of the last lines of the first."""
     if importlib.util.find_spec("keras") is None:
-        pytest.skip("needs keras")
+        pytest.skip("keras is not in this environment; make integrations runs this where it is")
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     first, again = blocks(run_of("keras"))
     before, line, after = first.partition("model = build()")

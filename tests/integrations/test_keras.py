@@ -14,7 +14,7 @@ import pytest
 from gradlog.format.header import PARTIAL
 
 if importlib.util.find_spec("keras") is None:
-    pytest.skip("needs keras", allow_module_level=True)
+    pytest.skip("keras is not in this environment; make integrations runs these where it is", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -128,7 +128,7 @@ with watch(model, folder + "/r.zarr", k=16, on_error="raise"):  # the cell, run 
 def run(folder, script, backend, *options):
     """Run a script under Keras; give what it saw change."""
     if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"needs {backend}")
+        pytest.skip(f"{backend} is not in this environment; make integrations runs this where it is")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend}
     own = ["ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"]  # Keras's variables
     warnings = [word for rule in ["error", *own] for word in ("-W", rule)]

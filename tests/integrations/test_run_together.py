@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gradlog.integrations.script import ScriptRecorder
-from tests.helpers.torch_loops import snapshot
+from tests.helpers.torch_loops import snapshot, step_in_backward
 from tests.integrations.warm import gradlog_run, server
 
 __all__ = ["gradlog_run", "server"]
@@ -47,6 +47,12 @@ def gradients(optimizer, model):
     return {name: p.grad.detach().clone().numpy() for name, p in named.items()}
 
 
+def of_body_and_head(model, *rates):
+    """An optimizer for each."""
+    parts = (model.body, model.head)
+    return [torch.optim.SGD(part.parameters(), lr=rate) for part, rate in zip(parts, rates, strict=True)]
+
+
 def muon_and_adamw(steps=4):
     model = Net()
     muon = torch.optim.Muon([model.body.weight], lr=0.02)
@@ -81,10 +87,7 @@ def test_the_start_is_kept_as_it_was_before_the_first_step(record, recorded, tmp
     """Of the first step, which was taken before there was a run, too: updates lead from the start to the end."""
     model = Net()
     start = {name: p.detach().clone().numpy() for name, p in model.named_parameters()}
-    both = (
-        torch.optim.SGD([model.body.weight, model.body.bias], lr=0.1),
-        torch.optim.SGD(model.head.parameters(), lr=0.2),
-    )
+    both = of_body_and_head(model, 0.1, 0.2)
 
     def train():
         for _ in range(3):
@@ -163,23 +166,14 @@ def test_one_optimizer_per_parameter_inside_the_backward_pass_makes_one_run(reco
 
     def train():
         model = Net()
-        optimizers = {p: Adam([p], lr=1e-3) for p in model.parameters()}
-        names = {p: name for name, p in model.named_parameters()}
-        found, seen = {}, []
-
-        def step(p):
-            found[names[p]] = p.grad.detach().clone().numpy()
-            optimizers[p].step()
-            optimizers[p].zero_grad()
-
-        for p in model.parameters():
-            p.register_post_accumulate_grad_hook(step)
+        optimizers, found = step_in_backward(model, lambda params: Adam(params, lr=1e-3))
+        seen = []
         for _ in range(3):
             model(torch.randn(5, 8)).square().mean().backward()
             seen.append(dict(found))
-        return seen
+        return seen, optimizers
 
-    names, seen = record(train)
+    names, (seen, _) = record(train)
     assert names == ["r.zarr"]
     run = recorded(tmp_path / "r.zarr")
     run.expect(seen)
@@ -221,8 +215,7 @@ def test_a_script_that_ends_after_a_held_step_keeps_its_row(record, recorded, tm
 
     def train():
         model = Net()
-        first = torch.optim.SGD(model.body.parameters(), lr=0.1)
-        second = torch.optim.SGD(model.head.parameters(), lr=0.1)
+        first, second = of_body_and_head(model, 0.1, 0.1)
         model(torch.randn(5, 8)).square().mean().backward()
         seen = gradients(first, model.body)
         first.step()
@@ -236,8 +229,7 @@ def test_a_script_that_ends_after_a_held_step_keeps_its_row(record, recorded, tm
 def test_an_optimizer_whose_gradients_nobody_uses_holds_no_row_back(record, recorded, tmp_path):
     def train():
         model = Net()
-        first = torch.optim.SGD(model.body.parameters(), lr=0.1)
-        idle = torch.optim.SGD(model.head.parameters(), lr=0.1)
+        first, idle = of_body_and_head(model, 0.1, 0.1)
         seen = []
         for _ in range(3):
             first.zero_grad()
@@ -315,7 +307,7 @@ def test_torchs_own_backward_is_wrapped_only_while_a_step_is_held(record):
 
     def train():
         model = Net()
-        both = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (model.body, model.head)]
+        both = of_body_and_head(model, 0.1, 0.1)
         for _ in range(2):
             model(torch.randn(5, 8)).square().mean().backward()
             for one in both:
@@ -332,8 +324,7 @@ def test_held_steps_are_those_of_their_moment(record, recorded, tmp_path):
 
     def train():
         model = Net()
-        first = torch.optim.SGD(model.body.parameters(), lr=0.5)
-        second = torch.optim.SGD(model.head.parameters(), lr=0.1)
+        first, second = of_body_and_head(model, 0.5, 0.1)
         seen = []
         for _ in range(2):
             model(torch.randn(5, 8)).square().mean().backward()

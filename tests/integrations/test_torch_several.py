@@ -12,7 +12,7 @@ from torch import nn
 
 import gradlog
 from gradlog.errors import GradlogWarning, UnsupportedError
-from tests.helpers.torch_loops import loss_of, snapshot
+from tests.helpers.torch_loops import loss_of, snapshot, step_in_backward
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -179,20 +179,10 @@ def test_a_step_that_the_scaler_skips_is_one_skipped_row(tmp_path, recorded):
 
 
 def test_optimizers_in_the_backward_pass_make_one_run(tmp_path, recorded, any_path):
-    """One optimizer per parameter, which steps as soon as the gradient is there and lets go of it."""
     model = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(20, 20), nn.Tanh())])
-    found, seen = {}, []
-    optimizers = {p: torch.optim.Adam([p], lr=1e-3, foreach=False) for p in model.parameters()}
-    names = {p: name for name, p in model.named_parameters()}
-
-    def step(p):
-        found[names[p]] = p.grad.detach().clone().numpy()
-        optimizers[p].step()
-        optimizers[p].zero_grad()
-
-    for p in model.parameters():
-        p.register_post_accumulate_grad_hook(step)
-    with gradlog.attach(list(optimizers.values()), tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+    seen = []
+    optimizers, found = step_in_backward(model, lambda params: torch.optim.Adam(params, lr=1e-3, foreach=False))
+    with gradlog.attach(optimizers, tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
         for _ in range(4):
             loss_of(model).backward()
             log.annotate(loss=1.0)
