@@ -29,7 +29,7 @@ def recorded(info: Info) -> dict[str, str]:
         "status": info["status"] + (f": {info['reason']}" if info["reason"] else ""),
         "steps": steps(info),
         "gradient": f"{info['what']}, {info['stage']}",
-        "model": f"{counted(info['dimension'], 'parameter')} in {counted(info['tensors'], 'tensor')}",
+        "model": f"{counted(info['dimension'], 'parameter')} in {counted(info['tensors'], 'tensor')}{_chosen(origin)}",
         "groups": counted(len(info["groups"]), "group"),
         "fold": ", ".join(dict.fromkeys(s["fold"] for s in info["segments"] if "fold" in s)),
         "sketch": EXACT if info["kind"] == "exact/1" else f"{info['kind']}, k = {info['k']}, seed {info['seed']}",
@@ -118,6 +118,18 @@ def optimizer_in_words(provenance: Mapping[str, object]) -> str:
     said = "; ".join([x for x in (_settings(told.get("settings")), *several) if x])
     name = str(told.get("class", "")).rpartition(".")[2]
     return f"{name}: {said}" if said else name
+
+
+def _chosen(provenance: Mapping[str, object]) -> str:
+    """Say by which expressions parameters were chosen; empty where none were.
+
+    >>> _chosen({"chosen": {"include": ["lora", "^emb"], "exclude": ["bias"]}})
+    ', chosen by include=lora, ^emb; exclude=bias'
+    """
+    told = provenance.get("chosen")
+    lists = {name: told.get(name) for name in ("include", "exclude")} if isinstance(told, Mapping) else {}
+    said = "; ".join(f"{name}={enumerate_some(found, 6)}" for name, found in lists.items() if isinstance(found, list))
+    return f", chosen by {said}" if said else ""
 
 
 def _settings(found: object) -> str:

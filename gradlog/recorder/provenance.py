@@ -26,10 +26,12 @@ def collect(options: RecordingOptions, notes: bool = True) -> dict[str, object]:
     Parameters
     ----------
     options : RecordingOptions
-        The user's notes, what is known of the optimizer, and whether the host's name and the command line are kept.
+        The user's notes, what is known of the optimizer, which parameters were chosen, and whether the host's name and
+        the command line are kept.
     notes : bool
         Keep the user's notes; a segment that continues a run leaves them to the run.
     """
+    chosen = {name: list(p) for name in ("include", "exclude") if (p := getattr(options, name)) is not None}
     argv = options.argv and os.environ.get("GRADLOG_ARGV") != "0"
     return {
         "versions": {"python": platform.python_version(), **_versions()},
@@ -41,6 +43,7 @@ def collect(options: RecordingOptions, notes: bool = True) -> dict[str, object]:
         "cpus": os.cpu_count(),
         "notes": masking.facts(plain(options.notes or {})) if notes else {},
         **({"optimizer": plain(options.optimizer)} if options.optimizer else {}),
+        **({"chosen": chosen} if chosen else {}),
     }
 
 

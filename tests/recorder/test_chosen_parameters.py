@@ -7,6 +7,7 @@ import pytest
 
 import gradlog
 import gradlog.analysis
+from gradlog.analysis.common.recorded import recorded
 from gradlog.sketching.fold_hash import FoldHash
 
 LIKE = {"emb.weight": np.zeros(40), "h.0.weight": np.zeros(30), "h.0.bias": np.zeros(5), "lora_a": np.zeros(7)}
@@ -34,6 +35,27 @@ def test_rows_are_those_of_the_chosen_parameters(tmp_path, choice, expected, tol
     assert [t.name for t in run.header.tensors] == expected
     np.testing.assert_allclose(run.sketch.compute().sum(axis=1), rows, rtol=1e-5, atol=1e-5)
     assert run.flags.tolist() == [0, 0, 0]
+
+
+def test_the_description_of_a_run_says_by_what_its_parameters_were_chosen(tmp_path):
+    said = {}
+    for name, choice in {"all": {}, "some": {"include": "h", "exclude": ["emb", "bias$"]}}.items():
+        with gradlog.open(tmp_path / name, LIKE, k=8, **choice) as log:
+            log.step(LIKE)
+        said[name] = recorded(gradlog.analysis.open_run(tmp_path / name).info)["model"]
+    assert said == {
+        "all": "82 parameters in 4 tensors",
+        "some": "30 parameters in 1 tensor, chosen by include=h; exclude=emb, bias$",
+    }
+
+
+@pytest.mark.parametrize("chosen", [["h"], {"include": "h"}, {"include": 3, "exclude": {"a": 1}}, None])
+def test_a_choice_that_is_stored_in_another_form_is_passed_over(tmp_path, chosen):
+    with gradlog.open(tmp_path / "r.zarr", LIKE, k=8) as log:
+        log.step(LIKE)
+    info = gradlog.analysis.open_run(tmp_path / "r.zarr").info
+    info["provenance"]["chosen"] = chosen
+    assert recorded(info)["model"] == "82 parameters in 4 tensors"
 
 
 def test_a_parameter_that_is_chosen_and_not_in_the_run_is_still_an_error(tmp_path):
