@@ -18,23 +18,22 @@ if TYPE_CHECKING:
     from gradlog.analysis.comparison.analyze_each import analyze_each, analyze_many
     from gradlog.analysis.comparison.compare import Comparison, Row, compare, compare_archive
     from gradlog.analysis.comparison.divergence import Cosines, cosines
-    from gradlog.analysis.comparison.probes import Conflict, ProbeCosines, probe_conflicts, probe_cosines
     from gradlog.analysis.comparison.replicates import Configuration, Difference, Mean, Replicates, replicates
+    from gradlog.analysis.directions.direction_map import DirectionMap, direction_map
+    from gradlog.analysis.directions.probes import Conflict, ProbeCosines, probe_conflicts, probe_cosines
+    from gradlog.analysis.directions.weights_path import WeightsPath, weights_path
     from gradlog.analysis.events.events import Event, Events, find_events
     from gradlog.analysis.events.neighbours import Neighbours, neighbours
     from gradlog.analysis.following import Look, is_live, silence, watch
-    from gradlog.analysis.measures.direction_map import DirectionMap
     from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor, register_predictor
     from gradlog.analysis.reading.run import Run, open_run
     from gradlog.analysis.reading.sketcher import Probe, Sketcher
     from gradlog.analysis.report import plots
     from gradlog.analysis.report.write import archive_report, html_report, write_report
     from gradlog.analysis.results.analyze import analyze
-    from gradlog.analysis.results.direction_map import direction_map
     from gradlog.analysis.results.export import export_result, export_rows
     from gradlog.analysis.results.group_time import GroupTime, group_time
     from gradlog.analysis.results.json_document import to_json
-    from gradlog.analysis.results.weights_path import WeightsPath, weights_path
     from gradlog.analysis.trackers.export import export_to_tracker
 
 __all__ = [
@@ -56,22 +55,21 @@ _HOME = {
         "comparison.analyze_each": ["analyze_each", "analyze_many"],
         "comparison.compare": ["Comparison", "Row", "compare", "compare_archive"],
         "comparison.divergence": ["Cosines", "cosines"],
-        "comparison.probes": ["Conflict", "ProbeCosines", "probe_conflicts", "probe_cosines"],
         "comparison.replicates": ["Configuration", "Difference", "Mean", "Replicates", "replicates"],
+        "directions.direction_map": ["DirectionMap", "direction_map"],
+        "directions.probes": ["Conflict", "ProbeCosines", "probe_conflicts", "probe_cosines"],
+        "directions.weights_path": ["WeightsPath", "weights_path"],
         "events.events": ["Event", "Events", "find_events"],
         "events.neighbours": ["Neighbours", "neighbours"],
         "following": ["Look", "is_live", "silence", "watch"],
-        "measures.direction_map": ["DirectionMap"],
         "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor", "register_predictor"],
         "reading.run": ["Run", "open_run"],
         "reading.sketcher": ["Probe", "Sketcher"],
         "report.write": ["archive_report", "html_report", "write_report"],
         "results.analyze": ["analyze"],
-        "results.direction_map": ["direction_map"],
         "results.export": ["export_result", "export_rows"],
         "results.group_time": ["GroupTime", "group_time"],
         "results.json_document": ["to_json"],
-        "results.weights_path": ["WeightsPath", "weights_path"],
         "trackers.export": ["export_to_tracker"],
     }.items()
     for name in names

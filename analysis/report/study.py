@@ -6,14 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Unpack
 
 from gradlog.analysis.common.types import Progress
+from gradlog.analysis.directions.direction_map import DirectionMap, direction_map, goes_back
 from gradlog.analysis.events.events import Events, find_events
-from gradlog.analysis.measures.direction_map import DirectionMap
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze_cached
-from gradlog.analysis.results.direction_map import direction_map, goes_back
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Question

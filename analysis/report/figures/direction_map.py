@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradlog.analysis.common.text import PAGE
-from gradlog.analysis.measures.direction_map import DirectionMap
+from gradlog.analysis.directions.direction_map import DirectionMap
 from gradlog.analysis.report.axes import exact
 from gradlog.analysis.report.figure import Cells, Figure, Legend
 from gradlog.analysis.report.figures import Chart, interval, titled, width
