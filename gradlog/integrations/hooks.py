@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from gradlog.format.header import RunHeader
 from gradlog.recorder.recorder import Recorder
 from gradlog.recorder.row_builder import Fill, Row
-from gradlog.sketching.pytree import describe, flatten
 
 __all__ = ["Fill", "Hooks", "Row", "described"]
 
@@ -57,11 +56,11 @@ class Hooks:
 
     def join(self, new: object) -> None:
         """Go on in a new segment, whose rows have these parameters too; ``new`` as ``like`` of :func:`gradlog.open`."""
-        self.recorder.run(lambda recording: self.recorder.extend(recording, describe(flatten(new))))
+        self.recorder.join(new)
 
     def snapshot(self, params: object) -> None:
         """Keep a sketch of the parameters, which are named arrays as of :func:`gradlog.open`, as they are now."""
-        self.recorder.run(lambda recording: recording.snapshot(recording.builder.projected(flatten(params))))
+        self.recorder.parameters(params)
 
     def remove(self) -> None:
         """Take every hook off: the recording has ended."""

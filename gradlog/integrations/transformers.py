@@ -74,10 +74,8 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
             known = state.stateful_callbacks.get(key)
             path = earlier_runs.with_uuid(path, str(known["uuid"])) if known else earlier_runs.newest(path)
         elif self.log is not None and self.log.rows == 0 and self.log.active:
-            options, path = (
-                dataclasses.replace(options, mode="a"),
-                self.log.path,
-            )  # an attempt that ended before its first step
+            # an attempt that ended before its first step
+            options, path = dataclasses.replace(options, mode="a"), self.log.path
         self._close("training began again")
         self.log = attach(optimizer, path, model, options=options)
         if self.log.header is not None:

@@ -146,7 +146,7 @@ class Logger:
         params : array, nested dict or list of them, or iterable of (name, array)
             All parameters of the run, named as in ``like``.
         """
-        self.recorder.run(lambda recording: recording.snapshot(recording.builder.projected(flatten(params))))
+        self.recorder.parameters(params)
 
     def join(self, like: object) -> None:
         """Go on in a new segment whose rows include these parameters too, as after layers were added or unfrozen.
@@ -164,7 +164,7 @@ class Logger:
         SpecMismatchError
             With ``on_error="raise"`` only: the run holds exact gradients, whose coordinates are fixed.
         """
-        self.recorder.run(lambda recording: self.recorder.extend(recording, describe(flatten(like))))
+        self.recorder.join(like)
 
     def state_dict(self) -> Checkpoint:
         """Return what a checkpoint keeps: run, segment, committed rows, chain head, next step; {} when off.

@@ -25,6 +25,7 @@ from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import Checkpoint, Recording
 from gradlog.recorder.row_builder import Fill, Row
 from gradlog.sketching.projector import Projector, projector
+from gradlog.sketching.pytree import describe, flatten
 
 if TYPE_CHECKING:
     from gradlog.integrations.hooks import Hooks
@@ -108,6 +109,14 @@ class Recorder:
         """Keep a sketch of the parameters that an integration makes; ``source`` runs guarded."""
         self.run(lambda recording: recording.snapshot(source()))
 
+    def parameters(self, params: object) -> None:
+        """Keep a sketch of the parameters, as :meth:`gradlog.Logger.parameters` does."""
+        self.run(lambda recording: recording.snapshot(recording.builder.projected(flatten(params))))
+
+    def join(self, like: object) -> None:
+        """Go on in a new segment with these parameters too, as :meth:`gradlog.Logger.join` does."""
+        self.run(lambda recording: self._extend(recording, describe(flatten(like))))
+
     def on_close(self, hooks: Hooks) -> None:
         """Tell these hooks when recording ends, for whatever reason. They are held weakly: what they are on keeps them.
 
@@ -176,8 +185,7 @@ class Recorder:
         log.info("%s", described(self.path, recording.header))
         return recording
 
-    def extend(self, recording: Recording, new: Layout) -> None:
-        """Go on in a new segment, which has these parameters too."""
+    def _extend(self, recording: Recording, new: Layout) -> None:
         new = [tensor for tensor in new if self.options.chooses(tensor[0])]
         if not new:
             return
