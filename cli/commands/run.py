@@ -41,6 +41,8 @@ recorded = options.under("What is recorded")
           help="Record only parameters in whose name this, or another --include, is found.")  # fmt: skip
 @recorded("--exclude", multiple=True, metavar="REGEX", help="Leave out parameters in whose name this is found.")
 @recorded("--every", type=click.IntRange(1), default=1, metavar="N", help="Record every N-th step.")
+@recorded("--theta-every", type=click.IntRange(0), default=0, metavar="N",
+          help="Keep a sketch of the parameters every N steps; 0: at the start and the end.")  # fmt: skip
 @recorded("--stage", type=click.Choice(["consumed", "preclip"]), default="consumed",
           help="Record the gradient after clipping, or before.")  # fmt: skip
 @recorded("--what", type=click.Choice(["gradient", "update"]), default="gradient",

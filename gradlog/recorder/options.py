@@ -34,6 +34,7 @@ class HookKeywords(TypedDict, total=False):
     mode: Mode | None
     stage: Literal["consumed", "preclip", "local"]
     what: str
+    theta_every: int
     on_error: Literal["warn", "raise"]
     chunk: int | None
     codec: Literal["raw", "bitshuffle-zstd"] | None
@@ -83,6 +84,10 @@ class RecordingOptions:
         Which gradient this is: what the optimizer was handed, before clipping, or one rank's own.
     what : str
         The recorded quantity, ``"gradient"`` or ``"update"``.
+    theta_every : int
+        Keep a sketch of the parameters before every step divisible by this, too; 0: at the start, at checkpoints and at
+        the end alone. Only integrations that know the parameters do, those of torch; elsewhere call
+        :meth:`gradlog.Logger.parameters`. It costs as much as the sketch of one gradient, and a file.
     on_error : {"warn", "raise"}
         What a failure of the recorder does to the training job. Wrong arguments always raise, here and at once.
     chunk : int, optional
@@ -134,6 +139,7 @@ class RecordingOptions:
     mode: Mode | None = None
     stage: Literal["consumed", "preclip", "local"] = "consumed"
     what: str = "gradient"
+    theta_every: int = 0
     on_error: Literal["warn", "raise"] = "warn"
     chunk: int | None = None
     codec: Literal["raw", "bitshuffle-zstd"] | None = None
@@ -209,6 +215,7 @@ _RANGES = {
     "k": (1, 2**20),
     "seed": (-math.inf, math.inf),
     "every": (1, MOST_EVERY),
+    "theta_every": (0, 2**62),
     "rank": (0, MOST_RANK),
     "chunk": (1, MOST_ROWS),
     "first_step": (0, 2**62),

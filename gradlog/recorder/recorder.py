@@ -104,6 +104,9 @@ class Recorder:
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a hook gathers; ``source`` runs only for steps that are recorded, and guarded."""
         self.run(lambda recording: recording.append(source, step))
+        every, hooks = self.options.theta_every, self._hooks()
+        if every and hooks is not None and self.recording is not None and self.recording.next % every == 0:
+            hooks.keep()
 
     def snapshot(self, source: Callable[[], Fill]) -> None:
         """Keep a sketch of the parameters that an integration makes; ``source`` runs guarded."""
@@ -256,6 +259,8 @@ class Recorder:
         else:
             self.remark(missing)
             self.remark(self.recording.steps.unclaimed())
+            if self.options.theta_every and not self.recording.queue.snapshots:
+                self.remark("no sketch of the parameters was kept: nothing here knows them; call parameters(...)")
 
     def _end(self) -> None:
         self._ended = True

@@ -103,6 +103,11 @@ class CommitQueue:
         return self.rows - self._writer.segment.rows
 
     @property
+    def snapshots(self) -> int:
+        """Sketches of the parameters of this segment so far."""
+        return len(self._snapshots)
+
+    @property
     def outage(self) -> str:
         """Why the store refuses now; empty while it answers."""
         return "" if self._flusher.refusal is None else str(self._flusher.refusal)

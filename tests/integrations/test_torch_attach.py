@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import gradlog
 import gradlog.analysis
-from gradlog.errors import UnsupportedError
+from gradlog.errors import GradlogWarning, UnsupportedError
 from gradlog.integrations import torch as integration
 from gradlog.integrations.torch.steps import stepping
 from tests.helpers.torch_loops import loss_of, mlp, snapshot
@@ -46,6 +47,31 @@ def test_resume_with_the_optimizers_checkpoint(tmp_path, recorded):
     run = recorded(tmp_path / "r.zarr")
     assert run.steps == [0, 1, 2, 3, 4]
     run.expect(seen[:3] + seen[5:])
+
+
+def test_theta_every_keeps_the_parameters_on_the_way(tmp_path, recorded):
+    model, before = mlp(), []
+    optimizer = torch.optim.Adam(model.parameters())
+    with gradlog.attach(
+        optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, every=2, theta_every=3
+    ) as log:
+        for _ in range(8):
+            before.append({n: p.detach().clone().numpy() for n, p in model.named_parameters()})
+            loss_of(model).backward()
+            optimizer.step()
+    assert not log.reason
+    run = recorded(tmp_path / "r.zarr").run
+    assert run.info["snapshots"] == [0, 3, 6, 8]
+    kept = {int(t): theta for s in run.segments for t, theta in zip(s.snapshot_steps, s.snapshots, strict=True)}
+    for t in (0, 3, 6):
+        np.testing.assert_allclose(kept[t], run.sketcher().sketch(before[t]).sketch, rtol=1e-5, atol=1e-6)
+
+
+def test_theta_every_without_known_parameters_is_said(tmp_path):
+    log = gradlog.open(tmp_path / "r.zarr", k=4, theta_every=2)
+    log.step({"w": np.ones(9)})
+    with pytest.warns(GradlogWarning, match="no sketch of the parameters was kept"):
+        log.close()
 
 
 class DeepSpeedLike(torch.optim.SGD):
