@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gradlog.analysis.directions.weights_path import WeightsPath, weights_path
     from gradlog.analysis.events.events import Event, Events, find_events
     from gradlog.analysis.events.neighbours import Neighbours, neighbours
-    from gradlog.analysis.following import Look, is_live, silence, watch
+    from gradlog.analysis.following.watch import Look, is_live, silence, watch
     from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor, register_predictor
     from gradlog.analysis.reading.run import Run, open_run
     from gradlog.analysis.reading.sketcher import Probe, Sketcher
@@ -61,7 +61,7 @@ _HOME = {
         "directions.weights_path": ["WeightsPath", "weights_path"],
         "events.events": ["Event", "Events", "find_events"],
         "events.neighbours": ["Neighbours", "neighbours"],
-        "following": ["Look", "is_live", "silence", "watch"],
+        "following.watch": ["Look", "is_live", "silence", "watch"],
         "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor", "register_predictor"],
         "reading.run": ["Run", "open_run"],
         "reading.sketcher": ["Probe", "Sketcher"],

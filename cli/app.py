@@ -21,6 +21,7 @@ from gradlog.cli.commands.info import info
 from gradlog.cli.commands.recover import recover
 from gradlog.cli.commands.report import report
 from gradlog.cli.commands.run import run as record
+from gradlog.cli.commands.watch import watch
 from gradlog.cli.options import examples
 from gradlog.cli.plain_text import printable
 from gradlog.errors import GradlogError
@@ -49,7 +50,7 @@ def gradlog(context: click.Context) -> None:
         context.color = False
 
 
-for verb in (record, info, analyze, events, report, compare, export, audit, recover, compact):
+for verb in (record, info, analyze, events, watch, report, compare, export, audit, recover, compact):
     gradlog.add_command(verb)
 
 

@@ -15,7 +15,7 @@ from gradlog.cli import options, stderr
 from gradlog.cli.plain_text import heading
 
 if TYPE_CHECKING:
-    from gradlog.analysis.following import Look
+    from gradlog.analysis.following.watch import Look
     from gradlog.analysis.reading.run import Run, View
 
 Result = TypeVar("Result")
@@ -52,7 +52,7 @@ def follow(
     show: Callable[[Result, Look[Result]], None],
 ) -> None:  # fmt: skip
     """Show every look at the runs; say on standard error what is waited for where there is nothing to show."""
-    from gradlog.analysis.following import watch
+    from gradlog.analysis.following.watch import watch
 
     def suspect(reason: str) -> None:
         stderr.log.warning("%s; still watching, since it may be resumed: Ctrl-C ends", reason)

@@ -148,7 +148,7 @@ def test_every_folder_of_the_product_is_packaged() -> None:
 
 
 def test_the_analyzer_has_a_layer_for_each_wing() -> None:
-    wings = {path.parent.name for path in (ROOT / "analysis").glob("*/__init__.py")} | {"following"}
+    wings = {path.parent.name for path in (ROOT / "analysis").glob("*/__init__.py")}
     layers = [c for c in PROJECT["tool"]["importlinter"]["contracts"] if c.get("containers") == ["gradlog.analysis"]]
     assert {wing for layer in layers[0]["layers"] for wing in layer.split(" : ")} == wings
 

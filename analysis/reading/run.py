@@ -188,8 +188,8 @@ class Run:
         """Squared norm of the gradient, (rows, group); exact or, see ``has_exact_norms``, of the sketches."""
         return _concat([b.norms for b in self.columns()], np.float64, (self.n_groups,))
 
-    def columns(self, names: Sequence[str] = (), norms: bool = True) -> Iterator[Block]:
-        """Squared norms and these scalars block by block, about 1 MiB at a time, NaN where a scalar was not logged.
+    def columns(self, names: Sequence[str] = (), norms: bool = True, first: int = 0) -> Iterator[Block]:
+        """Squared norms and these scalars from row ``first`` on, in blocks of about 1 MiB, NaN where not logged.
 
         Norms that the run does not have exactly are those of the sketches, which are read. Scalars are the mean over
         ranks.
@@ -199,7 +199,7 @@ class Run:
         step = max(1, COLUMNS // (8 * width * self.header.chunk)) * self.header.chunk
         base = 0
         for launch in self._launches:
-            for low in range(0, len(launch), step):
+            for low in range(max(0, first - base), len(launch), step):
                 high = min(low + step, len(launch))
                 start, stop = base + low, base + high
                 found = np.empty((high - low, 0))

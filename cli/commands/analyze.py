@@ -15,7 +15,7 @@ from gradlog.cli.many_runs_text import archive
 if TYPE_CHECKING:
     import xarray
 
-    from gradlog.analysis.following import Look
+    from gradlog.analysis.following.watch import Look
     from gradlog.analysis.reading.run import Run, View
     from gradlog.analysis.results.options import Caching, Question
 

@@ -36,7 +36,7 @@ def info(run: str, view: View, step: int | None, as_json: bool, quiet: bool) -> 
     RUN is a folder such as run.zarr, a .zip of one, or a URL. It may still be recorded.
     """
     from gradlog.analysis import neighbours, open_run
-    from gradlog.analysis.following import silence
+    from gradlog.analysis.following.watch import silence
 
     opened = open_run(run, view)
     if step is not None:

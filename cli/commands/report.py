@@ -11,7 +11,7 @@ import click
 from gradlog.cli import options, output_files, stderr, watch
 
 if TYPE_CHECKING:
-    from gradlog.analysis.following import Look
+    from gradlog.analysis.following.watch import Look
     from gradlog.analysis.reading.run import Run, View
     from gradlog.analysis.results.options import Caching, Question
 

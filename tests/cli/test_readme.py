@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_the_output_shown_is_real(call, monkeypatch, page):
     shown_blocks = OUTPUT.findall(page.read_text())
     assert shown_blocks
     for command, head, shown in shown_blocks:
-        lines = call(*command.split()).out.splitlines()
+        lines = call(*shlex.split(command)).out.splitlines()
         printed = "\n".join(lines[: int(head)] if head else lines)
         assert NUMBER.sub("#", shown).split() == NUMBER.sub("#", printed).split()
         here, there = (list(map(float, NUMBER.findall(text))) for text in (shown, printed))

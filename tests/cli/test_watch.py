@@ -203,3 +203,48 @@ def test_what_cannot_be_watched(call, make_run, tmp_path):
     two = call("analyze", path, make_run(name="other.zarr"), "--watch")
     assert two.code == 2
     assert "follows one run" in two.err
+
+
+def test_an_alert_ends_with_its_step_and_values(call, make_run):
+    path = make_run()
+    told = call("watch", path, "--alert", "norm > 1.02 * median(5)", "--alert", "nonfinite")
+    assert (told.code, told.err) == (1, "")
+    assert re.fullmatch(r"step \d+: norm > 1\.02 \* median\(5\): norm [\d.]+, median\(norm, 5\) [\d.]+\n", told.out)
+    quiet = call("watch", path, "--alert", "norm > 100 * median(5)", "--alert", 'norm("a.weight") < 0')
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+    document = json.loads(call("watch", path, "--alert", "step > 9", "--from-step", "20", "--json").out)
+    assert document == {"step": 20, "condition": "step > 9", "values": {"step": 20.0}}
+
+
+def test_a_command_is_run_at_an_alert_and_the_watch_goes_on(call, live, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    live.step(20)
+
+    def go_on():
+        live.log.step({"a": np.ones(60), "b": np.ones(35)}, loss=9.0)
+        live.log.close()
+
+    training = threading.Thread(target=go_on)
+    training.start()
+    note = "/bin/sh -c 'echo $GRADLOG_STEP $GRADLOG_VALUES $1 >> told; exit 4' sh '$HOME'"
+    told = call("watch", "live.zarr", "--alert", "loss > 5", "--interval", "0.05", "--run", note)
+    training.join()
+    assert (told.code, told.out) == (0, "step 20: loss > 5: loss 9\n")
+    assert (tmp_path / "told").read_text() == '20 {"loss": 9.0} $HOME\n'  # no shell of ours has read it
+    assert told.err == "gradlog: /bin/sh ended with status 4\n"
+
+
+def test_alerts_that_cannot_be_told(call, make_run):
+    path = make_run()
+    typo = call("watch", path, "--alert", "los > 2 or nonfinite")
+    assert (typo.code, typo.out, typo.err.count("\n")) == (3, "", 1)
+    assert "no row has los so far; rows have norm, wall_time, loss, lr" in typo.err
+    alert = ("--alert", "nonfinite")
+    for wrong in (("--alert", "norm >"), (*alert, "--run", "'"), (*alert, "--run", "no-such"), ()):
+        assert call("watch", path, *wrong).code == 2
+
+
+def test_the_last_row_of_a_writer_that_is_gone_counts(call, killed):
+    told = call("watch", killed, "--alert", "step == 19", "--interval", "0.05")
+    assert (told.code, told.out) == (1, "step 19: step == 19: step 19\n")
+    assert "the process that recorded it is gone" in told.err

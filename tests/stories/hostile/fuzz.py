@@ -96,10 +96,13 @@ def _from_python(call: Callable[[Path], None], path: Path) -> int:
 
 
 def _watch(path: Path) -> None:
-    from gradlog.analysis.following import silence, watch
+    from gradlog.analysis.following.alerts import Alerts
+    from gradlog.analysis.following.expressions import Expression
+    from gradlog.analysis.following.watch import silence, watch
 
     look = next(watch([path], lambda runs, live: runs[0].info))
     silence(look.runs)
+    Alerts([Expression("norm > 10 * median(20) or loss > max(3)")]).check(look.runs[0])
 
 
 def _append(path: Path) -> None:

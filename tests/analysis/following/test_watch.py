@@ -10,10 +10,10 @@ import pytest
 
 from gradlog.analysis import analyze, html_report, open_run
 from gradlog.analysis.caching.cache import Cache
-from gradlog.analysis.following import Look, is_live, silence, watch
+from gradlog.analysis.following.watch import Look, is_live, silence, watch
 from gradlog.errors import NotARunError, TooFewStepsError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WRITER = """
 import sys
 import gradlog
