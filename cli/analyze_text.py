@@ -8,7 +8,7 @@ from gradlog.analysis.common.recorded import EXACT, steps
 from gradlog.analysis.common.text import SENTENCE, TERMINAL, counted, enumerate_some
 from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at, verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
-from gradlog.analysis.results.findings import GUIDE, findings
+from gradlog.analysis.results.findings import GUIDE, dominant, findings
 from gradlog.analysis.results.json_document import NO_BOUNDS, UNDEFINED, Document
 from gradlog.cli import plain_text
 
@@ -29,7 +29,7 @@ def report(path: str, result: Document, full: bool = False, groups: bool = False
         _errors(result) if full else [],
         _rank(result, full),
         *([_spectrum(result), _measures(result), _signal(result), _path(result)] if full else []),
-        _groups(result) if full or groups else [],
+        _groups(result) if full or groups or dominant(result) else [],
         _in_time(result, "windows", "in time, by window of steps"),
         _in_time(result, "prefixes", "as the run grows"),
         _bounds(result) if full else [],

@@ -12,6 +12,7 @@ from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.band import WINDOW, band
 from gradlog.analysis.reading.rows import buffer_rows, increment_rows
 from gradlog.analysis.reading.run import Run
+from gradlog.analysis.streaming.scalar_sums import CLIP
 
 SCORE, GROUP_SCORE = 5.5, 7.0
 """Usual deviations from which on a series of the run, or of one of its many groups, has left its band.
@@ -34,8 +35,6 @@ MOST_GROUPS = 256
 
 APART = 5
 """Rows between two departures of one event."""
-
-CLIP = "clip_coef"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,10 +51,15 @@ def told(departure: Departure, style: Style) -> str:
     if math.isinf(departure.ratio):
         far = ["infinite"]
     else:
-        far = [] if math.isnan(departure.ratio) else [f"{style.number(departure.ratio, 2)} times"]
+        far = [] if math.isnan(departure.ratio) else [f"{_times(departure.ratio, style)} times"]
         far += [f"{abs(departure.score):.0f} deviations"] if math.isfinite(departure.score) else []
     name = departure.series if departure.of_group else named(departure.series)
     return f"{name} at step {departure.step:,}" + (f" ({', '.join(far)})" if far else "")
+
+
+def _times(ratio: float, style: Style) -> str:
+    """Two digits, or the whole number."""
+    return style.count(round(ratio)) if 100 <= ratio < 1e6 else style.number(ratio, 2)
 
 
 def lead(event: Event) -> str:
@@ -88,4 +93,6 @@ def sentence(found: Events, style: Style) -> str:
         return f"{which} left its usual range."
     largest = max(found.found, key=lambda e: e.score)
     head = f"{counted(found.count, 'event')}" + (", the largest at " if found.count > 1 else " at ")
-    return f"{head}{steps(largest)}: {KINDS[largest.kind].partition(':')[0]}; first left {told(largest.first, style)}."
+    first = f"{head}{steps(largest)}: {KINDS[largest.kind].partition(':')[0]}; first left {told(largest.first, style)}"
+    groups = [told(d, style) for d in largest.groups[:1] if d != largest.first]
+    return "; ".join([first, *(f"of the groups first {group}" for group in groups)]) + "."

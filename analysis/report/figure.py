@@ -117,6 +117,11 @@ class Figure:
     names: list[tuple[float, str, str]] = dataclasses.field(default_factory=list)
     note: str = ""
 
+    @property
+    def run(self) -> str:
+        """Label of the run that it is about, where there are several."""
+        return self.title.partition("\n")[2]
+
     def add(self, *marks: Mark) -> None:
         """Put marks above those that are there."""
         self.marks += marks

@@ -21,7 +21,7 @@ from gradlog.analysis.report.figure import WIDE, Figure
 from gradlog.analysis.report.figures import comparison
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.report.svg import svg
-from gradlog.analysis.results.findings import findings
+from gradlog.analysis.results.findings import Finding, findings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -34,13 +34,15 @@ MOST = 12
 """Runs up to which each has a card and figures of its own."""
 
 CHAPTERS: tuple[tuple[figures.SectionName, str], ...] = (
-    ("configurations", "What differs between configurations, beyond their seeds?"),
     ("runs", "The runs at a glance"),
+    ("configurations", "What differs between configurations, beyond their seeds?"),
+    ("groups", "Which parts of the model dominate, and when?"),
     ("events", "Did something odd happen, and where?"),
-    ("predictability", "How predictable is the next gradient?"),
     ("training", "What training did meanwhile"),
+    ("predictability", "How predictable is the next gradient?"),
+    ("directions", "Does training keep its direction?"),
+    ("noise", "Is the batch large enough?"),
     ("dimension", "How many directions hold the changes?"),
-    ("groups", "Which parts of the model, and when?"),
     ("bounds", "What the path length bounds"),
 )
 """Name and title of each section, in reading order; sections without figures and tables are left out."""
@@ -55,9 +57,13 @@ class Drawn:
     caption: str
 
     @property
-    def drawings(self) -> list[str]:
-        """Elements of the page."""
-        return [svg(figure) for figure in self.figures]
+    def drawings(self) -> list[tuple[str, str]]:
+        """Names and elements of the figures, as the page has them."""
+        return [(self.id(i), svg(figure)) for i, figure in enumerate(self.figures)]
+
+    def id(self, i: int) -> str:
+        """Name of a figure, unique on the page."""
+        return f"figure-{self.name}-{i + 1}" if len(self.figures) > 1 else f"figure-{self.name}"
 
     @property
     def wide(self) -> bool:
@@ -109,7 +115,7 @@ def _tables(studies: Sequence[Study], found: Replicates | None) -> dict[str, lis
     many = len(studies) > MOST
     return {
         "configurations": [tables.difference_table(found), tables.configuration_table(found)],
-        "runs": [tables.overview(studies)] if many else [],
+        "runs": [tables.overview(studies)] if len(studies) > 1 else [],
         "events": [tables.event_table(studies)],
         "predictability": [tables.kappa_table(studies)],
         "dimension": [tables.rank_table(studies)],
@@ -147,10 +153,21 @@ def provenance(study: Study) -> list[tuple[str, str]]:
     return [(k, printable(v)) for k, v in found.items() if v]
 
 
-def _findings(study: Study) -> list[str]:
-    """Sentences of the first screen; events come first where there are any."""
-    odd, found = words.sentence(study.events, PAGE), [finding.text for finding in findings(study.document)]
-    return [printable(text) for text in ([odd, *found] if study.events.found else [*found, odd]) if text]
+def _findings(study: Study, chapters: Sequence[Section]) -> list[tuple[str, str, str]]:
+    """Sentences of the first screen in order of importance, each with the id and the title of its figure or ""."""
+    odd, found = Finding(words.sentence(study.events, PAGE), figure="events"), findings(study.document)
+    at = sum(finding.first for finding in found) if study.events.found else len(found)
+    said = [finding for finding in (*found[:at], odd, *found[at:]) if finding.text]
+    return [(printable(finding.text), *_shown(finding.figure, study.label, chapters)) for finding in said]
+
+
+def _shown(name: str, label: str, chapters: Sequence[Section]) -> tuple[str, str]:
+    """Id and title of the figure of this name about a run, or about all of them; empty where there is none."""
+    for drawn in (drawn for section in chapters for drawn in section.drawn if drawn.name == name):
+        for i, figure in enumerate(drawn.figures):
+            if figure.run in ("", label):
+                return drawn.id(i), figure.title.partition("\n")[0].partition(" · ")[0]
+    return "", ""
 
 
 def page(
@@ -165,7 +182,7 @@ def page(
     ``again``: seconds after which a browser loads it again; ``failed``: runs to name that could not be measured;
     ``found``: configurations over seeds.
     """
-    script = _asset("script.js")
+    script, chapters = _asset("script.js"), sections(studies, found)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html: str = (
         _environment()
@@ -177,13 +194,13 @@ def page(
                 {
                     "label": printable(s.label),
                     "facts": facts(s),
-                    "findings": _findings(s),
+                    "findings": _findings(s, chapters),
                     "warnings": [printable(w) for w in json.loads(s.result.attrs["warnings"])],
                     "provenance": provenance(s),
                 }
                 for s in studies
             ],
-            sections=sections(studies, found),
+            sections=chapters,
             failed=[printable(f.error if f.error.startswith(f.path) else f"{f.path}: {f.error}") for f in failed],
             many=len(studies) > MOST,
             columns=figures.columns(studies) if len(studies) > 1 else None,

@@ -184,6 +184,7 @@ def group_table(studies: Sequence[Study]) -> Table | None:
         *_run_column(studies),
         ("group", lambda s, n, g: name_cell(n)),
         ("share of energy", lambda s, n, g: _share(g["energy"], s.document["energy"])),
+        (f"order and {SHARED}", lambda s, n, g: _judged(g)),
         (f"kappa, {SHARED}", lambda s, n, g: number_cell(_shared(g)["value"])),
         ("sketch 95 %", lambda s, n, g: interval_cell(_shared(g)["low"], _shared(g)["high"])),
         ("shuffled", lambda s, n, g: number_cell(_shared(g)["null"])),
@@ -210,6 +211,11 @@ def _share(energy: float, whole: float) -> Cell:
 
 def _shared(group: Document) -> Document:
     return group["kappa"].get(SHARED) or dict.fromkeys(("value", "low", "high", "null"))
+
+
+def _judged(group: Document) -> Cell:
+    word = verdict(group["kappa"].get(SHARED, {}))
+    return Cell(word, word, f"name {word}" if word in (HELPS, HURTS) else "name")
 
 
 def _first_rank(group: Document) -> Document:

@@ -137,7 +137,7 @@ def assemble(scopes: Scopes) -> xarray.Dataset:
     if plan.options.spectra.components:
         main |= scopes.components(whole, refined, plan.options.spectra.components)
     values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.n_groups * by_group)]}
-    main |= scopes.steps(whole)
+    main |= scopes.steps(whole) | scopes.clipping(whole)
     shares(
         values["group"], sum((np.asarray(g["path_length"]) for g in values["group"]), np.zeros(len(spec.predictors)))
     )

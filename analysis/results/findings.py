@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gradlog.analysis.common.text import PAGE, Style
+from gradlog.analysis.common.text import PAGE, Style, enumerate_some
 from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, UNKNOWN, verdict
 from gradlog.analysis.measures.predictors.registry import in_hindsight, is_reference
 from gradlog.analysis.results.json_document import Document, of_lags
@@ -12,6 +12,9 @@ from gradlog.analysis.spectrum.rank import saturated
 
 FEW = 0.1
 """Share of the steps: where fewer hold half of the path, a few steps dominate."""
+
+NEARLY_ALL = 0.9
+"""Share of the energy that is one group's, or of the steps that were clipped, which decides the numbers of all."""
 
 WINDOW = 100
 """Rows of the windows that advice speaks of; a run too short for two of them is not given it."""
@@ -21,11 +24,23 @@ GUIDE = "docs/what-next.md"
 
 
 class Finding(NamedTuple):
-    """A sentence or two about a run, what to do next in a phrase, and the heading of the guide about it."""
+    """A sentence or two about a run.
+
+    Attributes
+    ----------
+    text, next_step, heading : str
+        What was found, what to do next in a phrase, and the heading of the guide about it.
+    figure : str
+        Name of the figure of a report that shows it.
+    first : bool
+        Whether all others are to be read in its light, so that it comes before them.
+    """
 
     text: str
     next_step: str = ""
     heading: str = ""
+    figure: str = ""
+    first: bool = False
 
 
 def findings(document: Document, style: Style = PAGE) -> list[Finding]:
@@ -41,15 +56,64 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
     Returns
     -------
     list of Finding
-        Whether the next gradient is predictable, what neighbouring gradients have in common, the rank, the signal, and
-        what dominates the path. A few steps that do so come first, since they decide all that follows.
+        What all others are to be read in the light of: a group or a few steps that dominate, clipping. Then whether
+        the next gradient is predictable, what neighbouring gradients have in common, the rank, the signal, and what
+        dominates the path.
     """
-    order, steps = (_predictable(document, style), _neighbours(document, style)), _steps(document, style)
-    found = [*order, _rank(document, style), _signal(document, style)]
-    found = [steps, *found] if steps and steps.next_step else [*found, steps]
-    found.append(_group(document, style))
+    parts = (_energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _steps, _group)
+    found = [finding for part in parts if (finding := part(document, style))]
+    found.sort(key=lambda finding: not finding.first)
     short = document["rows"] < 2 * WINDOW
-    return [x._replace(next_step="", heading="") if short and "--window" in x.next_step else x for x in found if x]
+    return [x._replace(next_step="", heading="") if short and "--window" in x.next_step else x for x in found]
+
+
+def dominant(document: Document) -> tuple[str, float] | None:
+    """Name the group that holds over 90 % of the energy, and its share; None where none does, or groups are unknown."""
+    energies = {name: group["energy"] for name, group in document["by_group"].items()}
+    if len(energies) < 2 or not document["energy"]:
+        return None
+    name = max(energies, key=lambda name: float(energies[name]))
+    share = energies[name] / document["energy"]
+    return (name, share) if share > NEARLY_ALL else None
+
+
+def _energy(document: Document, style: Style) -> Finding | None:
+    """Name a group whose gradients are nearly all that the numbers of the whole run speak of."""
+    found = dominant(document)
+    if found is None:
+        return None
+    name, share = found
+    text = f"One group is nearly all of the gradient: {name} holds {style.percent(share)} of the energy. "
+    text += "The numbers of the whole run speak of it; for the others see each group's own."
+    advice = 'compare the groups\' own kappas, and record the updates: what="update"'
+    return Finding(text, advice, "One group dominates", "heat_map", first=True)
+
+
+def _clipped(document: Document, style: Style) -> Finding | None:
+    """Say that nearly every step was clipped, and what that does to the gradients that were recorded."""
+    share = document.get("clipping", {}).get("share")
+    if share is None or share < NEARLY_ALL:
+        return None
+    text = f"Nearly every step was clipped: {style.percent(share, 0)} of those that logged it, by "
+    text += f"{style.number(document['clipping']['factor'], 2)} on average. "
+    text += (
+        "The recorded gradients are those before clipping, the optimizer got others."
+        if document["run"]["stage"] == "preclip"
+        else "The recorded gradients were cut to about one length: their norms say little, and every step weighs alike."
+    )
+    return Finding(text, "read clip_norm, the norm before clipping", "Nearly every step was clipped", "norm", True)
+
+
+def _by_group(document: Document, style: Style) -> Finding | None:
+    """Give the verdict on ``last`` group by group where one group decides that of the whole run."""
+    if dominant(document) is None:
+        return None
+    said: dict[str, list[str]] = {}
+    for name, group in document["by_group"].items():
+        said.setdefault(verdict(group["kappa"].get("last", {})), []).append(name)
+    order = (HELPS, HURTS, EPOCH, SMALL, NONE)
+    told = [f"{word}: {enumerate_some(said[word], 4)}" for word in order if word in said]
+    return Finding(f"Order effect on last, group by group: {'; '.join(told)}.", figure="heat_map") if told else None
 
 
 def _predictable(document: Document, style: Style) -> Finding | None:
@@ -61,7 +125,7 @@ def _predictable(document: Document, style: Style) -> Finding | None:
     fitted = ", fitted afterwards," if in_hindsight(name) else ""
     known = style.of_error(best["low"], best["high"], lambda end: style.number(end, 3))
     text = f"{_answer(best, style)}: {name}{fitted} has the least error, kappa {style.number(best['value'], 3)}"
-    text += f" ({known}), shuffled {style.number(best['null'], 3)}. "
+    text += f" ({known}), shuffled {style.number(best['null'], 3)}. " + _effects(kappas, document["epochs"]["steps"])
     words = {verdict(kappa) for kappa in kappas.values()}
     if verdict(best) == EPOCH:
         epochs = "say how long an epoch is: --steps-per-epoch N, 0 if every batch is drawn anew"
@@ -70,7 +134,7 @@ def _predictable(document: Document, style: Style) -> Finding | None:
         advice = ("", "")
     else:
         advice = (f"look at parts of the run: --window {WINDOW} --by-group", "Kappa lies near its shuffled value")
-    return Finding(text + _effects(kappas, document["epochs"]["steps"]), *advice)
+    return Finding(text, *advice, "kappas")
 
 
 def _answer(best: Document, style: Style) -> str:
@@ -113,11 +177,12 @@ def _neighbours(document: Document, style: Style) -> Finding | None:
         alike = "oppose each other" if opposed else "are less alike than those of random steps"
         measured = f": coherence {style.fixed(next_to['value'], 2, sign=True)} at lag 1" if opposed else ""
         advice = "train once more with half the learning rate, and compare"
-        return Finding(f"Successive gradients {alike}{measured}.", advice, "`last` hurts")
+        return Finding(f"Successive gradients {alike}{measured}.", advice, "`last` hurts", "kappa_over_time")
     if said != HELPS:
         return None
     advice = "" if document["epochs"]["steps"] else "rule out the order of the data: --steps-per-epoch N"
-    return Finding("Successive gradients are more alike than those of random steps.", advice, "`last` helps")
+    text = "Successive gradients are more alike than those of random steps."
+    return Finding(text, advice, "`last` helps", "kappa_over_time")
 
 
 def _rank(document: Document, style: Style) -> Finding | None:
@@ -126,7 +191,7 @@ def _rank(document: Document, style: Style) -> Finding | None:
     if rank["low"] is None:
         return None
     exact = run["kind"] == "exact/1"
-    head, *advice = _beside_shuffled(rank, None if exact else run["k"] * len(run["groups"]))
+    head, advice, heading = _beside_shuffled(rank, None if exact else run["k"] * len(run["groups"]))
     text = f"{head}: {style.rank(rank['low'], rank['high'])} hold {style.percent(1 - float(eps), 0)} of the energy"
     if rank.get("null_low") is not None:
         text += f", {style.rank(round(rank['null_low']), round(rank['null_high']))} if shuffled"
@@ -135,7 +200,7 @@ def _rank(document: Document, style: Style) -> Finding | None:
     elif not exact:
         ends = style.interval(rank["estimate_low"], rank["estimate_high"], style.count)
         text += f"; estimated true rank {style.count(rank['estimate'])} ({ends})"
-    return Finding(f"{text}.", *advice)
+    return Finding(f"{text}.", advice, heading, "tail")
 
 
 def _beside_shuffled(rank: Document, ceiling: int | None) -> tuple[str, str, str]:
@@ -168,7 +233,8 @@ def _signal(document: Document, style: Style) -> Finding | None:
     ends = style.interval(noise["signal_share_low"], noise["signal_share_high"], style.percent)
     text = f"{style.percent(noise['signal_share'])} ({ends}) of the mean squared norm is signal, not minibatch noise"
     text += f"; from {noise['source']}{of_lags(document)}."
-    return Finding(text, f"see how the noise scale grows: --window {WINDOW}", "The share of the signal is low")
+    advice = f"see how the noise scale grows: --window {WINDOW}"
+    return Finding(text, advice, "The share of the signal is low", "noise_scale")
 
 
 def _steps(document: Document, style: Style) -> Finding | None:
@@ -179,15 +245,15 @@ def _steps(document: Document, style: Style) -> Finding | None:
     largest = document["path_shares"]["steps"][: min(half, 3)]
     holds = f"{half:,} of {rows:,} hold half of the squared error of last"
     if half > FEW * rows:
-        return Finding(f"No few steps dominate: {holds}.")
+        return Finding(f"No few steps dominate: {holds}.", figure="norm")
     most = _listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest])
     heading = "One step, or a few, hold most of the path"
     first, last = document["run"]["first_step"], document["run"]["last_step"]
     if max(s["step"] for s in largest) <= first + FEW * (last - first):
         advice = f"leave the beginning out, and compare: --burn-in {round(FEW * rows)}"
-        return Finding(f"The first steps dominate: {holds}, most of all {most}.", advice, heading)
+        return Finding(f"The first steps dominate: {holds}, most of all {most}.", advice, heading, "norm", True)
     advice = f"gradlog events, and gradlog info --step {largest[0]['step']}, show what happened there"
-    return Finding(f"A few steps dominate: {holds}, most of all {most}.", advice, heading)
+    return Finding(f"A few steps dominate: {holds}, most of all {most}.", advice, heading, "norm", True)
 
 
 def _group(document: Document, style: Style) -> Finding | None:
@@ -196,10 +262,11 @@ def _group(document: Document, style: Style) -> Finding | None:
     if not shares:
         return None
     name, share = max(shares.items(), key=lambda item: item[1])
-    if share <= max(0.5, 2 / len(shares)):
+    whole = dominant(document)
+    if share <= max(0.5, 2 / len(shares)) or (whole and whole[0] == name):
         return None
     text = f"One group dominates: {name} holds {style.percent(share, 0)} of the squared error of last."
-    return Finding(text, "compare the groups' own kappas: --by-group", "One group dominates")
+    return Finding(text, "compare the groups' own kappas: --by-group", "One group dominates", "heat_map")
 
 
 def _listed(names: list[str]) -> str:

@@ -74,7 +74,7 @@ def to_json(ds: xarray.Dataset) -> Document:
     result |= {"path_shares": own["path_shares"], "differences": own["differences"], "burn_in": int(attrs["burn_in"])}
     result["bounds"] = {"inputs": inputs, "about": about(inputs.get("optimizer", ""))} | own["bounds"]
     result["windows"], result["prefixes"] = numbers.ranges("window"), numbers.ranges("prefix")
-    result |= {"subspace": own["subspace"]} if "subspace" in own else {}
+    result |= {key: own[key] for key in ("clipping", "subspace") if key in own}
     result["by_group"] = numbers.by_group("group_")
     for i, found in enumerate(result["by_group"].values()):
         found["singular_values"] = [x for x in numbers.values["group_singular_value"][i].tolist() if not math.isnan(x)]

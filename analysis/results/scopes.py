@@ -23,7 +23,7 @@ from gradlog.analysis.spectrum.routes import Sums
 from gradlog.analysis.spectrum.shuffled_rank import ShuffledRank
 from gradlog.analysis.streaming import scalar_sums, schedule
 from gradlog.analysis.streaming.recipe import Recipe
-from gradlog.analysis.streaming.scalar_sums import BATCH, ScalarSums
+from gradlog.analysis.streaming.scalar_sums import BATCH, CLIP, CLIPPED, ScalarSums
 from gradlog.analysis.streaming.sections import FEWEST_ROWS, thin
 from gradlog.analysis.streaming.totals import Totals, add, contributions
 
@@ -180,6 +180,12 @@ class Scopes:
         chain = np.searchsorted(past, listed, "right")
         rows = stop[chain] - past[chain] + listed
         return found | {"path_step": self.run.steps[rows]}
+
+    def clipping(self, r: Range) -> Values:
+        """Share of the clipped steps, and the mean factor; nothing where none was logged."""
+        columns = self.scalar_sums(r).scalars
+        names = {CLIPPED: "clipped_share", CLIP: "clip_factor"}
+        return {names[name]: column.mean for name, column in columns.items() if name in names}
 
     def _energy(self, r: Range, group: int | None) -> float:
         """Sum of the exact squared norms of the range's finite rows."""

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from gradlog.analysis.reading.run import Block, Run
 
 BATCH = ("batch_size", "batch")
-SCALARS = ("loss", "lr", *BATCH)
+CLIP = "clip_coef"
+"""Factor by which the gradient was clipped, at most 1."""
+CLIPPED = "clipped"
+"""Name of the column that is 1 where it was less, else 0."""
+SCALARS = ("loss", "lr", *BATCH, CLIP)
 """Scalars that an analysis asks for."""
 
 
@@ -32,6 +36,7 @@ class ScalarSums:
     still : int
         Rows in which every norm is zero.
     scalars : dict of Column
+        Of what was logged, and ``clipped``.
     """
 
     energy: Float64
@@ -45,7 +50,11 @@ class ScalarSums:
         rows = slice(start - block.start, stop - block.start)
         good = block.finite[rows]
         norms = block.norms[rows][good]
-        scalars = {name: Column.of(values[rows][good]) for name, values in block.scalars.items()}
+        logged = {name: values[rows][good] for name, values in block.scalars.items()}
+        if CLIP in logged:
+            factor = logged[CLIP]
+            logged[CLIPPED] = np.where(np.isfinite(factor), factor < 1, np.nan)
+        scalars = {name: Column.of(values) for name, values in logged.items()}
         still = int(np.count_nonzero((norms == 0).all(axis=1)))
         return cls(norms.sum(axis=0), np.count_nonzero(norms, axis=0), still, scalars)
 
@@ -57,8 +66,12 @@ class ScalarSums:
 
 def by_pane(run: Run, cuts: Sequence[int]) -> list[ScalarSums]:
     """Return the sums between consecutive cuts: view rows, ascending, the first 0, the last the run's length."""
-    names = [name for name in SCALARS if name in run.scalar_names]
-    n, nothing = run.n_groups, {name: Column.of(np.empty(0)) for name in names}
+    apart = any(name.startswith(f"{CLIP}/") for name in run.scalar_names)  # parameters were clipped in parts
+    names = [name for name in SCALARS if name in run.scalar_names and not (name == CLIP and apart)]
+    n, nothing = (
+        run.n_groups,
+        {name: Column.of(np.empty(0)) for name in (*names, *([CLIPPED] if CLIP in names else []))},
+    )
     panes = [ScalarSums(np.zeros(n), np.zeros(n, np.int64), 0, nothing)] * (len(cuts) - 1)
     pane = 0
     for block in run.columns(names):

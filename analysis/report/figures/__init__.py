@@ -23,7 +23,10 @@ from gradlog.analysis.report.study import Analysis, Study
 if TYPE_CHECKING:
     import xarray
 
-SectionName = Literal["configurations", "runs", "events", "predictability", "training", "dimension", "groups", "bounds"]
+SectionName = Literal[
+    "configurations", "runs", "groups", "events", "training", "predictability", "directions", "noise", "dimension",
+    "bounds",
+]  # fmt: skip
 Draw = TypeVar("Draw", bound=Callable[[Sequence[Study]], list[Figure]])
 
 

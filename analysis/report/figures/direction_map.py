@@ -18,7 +18,7 @@ FEWEST = 3
 
 
 @Chart(
-    "direction_map", "predictability", 5,
+    "direction_map", "directions", 1,
     "The darker a cell, the more alike in direction are the mean gradients of two stretches of steps, row and column; "
     "an empty cell: 0 or less, or a mean gradient that cannot be told from zero among the noise of its steps. Noise "
     "is taken out, so that a mean that stays the same has cosine 1 with itself later.",

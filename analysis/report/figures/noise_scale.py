@@ -20,7 +20,7 @@ NAME = "window_noise_scale"
 
 
 @Chart(
-    "noise_scale", "predictability", 4,
+    "noise_scale", "noise", 1,
     "The batch size at which noise and signal of a gradient are equal, the critical one, by window. Below it, doubling "
     "the batch nearly halves the steps that training needs; far above it, a larger one buys little. A gap: the signal "
     "of that window cannot be told from zero, so that the noise scale is larger than can be measured.",

@@ -82,7 +82,7 @@ def test_hovering_tells_the_number(browser, pages):
 
 
 def test_a_line_among_many_is_named_under_the_pointer(browser, pages):
-    browser.open(pages["many"], height=4000)
+    browser.open(pages["many"], height=8000)
     script = """(() => {
       const line = document.querySelector('#predictability path.over');
       line.parentNode.append(line);
@@ -117,7 +117,7 @@ def test_figures_are_saved(browser, pages, tmp_path):
       return [names, kinds, heads];
     })()"""
     names, kinds, heads = browser.run(script)
-    assert names == ["events.svg", "events.png"]
+    assert names == ["heat_map.svg", "heat_map.png"]
     assert kinds == ["image/svg+xml", "image/png"]
     assert heads[0].startswith("<svg")
     assert "var(" not in heads[0]

@@ -197,6 +197,23 @@ def test_the_findings_speak_of_every_predictor(pages):
     assert f"Order effect on all {len(usual('report')[1:])} predictors: helps." in said
 
 
+def test_each_finding_leads_to_the_figure_of_its_run(pages):
+    for name, ending in (("one", ""), ("two", "-2")):
+        text = pages[name].read_text()
+        card = re.findall(r"<article.*?</article>", text, re.DOTALL)[-1]
+        links = dict(re.findall(r'<a href="#([^"]*)">([^<]*)</a>', card))
+        assert links["figure-kappas"] == "Kappa beside its shuffled value"
+        assert links[f"figure-tail{ending}"].startswith("What the leading directions")
+        assert f"figure-kappa_over_time{ending}" in links
+    assert re.search(r'id="figure-kappa_over_time-2".*?class="run"[^>]*>mlp_wine_exact<', text, re.DOTALL)
+
+
+def test_a_page_tells_its_story_in_order(pages):
+    text = pages["two"].read_text()
+    order = ["runs", "summary", "groups", "events", "training", "predictability", "dimension", "provenance"]
+    assert [name for name in re.findall(r'<section id="(\w+)"', text) if name in order] == order
+
+
 def test_non_finite_steps_are_marked_and_told(pages):
     text = pages["two"].read_text()
     assert "step 50: NaN or inf, left out" in text

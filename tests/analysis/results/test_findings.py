@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gradlog.analysis import analyze, to_json
 from gradlog.analysis.common.text import SENTENCE
 from gradlog.analysis.results.findings import GUIDE, Finding
 from gradlog.analysis.results.findings import findings as all_findings
+from tests.helpers import stores
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -133,3 +135,54 @@ def test_a_group_dominates_with_more_than_half_and_twice_an_equal_share(document
     shares = [share, *[(1 - share) / (groups - 1)] * (groups - 1)]
     document["path_shares"]["by_group"] = {f"g{i}": {"last": share} for i, share in enumerate(shares)}
     assert any("g0 holds" in finding.text for finding in findings(document)) is dominates
+
+
+def test_a_group_that_holds_nearly_all_energy_is_named_first_and_the_verdicts_go_by_group(document):
+    groups = document["by_group"]
+    for name, group in groups.items():
+        group["energy"] = document["energy"] * (0.95 if name == "layer.1" else 0.05 / (len(groups) - 1))
+    judge(groups["layer.0"], last="helps")
+    judge(groups["layer.1"], last="hurts")
+    judge(groups["head"], last="hurts")
+    first = findings(document)[0]
+    assert "layer.1 holds 95.0 % of the energy" in first.text
+    assert first.first
+    assert first.heading == "One group dominates"
+    assert "helps: layer.0; hurts: " in about(document, "group by group").text
+    assert not any(
+        "One group dominates" in finding.text and "layer.1" in finding.text for finding in findings(document)
+    )
+
+
+def test_ninety_percent_of_the_energy_in_one_group_are_not_over_ninety(document):
+    for name, group in document["by_group"].items():
+        group["energy"] = document["energy"] * (0.9 if name == "layer.1" else 0.1 / (len(document["by_group"]) - 1))
+    assert not any(finding.first or "group by group" in finding.text for finding in findings(document))
+
+
+@pytest.mark.parametrize(("stage", "word"), [("consumed", "cut to about one length"), ("preclip", "before clipping")])
+def test_steps_that_were_nearly_all_clipped_are_told_with_what_was_recorded(document, stage, word):
+    document["run"]["stage"] = stage
+    document["clipping"] = {"share": 0.93, "factor": 0.31}
+    first = findings(document)[0]
+    assert first.text.startswith("Nearly every step was clipped: 93 %")
+    assert "by 0.31 on average" in first.text
+    assert word in first.text
+    document["clipping"]["share"] = 0.89
+    assert "clipped" not in findings(document)[0].text
+    document["clipping"]["share"] = None
+    assert "clipped" not in findings(document)[0].text
+
+
+def test_the_share_of_clipped_steps_is_that_of_the_steps_that_logged_a_coefficient(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((40, 2, 8))
+    coefficient = np.where(np.arange(40) % 4 == 0, 1.0, 0.25)
+    coefficient[:4] = np.nan, np.nan, 1.0, np.inf
+    scalars = {"clip_coef": coefficient}
+    path = stores.write_run(tmp_path / "clipped.zarr", rows, scalars=scalars)
+    seen = coefficient[np.isfinite(coefficient)]
+    clipping = to_json(analyze(path, ["last"], cache=False))["clipping"]
+    assert clipping["share"] == pytest.approx((seen < 1).mean())
+    assert clipping["factor"] == pytest.approx(seen.mean())
+    parts = stores.write_run(tmp_path / "parts.zarr", rows, scalars=scalars | {"clip_coef/1": coefficient})
+    assert "clipping" not in to_json(analyze(parts, ["last"], cache=False))

@@ -19,7 +19,8 @@ PAGES = Path(__file__).resolve().parents[3] / "docs/_ext/pages.py"
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    path = stores.write_run(tmp_path_factory.mktemp("run") / "r.zarr", smooth(120, groups=2), chunk=16)
+    clip = {"clip_coef": np.full(120, 0.5)}
+    path = stores.write_run(tmp_path_factory.mktemp("run") / "r.zarr", smooth(120, groups=2), chunk=16, scalars=clip)
     return analyze(str(path), window=40, prefixes=2, by_group=True, components=2)
 
 
