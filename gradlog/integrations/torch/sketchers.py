@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
+from gradlog.integrations.torch.flats import Folded, flat
 from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
-from gradlog.integrations.torch.sketch import Folded, fetch, flat, sketch_on
+from gradlog.integrations.torch.sketch import fetch, sketch_on
 from gradlog.integrations.torch.types import Floats, Number
 from gradlog.recorder.recorder import Recorder
 from gradlog.recorder.row_builder import Fill

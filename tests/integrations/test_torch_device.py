@@ -1,0 +1,129 @@
+"""The sketch on a device, run on the CPU: against the map in numpy, and how much its operations move."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gradlog.integrations.sketch_tables import Part
+from gradlog.integrations.torch import device_fold
+from gradlog.integrations.torch.device_fold import BlockFold
+from gradlog.integrations.torch.device_sketch import DeviceSketch
+from gradlog.sketching.fold_hash import FoldHash
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "bench_device.py"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_device", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parts_and_flats(m: int) -> tuple[list[Part], list[Any]]:
+    """Whole tensors and shards of odd sizes and several dtypes, some empty or absent; groups in no order."""
+    sizes = [(1, 0), (m - 1, 0), (m, 0), (m + 1, 5), (11 * m, 0), (12 * m + 3, 2 * m + 1), (0, 0), (3, m - 1), (25, 0)]
+    group = [0, 2, 1, 0, 3, 1, 2, 2, 0]
+    parts = [Part(f"p{i}", g, n, at) for i, (g, (n, at)) in enumerate(zip(group, sizes, strict=True))]
+    rng = np.random.default_rng(m)
+    kinds = [torch.float32, torch.bfloat16, torch.float32, torch.float64, torch.float16] + 4 * [torch.float32]
+    flats = [torch.tensor(rng.standard_normal(p.size)).to(kind) for p, kind in zip(parts, kinds, strict=True)]
+    return parts, flats
+
+
+def in_numpy(S: FoldHash, parts: list[Part], flats: list[Any]) -> tuple[Any, Any]:
+    """Sketches and squared norms by the map of whole tensors, a shard with zeros around it."""
+    sketch, norm2 = np.zeros((4, S.spec.k)), np.zeros(4)
+    for part, x in zip(parts, flats, strict=True):
+        if x is not None:
+            whole = np.zeros(part.offset + part.size, np.float32)
+            whole[part.offset :] = x.float().numpy()
+            sketch[part.group] += S.sketch(whole, part.name)
+            norm2[part.group] += np.square(whole, dtype=np.float64).sum()
+    return sketch, norm2
+
+
+@pytest.mark.parametrize("absent", [[], [2, 5], range(9)])
+@pytest.mark.parametrize("m", [512, 100])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_fold_in_blocks_is_the_map(
+    monkeypatch: pytest.MonkeyPatch, in_place: bool, m: int, absent: list[int]
+) -> None:
+    monkeypatch.setattr(device_fold, "WORK", 10 * m)  # several blocks, one of which a tensor fills alone
+    monkeypatch.setattr(device_fold, "AT_ONCE", 3)
+    S = FoldHash(7, 3, m)
+    parts, flats = parts_and_flats(m)
+    for i in absent:
+        flats[i] = None
+    sketch = DeviceSketch(S, parts, 4, torch.device("cpu"))
+    sketch._fold = fold = BlockFold(S, parts, 4, sketch._to, in_place)
+    assert {block.whole for block in fold._blocks} == {True, False}
+    for _ in range(2):  # the second finds nothing of the first
+        folded = sketch.zero()
+        sketch.fold(folded, flats)
+        found, norm2 = sketch.sketch(folded)
+        expected, squares = in_numpy(S, parts, flats)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * math.sqrt(squares.max() + 1))
+        np.testing.assert_allclose(norm2, squares, rtol=1e-12)
+
+
+def test_windows_are_used_where_a_device_adds_them_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    assert not device_fold.reads_windows.__wrapped__(cpu)  # it would copy them first
+    monkeypatch.setattr(device_fold, "IN_PLACE", ("cpu", "meta"))
+    assert device_fold.reads_windows.__wrapped__(cpu)
+    assert not device_fold.reads_windows.__wrapped__(meta)  # gives no numbers
+    wrong = lambda *args, **kwargs: torch.zeros(2, 2)  # noqa: E731
+    monkeypatch.setattr(torch.nn.functional, "embedding_bag", wrong)
+    assert not device_fold.reads_windows.__wrapped__(cpu)
+
+
+def test_nan_stays_in_its_group_and_out_of_the_next_step() -> None:
+    S = FoldHash(7, 3, 64)
+    parts = [Part("a", 0, 100), Part("b", 1, 70)]
+    sketch = DeviceSketch(S, parts, 2, torch.device("cpu"))
+    sketch._fold = BlockFold(S, parts, 2, sketch._to, in_place=True)
+    for spoiled in (torch.nan, 1.0):
+        folded = sketch.zero()
+        sketch.fold(folded, [torch.full((100,), spoiled), torch.ones(70)])
+        found, norm2 = sketch.sketch(folded)
+        assert found.isnan().any(1).tolist() == norm2.isnan().tolist() == [math.isnan(spoiled), False]
+
+
+def test_a_step_of_124_million_parameters_moves_few_bytes_in_few_kernels(bench: ModuleType) -> None:
+    shapes = bench.gpt2()
+    entries = sum(map(math.prod, shapes.values()))
+    assert (len(shapes), entries) == (148, 124_439_808)
+    sketch = bench.sketch_of(shapes, torch.device("meta"), in_place=True)
+    for dtype, most in ((torch.float32, 24), (torch.bfloat16, 22)):
+        gradients = [torch.empty(s, dtype=dtype, device="meta") for s in shapes.values()]
+        moved = bench.count(sketch, gradients)
+        assert 16 * entries < moved.bytes <= most * entries
+        assert moved.kernels <= 40
+    moved = bench.count(bench.sketch_of(shapes, torch.device("meta"), in_place=False), gradients)
+    assert moved.bytes > 40 * entries  # an index for each entry is seen in the count
+    assert moved.kernels > 300
+
+
+def test_what_is_counted_of_an_operation(bench: ModuleType) -> None:
+    x, y = torch.zeros(100), torch.zeros(100, dtype=torch.float64)
+    with bench.Traffic() as traffic:
+        x.view(10, 10).add_(1)  # read and written
+    assert (traffic.bytes, traffic.kernels) == (800, 1)
+    with bench.Traffic() as traffic:
+        torch._foreach_copy_([x] * 65, [y] * 65)  # read once, written once; at most 64 pairs a kernel
+    assert (traffic.bytes, traffic.kernels) == (65 * 1200, 2)
+    with bench.Traffic() as traffic:
+        torch.add(x, x[:1].expand(100), out=torch.empty(100))
+    assert (traffic.bytes, traffic.kernels) == (400 + 400 + 400, 1)
