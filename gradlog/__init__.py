@@ -9,6 +9,7 @@ from __future__ import annotations
 from gradlog.errors import GradlogError, GradlogWarning
 from gradlog.integrations.attach import attach
 from gradlog.recorder.api import open
+from gradlog.recorder.listeners import RecordedRow
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.options import RecordingOptions
 from gradlog.recorder.provenance import fingerprint
@@ -21,6 +22,7 @@ __all__ = [
     "GradlogError",
     "GradlogWarning",
     "Logger",
+    "RecordedRow",
     "RecordingOptions",
     "Recovered",
     "Storage",

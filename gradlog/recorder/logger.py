@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from gradlog.format.header import RunHeader
 from gradlog.recorder.halves import row_of
+from gradlog.recorder.listeners import Callback
 from gradlog.recorder.plan import Plan
 from gradlog.recorder.provenance import ended_by
 from gradlog.recorder.recorder import Recorder
@@ -133,6 +134,32 @@ class Logger:
         ...         log.step({"w": np.ones(100)})
         """
         self.recorder.annotate(scalars)
+
+    def on_row(self, callback: Callback) -> Callback:
+        """Call ``callback(row)`` with every :class:`gradlog.RecordedRow` from now on, on a thread of its own.
+
+        A row comes when the next one is recorded, since until then scalars may be added to it, and the last one when
+        the recording ends. Training never waits for the callback: rows are left out while it is 1,024 behind. What it
+        raises, and rows that it missed, cost one warning, and a count of them at the end.
+
+        Parameters
+        ----------
+        callback : callable
+            Takes the row. It is returned, so that this is a decorator too.
+
+        Examples
+        --------
+        >>> import gradlog, numpy as np, tempfile
+        >>> steps = []
+        >>> with gradlog.open(tempfile.mkdtemp() + "/run.zarr", like={"w": np.zeros(100)}, k=8) as log:
+        ...     _ = log.on_row(lambda row: steps.append((row.step, row.norm)))
+        ...     for t in range(2):
+        ...         log.step({"w": np.full(100, t)})
+        >>> steps
+        [(0, 0.0), (1, 10.0)]
+        """
+        self.recorder.listeners.add(callback)
+        return callback
 
     def parameters(self, params: object) -> None:
         """Keep a sketch of the parameters themselves, as they are before the next step.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gradlog.format.header import RunHeader
+from gradlog.recorder.listeners import Listeners
 from gradlog.recorder.messages import tell
 from gradlog.recorder.options import RecordingOptions
 from gradlog.recorder.plan import Layout, Plan, described
@@ -55,6 +57,8 @@ class Recorder:
         The segment that is written; None before the first gradient told the layout.
     seconds : float
         Time that the training thread has spent in here.
+    listeners : Listeners
+        Who is told of complete rows.
     """
 
     def __init__(self, plan: Plan | None) -> None:
@@ -65,6 +69,7 @@ class Recorder:
         self._hooks: Callable[[], Hooks | None] = _nothing
         self._gone: Callable[[], None] = _nothing
         self._remarks: list[str] = []
+        self.listeners = Listeners(functools.partial(tell, plan.path if plan else ""))
         self._lock, self._depth = threading.RLock(), 0
         self._pid, self._late = os.getpid(), False
         self._opened = time.perf_counter()
@@ -224,6 +229,7 @@ class Recorder:
             # Last, so that a close which was interrupted can be called again, and is at exit.
             self._closed = True
             atexit.unregister(self._exit_hook)
+        self.listeners.close()  # not under the lock: a callback may call the logger
 
     def too_late(self, call: str) -> None:
         """Say once that a closed logger records nothing: a cell of a notebook was run again, without the one above."""
@@ -239,6 +245,7 @@ class Recorder:
         """Open a segment, which is closed also where this object is dropped without ``close``."""
         assert self._plan is not None
         recording = self.recording = Recording(self._plan, layout, new)
+        recording.listeners = self.listeners
         weakref.finalize(self, _close_dropped, recording, self._exit_hook, self._remarks, self._pid).atexit = False
         return recording
 
@@ -309,6 +316,7 @@ def _close_dropped(recording: Recording, at_exit: Callable[[], None], remarks: l
     def finish() -> None:
         try:
             recording.finish("closed", "; ".join(remarks), closing=True)
+            recording.listeners.close()
         except Exception as error:
             tell(recording.path, f"recording ended: {type(error).__name__}: {error}")
 

@@ -14,6 +14,7 @@ from typing import TypedDict
 
 from gradlog.errors import SpecMismatchError, StepOrderError
 from gradlog.recorder.fold import Fold
+from gradlog.recorder.listeners import Listeners
 from gradlog.recorder.messages import tell
 from gradlog.recorder.plan import Layout, Plan
 from gradlog.recorder.row_builder import Fill, Row, RowBuilder
@@ -57,8 +58,9 @@ class Recording:
         Number of the next step.
     builder : RowBuilder
     queue : CommitQueue
-    steps : Steps
-        What the loop has told of its steps; a recording that goes on for another one takes it over.
+    steps, listeners : Steps, Listeners
+        What the loop has told of its steps, and who is told of rows; a recording that goes on for another one takes
+        them over.
     """
 
     def __init__(self, plan: Plan, layout: Layout, new: Layout = ()) -> None:
@@ -66,7 +68,7 @@ class Recording:
         notify = functools.partial(tell, self.path)
         self.builder = RowBuilder(self.header, notify, plan.options.chooses, self._name_fold)
         self.queue = CommitQueue(self.path, self._writer, plan.storage, notify, plan.options.journal)
-        self.steps = Steps(notify)
+        self.steps, self.listeners = Steps(notify), Listeners(notify)
         self._strict = plan.options.on_error == "raise"
         self._flight: tuple[int, Row, dict[str, object]] | None = None
 
@@ -132,6 +134,7 @@ class Recording:
         """End the segment, as :meth:`CommitQueue.finish` does; ``land``: with the row that is under way."""
         if land:
             self._land()
+        self.listeners.complete()
         self.queue.finish(status, reason, closing)
 
     def _name_fold(self, chosen: Fold) -> None:
@@ -156,5 +159,6 @@ class Recording:
             return
         if self.builder.write(block, number, row, scalars):
             self.queue.append()
+            self.listeners.appended(block, self.header.groups)
         else:
             self.queue.drop(number, "no parameter had a gradient")
