@@ -16,8 +16,8 @@ from gradlog.analysis.comparison.find import Failure, Paths, find
 from gradlog.analysis.reading.metadata import read_metadata
 from gradlog.analysis.reading.run import View
 from gradlog.analysis.results.analyze import analyze_cached
-from gradlog.analysis.results.dataset import stack
 from gradlog.analysis.results.json_document import Document, to_json
+from gradlog.analysis.results.labelled_arrays import LabelledArrays
 from gradlog.analysis.results.options import Caching, Question
 from gradlog.analysis.streaming import executors
 from gradlog.analysis.streaming.executors.serial import Serial
@@ -33,19 +33,28 @@ SCHEMA = "gradlog.archive/1"
 class Archive:
     """Results by path, in order, and the runs that have none."""
 
-    results: dict[str, xarray.Dataset]
+    measured: dict[str, LabelledArrays]
     failed: list[Failure]
+
+    @property
+    def results(self) -> dict[str, xarray.Dataset]:
+        """What ``analyze`` gives of each run, by path."""
+        from gradlog.analysis.results.dataset import to_dataset
+
+        return {path: to_dataset(result) for path, result in self.measured.items()}
 
     def dataset(self) -> xarray.Dataset:
         """All of it with a dimension ``run``; see ``analyze_many``."""
-        paths = list(self.results)
+        from gradlog.analysis.results.dataset import stack
+
+        paths = list(self.measured)
         lost = [dataclasses.asdict(f) for f in self.failed]
         attrs = {"title": "gradlog analysis", "schema": SCHEMA, "runs": json.dumps(paths), "failed": json.dumps(lost)}
         return stack(list(self.results.values()), paths, attrs)
 
     def document(self) -> Document:
         """Plain object: ``schema``, ``runs`` (each as ``to_json`` gives it) and ``failed`` (path, error, type)."""
-        documents = [to_json(ds) for ds in self.results.values()]
+        documents = [to_json(result) for result in self.measured.values()]
         return {"schema": SCHEMA, "runs": documents, "failed": [dataclasses.asdict(f) for f in self.failed]}
 
 
@@ -113,7 +122,7 @@ def analyze_each(paths: Paths, *, view: View = "latest", cache: Caching = True, 
 
 def _outcomes(
     found: Sequence[str], cache: Cache | None, view: View, options: Question
-) -> list[xarray.Dataset | Failure]:
+) -> list[LabelledArrays | Failure]:
     scheduler, report = options.pop("scheduler", None), options.pop("progress", None) or (lambda done, total: None)
     report(0, len(found))
     executor = executors.of(scheduler, len(found))
@@ -124,7 +133,7 @@ def _outcomes(
     return executor.map(_attempt, [(p, cache, view, {**options, "scheduler": inside}) for p in found], report)
 
 
-def _attempt(path: str, cache: Cache | None, view: View, options: Question) -> xarray.Dataset | Failure:
+def _attempt(path: str, cache: Cache | None, view: View, options: Question) -> LabelledArrays | Failure:
     """Analyze a run, or say what is wrong with it; a wrong option is the caller's error and raises."""
     try:
         return analyze_cached(read_metadata(path), view, cache, **options)

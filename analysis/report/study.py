@@ -13,6 +13,7 @@ from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze_cached
+from gradlog.analysis.results.dataset import to_dataset
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Question
@@ -120,7 +121,7 @@ def study(
     named = built_in(options.get("predictors"))  # then the cache can keep the result
     question: Question = {"light": run.rows.n > NARROW, "passes": 1 if growing else 2, **options}
     question |= {"predictors": [*(names if named else asked), *more], "window": size, "progress": progress}
-    measured = analyze_cached(run, cache=cache, **question)
+    measured = to_dataset(analyze_cached(run, cache=cache, **question))
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
     shares = None if windows is None else group_time(windows, SHARED)

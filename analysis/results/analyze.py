@@ -22,9 +22,9 @@ from gradlog.analysis.measures.spec import Values
 from gradlog.analysis.reading.metadata import Metadata
 from gradlog.analysis.reading.run import Run, View, open_run
 from gradlog.analysis.results import half_batches, warnings
-from gradlog.analysis.results.dataset import from_arrays, result_dataset, to_arrays
 from gradlog.analysis.results.execute import Collected, execute
 from gradlog.analysis.results.json_document import to_json
+from gradlog.analysis.results.labelled_arrays import LabelledArrays, labelled
 from gradlog.analysis.results.memory_model import check
 from gradlog.analysis.results.options import Caching, Keywords, Options, Predictors, Question
 from gradlog.analysis.results.plan import AnalysisPlan, plan
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import xarray
 
 
-@single_threaded()  # spectra of windows and groups are small: threads of BLAS would wait for each other
 def analyze(
     run: Run | str,
     predictors: Predictors = None,
@@ -119,14 +118,22 @@ def analyze(
     >>> float(ds.kappa.sel(predictor="ema(0.9)"))             # doctest: +SKIP
     1.058
     """
+    from gradlog.analysis.results.dataset import to_dataset
+
     opened = run if isinstance(run, Run) else open_run(run)
-    planned = plan(opened, Options.of(predictors, eps, window=window, cache=cache, **options))
-    check(planned.predicted, planned.options.compute.memory)
-    return assemble(Scopes(*execute(opened, planned)))
+    return to_dataset(measure(opened, Options.of(predictors, eps, window=window, cache=cache, **options)))
 
 
-def assemble(scopes: Scopes) -> xarray.Dataset:
-    """Measure every scope and gather the Dataset."""
+@single_threaded()  # spectra of windows and groups are small: threads of BLAS would wait for each other
+def measure(run: Run, options: Options) -> LabelledArrays:
+    """Do what ``analyze`` does, without a Dataset."""
+    planned = plan(run, options)
+    check(planned.predicted, options.compute.memory)
+    return assemble(Scopes(*execute(run, planned)))
+
+
+def assemble(scopes: Scopes) -> LabelledArrays:
+    """Measure every scope and gather all numbers."""
     run, plan, collected, whole = scopes.run, scopes.plan, scopes.collected, scopes.plan.whole
     spec, ranges, by_group = plan.spec, plan.ranges, plan.options.scope.by_group
     refined = scopes.refined(whole)
@@ -166,7 +173,7 @@ def assemble(scopes: Scopes) -> xarray.Dataset:
         "warnings": said,
         "bytes_read": 4 * run.rows.n * run.n_steps * (passes + further),
     }
-    return result_dataset(run, spec, values, ranges, attrs)
+    return labelled(run, spec, values, ranges, attrs)
 
 
 def _bound_inputs(scopes: Scopes) -> bounds.Inputs:
@@ -199,8 +206,8 @@ WITHOUT_INFLUENCE = ("scheduler", "memory", "progress")
 
 def analyze_cached(
     run: Run | Metadata, view: View = "latest", cache: Caching = True, **options: Unpack[Question]
-) -> xarray.Dataset:
-    """``analyze``, or what the cache holds of the same question to the same content.
+) -> LabelledArrays:
+    """Do what ``analyze`` does, without a Dataset; or return what the cache holds of the same question and content.
 
     Parameters
     ----------
@@ -215,12 +222,12 @@ def analyze_cached(
     folder = resolve(cache)
     name = None if folder is None or content is None else _question(content, view, options)
     if folder and name:
-        kept = folder.recall(name, lambda arrays: _relocated(from_arrays(arrays), run.where))
+        kept = folder.recall(name, lambda arrays: _relocated(LabelledArrays.from_arrays(arrays), run.where))
         if kept is not None:
             return kept
-    result = analyze(run if isinstance(run, Run) else Run(run, view), cache=cache, **options)
+    result = measure(run if isinstance(run, Run) else Run(run, view), Options.of(cache=cache, **options))
     if folder and name:
-        folder.put(name, to_arrays(result))
+        folder.put(name, result.to_arrays())
     return result
 
 
@@ -234,8 +241,8 @@ def _question(content: str, view: View, options: Question) -> str | None:
         return None
 
 
-def _relocated(ds: xarray.Dataset, path: str) -> xarray.Dataset:
+def _relocated(result: LabelledArrays, path: str) -> LabelledArrays:
     """Name the place where the run is now; raises where this is no result."""
-    ds.attrs["run"] = json.dumps(json.loads(ds.attrs["run"]) | {"path": path})
-    to_json(ds)
-    return ds
+    result.attrs["run"] = json.dumps(json.loads(result.attrs["run"]) | {"path": path})
+    to_json(result)
+    return result

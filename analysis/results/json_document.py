@@ -31,6 +31,8 @@ from gradlog.analysis.results.quantities import (
 if TYPE_CHECKING:
     import xarray
 
+    from gradlog.analysis.results.labelled_arrays import LabelledArrays
+
 Document = dict[str, Any]
 """A JSON object, or one inside it. Any: a value is a number, text, None, a list or such an object; which,
 ``results.quantities`` and docs/quantities.md say."""
@@ -47,13 +49,13 @@ VALUES_FIRST, ERRORS_FIRST = (ENDS, ERRORS, (WHY_WITHHELD,)), (ENDS[:1], ERRORS,
 """Orders of fields."""
 
 
-def to_json(ds: xarray.Dataset) -> Document:
+def to_json(ds: xarray.Dataset | LabelledArrays) -> Document:
     """Plain object of an analysis, ready for ``json.dumps(..., allow_nan=False)``.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        From ``analyze``, or read back from netCDF or zarr.
+        From ``analyze``, or read back from netCDF or zarr. Or arrays that a Dataset can be made of.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def to_json(ds: xarray.Dataset) -> Document:
     """
     run, inputs = json.loads(ds.attrs["run"]), json.loads(ds.attrs["bound_inputs"])
     numbers, attrs = _Numbers(ds), ds.attrs
-    own: Document = {"path_shares": {"steps": _largest_steps(ds)}, "differences": {}}
+    own: Document = {"path_shares": {"steps": numbers.largest_steps()}, "differences": {}}
     numbers.fill(own, OF_THE_RUN)
     own["path_shares"]["by_group"] = {}
     for i, name in enumerate(numbers.labels["group"]):
@@ -95,12 +97,6 @@ def _passes(attrs: Document) -> Document:
     }
 
 
-def _largest_steps(ds: xarray.Dataset) -> list[Document]:
-    """Give the ten steps with the largest shares in the path length."""
-    shares, steps = ds["step_path_share"].values, ds["path_step"].values
-    return [{"step": int(steps[i]), "share": float(shares[i])} for i in shares.argsort(kind="stable")[::-1][:10]]
-
-
 def _judged(result: Document, warnings: list[str]) -> Document:
     """Document without NaN, with a verdict on each predictor, and warnings that name what is undefined."""
     lost: list[str] = []
@@ -122,7 +118,7 @@ def of_lags(document: Document) -> str:
 class _Numbers:
     """Variables of a result, and the labels of their dimensions."""
 
-    def __init__(self, ds: xarray.Dataset) -> None:
+    def __init__(self, ds: xarray.Dataset | LabelledArrays) -> None:
         self.values = {str(name): variable.values for name, variable in ds.variables.items()}
         self.labels = {d: [f"{x:g}" if d == "eps" else str(x) for x in self.values[d]] for d in LABELLED}
 
@@ -173,6 +169,11 @@ class _Numbers:
                 labels = iter((*inside, *names))
                 place = [next(labels) if key == "*" else key for key in keys]
                 _set(tree, place, _entry(quantity, ending, values[index]))
+
+    def largest_steps(self) -> list[Document]:
+        """Give the ten steps with the largest shares in the path length."""
+        shares, steps = self.values["step_path_share"], self.values["path_step"]
+        return [{"step": int(steps[i]), "share": float(shares[i])} for i in shares.argsort(kind="stable")[::-1][:10]]
 
     def by_group(self, scope: str, at: tuple[int, ...] = ()) -> Document:
         """Numbers of each group by its name; empty where groups were not measured."""

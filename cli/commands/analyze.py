@@ -13,10 +13,10 @@ from gradlog.cli import options, output_files, stderr, watch
 from gradlog.cli.many_runs_text import archive
 
 if TYPE_CHECKING:
-    import xarray
-
     from gradlog.analysis.following.watch import Look
     from gradlog.analysis.reading.run import Run, View
+    from gradlog.analysis.results.json_document import Document
+    from gradlog.analysis.results.labelled_arrays import LabelledArrays
     from gradlog.analysis.results.options import Caching, Question
 
 
@@ -31,7 +31,7 @@ class Answer:
     target: Path | None
     plot: Path | None
 
-    def lines(self, result: xarray.Dataset, force: bool, indent: int | None = 1) -> list[str]:
+    def lines(self, result: LabelledArrays, force: bool, indent: int | None = 1) -> list[str]:
         """Write the files that were asked for; return the lines to print."""
         from gradlog.analysis import to_json
         from gradlog.cli import analyze_text
@@ -41,15 +41,22 @@ class Answer:
         stderr.log.info(
             "spectrum by %s, passes over the rows: %s, column sums by %s", svd["method"], svd["passes"], kernel
         )
-        if self.target is not None:
-            output_files.save(result, document, self.target, force)
-            stderr.log.info("wrote %s", self.target)
-        if self.plot is not None:
-            output_files.draw(result, self.plot, force)
-            stderr.log.info("drew %s", self.plot)
+        if self.target is not None or self.plot is not None:
+            self._write(result, document, force)
         if self.as_json:
             return [json.dumps(document, indent=indent, allow_nan=False)]
         return analyze_text.report(self.run, document, self.full, self.groups)
+
+    def _write(self, result: LabelledArrays, document: Document, force: bool) -> None:
+        from gradlog.analysis.results.dataset import to_dataset
+
+        dataset = to_dataset(result)
+        if self.target is not None:
+            output_files.save(dataset, document, self.target, force)
+            stderr.log.info("wrote %s", self.target)
+        if self.plot is not None:
+            output_files.draw(dataset, self.plot, force)
+            stderr.log.info("drew %s", self.plot)
 
 
 @options.command(
@@ -131,12 +138,12 @@ def _follow(answer: Answer, view: View, cache: Caching, every: float, quiet: boo
     """Answer for every look. Further passes, which read all rows again, wait for the last one."""
     from gradlog.analysis.results.analyze import analyze_cached
 
-    def look_at(runs: list[Run], live: bool) -> xarray.Dataset:
+    def look_at(runs: list[Run], live: bool) -> LabelledArrays:
         with stderr.progress("analyze", quiet) as asked["progress"]:
             asked["passes"] = 1 if live else 2
             return analyze_cached(runs[0], cache=cache, **asked)
 
-    def show(result: xarray.Dataset, look: Look[xarray.Dataset]) -> None:
+    def show(result: LabelledArrays, look: Look[LabelledArrays]) -> None:
         lines = answer.lines(result, force=True, indent=None)  # the files are those of the look before
         if answer.as_json:
             click.echo(lines[0])

@@ -12,10 +12,13 @@ import pytest
 import xarray as xr
 
 import gradlog
-from gradlog.analysis import Linear, analyze, analyze_each, analyze_many
+from gradlog.analysis import Linear, analyze, analyze_each, analyze_many, open_run
 from gradlog.analysis.comparison.find import find
 from gradlog.analysis.results import analyze as results
-from gradlog.analysis.results.dataset import from_arrays, to_arrays
+from gradlog.analysis.results.analyze import measure
+from gradlog.analysis.results.dataset import to_dataset
+from gradlog.analysis.results.labelled_arrays import LabelledArrays
+from gradlog.analysis.results.options import Options
 from gradlog.cli import main
 from gradlog.errors import NotARunError
 
@@ -39,11 +42,11 @@ def passes(monkeypatch):
     """Paths of the runs that are really analyzed."""
     seen = []
 
-    def counted(run, **options):
+    def counted(run, options):
         seen.append(run.where)
-        return analyze(run, **options)
+        return measure(run, options)
 
-    monkeypatch.setattr(results, "analyze", counted)
+    monkeypatch.setattr(results, "measure", counted)
     return seen
 
 
@@ -183,7 +186,7 @@ def test_goes_on_after_an_interrupt(runs, passes, monkeypatch):
 
 def test_runs_are_analyzed_at_the_same_time(runs, monkeypatch):
     both = threading.Barrier(2, timeout=30)
-    monkeypatch.setattr(results, "analyze", lambda run, **options: (both.wait(), analyze(run, **options))[1])
+    monkeypatch.setattr(results, "measure", lambda run, options: (both.wait(), measure(run, options))[1])
     with dask.config.set(num_workers=2):
         assert analyze_many(runs).sizes["run"] == 4
 
@@ -191,13 +194,13 @@ def test_runs_are_analyzed_at_the_same_time(runs, monkeypatch):
 def test_a_run_that_grows_meanwhile_is_remembered_as_what_was_read(tmp_path, record, monkeypatch, passes):
     path = record(tmp_path / "r.zarr", 0, 40)
 
-    def slow(run, **options):
+    def slow(run, options):
         record(path, 40, 60)
-        return analyze(run, **options)
+        return measure(run, options)
 
-    monkeypatch.setattr(results, "analyze", slow)
+    monkeypatch.setattr(results, "measure", slow)
     assert int(analyze_many(path).rows[0]) == 40
-    monkeypatch.setattr(results, "analyze", analyze)
+    monkeypatch.setattr(results, "measure", measure)
     assert int(analyze_many(path).rows[0]) == 60
     shutil.rmtree(path / "seg-000001-r0000")
     passes.clear()
@@ -207,8 +210,9 @@ def test_a_run_that_grows_meanwhile_is_remembered_as_what_was_read(tmp_path, rec
 
 def test_results_survive_as_plain_arrays(runs):
     for options in ({}, {"window": 20, "components": 2, "prefixes": 2}):
-        ds = analyze(str(runs / "a.zarr"), **options)
-        xr.testing.assert_identical(from_arrays(to_arrays(ds)), ds)
+        result = measure(open_run(runs / "a.zarr"), Options.of(**options))
+        again = LabelledArrays.from_arrays(result.to_arrays())
+        xr.testing.assert_identical(to_dataset(again), to_dataset(result))
 
 
 def run_command(capsys, *arguments):
