@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 ARRAYS = {"sketch": "<f4", "group_norm2": "<f8", "scalars": "<f8", "step": "<i8", "flags": "<u4"}
+UPDATE = {"update": "<f4"}
 
 
 class Refused(Exception):  # noqa: N818
@@ -105,9 +106,10 @@ def round_bits(x: np.ndarray, bits: int) -> np.ndarray:
 
 def decode(array: str, codec: str, data: bytes) -> bytes:
     data = unseal(data)
-    if array == "sketch" and codec == "raw":
+    wide = array in ("sketch", "update")
+    if wide and codec == "raw":
         return data
-    if array == "sketch":
+    if wide:
         from numcodecs.blosc import Blosc
 
         return bytes(Blosc().decode(data))
@@ -131,15 +133,23 @@ class Segment:
         self.names: list[str] = list(self.header["scalars"])
         self.digests = self.chain(digest(root))
         G, k = len(header["groups"]), header["sketch"]["k"]
-        self.tails = {"sketch": (G, k), "group_norm2": (G,), "scalars": (16,), "step": (), "flags": ()}
+        self.tails = {
+            "sketch": (G, k),
+            "group_norm2": (G,),
+            "scalars": (16,),
+            "step": (),
+            "flags": (),
+            "update": (G, k),
+        }
+        self.types = ARRAYS | (UPDATE if self.header.get("update") else {})
         for name, array in meta["consolidated_metadata"]["metadata"].items():
             width = len(self.names) if name == "scalars" else None
-            if name not in ARRAYS:
+            if name not in self.types:
                 continue  # of the parameters, or of a newer minor version
             tail = [width] if name == "scalars" else list(self.tails[name])
             must(array["shape"] == [self.header["rows"], *tail], f"shape of {name}")
-            must(np.dtype(array["data_type"]) == np.dtype(ARRAYS[name]), f"type of {name}")
-        self.rows = {name: self.read(name) for name in ARRAYS}
+            must(np.dtype(array["data_type"]) == np.dtype(self.types[name]), f"type of {name}")
+        self.rows = {name: self.read(name) for name in self.types}
         self.snapshots = {
             int(np.frombuffer(decode("theta_step", "", self.plain(f"theta_step/c.{i}")), "<i8")[0]): np.frombuffer(
                 unseal(self.plain(f"theta/c.{i}.0.0")), "<f4"
@@ -209,16 +219,16 @@ class Segment:
         for row in range(-(-rows // C)):
             across = []
             for column in range(columns):
-                rest = {"sketch": (0, 0), "group_norm2": (0,), "scalars": (column,)}.get(array, ())
+                rest = {"sketch": (0, 0), "update": (0, 0), "group_norm2": (0,), "scalars": (column,)}.get(array, ())
                 data = self.chunk(array, row, *rest)
                 must(data is not None or array == "scalars", f"chunk {row} of {array}")
                 if data is None:
                     across.append(np.full((C, 16), np.nan))
                 else:
                     plain = decode(array, self.run["codec"], data)
-                    across.append(np.frombuffer(plain, ARRAYS[array]).reshape(C, *tail))
+                    across.append(np.frombuffer(plain, self.types[array]).reshape(C, *tail))
             parts.append(np.concatenate(across, axis=1) if array == "scalars" and columns else across[0])
-        whole = np.concatenate(parts)[:rows] if parts else np.empty((0, *tail), ARRAYS[array])
+        whole = np.concatenate(parts)[:rows] if parts else np.empty((0, *tail), self.types[array])
         return whole[:, : len(self.names)] if array == "scalars" else whole
 
     def overlay(self) -> None:
@@ -239,7 +249,7 @@ class Segment:
                 for column, value in row["scalars"].items():
                     new[i, everything.index(names[column])] = value
             self.names = everything
-            for array in ("step", "flags", "group_norm2", "sketch"):
+            for array in self.types.keys() - {"scalars"}:
                 self.rows[array] = np.concatenate([self.rows[array], np.array([row[array] for row in rows])])
             self.rows["scalars"] = np.concatenate([old, new])
 
@@ -248,6 +258,7 @@ def read_journal(data: bytes, owner: str, n: int, G: int, k: int) -> tuple[list[
     """Section 6."""
     names: list[str] = []
     rows: list[dict[str, Any]] = []
+    update = unknown = np.full((G, k), np.nan, np.float32)
     if len(data) < 12:
         return names, rows
     must(
@@ -264,6 +275,9 @@ def read_journal(data: bytes, owner: str, n: int, G: int, k: int) -> tuple[list[
         must(length and crc32c(payload) == crc, "journal record")
         if payload[:1] == b"N":
             names = json.loads(payload[1:])
+        elif payload[:1] == b"U":
+            must(length == 4 + 4 * G * k, "length of an update")
+            update = np.frombuffer(payload, "<f4", offset=4).reshape(G, k)
         elif payload[:1] == b"R":
             count, flags, step = struct.unpack_from("<HIq", payload, 2)
             must(length == 16 + 8 * (G + count) + 4 * G * k, "length of a row")
@@ -274,8 +288,10 @@ def read_journal(data: bytes, owner: str, n: int, G: int, k: int) -> tuple[list[
                     "group_norm2": np.frombuffer(payload, "<f8", G, 16),
                     "scalars": dict(enumerate(np.frombuffer(payload, "<f8", count, 16 + 8 * G).tolist())),
                     "sketch": np.frombuffer(payload, "<f4", G * k, 16 + 8 * (G + count)).reshape(G, k),
+                    "update": update,
                 }
             )
+            update = unknown
         elif payload[:1] == b"A":
             count, row = struct.unpack_from("<HI", payload, 2)
             for i in range(count):
@@ -291,6 +307,8 @@ def _fits(payload: bytes, length: int, G: int, k: int) -> bool:
     (count,) = struct.unpack_from("<H", payload, 2)
     if payload[:1] == b"R":
         return length == 16 + 8 * (G + count) + 4 * G * k
+    if payload[:1] == b"U":
+        return length == 4 + 4 * G * k
     return length == 8 + 12 * count if payload[:1] == b"A" else payload[:1] == b"N"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradlog.format import layout
 from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.layout import ARRAYS, ChunkKey
+from gradlog.format.layout import ChunkKey, row_arrays
 from gradlog.format.names import MANIFESTS, PARTIAL_FILE
 
 _FOREIGN = re.compile(r"\.DS_Store|\._.*|\.directory|Thumbs\.db|desktop\.ini|\.nfs\w+|\.fuse_hidden\w+")
@@ -45,11 +45,11 @@ def of_compaction(segment: SegmentHeader, keys: Iterable[str]) -> set[str]:
         return set()
     # Once it is committed, the old files may be there still; before, the first of its own.
     manifests = re.compile(r"manifest/\d{6}\.json" if segment.shard else re.escape(MANIFESTS))
-    chunks = {key: ChunkKey.parse(key) for key in keys}
+    chunks, arrays = {key: ChunkKey.parse(key) for key in keys}, row_arrays(segment.update)
     return {
         key
         for key, chunk in chunks.items()
-        if manifests.fullmatch(key) or (chunk and chunk.array in ARRAYS and chunk.shard != bool(segment.shard))
+        if manifests.fullmatch(key) or (chunk and chunk.array in arrays and chunk.shard != bool(segment.shard))
     }
 
 
@@ -61,4 +61,4 @@ def is_resharded(header: RunHeader, segment: SegmentHeader, array: str, found: M
         return False
     if not 1 <= shard <= -(-segment.rows // header.chunk):
         return False
-    return bool(found == layout.arrays(header, segment.rows, len(segment.scalars), shard).get(array))
+    return bool(found == layout.arrays(header, segment.rows, len(segment.scalars), shard, 0, segment.update).get(array))

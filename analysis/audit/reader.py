@@ -160,15 +160,15 @@ class Witness:
 
 
 class _Table:
-    """Arrays of a segment, filled as its chunks come by; ``sketch`` holds squared norms."""
+    """Arrays of a segment, filled as its chunks come by; sketches as squared norms."""
 
     def __init__(self, header: RunHeader, segment: SegmentHeader) -> None:
         scalars = scalar_chunks(len(segment.scalars)) * SCALAR_COLUMNS
         self._chunk, self._shard = header.chunk, segment.shard
-        self._metadata = layout.arrays(header, segment.rows, scalars)
+        self._metadata = layout.arrays(header, segment.rows, scalars, update=segment.update)
         # Zeros take no memory until chunks that are really there are written into them.
         self.columns = {
-            name: np.zeros(meta["shape"][:2], np.float64 if name == "sketch" else meta["data_type"])
+            name: np.zeros(meta["shape"][:2], np.float64 if len(meta["shape"]) == 3 else meta["data_type"])
             for name, meta in self._metadata.items()
         }
         self.noted = 0
@@ -192,9 +192,9 @@ class _Table:
         if not is_intact(data):
             raise ValueError("its checksum is wrong")
         values = decode(chunk_codec(meta), data, meta["data_type"], chunk_shape(meta))[: len(part)]
-        if array == "sketch":
+        if values.ndim == 3:
             part[:] = squared_norms(values.astype(np.float32, copy=False))
-            self.noted += len(part)
+            self.noted += len(part) if array == "sketch" else 0
         elif array == "scalars":
             part[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS] = values
         else:

@@ -15,6 +15,7 @@ from gradlog.analysis.reading.rows import buffer_rows
 from gradlog.errors import TooFewStepsError
 
 if TYPE_CHECKING:
+    from gradlog.analysis.reading.rows import RowSource
     from gradlog.analysis.reading.run import Run
 
 POINTS = 240
@@ -57,8 +58,8 @@ def weights_path(run: Run) -> WeightsPath:
     Parameters
     ----------
     run : Run
-        Recorded with ``what="update"``, without a gap; or with two snapshots of its parameters, as an attached
-        optimizer keeps them.
+        With the update of each step, without a gap; or with two snapshots of its parameters, as an attached optimizer
+        keeps them.
 
     Returns
     -------
@@ -79,8 +80,8 @@ def weights_path(run: Run) -> WeightsPath:
     >>> weights_path(open_run("updates.zarr")).efficiency          # doctest: +SKIP
     0.21
     """
-    if run.header.what == "update":
-        return _of_updates(run)
+    if run.updates is not None:
+        return _of_updates(run, run.updates)
     places = _snapshots(run)
     if len(places) < 2:
         raise TooFewStepsError(
@@ -92,22 +93,24 @@ def weights_path(run: Run) -> WeightsPath:
     return WeightsPath("snapshots", steps, *_norms(run, cubes - cubes[0]), np.concatenate([[0.0], np.cumsum(moves)]))
 
 
-def _of_updates(run: Run) -> WeightsPath:
+def _of_updates(run: Run, updates: RowSource) -> WeightsPath:
     """Add up the updates; steps that the optimizer skipped moved nothing."""
     if run.n_steps == 0 or len(run.gaps) or run.header.every != 1 or not run.finite.all():
         raise TooFewStepsError(f"{run.where}: expected every update of a stretch of steps, got a run with gaps")
     shown = np.unique(np.linspace(0, run.n_steps, min(run.n_steps, POINTS) + 1).round().astype(int))
     size, place = buffer_rows(run.rows), np.zeros((run.n_groups, run.k))
-    places = {0: place.copy()}
+    places, lengths = {0: place.copy()}, [np.zeros(1)]
     for start in range(0, run.n_steps, size):
-        rows = run.rows.read(start, min(start + size, run.n_steps)).reshape(-1, run.n_groups, run.k)
+        rows = updates.read(start, min(start + size, run.n_steps)).reshape(-1, run.n_groups, run.k)
         path = place + np.cumsum(rows, axis=0, dtype=np.float64)
+        lengths.append(np.sqrt(np.einsum("tgk,tgk->t", rows, rows, dtype=np.float64)))
         for row in shown[(shown > start) & (shown <= start + len(rows))]:
             places[int(row)] = path[row - 1 - start].copy()
         place = path[-1]
-    length = np.concatenate([[0.0], np.cumsum(np.sqrt(run.group_norm2.sum(axis=1)))])
+    if not np.isfinite(place).all():
+        raise TooFewStepsError(f"{run.where}: expected every update of a stretch of steps, some rows hold none")
     ends = _norms(run, np.stack(list(places.values())))
-    return WeightsPath("updates", run.steps[0] + shown, *ends, length[shown])
+    return WeightsPath("updates", run.steps[0] + shown, *ends, np.cumsum(np.concatenate(lengths))[shown])
 
 
 def _snapshots(run: Run) -> dict[int, NDArray[np.float32]]:

@@ -74,6 +74,9 @@ def run_dataset(run: Run) -> xr.Dataset:
         "group_norm2": (("step", "group"), run.group_norm2, _attrs("gradient^2", about)),
         "flags": (("step",), run.flags, _attrs("1", "bits: 1 non-finite, 2 skipped, 4 partial")),
     }
+    if run.updates is not None and run.updates is not run.rows:
+        about = "sketch of what the step did to the parameters"
+        data["update"] = (("step", "group", "k"), sketch_array(run.updates), _attrs("parameter", about))
     coords = {"step": run.steps, "group": np.array(list(run.header.groups), dtype=object)}
     attrs = {"title": "gradlog run", "run": json.dumps(run.info)}
     return xr.Dataset(data | _scalars(run, {*data, *coords, "k"}), coords, attrs)

@@ -56,7 +56,11 @@ class RowSource:
         Rows of a stored chunk, the natural unit of reading.
     starts, firsts, every : int64 array, int64 array, int
         Rows from which on steps go up by ``every``, and their steps.
+    array : str
+        Which array of a segment is read.
     """
+
+    array = "sketch"
 
     def __init__(self, location: Location, spans: tuple[Span, ...], shape: tuple[int, int], chunk: int) -> None:
         self.location, self.spans, self.chunk = location, spans, chunk
@@ -83,6 +87,12 @@ class RowSource:
         self.starts = np.concatenate([[0], np.flatnonzero(np.diff(steps) != every) + 1])[: len(steps)]
         self.firsts, self.every = steps[self.starts], every
 
+    def updates(self) -> RowSource:
+        """Return the updates beside these rows: in the same order, NaN where a segment has none."""
+        beside = RowSource.__new__(RowSource)
+        beside.__dict__.update(self.__dict__, array="update")
+        return beside
+
     def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Read view rows [start, stop) into ``out`` (stop - start, n) and return it."""
         if out is None:
@@ -95,6 +105,12 @@ class RowSource:
         for listener in tuple(_listeners):
             listener(len(out), out.nbytes)
         return out
+
+    def norms(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Squared norms of view rows [start, stop), (rows, groups)."""
+        cube = self.read(start, stop).reshape(stop - start, self.n_groups, self.k)
+        found: NDArray[np.float64] = np.einsum("tgk,tgk->tg", cube, cube, dtype=np.float64)
+        return found
 
     def epoch_numbers(self, start: int, stop: int, epoch: tuple[int, int]) -> NDArray[np.int64]:
         """Tell the number of the epoch of view rows [start, stop), for epochs of so many steps from such a step on."""
@@ -126,7 +142,7 @@ class RowSource:
 
     def _read_member(self, member: tuple[str, int], low: int, high: int, out: NDArray[np.float32]) -> None:
         name, offset = member
-        self._segment(name).read_rows(offset + low, offset + high, out)
+        self._segment(name).read_rows(offset + low, offset + high, out, self.array)
 
     def _segment(self, name: str) -> Segment:
         if name not in self._open:

@@ -19,12 +19,12 @@ from gradlog.analysis.reading.launches import Launch, group_by_launch, select
 from gradlog.analysis.reading.metadata import Metadata, read_metadata
 from gradlog.analysis.reading.rewinds import compare
 from gradlog.analysis.reading.rows import RowSource, Span
-from gradlog.analysis.reading.segment import Segment
+from gradlog.analysis.reading.segment import Segment, stored
 from gradlog.analysis.reading.stores import Location
 from gradlog.errors import TooFewStepsError
 from gradlog.format import masking
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
-from gradlog.format.layout import ARRAYS, SCALAR_COLUMNS
+from gradlog.format.layout import SCALAR_COLUMNS
 from gradlog.format.names import HALF_PATTERN
 
 if TYPE_CHECKING:
@@ -184,6 +184,19 @@ class Run:
         return source
 
     @cached_property
+    def updates(self) -> RowSource | None:
+        """What each step of ``rows`` did to the parameters, by the same map; NaN in segments without, None if in all.
+
+        In a run of ``what="update"`` these are the rows themselves.
+        """
+        if self.header.what == "update":
+            return self.rows
+        used = [m for launch in self._launches for m in launch.members if m.header.update]
+        for segment in used:
+            segment.require_chunks("update")
+        return self.rows.updates() if used else None
+
+    @cached_property
     def group_norm2(self) -> NDArray[np.float64]:
         """Squared norm of the gradient, (rows, group); exact or, see ``has_exact_norms``, of the sketches."""
         return _concat([b.norms for b in self.columns()], np.float64, (self.n_groups,))
@@ -204,7 +217,7 @@ class Run:
                 start, stop = base + low, base + high
                 found = np.empty((high - low, 0))
                 if norms:
-                    found = launch.gather(Segment.norms, low, high)[0] if exact else _norms_of(self.rows, start, stop)
+                    found = launch.gather(Segment.norms, low, high)[0] if exact else self.rows.norms(start, stop)
                 logged = launch.gather(partial(Segment.logged, names=names), low, high) if names else []
                 scalars = dict(zip(names, np.mean(logged, axis=0).T, strict=True)) if names else {}
                 yield Block(start, found, (self.flags[start:stop] & NONFINITE) == 0, scalars)
@@ -289,6 +302,7 @@ class Run:
             "tensors": len(h.tensors),
             "scalars": self.scalar_names,
             "halves": self.halves,
+            **({"updates": True} if any(x.header.update for x in self.segments) else {}),
             "norms": "exact" if self.has_exact_norms else "estimated from the sketches",
             "segments": [x.info for x in self.segments],
             "ranks": max((len(x.members) for x in self._launches), default=0),
@@ -303,7 +317,7 @@ class Run:
             "skipped": self._flagged(SKIPPED),
             "partial": self._flagged(PARTIAL),
             "journal_rows": sum(len(x.tail) for x in self.segments if x.tail is not None),
-            "storage": self._storage(),
+            "storage": stored(self.segments),
             "provenance": masking.origin(h.provenance),
         }
 
@@ -380,20 +394,6 @@ class Run:
     def _flagged(self, bit: int) -> int:
         """Rows with this flag."""
         return int(np.count_nonzero(self.flags & bit))
-
-    def _storage(self) -> dict[str, dict[str, int]]:
-        totals = {name: {"bytes": 0, "files": 0} for name in ARRAYS}
-        for segment in self.segments:
-            for name, found in segment.storage.items():
-                for key, value in found.items():
-                    totals[name][key] += value
-        return totals
-
-
-def _norms_of(rows: RowSource, start: int, stop: int) -> NDArray[np.float64]:
-    cube = rows.read(start, stop).reshape(stop - start, rows.n_groups, rows.k)
-    norms: NDArray[np.float64] = np.einsum("tgk,tgk->tg", cube, cube, dtype=np.float64)
-    return norms
 
 
 def _concat(parts: list[NDArray[Number]], dtype: type[Number], tail: tuple[int, ...] = ()) -> NDArray[Number]:

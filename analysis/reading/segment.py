@@ -32,7 +32,7 @@ from gradlog.format import journal as records
 from gradlog.format.chain import digest, is_sealed
 from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.journal import Journal, following
-from gradlog.format.layout import ARRAYS, SNAPSHOTS
+from gradlog.format.layout import SNAPSHOTS, row_arrays
 from gradlog.format.names import META
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Segment:
     def storage(self) -> dict[str, dict[str, int]]:
         """Stored bytes and chunk files of each array."""
         found = {}
-        for name in ARRAYS:
+        for name in row_arrays(self.header.update):
             array = self._array(name)
             size, files = chunks.stored(array) or (int(array.nbytes_stored()), _files(array)[0])
             found[name] = {"bytes": size, "files": files}
@@ -149,18 +149,25 @@ class Segment:
                     f"{self.where}/{name}: {needed - there} of {needed} chunk files are missing; run: gradlog audit"
                 )
 
-    def read_rows(self, start: int, stop: int, out: NDArray[np.float32]) -> None:
-        """Read local rows [start, stop) of the sketch into ``out`` (stop - start, group, k), C order."""
+    def read_rows(self, start: int, stop: int, out: NDArray[np.float32], name: str = "sketch") -> None:
+        """Read local rows [start, stop) of an array of sketches into ``out`` (stop - start, group, k), C order.
+
+        Updates are NaN where none were kept.
+        """
         cut = min(stop, self.committed)
+        if name not in self.arrays:
+            out[:] = np.nan
+            return
         if start < cut:
-            array, wanted = self._array("sketch"), out[: cut - start]
-            with unbroken(f"{self.where}/sketch"):
+            array, wanted = self._array(name), out[: cut - start]
+            with unbroken(f"{self.where}/{name}"):
                 if self.run.codec != "raw" or not chunks.read_raw(array, start, cut, wanted):
                     buffer = default_buffer_prototype().nd_buffer.from_numpy_array(wanted)
                     array.get_basic_selection((slice(start, cut),), out=buffer)
         if cut < stop and self.tail is not None:
             low = max(start, self.committed) - self.committed
-            out[max(cut - start, 0) :] = self.tail.sketch[low : stop - self.committed]
+            late = self.tail.sketch if name == "sketch" else self.tail.update
+            out[max(cut - start, 0) :] = np.nan if late is None else late[low : stop - self.committed]
 
     @cached_property
     def snapshot_steps(self) -> NDArray[np.int64]:
@@ -238,7 +245,18 @@ class Segment:
         return self.arrays[name]
 
 
+def stored(segments: Sequence[Segment]) -> dict[str, dict[str, int]]:
+    """Add up stored bytes and chunk files of each array over segments."""
+    totals = {name: {"bytes": 0, "files": 0} for name in row_arrays(any(s.header.update for s in segments))}
+    for segment in segments:
+        for name, found in segment.storage.items():
+            for key, value in found.items():
+                totals[name][key] += value
+    return totals
+
+
 def _join(first: Journal, second: Journal) -> Journal:
+    updates = [np.full_like(j.sketch, np.nan) if j.update is None else j.update for j in (first, second)]
     names = list(dict.fromkeys([*first.names, *second.names]))
     parts = [(j, [names.index(name) for name in j.names]) for j in (first, second)]
     scalars = np.full((len(first) + len(second), len(names)), np.nan)
@@ -253,6 +271,7 @@ def _join(first: Journal, second: Journal) -> Journal:
         scalars=scalars,
         names=names,
         chunk=first.chunk,
+        update=None if first.update is second.update is None else np.concatenate(updates),
     )
 
 
@@ -293,7 +312,7 @@ def _read_record(
         told = document["consolidated_metadata"]["metadata"]
     except (KeyError, TypeError) as error:
         raise CorruptRunError(f"{where}/{META}: carries no metadata of arrays") from error
-    implied = layout.arrays(run, header.rows, len(header.scalars), header.shard, header.snapshots)
+    implied = layout.arrays(run, header.rows, len(header.scalars), header.shard, header.snapshots, header.update)
     for name, meta in implied.items():
         found = told.get(name) if isinstance(told, dict) else None
         if found != meta:

@@ -60,7 +60,7 @@ def export_rows(run: Run, target: Path, form: Form, sketch: bool = True) -> None
     run.require(1)
     if form in ("netcdf", "zarr"):
         ds = run.to_xarray()
-        _write_dataset(ds if sketch else ds.drop_vars("sketch"), target, form)
+        _write_dataset(ds if sketch else ds.drop_vars(["sketch", "update"], errors="ignore"), target, form)
     elif form == "npz":
         _rows_npz(run, target, sketch)
     elif form == "csv":

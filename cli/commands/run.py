@@ -45,8 +45,8 @@ recorded = options.under("What is recorded")
           help="Keep a sketch of the parameters every N steps; 0: at the start and the end.")  # fmt: skip
 @recorded("--stage", type=click.Choice(["consumed", "preclip"]), default="consumed",
           help="Record the gradient after clipping, or before.")  # fmt: skip
-@recorded("--what", type=click.Choice(["gradient", "update"]), default="gradient",
-          help="Record gradients, or the change of the parameters in each step.")  # fmt: skip
+@recorded("--what", type=click.Choice(["gradient", "update", "both"]), default="gradient",
+          help="Record gradients, the change of the parameters in each step, or both.")  # fmt: skip
 @recorded("--seed", type=int, default=0, metavar="N", help="Seed of the sketch's random map.")
 @recorded("--optimizers", type=click.Choice(["auto", "together", "separate"]), default="auto",
           help="Which optimizers make one run: those that step between the same backward passes, all of them, or "
@@ -83,6 +83,7 @@ def run(
 
     path, recording["mode"] = choose_place(script, output, *asked) if first_rank() else (output or script, "w-")
     recording["argv"] = not no_argv
+    recording["what"] = ("gradient", "update") if recording["what"] == "both" else recording["what"]
     recording["include"] = recording["include"] or None  # click gives an empty tuple where there is none
     folder = os.getcwd()
     warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever

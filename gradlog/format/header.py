@@ -210,7 +210,8 @@ class RunHeader:
     def frames(self) -> dict[str, tuple[str, int]]:
         """Codec of each array's chunks, and the bytes that they decode to."""
         return {
-            name: (chunk_codec(meta), decoded_bytes(meta)) for name, meta in arrays(self, 1, 1, snapshots=1).items()
+            name: (chunk_codec(meta), decoded_bytes(meta))
+            for name, meta in arrays(self, 1, 1, snapshots=1, update=True).items()
         }
 
     @property
@@ -227,8 +228,8 @@ class SegmentHeader:
     manifest (before the first: ``root``), ``dropped`` the step intervals [first, last, reason] that were not kept.
     ``shard`` is the number of chunks in each shard of a compacted segment, 0 for one file per chunk.
     ``joined`` are parameter tensors that came after the run's header was written and that rows of this segment include;
-    before, they had no gradient. ``snapshots`` counts sketches of the parameters themselves. Both fields are left out
-    where there are none.
+    before, they had no gradient. ``snapshots`` counts sketches of the parameters themselves. ``update``: rows also hold
+    what the step did to the parameters. These three are left out where there are none.
     ``check`` is the digest of the segment's own metadata file, taken with 64 zeros in its place.
     """
 
@@ -250,6 +251,7 @@ class SegmentHeader:
     shard: int = 0
     joined: tuple[TensorInfo, ...] = ()
     snapshots: int = 0
+    update: bool = False
     check: str = NO_CHECK
 
     @property
@@ -260,7 +262,7 @@ class SegmentHeader:
     def to_attrs(self) -> dict[str, object]:
         """Attributes of the segment group."""
         d = dataclasses.asdict(self)
-        return {SEGMENT_KEY: {key: d[key] for key in d if d[key] or key not in ("joined", "snapshots")}}
+        return {SEGMENT_KEY: {key: d[key] for key in d if d[key] or key not in _OPTIONAL}}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, object], where: str = "segment") -> SegmentHeader:
@@ -283,6 +285,8 @@ class SegmentHeader:
             found["process"] = fields.mapping(found.get("process", {}), "process")
             for key, most in _COUNTS.items():
                 found[key] = whole_number(found.get(key, 0), 0, most, key)
+            if type(found.get("update", False)) is not bool:
+                raise ValueError(f"update must be true or false, got {shown(found['update'])}")
             for key in _TEXTS & found.keys():
                 text(found[key], key)
             if found.get("parent") is not None:
@@ -324,6 +328,8 @@ def attributes(metadata: bytes | memoryview, where: str) -> limits.Document:
 
 _COUNTS = {"number": 999_999, "rank": MOST_RANK, "rows": 2**48, "flushes": 2**40, "shard": 2**24, "snapshots": 2**40}
 """The most of each count of a segment."""
+
+_OPTIONAL = {"joined", "snapshots", "update"}
 
 _TEXTS = {"root", "head", "status", "reason", "opened", "closed", "check"}
 

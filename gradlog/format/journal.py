@@ -8,6 +8,7 @@ over these eight bytes and the owner's name. No name is stored, but a journal of
 ====  ==========================================================================================
  N    scalar names, a JSON list; column i of the scalars from here on is name i (names only grow)
  R    a row: pad u8, n_scalars u16, flags u32, step i64, norm2 f64[G], scalars f64[n], sketch f32[G k]
+ U    what the step of the row that follows did to the parameters: pad u8[3], update f32[G k]
  A    annotation: pad u8, n u16, row u32 (index in this journal), then n pairs (column u32, value f64)
 ====  ==========================================================================================
 
@@ -39,6 +40,7 @@ _HEAD = struct.Struct("<4sII")
 _FRAME = struct.Struct("<II")
 _ROW = struct.Struct("<cxHIq")
 _NOTE = struct.Struct("<cxHI")
+_UPDATE = struct.Struct("<c3x")
 _SNAPSHOT = struct.Struct("<c7xq")
 _PAIR = np.dtype([("column", "<u4"), ("value", "<f8")])
 
@@ -72,13 +74,15 @@ def names_record(names: list[str]) -> bytes:
     return frame(b"N" + json.dumps(names).encode())
 
 
-def row_bytes(groups: int, k: int, scalars: int) -> int:
-    """Bytes of the record of a row with so many scalars.
+def row_bytes(groups: int, k: int, scalars: int, update: bool = False) -> int:
+    """Bytes of the record of a row with so many scalars, and of its update.
 
-    >>> row_bytes(2, 8, 3)
-    128
+    >>> row_bytes(2, 8, 3), row_bytes(2, 8, 3, update=True)
+    (128, 204)
     """
-    return _FRAME.size + _ROW.size + 8 * groups + 8 * scalars + 4 * groups * k
+    sketch = 4 * groups * k
+    row = _FRAME.size + _ROW.size + 8 * groups + 8 * scalars + sketch
+    return row + (_FRAME.size + _UPDATE.size + sketch if update else 0)
 
 
 def row_record(
@@ -87,17 +91,20 @@ def row_record(
     norm2: NDArray[np.float64],
     sketch: NDArray[np.float32],
     scalars: NDArray[np.float64],
+    update: NDArray[np.float32] | None = None,
 ) -> bytes:
-    """Record of one row: ``norm2`` (G,), ``sketch`` (G, k), ``scalars`` (n,)."""
-    # One copy of the sketch, the largest part: checked where it lies and then joined.
-    start = _ROW.pack(b"R", len(scalars), flags, step)
+    """Record of one row: ``norm2`` (G,), ``sketch`` (G, k), ``scalars`` (n,); before it that of its update (G, k)."""
+    row = _record(_ROW.pack(b"R", len(scalars), flags, step), norm2, scalars, sketch)
+    return b"".join(row if update is None else [*_record(_UPDATE.pack(b"U"), update), *row])
+
+
+def _record(start: bytes, *values: NDArray[np.floating]) -> list[bytes | memoryview]:
+    """Pieces of a record: the arrays, most of it, are checked where they lie and copied when all is joined."""
     crc, length = _crc(start), len(start)
-    arrays = [
-        np.ascontiguousarray(x, x.dtype.newbyteorder("<")).reshape(-1).view(np.uint8) for x in (norm2, scalars, sketch)
-    ]
+    arrays = [np.ascontiguousarray(x, x.dtype.newbyteorder("<")).reshape(-1).view(np.uint8) for x in values]
     for array in arrays:
         crc, length = google_crc32c.extend(crc, array), length + len(array)
-    return b"".join((_FRAME.pack(length, crc), start, *(array.data for array in arrays)))
+    return [_FRAME.pack(length, crc), start, *(array.data for array in arrays)]
 
 
 def annotation_record(row: int, columns: list[int], values: list[float]) -> bytes:
@@ -133,6 +140,7 @@ class Journal:
     flags : (rows,) uint32
     norm2 : (rows, G) float64
     sketch : (rows, G, k) float32
+    update : (rows, G, k) float32, NaN where not recorded; or None where no row has one
     scalars : (rows, names) float64, NaN where not logged
     names : list of str
     unread : int
@@ -152,6 +160,7 @@ class Journal:
     unread: int
     chunk: int
     damaged: bool = False
+    update: NDArray[np.float32] | None = None
 
     @property
     def torn(self) -> bool:
@@ -180,6 +189,7 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
     names: list[str] = []
     rows: list[tuple[int, int]] = []
     norm2, sketch, scalars = [], [], []
+    updates: dict[int, NDArray[np.float32]] = {}
     notes: list[tuple[int, NDArray[np.void]]] = []
     width = row_bytes(groups, k, 0) - _FRAME.size
     most = (len(data) + limits.WIDENED) // 8
@@ -197,6 +207,10 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
             norm2.append(np.frombuffer(payload, "<f8", groups, _ROW.size))
             scalars.append(np.frombuffer(payload, "<f8", n, _ROW.size + 8 * groups))
             sketch.append(np.frombuffer(payload, "<f4", groups * k, _ROW.size + 8 * (groups + n)))
+        elif kind == b"U":
+            if len(payload) != _UPDATE.size + 4 * groups * k:
+                break
+            updates[len(rows)] = np.frombuffer(payload, "<f4", offset=_UPDATE.size).reshape(groups, k)
         elif kind == b"N":
             told = _names(payload)
             if told is None or len(rows) * len(told) > most:
@@ -220,8 +234,20 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
         names=names,
         unread=unread,
         chunk=chunk,
-        damaged=unread > 0 and not _cut_short(data[at:], width if chunk >= 0 else 0),
+        damaged=unread > 0 and not _cut_short(data[at:], width if chunk >= 0 else 0, 4 * groups * k),
+        update=_updates(updates, len(rows), groups, k),
     )
+
+
+def _updates(known: dict[int, NDArray[np.float32]], rows: int, groups: int, k: int) -> NDArray[np.float32] | None:
+    """Return updates (rows, groups, k), NaN where there is none; None where no row has one."""
+    found = {row: update for row, update in known.items() if row < rows}  # one may wait for a row that was cut off
+    if not found:
+        return None
+    table = np.full((rows, groups, k), np.nan, np.float32)
+    for row, update in found.items():
+        table[row] = update
+    return table
 
 
 def _chunk(data: bytes, owner: str) -> tuple[int, int]:
@@ -232,7 +258,7 @@ def _chunk(data: bytes, owner: str) -> tuple[int, int]:
     return (chunk, _HEAD.size) if magic == _MAGIC and crc == _crc(data[:8] + owner.encode()) else (-1, 0)
 
 
-def _cut_short(data: bytes, width: int) -> bool:
+def _cut_short(data: bytes, width: int, sketch: int) -> bool:
     """Whether the last bytes of a journal look like the beginning of one record (``width`` 0: of the head)."""
     if width == 0:
         return len(data) < _HEAD.size and _MAGIC.startswith(data[:4])
@@ -243,7 +269,8 @@ def _cut_short(data: bytes, width: int) -> bool:
     if begun[:1] == b"N":
         return len(begun) < length and not _begins_with_list(begun[1:])
     n: int = _ROW.unpack_from(begun + bytes(_ROW.size))[1]
-    expected = {b"R": width + 8 * n, b"A": _NOTE.size + n * _PAIR.itemsize}.get(begun[:1])
+    sizes = {b"R": width + 8 * n, b"A": _NOTE.size + n * _PAIR.itemsize, b"U": _UPDATE.size + sketch}
+    expected = sizes.get(begun[:1])
     return length == expected and len(begun) < length
 
 

@@ -77,6 +77,9 @@ ARRAYS = {
 }
 """Arrays with a row for each step, in the order of a chunk's files."""
 
+UPDATE = {"update": Array(("step", "group", "k"), "float32", None)}
+"""A further one of segments that keep what each step did to the parameters, sketched as the gradient is."""
+
 SNAPSHOTS = {
     "theta": Array(("snapshot", "group", "k"), "float32", RAW),
     "theta_step": Array(("snapshot",), "int64", PACKED),
@@ -111,7 +114,7 @@ class ChunkKey:
         >>> str(ChunkKey.of("sketch", 3)), str(ChunkKey.of("scalars", 3, 1, shard=True))
         ('sketch/c.3.0.0', 'scalars/c/3/1')
         """
-        dims = (ARRAYS | SNAPSHOTS)[array].dims
+        dims = (ARRAYS | UPDATE | SNAPSHOTS)[array].dims
         return cls(array, (index, column, 0)[: len(dims)], shard)
 
     @classmethod
@@ -183,13 +186,18 @@ def scalar_chunks(names: int) -> int:
     return -(-names // SCALAR_COLUMNS)
 
 
-def chunk_keys(index: int, scalars: int) -> Iterator[ChunkKey]:
+def row_arrays(update: bool) -> dict[str, Array]:
+    """Arrays with a row for each step, of a segment with updates or without."""
+    return ARRAYS | UPDATE if update else ARRAYS
+
+
+def chunk_keys(index: int, scalars: int, update: bool = False) -> Iterator[ChunkKey]:
     """Keys of the chunks of one block of rows, in order.
 
     >>> [str(key) for key in chunk_keys(0, scalars=1)]
     ['sketch/c.0.0.0', 'group_norm2/c.0.0', 'scalars/c.0.0', 'step/c.0', 'flags/c.0']
     """
-    for array in ARRAYS:
+    for array in row_arrays(update):
         for column in range(scalar_chunks(scalars) if array == "scalars" else 1):
             yield ChunkKey.of(array, index, column)
 
@@ -246,7 +254,9 @@ def group_metadata(
     return meta
 
 
-def arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0, snapshots: int = 0) -> dict[str, ArrayMetadata]:
+def arrays(
+    header: RunHeader, rows: int, scalars: int, shard: int = 0, snapshots: int = 0, update: bool = False
+) -> dict[str, ArrayMetadata]:
     """Zarr v3 metadata of a segment's arrays when so many rows, names and snapshots are committed.
 
     With ``shard`` chunks to a file the chunks are those of an unsharded segment, byte for byte, as the inner chunks
@@ -256,9 +266,9 @@ def arrays(header: RunHeader, rows: int, scalars: int, shard: int = 0, snapshots
     shape = {"step": rows, "scalar": scalars, "snapshot": snapshots, **fixed}
     chunk = {"step": header.chunk, "scalar": SCALAR_COLUMNS, "snapshot": 1, **fixed}
     found = {}
-    for name, array in (ARRAYS | SNAPSHOTS if snapshots else ARRAYS).items():
+    for name, array in (row_arrays(update) | (SNAPSHOTS if snapshots else {})).items():
         meta = _metadata(array, shape, chunk, array.codecs or _SKETCH[header.codec])
-        found[name] = _sharded(meta, shard) if shard and name in ARRAYS else meta
+        found[name] = _sharded(meta, shard) if shard and name not in SNAPSHOTS else meta
     return found
 
 

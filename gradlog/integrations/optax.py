@@ -87,7 +87,12 @@ def open_run(
     """
     from gradlog import open as open_any
 
-    return open_any(path, like=named_leaves(params), options=options, **keywords)
+    chosen = RecordingOptions.of(options, keywords)
+    if chosen.updates:
+        raise UnsupportedError(
+            "what=('gradient', 'update'): with optax each is recorded by itself, in a run of its own"
+        )
+    return open_any(path, like=named_leaves(params), options=chosen)
 
 
 class LogState(NamedTuple):

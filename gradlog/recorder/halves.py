@@ -66,12 +66,15 @@ def _real(x: Numbers) -> Numbers:
     return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
 
 
-def row_of(builder: RowBuilder, pairs: list[tuple[str, object]], half: object, scalars: dict[str, float]) -> Row:
-    """Row of a step, with the norms of the half batch where one is given."""
+def row_of(
+    builder: RowBuilder, pairs: list[tuple[str, object]], half: object, update: object, scalars: dict[str, float]
+) -> Row:
+    """Row of a step, with its update and with the norms of the half batch where they are given."""
     mean = builder.ordered(pairs)
+    change = None if update is None else builder.projected(flatten(update))
     if half is None:
-        return Row(mean, scalars)
+        return Row(mean, scalars, update=change)
     if builder.header.what != "gradient":
         raise GradientError(f"half: expected with what='gradient', this run records what={builder.header.what!r}")
     pair = (made_dense(arrays) for arrays in (mean, builder.ordered(flatten(half))))
-    return Row(mean, scalars | half_norms(builder.header, *pair))
+    return Row(mean, scalars | half_norms(builder.header, *pair), update=change)

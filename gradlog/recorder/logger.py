@@ -76,7 +76,9 @@ class Logger:
         recording = self.recorder.recording
         return self.active and (recording is None or recording.due)
 
-    def step(self, grads: object, step: int | None = None, *, half: object = None, **scalars: float) -> None:
+    def step(
+        self, grads: object, step: int | None = None, *, half: object = None, update: object = None, **scalars: float
+    ) -> None:
         """Record the gradient of one optimizer step.
 
         Parameters
@@ -91,6 +93,9 @@ class Logger:
             The gradient of one half of the batch, of which ``grads`` is the mean over both halves, at the same
             parameters. It tells signal from minibatch noise: the squared norm of ``half - grads`` is kept for each
             group, 8 bytes each.
+        update : array, nested dict or list of them, or iterable of (name, array) pairs, optional
+            What the step did to the parameters, after less before. Expected of every row of a run that was opened with
+            ``what=("gradient", "update")``, and of no other.
         **scalars : float
             Loss, learning rate and whatever else belongs to this step.
 
@@ -115,7 +120,7 @@ class Logger:
                 return
             pairs = flatten(grads)
             recording = recorder.recording or recorder.begin(describe(recorder.options.chosen(pairs)))
-            recording.append(lambda: row_of(recording.builder, pairs, half, scalars), step)
+            recording.append(lambda: row_of(recording.builder, pairs, half, update, scalars), step)
 
     def annotate(self, **scalars: float) -> None:
         """Add scalars to a row: after the step, or before it.

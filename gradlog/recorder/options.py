@@ -17,6 +17,7 @@ from gradlog.sketching.groups import Groups
 from gradlog.storage.settings import Storage
 
 Mode = Literal["w-", "new", "a", "w"]
+BOTH = ("gradient", "update")
 MODES: tuple[Mode, ...] = ("w-", "new", "a", "w")
 Function = TypeVar("Function", bound=Callable[..., object])
 Leaf = TypeVar("Leaf")
@@ -33,7 +34,7 @@ class HookKeywords(TypedDict, total=False):
     every: int
     mode: Mode | None
     stage: Literal["consumed", "preclip", "local"]
-    what: str
+    what: str | Sequence[str]
     theta_every: int
     on_error: Literal["warn", "raise"]
     chunk: int | None
@@ -82,8 +83,9 @@ class RecordingOptions:
         stored. Default: ``"w-"``; callbacks of frameworks name their own.
     stage : {"consumed", "preclip", "local"}
         Which gradient this is: what the optimizer was handed, before clipping, or one rank's own.
-    what : str
-        The recorded quantity, ``"gradient"`` or ``"update"``.
+    what : str or sequence of str
+        The recorded quantity: ``"gradient"``, ``"update"``, the change of the parameters in a step, or both,
+        ``("gradient", "update")``. Then each row has two sketches by one map.
     theta_every : int
         Keep a sketch of the parameters before every step divisible by this, too; 0: at the start, at checkpoints and at
         the end alone. Only integrations that know the parameters do, those of torch; elsewhere call
@@ -138,7 +140,7 @@ class RecordingOptions:
     every: int = 1
     mode: Mode | None = None
     stage: Literal["consumed", "preclip", "local"] = "consumed"
-    what: str = "gradient"
+    what: str | Sequence[str] = "gradient"
     theta_every: int = 0
     on_error: Literal["warn", "raise"] = "warn"
     chunk: int | None = None
@@ -165,6 +167,9 @@ class RecordingOptions:
                 object.__setattr__(self, name, _whole(name, value, least, most))
         for name in ("include", "exclude"):
             object.__setattr__(self, name, _patterns(name, getattr(self, name)))
+        object.__setattr__(self, "what", _quantities(self.what))
+        if self.updates and self.stage == "local":
+            raise ValueError("stage='local' takes one quantity: every rank has its own gradient, and all one update")
         for name in ("optimizer", "notes"):
             facts = getattr(self, name)
             if facts is not None and not isinstance(facts, Mapping):
@@ -175,6 +180,11 @@ class RecordingOptions:
                 f'mode="{self.mode}" begins a new run: open it so on rank 0 first, and its log.path with mode="a" on '
                 f"rank {self.rank}"
             )
+
+    @property
+    def updates(self) -> bool:
+        """Whether updates are recorded beside the gradients."""
+        return self.what == BOTH
 
     def chooses(self, name: str) -> bool:
         """Whether the parameter of this name is recorded.
@@ -239,6 +249,14 @@ def _one_of(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
     if value not in allowed:
         words = ", ".join(repr(one) for one in allowed if one is not None)
         raise ValueError(f"{name} must be one of {words}, got {value!r}")
+
+
+def _quantities(what: str | Sequence[str]) -> str | tuple[str, ...]:
+    """Return one quantity as it is, and gradient and update in this order."""
+    names = (what,) if isinstance(what, str) else tuple(what) if isinstance(what, Sequence) else ()
+    if len(names) != 1 and set(names) != set(BOTH):
+        raise ValueError(f"what must be 'gradient', 'update' or ('gradient', 'update'), got {what!r}")
+    return names[0] if len(names) == 1 else BOTH
 
 
 def _patterns(name: str, value: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -46,7 +46,7 @@ class Plan:
             codec=options.codec or ("bitshuffle-zstd" if rounded else "raw"),
             sketch_bits=options.sketch_bits,
             stage=options.stage,
-            what=options.what,
+            what="gradient" if options.updates else str(options.what),
             every=options.every,
             created=now(),
             uuid=uuid.uuid4().hex,
@@ -84,13 +84,14 @@ class Plan:
         return names, tuple(dataclasses.replace(t, group=g) for t, g in zip(plain, index, strict=True)), sizes
 
 
-def described(path: str, header: RunHeader) -> str:
+def described(path: str, header: RunHeader, updates: bool = False) -> str:
     """One line: what is recorded and what it costs."""
-    row = header.n * 4 + len(header.groups) * 8 + 40
-    files = 6 / header.chunk * 1000
+    row = header.n * (8 if updates else 4) + len(header.groups) * 8 + 40
+    files = (7 if updates else 6) / header.chunk * 1000
     kind = "exact" if header.sketch.exact else f"{header.sketch.kind} to k={header.sketch.k}"
     return (
-        f"recording to {path}: {header.dimension:,} coordinates in {len(header.groups)} groups, {kind}; "
+        f"recording to {path}: {header.dimension:,} coordinates in {len(header.groups)} groups, {kind}"
+        f"{', with updates' if updates else ''}; "
         f"{row / 1024:.1f} KiB a step, chunks of {header.chunk} steps, {max(files, 1):.0f} files per 1,000 steps, "
         f"{2 * header.chunk * row / 2**20:.1f} MiB of buffers"
     )

@@ -190,7 +190,7 @@ class Recorder:
         assert self._plan is not None
         if self.path != self._plan.path:
             self.warn(f"{self._plan.path} is there already, so this run is recorded beside it")
-        log.info("%s", described(self.path, recording.header))
+        log.info("%s", described(self.path, recording.header, self.options.updates))
         return recording
 
     def _extend(self, recording: Recording, new: Layout) -> None:

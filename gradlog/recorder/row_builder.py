@@ -37,6 +37,8 @@ class Row(NamedTuple):
         Whether the optimizer skipped this step; read when the row is written.
     later : bool
         The sketch is still under way on a device: write the row when the next step comes, or at the end.
+    update : callable or None
+        A :data:`Fill` for what the step did to the parameters, in a run that keeps it.
     """
 
     arrays: Sequence[Entries] | Fill
@@ -44,6 +46,7 @@ class Row(NamedTuple):
     flags: int = 0
     skipped: object = False
     later: bool = False
+    update: Fill | None = None
 
 
 class RowBuilder:
@@ -122,6 +125,7 @@ class RowBuilder:
         if missing == len(self._index):
             return False
         round_mantissa(sketch, self.header.sketch_bits)
+        self._write_update(block, row.update)
         flags = row.flags | (SKIPPED if row.skipped else 0) | (PARTIAL if missing else 0)
         if not (np.isfinite(norm2).all() and np.isfinite(sketch).all()):
             flags |= NONFINITE
@@ -131,6 +135,15 @@ class RowBuilder:
             self._columns.put(block, i, name, value)
         block.name(self._columns.names)
         return True
+
+    def _write_update(self, block: Block, fill: Fill | None) -> None:
+        if (block.update is None) != (fill is None):
+            expected = "no update" if fill else "an update beside each gradient"
+            raise GradientError(f"this run expects {expected}; what=('gradient', 'update') records both")
+        if block.update is not None and fill is not None:
+            update = block.update[block.rows]
+            fill(update, np.empty(len(update)))
+            round_mantissa(update, self.header.sketch_bits)
 
     def annotate(self, block: Block, scalars: Mapping[str, object]) -> list[int]:
         """Set scalars of the last row of the block; give their columns."""

@@ -81,13 +81,18 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
     mine = [name for _, rank, name in there if rank == plan.options.rank]
     if plan.options.mode == "w-" and mine:
         raise _exists(plan.path)
-    earlier = {t.name: t for name in mine for t in read_segment(sink, name).joined}
+    before = [read_segment(sink, name) for name in mine]
+    earlier = {t.name: t for segment in before for t in segment.joined}
     wanted = plan.header([t for t in layout if t[0] not in earlier])
     header, root = create_root(sink, wanted)
     if header.uuid != wanted.uuid:
         if plan.options.mode == "w":
             raise _raced(plan.path)
         require_same(header, wanted, plan.path)
+    updates = plan.options.updates
+    if before and before[-1].update != updates:
+        was, wants = ("with", "none") if before[-1].update else ("without", "them")
+        raise SpecMismatchError(f"{plan.path} was recorded {was} updates beside gradients, this process wants {wants}")
     _require_rest(sink, plan.path, header, mine)
     resumed = provenance.collect(plan.options, notes=False) if mine else None
     segment = SegmentHeader(
@@ -98,6 +103,7 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
         head=digest(root),
         joined=_joined(header, layout, earlier, new),
         opened=now(),
+        update=updates,
         process={**liveness.process_identity(), "resumed": resumed},
     )
     writer = SegmentWriter(sink, header, segment)

@@ -18,6 +18,7 @@ class Block:
     Attributes
     ----------
     sketch : (C, G, k) float32
+    update : (C, G, k) float32, or None in a segment without updates
     norm2 : (C, G) float64
     scalars : (C, columns) float64, columns a multiple of 16; NaN where nothing was logged
     step : (C,) int64
@@ -32,9 +33,10 @@ class Block:
         Names of the scalars that are known so far.
     """
 
-    def __init__(self, header: RunHeader) -> None:
+    def __init__(self, header: RunHeader, update: bool = False) -> None:
         C, G, k = header.chunk, len(header.groups), header.sketch.k
         self.sketch = np.empty((C, G, k), np.float32)  # memory that a short run never touches costs nothing
+        self.update = np.empty((C, G, k), np.float32) if update else None
         self.norm2 = np.empty((C, G))
         self.scalars = np.full((C, SCALAR_COLUMNS), np.nan)
         self.step = np.zeros(C, np.int64)
@@ -45,21 +47,26 @@ class Block:
         self.names: list[str] = []
 
     @classmethod
-    def of_journal(cls, header: RunHeader, index: int, journal: Journal, committed: Sequence[str]) -> Block:
+    def of_journal(
+        cls, header: RunHeader, index: int, journal: Journal, committed: Sequence[str], update: bool = False
+    ) -> Block:
         """Rows of a journal as chunk ``index``; ``committed`` are the names that earlier chunks have."""
-        block = cls(header).reuse(index)
+        block = cls(header, update).reuse(index)
         block.rows = min(len(journal), header.chunk)
         block.name(max(list(committed), journal.names, key=len))
         rows = slice(0, block.rows)
         block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
         block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]
         block.scalars[rows, : journal.scalars.shape[1]] = journal.scalars[rows]
+        if block.update is not None:
+            block.update[rows] = np.nan if journal.update is None else journal.update[rows]
         return block
 
     def record(self, row: int) -> bytes:
         """Record of a row for the journal, with the scalars that have a name so far."""
         scalars = self.scalars[row, : len(self.names)]
-        return row_record(int(self.step[row]), int(self.flags[row]), self.norm2[row], self.sketch[row], scalars)
+        update = None if self.update is None else self.update[row]
+        return row_record(int(self.step[row]), int(self.flags[row]), self.norm2[row], self.sketch[row], scalars, update)
 
     @property
     def full(self) -> bool:
@@ -94,6 +101,7 @@ class Block:
     def columns(self) -> dict[str, Numbers]:
         """Return the rows by the name of the array that they go to."""
         wide: dict[str, Numbers] = {"sketch": self.sketch, "group_norm2": self.norm2, "scalars": self.scalars}
+        wide |= {} if self.update is None else {"update": self.update}
         return {**wide, "step": self.step, "flags": self.flags}
 
     def pad(self) -> None:

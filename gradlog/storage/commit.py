@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gradlog.errors import CorruptRunError, NotARunError, SpecMismatchError
 from gradlog.format import limits
 from gradlog.format.chain import NO_CHECK, digest, is_sealed, manifest_reader, seal
-from gradlog.format.codec import Buffers, encode
+from gradlog.format.codec import Buffers, Numbers, encode
 from gradlog.format.header import RunHeader, SegmentHeader, attributes
 from gradlog.format.layout import SCALAR_COLUMNS, ArrayMetadata, ChunkKey, arrays, chunk_keys, group_metadata
 from gradlog.format.names import MANIFEST, META, PARTIAL_FILE, SEGMENT_PATTERN
@@ -325,7 +325,7 @@ class SegmentWriter:
             self.sink.discard(key)
 
     def _arrays(self, s: SegmentHeader) -> dict[str, ArrayMetadata]:
-        return arrays(self.header, s.rows, len(s.scalars), s.shard, s.snapshots)
+        return arrays(self.header, s.rows, len(s.scalars), s.shard, s.snapshots, s.update)
 
     def _metadata(self, segment: SegmentHeader) -> bytes:
         unchecked = dataclasses.replace(segment, check=NO_CHECK)
@@ -333,19 +333,11 @@ class SegmentWriter:
 
     def _encode(self, block: Block, scalars: int) -> Iterator[tuple[str, Buffers]]:
         columns = block.columns()
-        for key in chunk_keys(block.index, scalars):
-            values = columns[key.array]
+        for key in chunk_keys(block.index, scalars, self.segment.update):
+            values, codec = columns[key.array], self._codec(key.array)
             if key.array == "scalars":
                 values = values[:, key.column * SCALAR_COLUMNS : (key.column + 1) * SCALAR_COLUMNS]
-            yield str(key), self._sketch(block) if key.array == "sketch" else encode(self._codec(key.array), values)
-
-    def _sketch(self, block: Block) -> Buffers:
-        """Encode sketches, zeros past the end: most of the bytes of a short run, which take no room as a hole."""
-        codec = self._codec("sketch")
-        if codec == "crc32c":
-            return encode(codec, block.sketch[: block.rows], np.zeros(block.sketch[block.rows :].nbytes, np.uint8).data)
-        block.sketch[block.rows :] = 0.0
-        return encode(codec, block.sketch)
+            yield str(key), _wide(codec, values, block.rows) if values.ndim == 3 else encode(codec, values)
 
     def _codec(self, array: str) -> str:
         return self._frames[array][0]
@@ -353,6 +345,14 @@ class SegmentWriter:
     def _snapshot(self, i: int, step: int, theta: NDArray[np.float32]) -> Iterator[tuple[str, Buffers]]:
         for array, values in (("theta", theta), ("theta_step", np.array([step], np.int64))):
             yield str(ChunkKey.of(array, i)), encode(self._codec(array), values)
+
+
+def _wide(codec: str, sketches: Numbers, rows: int) -> Buffers:
+    """Encode sketches, zeros past the end: most of the bytes of a short run, which take no room as a hole."""
+    if codec == "crc32c":
+        return encode(codec, sketches[:rows], np.zeros(sketches[rows:].nbytes, np.uint8).data)
+    sketches[rows:] = 0.0
+    return encode(codec, sketches)
 
 
 def _json(document: object) -> bytes:

@@ -73,7 +73,7 @@ class CommitQueue:
         folder = spool.folder(sink, header.uuid, name)
         self._journal = JournalWriter(spool.make(sink, folder), header.uuid) if journal else None
         self._spool = spool.limit() if journal and not self._local else 0
-        self._ring = [Block(header) for _ in range(BLOCKS)]
+        self._ring = [Block(header, writer.segment.update) for _ in range(BLOCKS)]
         self.block = self._ring[0]
         self._handed = self._done = 0
         self._error: Exception | None = None
@@ -246,10 +246,11 @@ class CommitQueue:
         """
         header, chunk = self._writer.header, full.index + 1
         waiting = 4 * header.n * (len(self._snapshots) - self._writer.segment.snapshots)
-        needed = (chunk + 1 - self._done) * spool.chunk_bytes(header, len(full.names)) + waiting
+        update = full.update is not None
+        needed = (chunk + 1 - self._done) * spool.chunk_bytes(header, len(full.names), update) + waiting
         if self._error is not None or needed > self._spool:
             return None
-        fresh = self._ring[chunk % len(self._ring)] = Block(header).reuse(chunk, full.last)
+        fresh = self._ring[chunk % len(self._ring)] = Block(header, update).reuse(chunk, full.last)
         self.block = fresh
         return fresh
 
@@ -300,7 +301,7 @@ class CommitQueue:
         if block.index == chunk:
             return block
         assert self._journal is not None
-        return spool.reload(self._journal.path(chunk), self._writer.header, chunk, self._writer.segment.scalars)
+        return spool.reload(self._journal.path(chunk), self._writer.header, chunk, self._writer.segment)
 
     def _conclude(self, status: str, reason: str) -> None:
         error = self._error

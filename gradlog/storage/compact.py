@@ -16,7 +16,7 @@ from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.format import limits, shards
 from gradlog.format.chain import digest, walk
 from gradlog.format.header import RunHeader, SegmentHeader
-from gradlog.format.layout import ARRAYS, ChunkKey, scalar_chunks, snapshots_in
+from gradlog.format.layout import ChunkKey, row_arrays, scalar_chunks, snapshots_in
 from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, WAITING_PATTERN
 from gradlog.storage import spool
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
@@ -122,7 +122,7 @@ def _shards(
     """Write the shards beside the chunks and let them take over; give the segment's new state."""
     chunk_bytes = header.chunk * header.n * 4
     per_shard = max(1, min(shard_bytes // chunk_bytes, -(-segment.rows // header.chunk)))
-    for array in ARRAYS:
+    for array in row_arrays(segment.update):
         for key, chunks in _plan(array, header, segment, per_shard):
             _shard(sink, segment.name, key, chunks, per_shard, digests)
     sink.put(f"{segment.name}/{MANIFESTS}", [b"\n".join(lines)])
@@ -139,13 +139,14 @@ def _sweep(
     Only files whose bytes the shards hold, by the digests of the sealed manifests, and shards by name that the segment
     does not have. A compaction that was killed after its commit leaves this to the next.
     """
-    kept = {key for array in ARRAYS for key, _ in _plan(array, header, segment, segment.shard)}
-    replaced = {key: known for key, known in digests.items() if key.partition("/")[0] in ARRAYS}
+    arrays = row_arrays(segment.update)
+    kept = {key for array in arrays for key, _ in _plan(array, header, segment, segment.shard)}
+    replaced = {key: known for key, known in digests.items() if key.partition("/")[0] in arrays}
     replaced |= {MANIFEST.format(i): digest(line) for i, line in enumerate(lines)}
     for path in sink.keys(segment.name):
         key = path.partition("/")[2]
         chunk = ChunkKey.parse(key)
-        other = chunk is not None and chunk.shard and chunk.array in ARRAYS and key not in kept
+        other = chunk is not None and chunk.shard and chunk.array in arrays and key not in kept
         if other or (key in replaced and digest(sink.get(path)) == replaced[key]):
             sink.discard(path)
     sink.sweep(segment.name)

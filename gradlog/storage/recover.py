@@ -129,7 +129,8 @@ def _settle(sink: Sink, header: RunHeader, name: str, folder: Path, force: bool,
             first = min(first, int(journal.step[0])) if last >= first else int(journal.step[0])
             last = max(last, int(journal.step[-1]))
             if dead and index * header.chunk == writer.segment.rows:
-                writer.commit(Block.of_journal(header, index, journal, writer.segment.scalars), segment.dropped)
+                s = writer.segment
+                writer.commit(Block.of_journal(header, index, journal, s.scalars, s.update), segment.dropped)
         replayed = index * header.chunk + len(journal) <= writer.segment.rows
         spent.append((path, journal.damaged or not replayed))
     snapshots = spool.snapshots(folder, header, segment.snapshots)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from gradlog.errors import CorruptRunError
 from gradlog.format import journal as records
 from gradlog.format import limits
-from gradlog.format.header import RunHeader
+from gradlog.format.header import RunHeader, SegmentHeader
 from gradlog.format.journal import Journal
 from gradlog.format.names import WAITING
 from gradlog.format.sizes import size_setting
@@ -71,9 +70,9 @@ def limit() -> int:
     return size_setting("GRADLOG_SPOOL_SIZE", LIMIT)
 
 
-def chunk_bytes(header: RunHeader, scalars: int) -> int:
+def chunk_bytes(header: RunHeader, scalars: int, update: bool = False) -> int:
     """Bytes of a full journal, annotations aside."""
-    return header.chunk * records.row_bytes(len(header.groups), header.sketch.k, scalars)
+    return header.chunk * records.row_bytes(len(header.groups), header.sketch.k, scalars, update)
 
 
 def command(path: str) -> str:
@@ -112,8 +111,8 @@ def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, ND
     return found
 
 
-def reload(path: Path, header: RunHeader, index: int, committed: Sequence[str]) -> Block:
-    """Read chunk ``index``, all of whose rows a journal must hold.
+def reload(path: Path, header: RunHeader, index: int, segment: SegmentHeader) -> Block:
+    """Read chunk ``index`` of a segment, all of whose rows a journal must hold.
 
     Raises
     ------
@@ -123,4 +122,4 @@ def reload(path: Path, header: RunHeader, index: int, committed: Sequence[str]) 
     journal = read(path, header)
     if journal.chunk != index or len(journal) != header.chunk:
         raise CorruptRunError(f"{path} holds {len(journal)} of {header.chunk} rows that wait for the store")
-    return Block.of_journal(header, index, journal, committed)
+    return Block.of_journal(header, index, journal, segment.scalars, segment.update)

@@ -32,7 +32,7 @@ from gradlog.storage.liveness import process_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-NAMES = ["sketched", "joined", "exact", "ranks", "compacted", "rounded", "killed", "halves"]
+NAMES = ["sketched", "joined", "exact", "ranks", "compacted", "rounded", "killed", "halves", "updates"]
 SEGMENT = "seg-000000-r0000"
 
 
@@ -80,6 +80,10 @@ def segment_rows(run: Run) -> dict[str, dict[str, np.ndarray]]:
             "names": np.array(list(scalars)),
             "scalars": np.stack(list(scalars.values()), 1) if scalars else np.empty((len(sketch), 0)),
         }
+        if segment.header.update:
+            update = np.empty_like(sketch)
+            segment.read_rows(0, len(update), update, "update")
+            found[segment.header.name]["update"] = update
     return found
 
 
@@ -110,7 +114,7 @@ def test_this_reader_gives_the_recorded_values(name: str) -> None:
         assert sorted(rows["names"]) == sorted(found[segment]["names"])
         order = [found[segment]["names"].tolist().index(n) for n in rows["names"].tolist()]
         assert same(rows["scalars"], found[segment]["scalars"][:, order])
-        for array in ("step", "flags", "norm2", "sketch"):
+        for array in rows.keys() & {"step", "flags", "norm2", "sketch", "update"}:
             assert same(rows[array], found[segment][array]), (segment, array)
 
 
@@ -122,7 +126,8 @@ def test_the_second_reader_gives_the_recorded_values(name: str) -> None:
         read = found.segments[segment]
         order = [read.names.index(n) for n in rows["names"].tolist()]
         assert same(rows["scalars"], read.rows["scalars"][:, order])
-        for array, there in (("step", "step"), ("flags", "flags"), ("norm2", "group_norm2"), ("sketch", "sketch")):
+        for array in rows.keys() & {"step", "flags", "norm2", "sketch", "update"}:
+            there = "group_norm2" if array == "norm2" else array
             assert same(rows[array], read.rows[there].astype(rows[array].dtype)), (segment, array)
 
 
@@ -225,7 +230,8 @@ def test_the_command_line_tells_what_was_logged_again(capsys: pytest.CaptureFixt
 def test_golden_stores_pass_the_audit(name: str) -> None:
     found = check(GOLDEN / f"{name}.zarr")
     assert found.problems == []
-    words = {"killed": ["cut short by a kill"], "ranks": ["12 steps were logged again"]}.get(name, [])
+    cut = ["cut short by a kill"]
+    words = {"killed": cut, "updates": cut, "ranks": ["12 steps were logged again"]}.get(name, [])
     assert len(found.notes) == len(words)
     assert all(word in note for word, note in zip(words, found.notes, strict=True))
     assert command(["audit", str(GOLDEN / f"{name}.zarr")]) == 0
@@ -299,7 +305,9 @@ class TestTail:
         shutil.copytree(GOLDEN / "killed.zarr", tmp_path / "r.zarr")
         return tmp_path / "r.zarr"
 
-    def test_cut_anywhere_it_is_a_shorter_run(self, path: Path) -> None:
+    @pytest.mark.parametrize("store", ["killed", "updates"])
+    def test_cut_anywhere_it_is_a_shorter_run(self, tmp_path: Path, store: str) -> None:
+        path = shutil.copytree(GOLDEN / f"{store}.zarr", tmp_path / "cut.zarr")
         journal = journal_of(path)
         data = journal.read_bytes()
         for size in range(0, len(data), 29):
@@ -307,6 +315,7 @@ class TestTail:
             steps = open_run(path).steps
             assert steps.tolist() == list(range(len(steps)))
             assert 16 <= len(steps) <= 21
+            assert second.Run(path).segments[SEGMENT].rows["step"].tolist() == steps.tolist()
             assert examine(Folder(path)).problems == []
 
     def test_every_changed_bit_of_a_whole_record_is_refused(self, path: Path) -> None:
@@ -391,7 +400,7 @@ def test_the_script_still_writes_the_same_rows(tmp_path: Path) -> None:
         rows = write(tmp_path / f"{write.__name__}.zarr")
         found = segment_rows(open_run(tmp_path / f"{write.__name__}.zarr"))
         for segment, there in expected(write.__name__).items():
-            for array in ("step", "flags", "sketch", "scalars"):
+            for array in there.keys() - {"names", "norm2", "theta", "theta_step"}:
                 assert same(rows[segment][array], there[array]), (segment, array)
             assert same(found[segment]["sketch"], there["sketch"])
             np.testing.assert_allclose(found[segment]["norm2"], there["norm2"], rtol=1e-6)

@@ -9,6 +9,7 @@ is new, or for a new major version of the format.
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import os
@@ -59,18 +60,33 @@ class Recorder:
         assert header is not None
         self.header, self.names = header, list(shapes)
         self._rows: list[tuple[int, int, np.ndarray, np.ndarray, dict[str, float]]] = []
+        self._updates: list[np.ndarray] = []
 
-    def step(self, t: int, grads: Mapping[str, np.ndarray | None], flags: int = 0, **scalars: float) -> None:
+    def step(
+        self,
+        t: int,
+        grads: Mapping[str, np.ndarray | None],
+        flags: int = 0,
+        update: Mapping[str, np.ndarray] | None = None,
+        **scalars: float,
+    ) -> None:
         """Record and remember one step."""
         arrays = [grads[name] for name in self.names]
         scalars = {"wall_time": 1000.0 + t, **scalars}
-        self.log.recorder.record(lambda: Row(arrays, scalars, flags & SKIPPED), t)
+        moves = None if update is None else [update[name] for name in self.names]
+        project = projector(self.header.sketch, self.header.tensors, len(self.header.groups)).project
+        change = None if moves is None else functools.partial(project, moves)
+        self.log.recorder.record(lambda: Row(arrays, scalars, flags & SKIPPED, update=change), t)
         if t % self.header.every == 0:
-            G = len(self.header.groups)
-            out, norm2 = np.empty((G, self.header.sketch.k), np.float32), np.empty(G)
-            projector(self.header.sketch, self.header.tensors, G).project(arrays, out, norm2)
-            round_mantissa(out, self.header.sketch_bits)
-            self._rows.append((t, flags, norm2, out, scalars))
+            self._rows.append((t, flags, *reversed(self._sketched(arrays)), scalars))
+            self._updates += [] if moves is None else [self._sketched(moves)[0]]
+
+    def _sketched(self, arrays: list[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+        G = len(self.header.groups)
+        out, norm2 = np.empty((G, self.header.sketch.k), np.float32), np.empty(G)
+        projector(self.header.sketch, self.header.tensors, G).project(arrays, out, norm2)
+        round_mantissa(out, self.header.sketch_bits)
+        return out, norm2
 
     def parameters(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Have the parameters sketched; return what that must give."""
@@ -85,7 +101,7 @@ class Recorder:
         self.log.join({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
         other = copy.copy(self)
         assert self.log.header is not None
-        other.header, other.names, other._rows = self.log.header, [*self.names, *shapes], []
+        other.header, other.names, other._rows, other._updates = self.log.header, [*self.names, *shapes], [], []
         return other
 
     def rows(self, stop: int | None = None) -> Rows:
@@ -99,6 +115,7 @@ class Recorder:
             "sketch": np.array([r[3] for r in kept], np.float32),
             "names": np.array(names),
             "scalars": np.array([[r[4].get(name, np.nan) for name in names] for r in kept]),
+            **({"update": np.array(self._updates[:stop], np.float32)} if self._updates else {}),
         }
 
 
@@ -182,17 +199,32 @@ def rounded(path: Path) -> dict[str, Rows]:
 
 def killed(path: Path) -> dict[str, Rows]:
     """Killed at step 21 with two chunks committed; the journal's last row is cut in the middle."""
-    r = Recorder(path, groups="all", mode="w-")  # remembers, in a store of its own that is thrown away
+    return _killed(path)
+
+
+def updates(path: Path) -> dict[str, Rows]:
+    """Likewise, with the updates of momentum 1/2 and learning rate 1/4 beside the gradients, in 12 bits."""
+    return _killed(path, what=("gradient", "update"), sketch_bits=12)
+
+
+def _killed(path: Path, **options: Any) -> dict[str, Rows]:
+    def update(t: int) -> Mapping[str, np.ndarray] | None:
+        if "what" not in options:
+            return None
+        pairs = zip(gradient(t).items(), gradient(t - 1).values(), strict=True)
+        return {name: -g / 4 - before / 8 for (name, g), before in pairs}
+
+    r = Recorder(path, groups="all", mode="w-", **options)  # remembers, in a store of its own that is thrown away
     r.log.close()
     shutil.rmtree(path)
     for t in range(22):
-        r.step(t, gradient(t), loss=float(t))
+        r.step(t, gradient(t), loss=float(t), update=update(t))
     child = os.fork()
     if child == 0:
         try:
-            w = Recorder(path, groups="all")
+            w = Recorder(path, groups="all", **options)
             for t in range(22):
-                w.step(t, gradient(t), loss=float(t))
+                w.step(t, gradient(t), loss=float(t), update=update(t))
             deadline = time.monotonic() + 20  # chunks 0 and 1 are committed in the background
             while (path / "seg-000000-r0000/.journal-000001").exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -216,7 +248,7 @@ def halves(path: Path) -> dict[str, Rows]:
     return {"seg-000000-r0000": r.rows()}
 
 
-STORES = (sketched, joined, exact, ranks, compacted, rounded, killed, halves)
+STORES = (sketched, joined, exact, ranks, compacted, rounded, killed, halves, updates)
 
 
 def main(folder: Path = HERE) -> None:

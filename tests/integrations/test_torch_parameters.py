@@ -72,7 +72,7 @@ def test_odd_parameters(tmp_path, recorded, any_path):
     assert all(f & PARTIAL for f in run.flags)
 
 
-@pytest.mark.parametrize("what", ["gradient", "update"])
+@pytest.mark.parametrize("what", ["gradient", "update", ("gradient", "update")])
 def test_parameters_that_are_unfrozen_or_added_join_the_run(tmp_path, recorded, what):
     """In a new segment, with a warning; a resume knows them again, whatever their place in the model."""
     model = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 30), nn.Linear(30, 3))
@@ -102,8 +102,11 @@ def test_parameters_that_are_unfrozen_or_added_join_the_run(tmp_path, recorded, 
     S = FoldHash(32, 0)
     last = sum(S.sketch(p.grad.numpy().reshape(-1), n) for n, p in model.named_parameters())
     moved = sum(S.sketch((p.detach().numpy() - start[n]).reshape(-1), n) for n, p in model.named_parameters())
-    expected, found = (last, run.sketch[-1, 0]) if what == "gradient" else (moved, run.sketch[:, 0].sum(0))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    if "gradient" in what:
+        np.testing.assert_allclose(run.sketch[-1, 0], last, rtol=1e-4, atol=1e-5)
+    if "update" in what:
+        updates = run.run.updates.read(0, len(run.steps)).reshape(run.sketch.shape)
+        np.testing.assert_allclose(updates[:, 0].sum(0), moved, rtol=1e-4, atol=1e-5)
 
 
 def test_parameters_that_take_the_place_of_others_join_the_run(tmp_path, recorded):
@@ -223,6 +226,30 @@ def test_update_rows_telescope(tmp_path, recorded, any_path):
     for t in run.header.tensors:
         total[t.group] += S.sketch((last[t.name].double() - before[t.name].double()).numpy().ravel(), t.name)
     np.testing.assert_allclose(run.sketch.sum(axis=0, dtype=np.float64), total, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"every": 2}, {"groups": "all", "stage": "preclip"}])
+def test_gradient_and_update_in_one_run_are_those_of_two(tmp_path, recorded, any_path, options):
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    whats = ("gradient", "update", ("update", "gradient"))
+    paths = [tmp_path / f"{i}.zarr" for i in range(3)]
+    logs = [
+        gradlog.attach(optimizer, path, model=model, on_error="raise", k=32, what=what, **options)
+        for path, what in zip(paths, whats, strict=True)
+    ]
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+    for log in logs:
+        log.close()
+    gradient, update, both = map(recorded, paths)
+    assert both.steps == gradient.steps == update.steps
+    np.testing.assert_array_equal(both.sketch, gradient.sketch)
+    np.testing.assert_array_equal(both.norm2, gradient.norm2)
+    np.testing.assert_array_equal(both.run.updates.read(0, len(both.steps)), update.run.rows.read(0, len(both.steps)))
 
 
 def test_update_exact_and_every(tmp_path, recorded):

@@ -146,7 +146,7 @@ def test_two_ranks_equal_one(tmp_path, recorded, kind, several):
     (4, "hybrid", {}),
     (4, "tensor parallel", {}),
     (4, "fsdp", {"stage": "preclip"}),
-    (2, "fsdp", {"what": "update"}),
+    (2, "fsdp", {"what": ("gradient", "update")}),
     (2, "fsdp", {"every": 2}),
 ])  # fmt: skip
 def test_more_meshes_and_options(tmp_path, recorded, ranks, kind, options):
@@ -157,6 +157,9 @@ def test_more_meshes_and_options(tmp_path, recorded, ranks, kind, options):
     assert many.steps == one.steps
     np.testing.assert_allclose(many.sketch, one.sketch, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(many.norm2, one.norm2, rtol=1e-3)
+    if "what" in options:
+        updates = [run.run.updates.read(0, STEPS) for run in (one, many)]
+        np.testing.assert_allclose(*updates, rtol=1e-3, atol=1e-5)
 
 
 def test_a_rank_that_leaves_blocks_nobody(tmp_path, recorded):

@@ -75,6 +75,8 @@ def _interval(run: Run, steps: tuple[int, int], start: list[Parameters], stop: l
     if weights is None:
         return Line("SKIP", "checkpoints", f"{span}: rows of gradients, and not one learning rate a step was logged")
     total, energy = _sum(run, rows, weights)
+    if not np.isfinite(energy).all():
+        return Line("SKIP", "checkpoints", f"{span}: some of its rows hold no update, or NaN or inf")
     moved = np.empty((run.n_groups, run.k), np.float32)
     change = [(y - x).astype(np.result_type(x, np.float32), copy=False) for x, y in zip(start, stop, strict=True)]
     projector(run.header.sketch, run.header.tensors, run.n_groups).project(change, moved, np.empty(run.n_groups))
@@ -89,7 +91,7 @@ def _interval(run: Run, steps: tuple[int, int], start: list[Parameters], stop: l
         if share > 1:
             return Line("WARN", "checkpoints", f"{text}, but rounding could hide a missing row", facts)
         return Line("PASS", "checkpoints", f"{text}; resolution {100 * share:.2g} % of one row", facts)
-    known = run.header.what == "update" or sgd
+    known = run.updates is not None or sgd
     reason = "" if known else "; either the optimizer is not plain SGD, or rows were changed (--sgd if it is)"
     text = (
         f"{span}: the rows do not add up to the difference of the checkpoints in groups {enumerate_some(wrong)}{reason}"
@@ -100,7 +102,7 @@ def _interval(run: Run, steps: tuple[int, int], start: list[Parameters], stop: l
 def _unusable(run: Run, rows: NDArray[np.int64]) -> str:
     if run.header.every > 1:
         return f"only every {run.header.every}th step is recorded"
-    if run.header.what == "gradient" and run.header.stage != "consumed":
+    if run.updates is None and run.header.stage != "consumed":
         return f"the gradients are of stage {run.header.stage!r}, not the ones the optimizer was handed"
     if not run.finite[rows].all():
         return "there are rows with NaN or inf"
@@ -110,7 +112,7 @@ def _unusable(run: Run, rows: NDArray[np.int64]) -> str:
 def _weights(run: Run, rows: NDArray[np.int64]) -> Floats | None:
     """Factor of each row; minus the learning rate for gradients, 0 for steps that the optimizer skipped."""
     kept = (run.flags[rows] & SKIPPED) == 0
-    if run.header.what == "update":
+    if run.updates is not None:
         return np.ones(len(rows))
     rates = run.scalar_columns.get("lr")
     several = [name for name in run.scalar_columns if name.startswith("lr/")]
@@ -122,9 +124,10 @@ def _weights(run: Run, rows: NDArray[np.int64]) -> Floats | None:
 def _sum(run: Run, rows: NDArray[np.int64], weights: Floats) -> tuple[Floats, Floats]:
     """Weighted sum of the sketches, (group, k), and the weighted energy of each group."""
     total, energy = np.zeros((run.n_groups, run.k)), np.zeros(run.n_groups)
+    source = run.rows if run.updates is None else run.updates
     for start in range(0, len(rows), run.rows.chunk):
         part, w = rows[start : start + run.rows.chunk], weights[start : start + run.rows.chunk]
-        cube = run.rows.read(int(part[0]), int(part[-1]) + 1).reshape(len(part), run.n_groups, run.k)
+        cube = source.read(int(part[0]), int(part[-1]) + 1).reshape(len(part), run.n_groups, run.k)
         weighted = cube.astype(np.float64) * w[:, None, None]
         total += weighted.sum(axis=0)
         energy += np.square(weighted).sum(axis=(0, 2))
@@ -135,7 +138,7 @@ def _allowed(run: Run, steps: int, parameters: list[Parameters], energy: Floats)
     """How far rounding alone may take the two sides apart, in norm, (group,)."""
     rounding = np.zeros(run.n_groups)
     for t, x in zip(run.header.tensors, parameters, strict=True):
-        eps = 2.0**-25 if run.header.what == "update" else _EPS.get(t.dtype, 2.0**-25)
+        eps = 2.0**-25 if run.updates is not None else _EPS.get(t.dtype, 2.0**-25)
         rounding[t.group] += (eps * float(np.linalg.norm(x))) ** 2
     bits = 2.0**-run.header.sketch_bits
     return ROUNDINGS * np.sqrt(rounding * steps) + (RELATIVE + bits) * np.sqrt(energy) + 1e-12 * np.sqrt(rounding)

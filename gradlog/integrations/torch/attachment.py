@@ -25,12 +25,13 @@ from gradlog.integrations.torch.ranks import writes
 from gradlog.integrations.torch.shards import is_sharded, require_agreement
 from gradlog.integrations.torch.steps import stepping
 from gradlog.integrations.torch.types import Models, Named, Optimizer
-from gradlog.integrations.torch.update import UpdateCapture
+from gradlog.integrations.torch.update import PairCapture, UpdateCapture
 from gradlog.recorder.logger import Logger
-from gradlog.recorder.options import HookKeywords, RecordingOptions
+from gradlog.recorder.options import BOTH, HookKeywords, RecordingOptions
 from gradlog.sketching.groups import assign, canonical
 
-WHAT = ("gradient", "update")
+CAPTURES: dict[object, type[Capture]] = {"gradient": Capture, "update": UpdateCapture, BOTH: PairCapture}
+"""By what is recorded."""
 
 Path = str | os.PathLike[str]
 Opened = tuple[Logger, RunHeader | None]
@@ -57,7 +58,7 @@ def attach(
         The optimizer has no step hooks, holds no trainable parameter, or keeps gradients elsewhere than in ``p.grad``;
         two optimizers hold the same parameter.
     ValueError, TypeError
-        ``what`` is neither "gradient" nor "update"; ``model`` is no module; and as of :func:`gradlog.open`.
+        ``what`` is neither "gradient" nor "update" nor both; ``model`` is no module; and as of :func:`gradlog.open`.
     """
     return record(named_optimizers(optimizer), path, model, RecordingOptions.of(options, keywords))
 
@@ -70,8 +71,8 @@ def record(
     moments: Sequence[Moment | None] = (),
 ) -> Logger:
     """Record optimizers under these names; of those that took their first step already, it is among ``moments``."""
-    if chosen.what not in WHAT:
-        raise ValueError(f"what must be 'gradient' or 'update', got {chosen.what!r}")
+    if chosen.what not in CAPTURES:
+        raise ValueError(f"what must be 'gradient', 'update' or ('gradient', 'update'), got {chosen.what!r}")
     watched = [(name, stepping(one)) for name, one in optimizers]
     innermost = [(name, nested[-1]) for name, nested in watched]
     models = _models(model)
@@ -134,7 +135,7 @@ def _by_optimizer(
 
 def _for_job(path: Path, named: Named, options: RecordingOptions) -> tuple[*Opened, type[Capture]]:
     """Open as one process, or as the ranks of this kind of job do; tell who captures."""
-    capture = UpdateCapture if options.what == "update" else Capture
+    capture = CAPTURES[options.what]
     params = [p for _, p in named]
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if ranks == 1:

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
-from gradlog.errors import GradientError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.hooks import Fill, Hooks, Row
+from gradlog.integrations.torch.modules import replaced
 from gradlog.integrations.torch.optimizer import MOST_NAMES
 from gradlog.integrations.torch.optimizer_steps import Moment, OptimizerSteps
 from gradlog.integrations.torch.patches import norm_and_coef, unwatch, watch
@@ -292,6 +292,10 @@ class Capture(Hooks):
         if found is not None:
             self._skipped = found if self._skipped is None else self._skipped + found
 
+    def _exchanges(self) -> int:
+        """Count the exchanges among ranks in which a row ends."""
+        return len(self._sums)
+
     def _row(self) -> Row:
         fill = divided(self._gathered(), self._share)
         scalars = {**self._scalars, **self._clip, **self._loss_scale}
@@ -302,7 +306,7 @@ class Capture(Hooks):
         row: Row | None = None
         if self._taken:
             with self.recorder.guarded():
-                row = self._in_step(self._row)
+                row = self._in_step(self._row, self._exchanges())
 
         def source() -> Row:
             assert row is not None
@@ -314,15 +318,16 @@ class Capture(Hooks):
         self._sightings.step()
         self._forget()
 
-    def _in_step(self, make: Callable[[], T]) -> T:
-        """Call ``make``; where it fails among several ranks, still take part in the exchange that they wait in."""
+    def _in_step(self, make: Callable[[], T], exchanges: int = 1) -> T:
+        """Call ``make``; where it fails among several ranks, still take part in the exchanges that they wait in."""
         done = self._exchange.rounds if self._exchange else 0
         try:
             return make()
         except Exception:
-            if self._exchange is not None and self._exchange.rounds == done:
-                assert isinstance(self._measure, Measure)
+            if self._exchange is not None:
                 self._exchange.leaving = True
+            while self._exchange is not None and self._exchange.rounds < done + exchanges:
+                assert isinstance(self._measure, Measure)
                 self._early = self._measure.total(self._measure.blank(), 0)
             raise
 
@@ -361,7 +366,8 @@ class Capture(Hooks):
             new = [(name, p) for name, p in self._names() if id(p) not in self._known]
             self._known |= trained
             if self._exchange is None:
-                new = self._take_places(new)
+                self.params, new = replaced([t.name for t in self.header.tensors], self.params, new)
+                self._place_parameters()
             if not new:
                 return
             if self._fixed or self._exchange is not None:
@@ -371,22 +377,6 @@ class Capture(Hooks):
                 )
             else:
                 self._join(new)
-
-    def _take_places(self, new: Named) -> Named:
-        """Let parameters follow others of their name, as after a layer was made anew; return the rest."""
-        place = {t.name: i for i, t in enumerate(self.header.tensors)}
-        params = self.params[:]
-        for name, p in new:
-            if name in place:
-                if p.shape != params[place[name]].shape:
-                    raise GradientError(
-                        f"{name}: expected a parameter of shape {tuple(params[place[name]].shape)}, got one of "
-                        f"{tuple(p.shape)} in its place; close() this logger and attach a new path to record it"
-                    )
-                params[place[name]] = p
-        self.params = params
-        self._place_parameters()
-        return [(name, p) for name, p in new if name not in place]
 
     def _join(self, new: Named) -> None:
         self.join(new)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from gradlog.errors import GradientError
 from gradlog.integrations.torch.optimizer import parameters
+from gradlog.integrations.torch.types import Named, Tensors
 
 
 def modules_of(*optimizers: torch.optim.Optimizer) -> dict[str, torch.nn.Module]:
@@ -69,3 +71,23 @@ def _called(modules: list[torch.nn.Module]) -> dict[int, str]:
             if id(value) in wanted:
                 found.setdefault(id(value), str(name))
     return found
+
+
+def replaced(names: Sequence[str], params: Tensors, new: Named) -> tuple[Tensors, Named]:
+    """Let parameters follow others of their name, as after a layer was made anew; return these and the rest.
+
+    Raises
+    ------
+    GradientError
+        One has another shape.
+    """
+    place, params = {name: i for i, name in enumerate(names)}, params[:]
+    for name, p in new:
+        if name in place:
+            if p.shape != params[place[name]].shape:
+                raise GradientError(
+                    f"{name}: expected a parameter of shape {tuple(params[place[name]].shape)}, got one of "
+                    f"{tuple(p.shape)} in its place; close() this logger and attach a new path to record it"
+                )
+            params[place[name]] = p
+    return params, [(name, p) for name, p in new if name not in place]

@@ -51,7 +51,7 @@ def sketch_on(device: torch.device, header: RunHeader, parts: Sequence[Part], pr
     if device.type == "cpu" and not force:
         return _HostSketch(S, parts, groups)
     if precise and device.type == "mps":
-        raise UnsupportedError("what='update' needs float64, which Apple's GPU does not have")
+        raise UnsupportedError("updates need float64, which Apple's GPU does not have")
     return DeviceSketch(S, parts, groups, device, torch.float64 if precise else torch.float32)
 
 
