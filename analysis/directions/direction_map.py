@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gradlog.analysis.common.jackknife import leave_one_out, pool, quantile, spread
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.exact_groups import exact_groups
+from gradlog.analysis.reading.rewinds import rewinds
 from gradlog.analysis.results.execute import in_range
 from gradlog.analysis.streaming import schedule
 from gradlog.analysis.streaming.recipe import Recipe
@@ -101,7 +102,7 @@ def direction_map(
     if size < 4 or run.k < 4:
         wanted = "stretches of 4 rows and a sketch of 4 coordinates or more"
         raise ValueError(f"{run.where}: expected {wanted}, got {size} and {run.k}")
-    if goes_back(run):
+    if len(rewinds(run.steps)):
         raise ValueError(f"{run.where}: expected steps in order, got a view that goes back; open it with view='latest'")
     if group is not None and group not in run.groups:
         raise ValueError(f"{run.where}: expected one of the groups {', '.join(run.groups)}, got {group!r}")
@@ -121,11 +122,6 @@ def direction_map(
         means, exact = means.reshape(len(means), -1, run.k)[:, g], exact[g : g + 1]
     found = cosines(means.reshape(count, PARTS, -1), run.k, exact)
     return DirectionMap(run.steps[starts], run.steps[starts + size - 1], *found)
-
-
-def goes_back(run: Run) -> bool:
-    """Whether the steps of a view go back, as those of the view "all" do at a rewind."""
-    return bool((np.diff(run.steps) < 0).any())
 
 
 def cosines(parts: Float64, k: int, exact: Sequence[bool] = ()) -> tuple[Float64, Float64, Float64]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gradlog.analysis.common.types import Float64
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WINDOW, LEAST = 64, 20
 """Values before a step that its band is made of, and the fewest that make one."""
@@ -36,7 +32,7 @@ class Band:
     ratio: Float64
 
 
-def band(values: ArrayLike, window: int = WINDOW) -> Band:
+def band(values: ArrayLike, window: int = WINDOW, positive: bool | None = None) -> Band:
     """Judge each value of a series by up to ``window`` values before it.
 
     A value is compared with the running median of those before it, and its distance with the usual distances: their
@@ -48,6 +44,8 @@ def band(values: ArrayLike, window: int = WINDOW) -> Band:
     ----------
     values : array_like (rows,)
     window : int
+    positive : bool, optional
+        Whether no value of the series is negative. Default: what these values show.
 
     Returns
     -------
@@ -62,24 +60,76 @@ def band(values: ArrayLike, window: int = WINDOW) -> Band:
     >>> int(np.nanargmax(found.score)), round(float(found.ratio[80]), 1)
     (80, 2.5)
     """
-    import pandas as pd
-
     series = np.asarray(values, np.float64)
-    finite = series[np.isfinite(series)]
-    positive = len(finite) > 0 and bool((finite >= 0).all())
+    if positive is None:
+        positive = never_negative(series)
     with np.errstate(divide="ignore", invalid="ignore"):
         compared = np.log(series) if positive else series
     known = np.isfinite(compared)
-    away = pd.Series(compared[known])
-    away -= _before(away, window, LEAST)
-    off = away - _before(away, window, LEAST // 2)
-    usual = NORMAL * _before(off.abs(), window, LEAST // 2)
+    away = _from_before(compared[known], window, LEAST)
+    off = _from_before(away[LEAST:], window, LEAST // 2)
+    usual = NORMAL * median_before(np.abs(off[LEAST // 2 :]), window, LEAST // 2)
     score, ratio = np.full_like(series, np.nan), np.full_like(series, np.nan)
-    score[known] = np.where(off == 0, 0.0, off / usual)  # a constant series has no deviation
+    at, off = np.flatnonzero(known)[LEAST + LEAST // 2 :], off[LEAST // 2 :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score[at] = np.where(off == 0, 0.0, off / usual)  # a constant series has no deviation
     if positive:
         ratio[known] = np.exp(away)
     return Band(score, ratio)
 
 
-def _before(x: pd.Series[float], window: int, least: int) -> pd.Series[float]:
-    return x.rolling(window, min_periods=least).median().shift(1)
+def median_before(x: Float64, window: int, least: int) -> Float64:
+    """Median of up to ``window`` values before each, NaN where fewer than ``least`` came before.
+
+    Infinite values of both signs stand in for what is missing at the beginning. Of an odd number of them one more is
+    positive; then the lower of the two middle values is the median.
+
+    >>> median_before(np.array([5.0, 1.0, 3.0, 2.0, 9.0]), 3, 1)
+    array([nan,  5.,  3.,  3.,  2.])
+    """
+    from scipy.ndimage import rank_filter
+
+    pads = np.where(np.arange(window, 0, -1) % 2 == 1, np.inf, -np.inf)
+    padded, upper = np.concatenate([pads, x]), window // 2
+    ranks = (rank_filter(padded, rank, size=window, origin=-upper) for rank in (upper - 1, upper))
+    lower, higher = (found[: len(x)] for found in ranks)
+    counts = np.minimum(np.arange(len(x)), window)
+    odd = higher if window % 2 else lower
+    with np.errstate(invalid="ignore"):
+        found = np.where(counts % 2, odd, (lower + higher) / 2)
+    found[:least] = np.nan
+    return np.asarray(found)
+
+
+def _from_before(x: Float64, window: int, least: int) -> Float64:
+    return x - median_before(x, window, least)
+
+
+def never_negative(series: Float64) -> bool:
+    """Whether a series has finite values and none below 0."""
+    finite = series[np.isfinite(series)]
+    return len(finite) > 0 and bool((finite >= 0).all())
+
+
+class RunningBand:
+    """The band of a series whose values come in pieces: the same as of all at once.
+
+    Examples
+    --------
+    >>> whole, parts = np.exp(np.random.default_rng(0).normal(size=300)), RunningBand()
+    >>> pieces = [parts.add(whole[start : start + 100]).score for start in (0, 100, 200)]
+    >>> bool(np.array_equal(np.concatenate(pieces), band(whole).score, equal_nan=True))
+    True
+    """
+
+    def __init__(self, window: int = WINDOW, positive: bool = True) -> None:
+        self.window, self.positive = window, positive
+        self._known = np.empty(0)
+
+    def add(self, values: Float64) -> Band:
+        """Judge the next values."""
+        series = np.concatenate([self._known, values])
+        found, before = band(series, self.window, self.positive), len(self._known)
+        known = series[np.isfinite(series) & ((series > 0) | (not self.positive))]
+        self._known = known[-3 * self.window :]  # a median of medians of medians looks back so far
+        return Band(found.score[before:], found.ratio[before:])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.band import LEAST, WINDOW
 from gradlog.analysis.events.directions import Direction, Interval, directions
-from gradlog.analysis.events.find import JUMP, RATIOS, Departure, Watched, before_clipping, spans, watch
+from gradlog.analysis.events.find import JUMP, Departure, Jumps, Watch, before_clipping, change_norms
 from gradlog.format.header import SKIPPED
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ ALONE = 0.8
 
 BRIEF = 3
 """Rows within which one odd batch is over."""
+
+NOWHERE = Direction()
 
 LEAD = 10
 """Rows before an event in which a jump of the learning rate may have caused it."""
@@ -52,6 +55,8 @@ class Event:
     learning_rate : float
         Largest rise of the learning rate from one step to the next, as a factor, in the event and ten steps before;
         NaN if none was logged.
+    rows : tuple of int
+        Rows of the view at which it begins, and of its peak.
     direction : Direction
         Of the gradient at the peak: its cosines with those before, and with the closest peak of another event, whose
         index among the events is ``direction.like``.
@@ -66,7 +71,8 @@ class Event:
     groups: tuple[Departure, ...]
     shares: dict[str, float]
     learning_rate: float
-    direction: Direction
+    rows: tuple[int, int]
+    direction: Direction = NOWHERE
 
     @property
     def first(self) -> Departure:
@@ -76,9 +82,7 @@ class Event:
     @property
     def score(self) -> float:
         """Largest number of usual deviations; infinite for NaN or inf, 0 for a jump of the learning rate alone."""
-        if self.kind == "non-finite":
-            return math.inf
-        return max((abs(d.score) for d in (*self.series, *self.groups) if not math.isnan(d.score)), default=0.0)
+        return _score(self.series + self.groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +113,35 @@ class Events:
 
     def to_dict(self) -> dict[str, object]:
         """Plain object, ready for ``json.dumps(..., allow_nan=False)``; what is not known is None."""
+        events = [_plain(e) | _directed(e.direction, self.found) for e in self.found]
+        return {"schema": SCHEMA, "path": self.path, "steps": self.steps} | self.summary() | {"events": events}
+
+    def kept(self) -> dict[str, object]:
+        """Plain object of which ``of`` makes the same events, without their directions; numbers may be NaN or inf."""
+        plain = {k: v for k, v in dataclasses.asdict(self).items() if k != "path"}
+        for event in plain["found"]:
+            del event["direction"]
+        return plain
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any], path: str) -> Events:
+        """Make events of what ``kept`` returned (Any: see the fields)."""
+        found = tuple(
+            Event(
+                **e | {n: tuple(Departure(**d) for d in e[n]) for n in ("series", "groups")} | {"rows": (*e["rows"],)}
+            )
+            for e in kept["found"]
+        )
+        return cls(**dict(kept) | {"path": path, "watched": (*kept["watched"],), "found": found})
+
+    def summary(self) -> dict[str, object]:
+        """Tell what was watched, and what is known of each event without its direction."""
         return {
-            "schema": SCHEMA,
-            "path": self.path,
-            "steps": self.steps,
             "unwatched": self.unwatched,
             "window": self.window,
             "watched": list(self.watched),
             "count": self.count,
-            "events": [_plain(e, self.found) for e in self.found],
+            "events": [_plain(e) for e in self.found],
         }
 
     @property
@@ -130,10 +154,10 @@ def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     """Find the steps at which a run leaves its usual course.
 
     Watched are the loss, the norm of the gradient and of its change from one step to the next, and the norm of each
-    group (of more than 256 those of the largest). Norms are those before clipping, where the run knows by how much. A
-    value is out of its band where it lies far above the running median of the steps before, in usual deviations and
-    as a factor. A jump of the learning rate and a gradient with NaN or inf are events as well. Departures at most five
-    steps apart are one event.
+    group (of more than 256 those with the most parameters). Norms are those before clipping, where the run knows by how
+    much. A value is out of its band where it lies far above the running median of the steps before, in usual deviations
+    and as a factor. A jump of the learning rate and a gradient with NaN or inf are events as well. Departures at most
+    five steps apart are one event.
 
     Parameters
     ----------
@@ -164,50 +188,85 @@ def find_events(run: Run, window: int = WINDOW, changes: bool = True) -> Events:
     """
     if not isinstance(window, int | np.integer) or window < LEAST:
         raise ValueError(f"window: expected a whole number of at least {LEAST} steps, got {window!r}")
-    watched, norms = watch(run, window, changes), before_clipping(run)
-    found = [_event(run, norms, watched, start, stop, window) for start, stop in spans(watched, run.steps)]
-    largest = sorted(range(len(found)), key=lambda i: -found[i][0].score)[:MOST]
-    kept = [found[i] for i in sorted(largest)]
-    ways = directions(run, [place for _, place in kept], window)
-    described = tuple(dataclasses.replace(e, direction=way) for (e, _), way in zip(kept, ways, strict=True))
-    names = tuple(w.series for w in watched if not w.of_group)
-    return Events(run.where, run.n_steps, names, window, len(found), described)
+    watch = Watch(run, window)
+    for block in run.columns(watch.names):
+        watch.add(block)
+    watch.finish(change_norms(run) if changes else None)
+    return with_directions(run, described(watch))
+
+
+def described(watch: Watch) -> Events:
+    """Describe the events of a run whose columns were seen, all but their directions."""
+    run = watch.run
+    found = [(*_departures(watch, start, stop), start, stop) for start, stop in watch.spans()]
+    largest = sorted(range(len(found)), key=lambda i: -_score(found[i][0] + found[i][1]))[:MOST]
+    names = tuple(s.name for s in watch.series if not s.of_group)
+    kept = tuple(_event(watch, *found[i]) for i in sorted(largest))
+    return Events(run.where, run.n_steps, names, watch.window, len(found), kept)
+
+
+def with_directions(run: Run, found: Events) -> Events:
+    """Add the direction of each event, for which the rows at its peak and before it are read."""
+    ways = directions(run, [e.rows for e in found.found], found.window)
+    return dataclasses.replace(
+        found, found=tuple(dataclasses.replace(e, direction=way) for e, way in zip(found.found, ways, strict=True))
+    )
+
+
+def _departures(watch: Watch, start: int, stop: int) -> tuple[tuple[Departure, ...], tuple[Departure, ...]]:
+    """List what left its band in rows [start, stop), in order of time: series of the run, and groups."""
+    left = [d for s in watch.series if (d := s.departure(watch.run.steps, start, stop)) is not None]
+    left.sort(key=lambda d: (d.step, -np.nan_to_num(abs(d.score), nan=math.inf)))
+    return tuple(d for d in left if not d.of_group), tuple(d for d in left if d.of_group)
+
+
+def _score(left: tuple[Departure, ...]) -> float:
+    if any(d.series == "non-finite" for d in left):
+        return math.inf
+    return max((abs(d.score) for d in left if not math.isnan(d.score)), default=0.0)
 
 
 def _event(
-    run: Run, norms: Float64, watched: list[Watched], start: int, stop: int, window: int
-) -> tuple[Event, tuple[int, int]]:  # fmt: skip
-    """Event in rows [start, stop), with its first row and that of its peak."""
-    left = [d for w in watched if (d := w.departure(run.steps, start, stop)) is not None]
-    left.sort(key=lambda d: (d.step, -np.nan_to_num(abs(d.score), nan=math.inf)))
-    series, groups = (tuple(d for d in left if d.of_group is which) for which in (False, True))
-    norm2 = np.where(run.finite[start:stop], norms[start:stop].sum(axis=1), 0.0)
-    peak = start + int(np.argmax(norm2))
-    norm = next(w for w in watched if w.series == "norm")
-    grew = bool(groups) or norm.ratio[peak] >= RATIOS["norm"]
-    shares, rise = _shares(run, norms, peak, start, window) if grew else {}, _rise(watched, start, stop)
-    kind = _kind(series, groups, shares, rise, norm.ratio[start] >= RATIOS["norm"], rows=stop - start)
+    watch: Watch, series: tuple[Departure, ...], groups: tuple[Departure, ...], start: int, stop: int
+) -> Event:  # fmt: skip
+    """Describe the event in rows [start, stop)."""
+    run, peak, most = watch.run, start, -1.0
+    for block in run.columns([watch.clip] if watch.clip else [], first=start, stop=stop):
+        norm2 = np.where(block.finite, before_clipping(block, watch.clip).sum(axis=1), 0.0)
+        if norm2.max() > most:
+            peak, most = block.start + int(np.argmax(norm2)), float(norm2.max())
+    grew = bool(groups) or peak in watch.large
+    shares, rise = _shares(watch, peak, start) if grew else {}, _rise(watch, start, stop)
+    kind = _kind(series, groups, shares, rise, start in watch.large, rows=stop - start)
     first, last, at = (int(run.steps[row]) for row in (start, stop - 1, peak))
     skipped = int(np.count_nonzero(run.flags[start:stop] & SKIPPED))
-    return Event(first, last, at, kind, skipped, series, groups, shares, rise, Direction()), (start, peak)
+    return Event(first, last, at, kind, skipped, series, groups, shares, rise, (start, peak))
 
 
-def _shares(run: Run, norms: Float64, peak: int, start: int, window: int) -> dict[str, float]:
+def _shares(watch: Watch, peak: int, start: int) -> dict[str, float]:
     """Share of each group in what the squared norm at the peak has above its median before the event."""
-    before = norms[max(0, start - window) : start][run.finite[max(0, start - window) : start]]
-    if not len(before) or not run.finite[peak]:
+    run, names = watch.run, [watch.clip] if watch.clip else []
+
+    def norms(first: int, last: int) -> Float64:
+        blocks = list(run.columns(names, first=first, stop=last))
+        kept = [before_clipping(b, watch.clip)[b.finite] for b in blocks]
+        return np.concatenate([np.empty((0, run.n_groups)), *kept])
+
+    before, own = norms(max(0, start - watch.window), start), norms(peak, peak + 1)
+    if not len(before) or not len(own):
         return {}
-    above = np.maximum(norms[peak] - np.median(before, axis=0), 0.0)
+    above = np.maximum(own[0] - np.median(before, axis=0), 0.0)
     return dict(zip(run.groups, (above / above.sum()).tolist(), strict=True)) if above.sum() > 0 else {}
 
 
-def _rise(watched: list[Watched], start: int, stop: int) -> float:
+def _rise(watch: Watch, start: int, stop: int) -> float:
     """Largest rise of the learning rate from step to step around an event; NaN if none was logged."""
-    for w in watched:
-        if w.series == "lr":
-            near = w.ratio[max(0, start - LEAD) : stop]
-            return float(np.nanmax(near)) if np.isfinite(near).any() else math.nan
-    return math.nan
+    low, most = max(0, start - LEAD - 1), math.nan
+    judge = Jumps()
+    for block in watch.run.columns(watch.rates, norms=False, first=low, stop=stop) if watch.rates else ():
+        ratio = judge(block.scalars[watch.rates[0]])[2]
+        most = float(np.fmax(most, np.fmax.reduce(ratio)))
+    return most
 
 
 def _kind(
@@ -229,14 +288,20 @@ def _kind(
     return "one batch" if larger and rows <= BRIEF else ""
 
 
-def _plain(event: Event, found: tuple[Event, ...]) -> dict[str, object]:
-    """Fields of an event for JSON; another event is named by its first step."""
-    way = event.direction
+def _plain(event: Event) -> dict[str, object]:
+    """Fields of an event for JSON."""
     names = ("first_step", "last_step", "peak_step", "kind", "skipped", "shares")
     return {name: getattr(event, name) for name in names} | {
         "series": [_departure(d) for d in event.series],
         "groups": [_departure(d) for d in event.groups],
         "learning_rate": _known(event.learning_rate),
+        "score": _known(event.score),
+    }
+
+
+def _directed(way: Direction, found: tuple[Event, ...]) -> dict[str, object]:
+    """Fields of a direction; another event is named by its first step."""
+    return {
         "cosine_previous": _interval(way.previous),
         "cosine_mean": _interval(way.mean),
         "like": None if way.like is None else {"first_step": found[way.like].first_step, **_interval(way.cosine)},

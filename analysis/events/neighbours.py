@@ -95,22 +95,25 @@ def neighbours(run: Run, step: int, around: int = 3) -> Neighbours:
         raise TooFewStepsError(f"{run.where}: expected a step that was recorded, got {step:,}; it holds {held}")
     row = int(rows[-1])
     start, stop = max(0, row - around), min(run.n_steps, row + around + 1)
+    blocks = list(run.columns(run.scalar_names, first=max(0, row - WINDOW), stop=stop))
+    norms = np.sqrt(np.concatenate([b.norms for b in blocks]))
+    past = norms[: row - max(0, row - WINDOW)]
     cube = run.rows.read(start, stop).reshape(-1, run.n_groups, run.k)
     one = np.broadcast_to(cube[row - start], cube.shape)
     finite = run.finite[start:stop] & run.finite[row]
     ends = cosine_intervals(one, cube, exact_groups(run.header))
     cosine, low, high = (np.where(finite, end, np.nan) for end in ends)
-    norms = np.sqrt(run.group_norm2)
-    before = norms[max(0, row - WINDOW) : row][run.finite[max(0, row - WINDOW) : row]]
+    before = past[run.finite[row - len(past) : row]]
     usual = np.median(before, axis=0) if len(before) else np.full(run.n_groups, np.nan)
+    shown = slice(start - stop, None)
     return Neighbours(
         row - start,
         len(rows),
         run.steps[start:stop],
-        {name: column[start:stop] for name, column in run.scalar_columns.items()},
-        np.sqrt(run.group_norm2[start:stop].sum(axis=1)),
+        {name: np.concatenate([b.scalars[name] for b in blocks])[shown] for name in run.scalar_names},
+        np.sqrt(np.square(norms[shown]).sum(axis=1)),
         cosine,
         low,
         high,
-        dict(zip(run.groups, zip(norms[row].tolist(), usual.tolist(), strict=True), strict=True)),
+        dict(zip(run.groups, zip(norms[len(past)].tolist(), usual.tolist(), strict=True), strict=True)),
     )

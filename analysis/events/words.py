@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from gradlog.analysis.common.text import Style, counted
+from gradlog.analysis.events.find import Departure
 
 if TYPE_CHECKING:
-    from gradlog.analysis.events.events import Event, Events
-    from gradlog.analysis.events.find import Departure
+    from gradlog.analysis.events.events import Event
 
 KINDS = {
     "non-finite": "NaN or inf in the gradient",
@@ -41,9 +42,11 @@ def steps(event: Event) -> str:
     >>> steps(SimpleNamespace(first_step=116, last_step=118))
     'steps 116 to 118'
     """
-    if event.first_step == event.last_step:
-        return f"step {event.first_step:,}"
-    return f"steps {event.first_step:,} to {event.last_step:,}"
+    return _steps(event.first_step, event.last_step)
+
+
+def _steps(first: int, last: int) -> str:
+    return f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
 
 
 def told(departure: Departure, style: Style) -> str:
@@ -83,16 +86,27 @@ def cosine(ends: tuple[float, float, float], style: Style) -> str:
     )
 
 
-def sentence(found: Events, style: Style) -> str:
-    """Sum the events of a run up; empty for a run that is too short for bands."""
-    if not found.found:
-        judged = found.steps - found.unwatched
-        if judged <= 0:
-            return ""
-        which = "No step" if judged > found.unwatched else f"None of the last {judged:,} steps, which could be judged,"
-        return f"{which} left its usual range."
-    largest = max(found.found, key=lambda e: e.score)
-    head = f"{counted(found.count, 'event')}" + (", the largest at " if found.count > 1 else " at ")
-    first = f"{head}{steps(largest)}: {KINDS[largest.kind].partition(':')[0]}; first left {told(largest.first, style)}"
-    groups = [told(d, style) for d in largest.groups[:1] if d != largest.first]
-    return "; ".join([first, *(f"of the groups first {group}" for group in groups)]) + "."
+def sentence(found: Mapping[str, Any], steps: int, style: Style) -> str:
+    """Sum the events of a run of so many steps up; empty for a run that is too short for bands.
+
+    ``found`` is what ``Events.summary`` returns (Any: the fields of its JSON object).
+    """
+    judged, events = steps - found["unwatched"], found["events"]
+    if not events:
+        some = (
+            "No step" if judged > found["unwatched"] else f"None of the last {judged:,} steps, which could be judged,"
+        )
+        return f"{some} left its usual range." if judged > 0 else ""
+    largest = max(events, key=lambda e: math.inf if e["score"] is None else e["score"])
+    head = counted(found["count"], "event") + (", the largest at " if found["count"] > 1 else " at ")
+    when, like = _steps(largest["first_step"], largest["last_step"]), KINDS[largest["kind"]].partition(":")[0]
+    left = [_departure(d, False) for d in largest["series"]] + [_departure(d, True) for d in largest["groups"]]
+    first = min(left, key=lambda d: d.step)
+    groups = [told(d, style) for d in left if d.of_group and d != first][:1]
+    of_groups = f"; of the groups first {groups[0]}" if groups else ""
+    return f"{head}{when}: {like}; first left {told(first, style)}{of_groups}."
+
+
+def _departure(plain: Mapping[str, Any], of_group: bool) -> Departure:
+    score, ratio = (math.nan if plain[name] is None else plain[name] for name in ("score", "ratio"))
+    return Departure(plain["name"], of_group, plain["step"], score, ratio)

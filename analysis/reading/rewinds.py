@@ -134,3 +134,12 @@ def _overlap(old: Segment, new: Segment) -> bool:
     last = float(old.logged(len(old) - 1, len(old), ["wall_time"])[0, 0])
     one_machine = old.header.process.get("host_id") == new.header.process.get("host_id")
     return last > opened.timestamp() + (SLACK if one_machine else SKEW)  # False where no time was recorded
+
+
+def rewinds(steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows at which the steps of a view go back, as those of the view "all" do where a run was resumed.
+
+    >>> rewinds(np.array([0, 1, 2, 1, 2, 3])).tolist()
+    [3]
+    """
+    return np.flatnonzero(np.diff(steps) <= 0) + 1

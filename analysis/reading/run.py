@@ -104,9 +104,8 @@ class Run:
     def __init__(self, metadata: Metadata, view: View = "latest") -> None:
         if view not in ("latest", "all"):
             raise ValueError(f"view must be 'latest' or 'all', got {view!r}")
-        self.store, self.prefix, self.location, self.where = (
-            metadata.store, metadata.prefix, metadata.location, metadata.where
-        )  # fmt: skip
+        self.store, self.prefix = metadata.store, metadata.prefix
+        self.location, self.where = metadata.location, metadata.where
         self.header, self.content, self.view = metadata.header, metadata.digest, view
         self.segments = [Segment.open(metadata, own) for own in metadata.segments]
         launches = [Launch.of(members) for members in group_by_launch(self.segments)]
@@ -145,7 +144,7 @@ class Run:
 
     @property
     def length(self) -> int:
-        """As ``n_steps``: its name in earlier versions."""
+        """As ``n_steps``."""
         return self.n_steps
 
     @property
@@ -201,26 +200,27 @@ class Run:
         """Squared norm of the gradient, (rows, group); exact or, see ``has_exact_norms``, of the sketches."""
         return _concat([b.norms for b in self.columns()], np.float64, (self.n_groups,))
 
-    def columns(self, names: Sequence[str] = (), norms: bool = True, first: int = 0) -> Iterator[Block]:
-        """Squared norms and these scalars from row ``first`` on, in blocks of about 1 MiB, NaN where not logged.
+    def columns(
+        self, names: Sequence[str] = (), norms: bool = True, first: int = 0, stop: int | None = None
+    ) -> Iterator[Block]:
+        """Squared norms and scalars of rows [first, stop) in blocks of about 1 MiB, NaN where a scalar was not logged.
 
-        Norms that the run does not have exactly are those of the sketches, which are read. Scalars are the mean over
-        ranks.
+        Norms that the run does not have exactly are those of its sketches. Scalars are the mean over ranks.
         """
-        exact = self.has_exact_norms
+        base, exact, end = 0, self.has_exact_norms, self.n_steps if stop is None else stop
         width = self.n_groups + SCALAR_COLUMNS if exact or not norms else self.rows.n
         step = max(1, COLUMNS // (8 * width * self.header.chunk)) * self.header.chunk
-        base = 0
         for launch in self._launches:
-            for low in range(max(0, first - base), len(launch), step):
-                high = min(low + step, len(launch))
-                start, stop = base + low, base + high
+            last = min(len(launch), end - base)
+            for low in range(max(0, first - base), last, step):
+                high = min(low + step, last)
+                start, past = base + low, base + high
                 found = np.empty((high - low, 0))
                 if norms:
-                    found = launch.gather(Segment.norms, low, high)[0] if exact else self.rows.norms(start, stop)
+                    found = launch.gather(Segment.norms, low, high)[0] if exact else self.rows.norms(start, past)
                 logged = launch.gather(partial(Segment.logged, names=names), low, high) if names else []
                 scalars = dict(zip(names, np.mean(logged, axis=0).T, strict=True)) if names else {}
-                yield Block(start, found, (self.flags[start:stop] & NONFINITE) == 0, scalars)
+                yield Block(start, found, (self.flags[start:past] & NONFINITE) == 0, scalars)
             base += len(launch)
 
     @property

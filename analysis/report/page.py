@@ -14,14 +14,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.recorded import recorded
-from gradlog.analysis.common.text import PAGE, printable
-from gradlog.analysis.events import words
+from gradlog.analysis.common.text import printable
 from gradlog.analysis.report import figures, palette, tables
 from gradlog.analysis.report.figure import WIDE, Figure
 from gradlog.analysis.report.figures import comparison
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.report.svg import svg
-from gradlog.analysis.results.findings import Finding, findings
+from gradlog.analysis.results.findings import findings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -155,9 +154,7 @@ def provenance(study: Study) -> list[tuple[str, str]]:
 
 def _findings(study: Study, chapters: Sequence[Section]) -> list[tuple[str, str, str]]:
     """Sentences of the first screen in order of importance, each with the id and the title of its figure or ""."""
-    odd, found = Finding(words.sentence(study.events, PAGE), figure="events"), findings(study.document)
-    at = sum(finding.first for finding in found) if study.events.found else len(found)
-    said = [finding for finding in (*found[:at], odd, *found[at:]) if finding.text]
+    said = findings(study.document)
     return [(printable(finding.text), *_shown(finding.figure, study.label, chapters)) for finding in said]
 
 

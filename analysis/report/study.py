@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING, Unpack
 
 from gradlog.analysis.common.types import Progress
-from gradlog.analysis.directions.direction_map import DirectionMap, direction_map, goes_back
-from gradlog.analysis.events.events import Events, find_events
+from gradlog.analysis.directions.direction_map import DirectionMap, direction_map
+from gradlog.analysis.events.events import Events, with_directions
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
+from gradlog.analysis.reading.rewinds import rewinds
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze_cached
 from gradlog.analysis.results.dataset import to_dataset
@@ -69,7 +71,7 @@ class Study(Analysis):
     series : dict of Series
         ``"loss"`` and ``"lr"`` where logged, ``"norm"``.
     events : Events
-        Steps at which the run left its usual course, as far as they show without another pass over the sketch.
+        Steps at which the run left its usual course.
     directions : DirectionMap or None
         Of stretches as long as the windows; None where there are none, or where the view "all" goes back at a rewind.
     """
@@ -124,11 +126,11 @@ def study(
     measured = to_dataset(analyze_cached(run, cache=cache, **question))
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
-    shares = None if windows is None else group_time(windows, SHARED)
-    left_out = size is None or run.k < 4 or growing or goes_back(run)
+    goes_back = len(rewinds(run.steps)) > 0  # then windows do not stand side by side
+    shares = None if windows is None or goes_back else group_time(windows, SHARED)
+    left_out = size is None or run.k < 4 or growing or goes_back
     directions = None if left_out else direction_map(run, size, scheduler=options.get("scheduler"))
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
-    return Study(
-        label, result, windows, run, to_json(result), shares, series, find_events(run, changes=False), directions
-    )
+    events = with_directions(run, Events.of(json.loads(measured.attrs["events"]), run.where))
+    return Study(label, result, windows, run, to_json(result), shares, series, events, directions)

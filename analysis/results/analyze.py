@@ -13,6 +13,8 @@ from gradlog.analysis.caching.cache import key, resolve
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.recorded import optimizer_name
 from gradlog.analysis.common.types import EPS
+from gradlog.analysis.events.events import Events
+from gradlog.analysis.events.words import KINDS
 from gradlog.analysis.measures import bounds, gradient_noise, uncertainty
 from gradlog.analysis.measures.bounds import bound_sides
 from gradlog.analysis.measures.predictors import Evidence
@@ -144,7 +146,7 @@ def assemble(scopes: Scopes) -> LabelledArrays:
     if plan.options.spectra.components:
         main |= scopes.components(whole, refined, plan.options.spectra.components)
     values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.n_groups * by_group)]}
-    main |= scopes.steps(whole) | scopes.clipping(whole)
+    main |= scopes.steps(whole) | scopes.clipping(whole) | _events(collected.events)
     shares(
         values["group"], sum((np.asarray(g["path_length"]) for g in values["group"]), np.zeros(len(spec.predictors)))
     )
@@ -182,11 +184,19 @@ def _bound_inputs(scopes: Scopes) -> bounds.Inputs:
     return bounds.inputs(logged.get("loss"), logged.get("lr"), given.eta, given.lowest_loss, given.diameter, optimizer)
 
 
+def _events(events: Events) -> Values:
+    """Numbers of each event, where there are any."""
+    found = {name: np.array([getattr(e, name) for e in events.found]) for name in ("first_step", "last_step", "score")}
+    found["kind"] = np.array([list(KINDS).index(e.kind) for e in events.found])
+    return {f"event_{name}": values for name, values in found.items()} if events.found else {}
+
+
 def _attributes(run: Run, plan: AnalysisPlan, collected: Collected, main: Values) -> dict[str, object]:
     """Say how the analysis was made, and of what."""
     halves = collected.halves
     withheld = "" if halves else gradient_noise.withheld(main, plan.epochs.steps // run.header.every)
     return {
+        "events": collected.events.kept(),
         "kernel": ", ".join(collected.kernels),
         "predicted_memory": plan.predicted,
         "cached_rows": collected.memo.rows if collected.memo else 0,

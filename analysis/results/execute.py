@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.caching.cache import resolve
 from gradlog.analysis.caching.summaries import Memo
+from gradlog.analysis.common.types import Float64
+from gradlog.analysis.events.events import Events, described
+from gradlog.analysis.events.find import PIECE, Watch
 from gradlog.analysis.measures.spec import LEAST
 from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.reading.run import Run
@@ -46,6 +50,8 @@ class Collected:
     halves : Table or None
         Where two gradients at one theta are known.
     sections : list of Section
+    events : Events
+        Without their directions.
     kernels : list of str
         What added up the columns.
     memo : Memo or None
@@ -57,13 +63,15 @@ class Collected:
     scalar_sums: list[ScalarSums]
     halves: Table | None
     sections: list[Section]
+    events: Events
     kernels: list[str]
     memo: Memo | None
 
 
 def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]:
     """Read the rows. Run and plan come back as they were, or scaled where rows exceed the range of float32 products."""
-    of_panes = by_pane(run, plan.cuts)
+    watch = Watch(run)
+    of_panes = by_pane(run, plan.cuts, watch.names, watch.add)
     run, scale = in_range(run, of_panes)
     spec = dataclasses.replace(plan.spec, scale=scale)
     compute = plan.options.compute
@@ -82,9 +90,24 @@ def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]
         panes = contributions(summaries)
         if not recipe.columns:
             grams = {name: x for name, x in panes[-1].items() if name in SUMS and SUMS[name].triangle}
+    watch.finish(_change_norms(run, plan.cuts, panes))
     halves = half_batches.table(run, [(r.start, r.stop) for r in plan.flat], plan.epochs.steps)
-    collected = Collected(panes, grams, of_panes, halves, stretches, sorted(kernels), memo)
+    collected = Collected(panes, grams, of_panes, halves, stretches, described(watch), sorted(kernels), memo)
     return run, dataclasses.replace(plan, spec=spec), collected
+
+
+def _change_norms(run: Run, cuts: Sequence[int], panes: Sequence[Totals]) -> Iterator[Float64]:
+    """Norm of the difference from the row before, in pieces and in any unit; NaN where none came before."""
+    begin = run.contiguous_ranges[:, 0]
+    for (start, stop), pane in zip(pairwise(cuts), panes, strict=True):
+        done = 0
+        for low in range(start, stop, PIECE):
+            finite = run.finite[low : min(low + PIECE, stop)]
+            norms = np.full(len(finite), np.nan)
+            norms[finite] = np.sqrt(pane["path"][done : done + np.count_nonzero(finite)])
+            norms[begin[(begin >= low) & (begin < low + len(finite))] - low] = np.nan
+            done += int(np.count_nonzero(finite))
+            yield norms
 
 
 MOST = 2.0**48

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from gradlog.analysis.common.text import PAGE, Style, enumerate_some
+from gradlog.analysis.events.words import sentence
 from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, UNKNOWN, verdict
 from gradlog.analysis.measures.predictors.registry import in_hindsight, is_reference
 from gradlog.analysis.results.json_document import Document, of_lags
@@ -56,11 +58,13 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
     Returns
     -------
     list of Finding
-        What all others are to be read in the light of: a group or a few steps that dominate, clipping. Then whether
+        What all others are to be read in the light of: what dominates, clipping, events. Then whether
         the next gradient is predictable, what neighbouring gradients have in common, the rank, the signal, and what
         dominates the path.
     """
-    parts = (_energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _steps, _group)
+    parts = (
+        _energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _steps, _events, _group, _uneventful,
+    )  # fmt: skip
     found = [finding for part in parts if (finding := part(document, style))]
     found.sort(key=lambda finding: not finding.first)
     short = document["rows"] < 2 * WINDOW
@@ -254,6 +258,28 @@ def _steps(document: Document, style: Style) -> Finding | None:
         return Finding(f"The first steps dominate: {holds}, most of all {most}.", advice, heading, "norm", True)
     advice = f"gradlog events, and gradlog info --step {largest[0]['step']}, show what happened there"
     return Finding(f"A few steps dominate: {holds}, most of all {most}.", advice, heading, "norm", True)
+
+
+def _events(document: Document, style: Style) -> Finding | None:
+    """Say what left its usual range, and where to look where it is like something known."""
+    events = document.get("events")
+    if not events or not events["count"]:
+        return None
+    text = sentence(events, document["run"]["steps"], style)
+    known = [e for e in events["events"] if e["kind"]]
+    if not known:
+        return Finding(text, figure="events", first=True)
+    step = max(known, key=lambda e: math.inf if e["score"] is None else e["score"])["peak_step"]
+    advice = f"gradlog events, and gradlog info --step {step}, show what happened there"
+    return Finding(text, advice, "Something odd happened", "events", first=True)
+
+
+def _uneventful(document: Document, style: Style) -> Finding | None:
+    events = document.get("events")
+    if events is None or events["count"]:
+        return None
+    text = sentence(events, document["run"]["steps"], style)
+    return Finding(text) if text else None
 
 
 def _group(document: Document, style: Style) -> Finding | None:

@@ -13,6 +13,7 @@ import numpy as np
 from gradlog.analysis.common.jackknife import ENDS
 from gradlog.analysis.common.text import enumerate_some
 from gradlog.analysis.common.types import Float64
+from gradlog.analysis.events.events import Events
 from gradlog.analysis.measures.bounds import about
 from gradlog.analysis.measures.interpretation import looked_at, verdict
 from gradlog.analysis.measures.predictors.registry import fits_beta, is_reference
@@ -75,6 +76,8 @@ def to_json(ds: xarray.Dataset | LabelledArrays) -> Document:
     result |= {q.place: own[q.place] for q in SPECTRUM} | _passes(attrs)
     result |= {"path_shares": own["path_shares"], "differences": own["differences"], "burn_in": int(attrs["burn_in"])}
     result["bounds"] = {"inputs": inputs, "about": about(inputs.get("optimizer", ""))} | own["bounds"]
+    if "events" in attrs:  # a result that an earlier version wrote has none
+        result["events"] = Events.of(json.loads(attrs["events"]), "").summary()
     result["windows"], result["prefixes"] = numbers.ranges("window"), numbers.ranges("prefix")
     result |= {key: own[key] for key in ("clipping", "subspace") if key in own}
     result["by_group"] = numbers.by_group("group_")

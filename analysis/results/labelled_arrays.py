@@ -19,8 +19,7 @@ from gradlog.analysis.measures.gradient_noise import LAGS
 from gradlog.analysis.measures.spec import AnalysisSpec, Values
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.plan import Range
-from gradlog.analysis.results.quantities import VARIABLES
-from gradlog.analysis.spectrum.shuffled_rank import METHODS
+from gradlog.analysis.results.quantities import FLAGS, VARIABLES
 
 SCOPES = {
     "": ((), ""),
@@ -123,10 +122,10 @@ def _scope(scope: str, found: list[Values], sizes: dict[str, int], scale: float)
 
 def _flags(name: str) -> dict[str, object]:
     """Meanings of the values 0, 1, ... of a flag, as the CF conventions name them."""
-    if name != "rank_null_method":
+    if name not in FLAGS:
         return {}
-    words = " ".join(method.replace(" ", "_") for method in METHODS)
-    return {"flag_values": list(range(len(METHODS))), "flag_meanings": words}
+    words = " ".join(meaning.replace(" ", "_") for meaning in FLAGS[name])
+    return {"flag_values": list(range(len(FLAGS[name]))), "flag_meanings": words}
 
 
 def _stacked(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:

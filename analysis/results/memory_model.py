@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradlog.analysis.events.find import PIECE
 from gradlog.analysis.reading.rows import RowSource, block_rows, buffer_rows
 from gradlog.analysis.spectrum import shuffled_rank
 from gradlog.analysis.streaming.ema import segments_at_once
@@ -20,8 +21,9 @@ from gradlog.format.sizes import parse_size
 LIBRARIES = 96 * 2**20
 """Imports, allocator slack and decoded chunks that are not there yet when the prediction is made."""
 
-ROW = 24
-"""Bytes of a row that are kept apart from its sketch: its squared error, while it is joined, sorted and summed."""
+ROW = 40
+"""Bytes of a row that are kept apart from its sketch: its loss, and its squared error while that is joined, sorted and
+summed."""
 
 BREAK = 512
 """Bytes of a gap or a stretch: a few numbers each, and its entry in the record of the run."""
@@ -91,7 +93,8 @@ def predict(
     last = sum(afterwards(recipe) for recipe, _ in passes)
     if any(recipe.scatter for recipe, _ in passes):
         last += shuffled_rank.kept_bytes(len(source), source.n)
-    return compiler + resident() + LIBRARIES + peak + last + BREAK * breaks + ROW * len(source) + scores
+    watched = 16 * PIECE * source.n_groups
+    return compiler + resident() + LIBRARIES + peak + last + BREAK * breaks + ROW * len(source) + watched + scores
 
 
 def resident() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.measures.predictors import needs, parse
 from gradlog.analysis.measures.spec import AnalysisSpec
 from gradlog.analysis.reading.epochs import Epochs, epochs_of
+from gradlog.analysis.reading.rewinds import rewinds
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.memory_model import predict
 from gradlog.analysis.results.options import Kernel, Options, Scope
@@ -133,7 +135,13 @@ def ranges_of(run: Run, scope: Scope) -> Ranges:
     if window is not None:
         if window < 2 or (stride is not None and stride < 1):
             raise ValueError(f"window must be at least 2 and stride at least 1, got {window} and {stride}")
-        windows = [Range(a, a + window) for a in range(burn_in, T - window + 1, stride or window)]
+        # steps of a window are in order: after a rewind, which the view "all" shows, windows begin anew
+        edges = [burn_in, *(row for row in rewinds(run.steps).tolist() if row > burn_in), T]
+        windows = [
+            Range(a, a + window)
+            for low, high in pairwise(edges)
+            for a in range(low, high - window + 1, stride or window)
+        ]
         if not windows:
             raise TooFewStepsError(f"{run.where}: no whole window of {window} rows in {T - burn_in}")
     ends = np.linspace(burn_in, T, scope.prefixes + 1).round().astype(int)[1:].tolist()

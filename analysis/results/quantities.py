@@ -6,6 +6,7 @@ import dataclasses
 from typing import NamedTuple
 
 from gradlog.analysis.common.jackknife import ENDS
+from gradlog.analysis.events.words import KINDS
 from gradlog.analysis.measures.fluctuation import REASONS
 from gradlog.analysis.spectrum.shuffled_rank import METHODS
 
@@ -215,6 +216,10 @@ OF_THE_RUN = (
     Quantity("kappa_difference", PAIR, "1", "kappa less that of another predictor", "differences/*/*/value",
              ITS_SKETCH, (ITS_RUN, "half-width of both errors of the difference together")),
     *BOUNDS,
+    Quantity("event_first_step", ("event",), "step", "first step of each event; JSON has all of it under events"),
+    Quantity("event_last_step", ("event",), "step", "its last step"),
+    Quantity("event_score", ("event",), "1", "largest number of usual deviations in it; infinite for NaN or inf"),
+    Quantity("event_kind", ("event",), "1", "what it is like"),
     Quantity("window_overlap", ("window", "other_window"), "1",
              "mean squared cosine between leading increment subspaces", "subspace/overlap"),
     Quantity("window_overlap_random", (), "1", "overlap expected of random subspaces", "subspace/random"),
@@ -226,5 +231,7 @@ OF_THE_RUN = (
 
 QUANTITIES = (*OF_EVERY_SCOPE, PATH_SHARE, *OF_THE_RUN)
 VARIABLES = {name: variable for quantity in QUANTITIES for name, variable in quantity.variables().items()}
+FLAGS = {"rank_null_method": METHODS, "event_kind": [kind or "no known pattern" for kind in KINDS]}
+"""Meanings of the values 0, 1, ... of a variable."""
 CODES = {"rank_null_method": dict(enumerate(METHODS)), "kappa_run_withheld": REASONS}
 """Words for which numbers stand in the Dataset; JSON has the words."""

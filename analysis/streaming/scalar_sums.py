@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ class ScalarSums:
         rows = slice(start - block.start, stop - block.start)
         good = block.finite[rows]
         norms = block.norms[rows][good]
-        logged = {name: values[rows][good] for name, values in block.scalars.items()}
+        logged = {name: block.scalars[name][rows][good] for name in SCALARS if name in block.scalars}
         if CLIP in logged:
             factor = logged[CLIP]
             logged[CLIPPED] = np.where(np.isfinite(factor), factor < 1, np.nan)
@@ -64,8 +64,13 @@ class ScalarSums:
         return ScalarSums(self.energy + later.energy, self.moving + later.moving, self.still + later.still, scalars)
 
 
-def by_pane(run: Run, cuts: Sequence[int]) -> list[ScalarSums]:
-    """Return the sums between consecutive cuts: view rows, ascending, the first 0, the last the run's length."""
+def by_pane(
+    run: Run, cuts: Sequence[int], more: Sequence[str] = (), see: Callable[[Block], None] | None = None
+) -> list[ScalarSums]:
+    """Return the sums between consecutive cuts: view rows, ascending, the first 0, the last the run's length.
+
+    ``see`` is handed every block on the way, with the scalars ``more`` beside those that are added up.
+    """
     apart = any(name.startswith(f"{CLIP}/") for name in run.scalar_names)  # parameters were clipped in parts
     names = [name for name in SCALARS if name in run.scalar_names and not (name == CLIP and apart)]
     n, nothing = (
@@ -74,7 +79,9 @@ def by_pane(run: Run, cuts: Sequence[int]) -> list[ScalarSums]:
     )
     panes = [ScalarSums(np.zeros(n), np.zeros(n, np.int64), 0, nothing)] * (len(cuts) - 1)
     pane = 0
-    for block in run.columns(names):
+    for block in run.columns([*names, *(name for name in more if name not in names)]):
+        if see is not None:
+            see(block)
         start, stop = block.start, block.start + len(block.finite)
         while start < stop:
             while cuts[pane + 1] <= start:
