@@ -10,6 +10,8 @@ from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at, 
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
 from gradlog.analysis.results.findings import GUIDE, dominant, findings
 from gradlog.analysis.results.json_document import NO_BOUNDS, UNDEFINED, Document
+from gradlog.analysis.results.known_trainings import CAVEAT, Training, nearest, of_run
+from gradlog.analysis.results.known_trainings import EPS as KNOWN_EPS
 from gradlog.cli import plain_text
 
 UNKNOWN_EPOCHS = """\
@@ -33,6 +35,7 @@ def report(path: str, result: Document, full: bool = False, groups: bool = False
         _in_time(result, "windows", "in time, by window of steps"),
         _in_time(result, "prefixes", "as the run grows"),
         _bounds(result) if full else [],
+        _usual(result) if full else [],
         _warnings(result, full),
         [] if full else ["more: --full shows all tables, gradlog report draws them"],
     ]
@@ -240,6 +243,28 @@ def _bounds(result: Document) -> list[str]:
         *plain_text.wrap(_inputs(bounds["inputs"])),
         *plain_text.wrap(plain_text.printable(bounds.get("about", ""))),
     ]
+
+
+def _usual(result: Document) -> list[str]:
+    """Show the run's figures above those of known trainings, the nearest first."""
+    others = nearest(result)
+    rows = [_known_cells(training) for training in (of_run(result), *(training for training, _ in others))]
+    like = [f"{training.name} ({said})" for training, said in others[:3] if said]
+    about = f"nearest by what is comparable: {'; '.join(like)}. " if like else "none is comparable. "
+    about += f"rank {KNOWN_EPS}: logged, and of shuffled steps. "
+    return [
+        plain_text.heading("is this usual? the run beside known trainings"),
+        *plain_text.table(["training", "steps", "last", "ema(0.9)", f"rank {KNOWN_EPS}", "lag 1", "signal"], rows),
+        *plain_text.wrap(about + CAVEAT),
+    ]
+
+
+def _known_cells(known: Training) -> list[str]:
+    return [
+        known.name, f"{known.steps:,}", _fixed(known.kappa["last"]), _fixed(known.kappa["ema(0.9)"]),
+        f"{TERMINAL.count(known.rank)}, {TERMINAL.count(known.shuffled)}", TERMINAL.fixed(known.coherence, sign=True),
+        TERMINAL.percent(known.signal, 0),
+    ]  # fmt: skip
 
 
 def _sides(bound: Document) -> list[str]:

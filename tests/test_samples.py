@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import analyze, open_run, to_json
+from gradlog.analysis.results.known_trainings import KNOWN, of_run
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_logs"
 EXPECTED: dict[str, Any] = json.loads((SAMPLES / "expected.json").read_text())
@@ -183,3 +184,17 @@ def test_the_oracle_on_a_run_that_is_solved_by_hand(record):
     assert true["c"] == pytest.approx(2 / 12)
     assert true["increment_energy"] == pytest.approx(5)
     assert true["rank"] == {"0.1": 1, "0.05": 1, "0.01": 1}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_table_of_known_trainings_has_the_numbers_of_the_sample(name: str):
+    document = measured(name)
+    (known,) = (training for training in KNOWN if training.name == name)
+    found = of_run(document)
+    for predictor, value in known.kappa.items():
+        assert value == pytest.approx(found.kappa[predictor], abs=6e-4)
+    assert (known.steps, known.parameters, known.rank) == (found.steps, found.parameters, found.rank)
+    assert known.shuffled == pytest.approx(found.shuffled, abs=0.5)
+    assert known.coherence == pytest.approx(found.coherence, abs=6e-4)
+    assert known.signal == (None if found.signal is None else pytest.approx(found.signal, abs=6e-4))
+    assert known.optimizer.lower() in found.optimizer.lower() or known.optimizer == "SGD"

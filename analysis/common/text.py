@@ -186,6 +186,15 @@ def enumerate_some(values: Sequence[object], most: int = 8) -> str:
     return ", ".join(str(v) for v in values[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does; empty for none.
+
+    >>> listed(["last"]), listed(["last", "trend", "ar(8)"])
+    ('last', 'last, trend and ar(8)')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def counted(number: int, noun: str) -> str:
     """Say how many there are of something.
 

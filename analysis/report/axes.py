@@ -62,6 +62,10 @@ def logarithmic(label: str, *values: ArrayLike) -> Axis:
     return Axis(label, low / room, high * room, log=True)
 
 
+STEP = "step"
+"""Label of the axes that a page lets its reader zoom into."""
+
+
 def exact(label: str, *values: ArrayLike) -> Axis:
     """Linear axis without room at the ends, for steps."""
     low, high = _ends(values, (0.0, 1.0))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradlog.analysis.common.recorded import recorded
 from gradlog.analysis.common.text import printable
-from gradlog.analysis.report import figures, palette, tables
+from gradlog.analysis.report import cells, figures, palette, tables
 from gradlog.analysis.report.figure import WIDE, Figure
 from gradlog.analysis.report.figures import comparison
 from gradlog.analysis.report.study import Study
@@ -82,7 +82,7 @@ class Section:
     id: str
     title: str
     drawn: Sequence[Drawn]
-    tables: Sequence[tables.Table]
+    tables: Sequence[cells.Table]
     columns: int = 2
 
     @property
@@ -109,14 +109,14 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
     return [section for section in made if section.drawn or section.tables]
 
 
-def _tables(studies: Sequence[Study], found: Replicates | None) -> dict[str, list[tables.Table | None]]:
+def _tables(studies: Sequence[Study], found: Replicates | None) -> dict[str, list[cells.Table | None]]:
     """Tables by section."""
     many = len(studies) > MOST
     return {
         "configurations": [tables.difference_table(found), tables.configuration_table(found)],
         "runs": [tables.overview(studies)] if len(studies) > 1 else [],
         "events": [tables.event_table(studies)],
-        "predictability": [tables.kappa_table(studies)],
+        "predictability": [tables.kappa_table(studies), None if many else tables.usual_table(studies)],
         "dimension": [tables.rank_table(studies)],
         "groups": [] if many else [tables.group_table(studies)],
         "bounds": [tables.stationarity_table(studies), tables.regret_table(studies)],

@@ -71,6 +71,113 @@
     });
   }
 
+  // Steps: all figures over steps zoom together; marks move along their x axis, and what is outside is clipped.
+  const form = document.getElementById("zoom");
+  const make = (name, attributes, text = "") => {
+    const element = document.createElementNS(charts[0].svg.namespaceURI, name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.textContent = text;
+    return element;
+  };
+  const charts = all("svg[data-steps]").map((svg, i) => {
+    const [low, high, left, right] = svg.dataset.steps.split(" ").map(Number);
+    const [plot, ticks] = [svg.querySelector(".plot"), svg.querySelector(".ticks")];
+    return { svg, low, high, left, right, plot, ticks, all: ticks.innerHTML, clip: `clip${i}`, marks: null };
+  });
+  const [first, last] = [Math.min(...charts.map((c) => c.low)), Math.max(...charts.map((c) => c.high))];
+  const moved = {
+    d: (path, at) => path.replace(/([MLH])(-?[\d.]+)/g, (_, letter, x) => letter + at(Number(x)).toFixed(1)),
+    cx: (x, at) => at(Number(x)).toFixed(1),
+    x: (x, at) => at(Number(x)).toFixed(1),
+    width: (width, at) => (at(Number(width)) - at(0)).toFixed(1),
+  };
+  const start = (chart) => {
+    chart.marks = [];
+    for (const element of all("path,circle,rect,text", chart.plot)) {
+      for (const name of Object.keys(moved)) {
+        if (element.hasAttribute(name)) chart.marks.push([element, name, element.getAttribute(name)]);
+      }
+    }
+    const clip = make("clipPath", { id: chart.clip });
+    const { left, right } = chart;
+    clip.append(make("rect", { x: left - 4, y: 0, width: right - left + 8, height: chart.svg.viewBox.baseVal.height }));
+    chart.svg.prepend(clip);
+  };
+  const label = (chart, a, b, at) => {
+    const bottom = Number(all("path.axis", chart.svg).at(-1).getAttribute("d").match(/ ([\d.]+)H/)[1]);
+    const raw = (b - a) / (chart.right - chart.left > 330 ? 7 : 4);
+    const power = 10 ** Math.max(0, Math.floor(Math.log10(raw)));
+    const every = [1, 2, 5, 10].map((m) => m * power).find((step) => step >= raw);
+    chart.ticks.replaceChildren();
+    for (let step = Math.ceil(a / every) * every; step <= b; step += every) {
+      const x = at(step).toFixed(1);
+      chart.ticks.append(make("path", { class: "mark", d: `M${x} ${bottom}v4` }));
+      const place = { class: "tick", x, y: bottom + 17, "text-anchor": "middle" };
+      chart.ticks.append(make("text", place, step.toLocaleString("en-US")));
+    }
+  };
+  const zoom = (from, to) => {
+    const [a, b] = [Math.max(first, Math.min(from, to)), Math.min(last, Math.max(from, to))];
+    if (!(b - a >= 1)) return;
+    const on = a > first || b < last;
+    for (const chart of charts) {
+      if (!chart.marks) start(chart);
+      const { low, high, left, right } = chart;
+      const place = (step) => left + ((step - a) / (b - a)) * (right - left);
+      const at = (x) => place(low + ((x - left) / (right - left)) * (high - low));
+      for (const [element, name, value] of chart.marks) element.setAttribute(name, on ? moved[name](value, at) : value);
+      if (on) chart.plot.setAttribute("clip-path", `url(#${chart.clip})`); else chart.plot.removeAttribute("clip-path");
+      if (on) label(chart, a, b, place); else chart.ticks.innerHTML = chart.all;
+    }
+    [form.elements.from.value, form.elements.to.value] = [Math.round(a), Math.round(b)];
+    form.classList.toggle("on", on);
+  };
+  if (charts.length) {
+    form.hidden = false;
+    root.classList.add("zooms");
+    [form.elements.from.value, form.elements.to.value] = [first, last];
+  }
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    zoom(Number(form.elements.from.value), Number(form.elements.to.value));
+  });
+  form.addEventListener("reset", (event) => { event.preventDefault(); zoom(first, last); });
+  let drag = null;
+  const across = (event) => {
+    const { svg, left, right } = drag.chart;
+    const x = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).x;
+    return Math.min(right, Math.max(left, x));
+  };
+  document.addEventListener("pointerdown", (event) => {
+    const chart = event.pointerType === "mouse" && event.button === 0 && charts.find((c) => c.svg.contains(event.target));
+    if (!chart) return;
+    drag = { chart, box: make("rect", { class: "drag", y: 0, height: chart.svg.viewBox.baseVal.height, width: 0 }) };
+    drag.from = across(event);
+    chart.svg.append(drag.box);
+  });
+  document.addEventListener("pointermove", (event) => {
+    if (!drag) return;
+    const to = across(event);
+    drag.box.setAttribute("x", Math.min(drag.from, to));
+    drag.box.setAttribute("width", Math.abs(to - drag.from));
+  });
+  document.addEventListener("pointerup", (event) => {
+    if (!drag) return;
+    const { chart, from, box } = drag;
+    const to = across(event);
+    drag = null;
+    box.remove();
+    if (Math.abs(to - from) < 6) return;
+    const on = form.classList.contains("on");
+    const [a, b] = on ? [Number(form.elements.from.value), Number(form.elements.to.value)] : [chart.low, chart.high];
+    const step = (x) => Math.round(a + ((x - chart.left) / (chart.right - chart.left)) * (b - a));
+    zoom(step(from), step(to));
+  });
+  document.addEventListener("dblclick", (event) => {
+    if (charts.some((chart) => chart.svg.contains(event.target))) zoom(first, last);
+  });
+  addEventListener("beforeprint", () => { for (const part of all("details")) part.open = true; });
+
   // Figures: saved as they look now, with the colours of the theme written into the file.
   const marked = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap",
     "opacity", "font-size", "font-weight", "font-family"];

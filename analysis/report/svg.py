@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradlog.analysis.common.text import abbreviate, printable
-from gradlog.analysis.report.axes import Axis, tick_text
-from gradlog.analysis.report.figure import Band, Bars, Cells, Dots, Figure, Legend, Line, Rule, Tips
+from gradlog.analysis.report.axes import STEP, Axis, tick_text
+from gradlog.analysis.report.figure import WIDE, Band, Bars, Cells, Dots, Figure, Legend, Line, Rule, Tips
 
 LETTER = 7.0
 """Estimated width of a letter at 12 pixels."""
@@ -46,7 +46,8 @@ class _Drawing:
     def __init__(self, figure: Figure) -> None:
         self.figure, self.width, y = figure, figure.width, figure.y
         names = list(map(tick_text, y.ticks(6))) if isinstance(y, Axis) else y
-        self.left = max([LEFT, *(14 + LETTER * len(abbreviate(n, 20)) for n in names)])
+        self.longest = 20 if self.width < WIDE else 40
+        self.left = max([LEFT, *(14 + LETTER * len(abbreviate(n, self.longest)) for n in names)])
         self.room = NAMES if figure.names else RIGHT
         self.right = self.width - self.room
         self.legend = _flow(figure.legend, self.width)
@@ -58,12 +59,16 @@ class _Drawing:
         """Yield head, axes, marks and names."""
         box = f"0 0 {self.width} {self.bottom + BOTTOM}"
         label = escape(printable(self.figure.description))
-        yield f'<svg class="chart" viewBox="{box}" role="img" aria-label="{label}">'
+        x = self.figure.x
+        steps = f' data-steps="{x.low:g} {x.high:g} {self.left:g} {self.right:g}"' if x.label == STEP else ""
+        yield f'<svg class="chart" viewBox="{box}" role="img" aria-label="{label}"{steps}>'
         yield from self._head()
         yield from self._y_axis()
         yield from self._x_axis()
+        yield '<g class="plot">'
         for mark in self.figure.marks:
             yield from MARKS[type(mark)](self, mark)
+        yield "</g>"
         yield from self._names()
         yield "</svg>"
 
@@ -164,10 +169,12 @@ class _Drawing:
             yield f'<text class="unit" x="0" y="{y + LINE}">{escape(label)}</text>'
 
     def _x_axis(self) -> Iterable[str]:
+        yield '<g class="ticks">'
         for value in self.figure.x.ticks(7 if self.right - self.left > 330 else 5):
             p = float(self.at_x(value))
             yield f'<path class="mark" d="M{p:.1f} {self.bottom}v4"/>'
             yield _text("tick", p, self.bottom + 17, tick_text(value), "middle")
+        yield "</g>"
         yield f'<path class="axis" d="M{self.left:.1f} {self.bottom}H{self.right}"/>'
         yield _text("unit", (self.left + self.right) / 2, self.bottom + 34, self.figure.x.label, "middle")
 
@@ -175,7 +182,7 @@ class _Drawing:
         y = self.figure.y
         if not isinstance(y, Axis):
             for i, name in enumerate(y):
-                yield _text("row", self.left - 8, float(self.at_y(i)) + 4, abbreviate(name, 20), "end")
+                yield _text("row", self.left - 8, float(self.at_y(i)) + 4, abbreviate(name, self.longest), "end")
             return
         for value in y.ticks(6):
             p = float(self.at_y(value))

@@ -1,54 +1,40 @@
-"""Tables of a report: cells of text with the number that they sort by. Every number comes with its interval.
-
-A column is its heading, and what makes its cell of an entry: of a run and what the row is about.
-"""
+"""Tables of a report. Every number comes with its interval."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.comparison.replicates import Replicates
 from gradlog.analysis.events import words
 from gradlog.analysis.events.events import Event
-from gradlog.analysis.measures.interpretation import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, sentence, verdict
+from gradlog.analysis.measures.interpretation import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
+from gradlog.analysis.report.cells import (
+    Cell,
+    Column,
+    Table,
+    count_cell,
+    gain_cell,
+    half_cell,
+    interval_cell,
+    key_of,
+    name_cell,
+    number_cell,
+    range_of,
+    rank_cell,
+    run_column,
+    verdict_cell,
+)  # fmt: skip
 from gradlog.analysis.report.study import SHARED, Study
 from gradlog.analysis.results.json_document import Document
+from gradlog.analysis.results.known_trainings import CAVEAT, nearest, of_run
+from gradlog.analysis.results.known_trainings import EPS as KNOWN_EPS
 
 MOST_GROUPS = 200
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """Text of a cell, what to sort by, its class, and a second line."""
-
-    text: str
-    key: float | str
-    kind: str = ""
-    more: str = ""
-
-
-Column = tuple[str, Callable[..., Cell]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A sortable table: title, column names, rows of cells, and what to know when reading it."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    note: str = ""
-
-    @classmethod
-    def of(cls, title: str, columns: Sequence[Column], entries: Iterable[Sequence[object]], note: str = "") -> Table:
-        """Make a row of each entry."""
-        return cls(title, [name for name, _ in columns], [[make(*e) for _, make in columns] for e in entries], note)
 
 
 def overview(studies: Sequence[Study]) -> Table:
@@ -56,8 +42,9 @@ def overview(studies: Sequence[Study]) -> Table:
     eps = next(iter(studies[0].document["rank"]))
     columns: list[Column] = [
         ("run", lambda s: name_cell(s.label)),
-        ("steps", lambda s: count_cell(s.run.info["steps"])),
-        ("status", lambda s: name_cell(s.run.info["status"])),
+        ("steps", lambda s: count_cell(s.run.info["steps"], s.run.info["status"])),
+        ("largest event", _largest_event),
+        ("most energy", _most_energy),
     ]
     for p in without_reference(studies[0].document["kappa"])[:2]:
         columns.append((f"kappa, {p}", lambda s, p=p: _with_interval(s.document["kappa"][p])))
@@ -66,9 +53,28 @@ def overview(studies: Sequence[Study]) -> Table:
     columns.append(("warnings", lambda s: count_cell(len(json.loads(s.result.attrs["warnings"])))))
     note = (
         "A heading sorts. kappa: squared prediction error over energy, with its sketch 95 % interval; gain: "
-        "against the same steps in random order. Rank: certified, of the logged increments; small: of shuffled steps."
+        "against the same steps in random order. Most energy: the group with the largest share. Largest event: of all, "
+        "with the first group to leave its range. Rank: certified, of the logged increments; small: of shuffled steps."
     )
     return Table.of("One row per run", columns, [(s,) for s in studies], note)
+
+
+def _most_energy(study: Study) -> Cell:
+    """Show the group with the largest share of the energy."""
+    groups = study.document["by_group"]
+    name = max(groups, key=lambda name: float(groups[name]["energy"]), default=None)
+    if name is None or len(groups) < 2:
+        return Cell(PAGE.none, -1.0)
+    share = _share(groups[name]["energy"], study.document["energy"])
+    return dataclasses.replace(share, more=name)
+
+
+def _largest_event(study: Study) -> Cell:
+    """Show when the largest event began, and the group that left first in it."""
+    if not study.events.found:
+        return Cell("none" if study.events.steps > study.events.unwatched else PAGE.none, -1)
+    largest = max(study.events.found, key=lambda event: event.score)
+    return Cell(words.steps(largest), largest.first_step, more=largest.groups[0].series if largest.groups else "")
 
 
 def _with_interval(kappa: Document) -> Cell:
@@ -76,7 +82,7 @@ def _with_interval(kappa: Document) -> Cell:
 
 
 def _beside_shuffled(rank: Document) -> Cell:
-    orders = _range(rank, "null")
+    orders = range_of(rank, "null")
     return rank_cell(rank, orders and f"shuffled {orders}")
 
 
@@ -84,7 +90,7 @@ def kappa_table(studies: Sequence[Study]) -> Table:
     """Kappa with interval, baseline, gain, and the verdict in words."""
     entries = [(s, n, k) for s in studies for n, k in s.document["kappa"].items() if not is_reference(n)]
     columns: list[Column] = [
-        *_run_column(studies),
+        *run_column(studies),
         ("predictor", lambda s, n, k: _fitted(n, k)),
         ("kappa", lambda s, n, k: number_cell(k["value"])),
         ("sketch 95 %", lambda s, n, k: interval_cell(k["low"], k["high"])),
@@ -107,6 +113,28 @@ def kappa_table(studies: Sequence[Study]) -> Table:
     return Table.of("Kappa", columns, entries, note)
 
 
+def usual_table(studies: Sequence[Study]) -> Table:
+    """Figures of the runs above those of known trainings, the nearest to the first run first."""
+    own = [(of_run(s.document)._replace(name=s.label), "") for s in studies]
+    columns: list[Column] = [
+        ("training", lambda t, said: name_cell(t.name)),
+        ("optimizer", lambda t, said: name_cell(t.optimizer or PAGE.none)),
+        ("parameters", lambda t, said: count_cell(t.parameters)),
+        ("steps", lambda t, said: count_cell(t.steps)),
+        ("batch", lambda t, said: count_cell(t.batch)),
+        *((f"kappa, {p}", lambda t, said, p=p: number_cell(t.kappa[p])) for p in own[0][0].kappa),
+        (f"rank at {KNOWN_EPS}", lambda t, said: count_cell(t.rank, f"shuffled {PAGE.count(t.shuffled)}")),
+        ("lag 1", lambda t, said: Cell(PAGE.fixed(t.coherence, 2, True), key_of(t.coherence))),
+        ("signal", lambda t, said: Cell(PAGE.percent(t.signal), key_of(t.signal))),
+        ("in common", lambda t, said: name_cell(said)),
+    ]
+    note = (
+        f"{CAVEAT} In common, with the first run here: the kind of optimizer; a size within ten times; a number of "
+        "steps within twice. Lag 1: coherence of neighbouring gradients. Rank: of the logged matrix."
+    )
+    return Table.of("Is this usual? Known trainings", columns, [*own, *nearest(studies[0].document)], note, True)
+
+
 def _fitted(name: str, kappa: Document) -> Cell:
     return name_cell(f"{name} (beta {kappa['beta']:.4g})" if kappa.get("beta") is not None else name, name)
 
@@ -115,7 +143,7 @@ def event_table(studies: Sequence[Study]) -> Table | None:
     """Events of all runs, with what is known of each; None without any."""
     entries = [(s, e) for s in studies for e in s.events.found]
     columns: list[Column] = [
-        *_run_column(studies),
+        *run_column(studies),
         ("steps", lambda s, e: Cell(words.steps(e), e.first_step)),
         ("like", lambda s, e: name_cell(words.KINDS[e.kind].partition(":")[0], e.kind)),
         ("left first", lambda s, e: name_cell(words.told(e.first, PAGE), e.score)),
@@ -151,13 +179,13 @@ def _cosine(ends: tuple[float, float, float]) -> Cell:
 def rank_table(studies: Sequence[Study]) -> Table:
     """r*(eps) of the logged matrix, of shuffled steps, and of the gradients themselves."""
     columns: list[Column] = [
-        *_run_column(studies),
+        *run_column(studies),
         ("eps", lambda s, e, r: name_cell(e, float(e))),
         ("logged rank", lambda s, e, r: rank_cell(r)),
         ("shuffled", lambda s, e, r: count_cell(r.get("null"))),
-        ("9 in 10 orders", lambda s, e, r: Cell(_range(r, "null"), _key(r.get("null_low")), "soft")),
+        ("9 in 10 orders", lambda s, e, r: Cell(range_of(r, "null"), key_of(r.get("null_low")), "soft")),
         ("estimated true rank", lambda s, e, r: _estimate(r.get("estimate"))),
-        ("range", lambda s, e, r: Cell(_range(r, "estimate"), _key(r.get("estimate_low")))),
+        ("range", lambda s, e, r: Cell(range_of(r, "estimate"), key_of(r.get("estimate_low")))),
     ]
     note = (
         "r*(eps) directions leave at most eps of the increments' energy. The certified range is of the matrix that was "
@@ -171,7 +199,7 @@ def rank_table(studies: Sequence[Study]) -> Table:
 
 
 def _estimate(known: float | None) -> Cell:
-    return Cell("not identifiable" if known is None else PAGE.count(known), _key(known))
+    return Cell("not identifiable" if known is None else PAGE.count(known), key_of(known))
 
 
 def group_table(studies: Sequence[Study]) -> Table | None:
@@ -181,7 +209,7 @@ def group_table(studies: Sequence[Study]) -> Table | None:
         return None
     eps = next(iter(studies[0].document["rank"]))
     columns: list[Column] = [
-        *_run_column(studies),
+        *run_column(studies),
         ("group", lambda s, n, g: name_cell(n)),
         ("share of energy", lambda s, n, g: _share(g["energy"], s.document["energy"])),
         (f"order and {SHARED}", lambda s, n, g: _judged(g)),
@@ -189,13 +217,13 @@ def group_table(studies: Sequence[Study]) -> Table | None:
         ("sketch 95 %", lambda s, n, g: interval_cell(_shared(g)["low"], _shared(g)["high"])),
         ("shuffled", lambda s, n, g: number_cell(_shared(g)["null"])),
         (f"rank at {eps}, certified", lambda s, n, g: rank_cell(_first_rank(g))),
-        ("shuffled rank", lambda s, n, g: count_cell(_first_rank(g).get("null"), _range(_first_rank(g), "null"))),
+        ("shuffled rank", lambda s, n, g: count_cell(_first_rank(g).get("null"), range_of(_first_rank(g), "null"))),
     ]
     note = "Shares of energy are exact unless the run was recorded by several ranks."
     if any(len(s.document["by_group"]) > MOST_GROUPS for s in studies):
         note += f" Only the {MOST_GROUPS} groups of a run with the largest energy are listed."
     entries = [(s, n, g) for s in several for n, g in _largest(s.document["by_group"])]
-    return Table.of("Parameter groups", columns, entries, note)
+    return Table.of("Parameter groups", columns, entries, note, detail=True)
 
 
 def _largest(groups: Document) -> list[tuple[str, Document]]:
@@ -206,7 +234,7 @@ def _largest(groups: Document) -> list[tuple[str, Document]]:
 
 def _share(energy: float, whole: float) -> Cell:
     share = energy / whole if whole else None
-    return Cell(PAGE.percent(share), _key(share))
+    return Cell(PAGE.percent(share), key_of(share))
 
 
 def _shared(group: Document) -> Document:
@@ -248,7 +276,7 @@ def _bound_table(title: str, kind: str, sides: dict[str, str], note: str, studie
     known = [s for s in studies if _has_bounds(s)]
     if not known:
         return None
-    columns: list[Column] = [*_run_column(studies), ("predictor", lambda s, n, b: name_cell(n))]
+    columns: list[Column] = [*run_column(studies), ("predictor", lambda s, n, b: name_cell(n))]
     columns += [(name, lambda s, n, b, end=end: _side(b, end)) for name, end in sides.items()]
     inputs = "; ".join(f"{s.label}: {_inputs(s)}" if len(studies) > 1 else _inputs(s) for s in known)
     whose = " ".join(dict.fromkeys(str(s.document["bounds"]["about"]) for s in known))
@@ -309,63 +337,3 @@ def difference_table(found: Replicates | None) -> Table | None:
         "configurations share the interval is a paired one; where they share none it is Welch's."
     )
     return Table.of("Differences", columns, [(d,) for d in found.differences], note)
-
-
-def _run_column(studies: Sequence[Study]) -> list[Column]:
-    return [("run", lambda s, *_: name_cell(s.label))] if len(studies) > 1 else []
-
-
-def name_cell(text: str, key: float | str | None = None) -> Cell:
-    """Show a name."""
-    return Cell(text, text if key is None else key, "name")
-
-
-def number_cell(value: float | None, more: str = "") -> Cell:
-    """Show a number, and what belongs under it."""
-    return Cell(PAGE.number(value), _key(value), more=more)
-
-
-def half_cell(half: float | None, withheld: str = "") -> Cell:
-    """Show a half-width, or why there is none."""
-    return Cell(PAGE.half(half), _key(half), more=withheld)
-
-
-def count_cell(value: float | None, more: str = "") -> Cell:
-    """Show a whole number, and what belongs under it."""
-    return Cell(PAGE.count(value), _key(value), more=more)
-
-
-def rank_cell(rank: Document, more: str = "") -> Cell:
-    """Certified range of r*."""
-    return Cell(PAGE.rank(rank["low"], rank["high"]), _key(rank["low"]), more=more)
-
-
-def gain_cell(kappa: Document) -> Cell:
-    """Gain over shuffled steps, with its interval."""
-    value, low, high = kappa["gain"], kappa.get("gain_low"), kappa.get("gain_high")
-    signed = functools.partial(PAGE.percent, sign=True)
-    return (
-        number_cell(None)
-        if value is None
-        else Cell(signed(value), value, more=PAGE.interval(low, high, signed) or "no interval")
-    )
-
-
-def verdict_cell(kappa: Document) -> Cell:
-    """Say what the order of the steps does, in a colour where it does something."""
-    word = verdict(kappa)
-    return Cell(sentence(kappa), word, f"verdict {word}" if word in (HELPS, HURTS) else "verdict")
-
-
-def interval_cell(low: float | None, high: float | None) -> Cell:
-    """Show the interval of an error."""
-    return Cell(PAGE.of_error(low, high), _key(low), "soft")
-
-
-def _range(rank: Document, name: str) -> str:
-    """Range of r* over random orders of the same steps, or of its estimate."""
-    return PAGE.interval(rank.get(f"{name}_low"), rank.get(f"{name}_high"), PAGE.count)
-
-
-def _key(value: float | None) -> float:
-    return -math.inf if value is None else float(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gradlog.analysis.common.text import PAGE, Style, enumerate_some
+from gradlog.analysis.common.text import PAGE, Style, enumerate_some, listed
 from gradlog.analysis.events.words import sentence
 from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, UNKNOWN, verdict
 from gradlog.analysis.measures.predictors.registry import in_hindsight, is_reference
@@ -165,7 +165,7 @@ def _effects(kappas: Document, steps_per_epoch: int | None) -> str:
     told = []
     for word, after in ((HELPS, " "), (HURTS, " "), (EPOCH, ": "), (SMALL, ": "), (NONE, ": ")):
         names = [name for name, kappa in kappas.items() if verdict(kappa) == word]
-        told += [f"{word}{after}{_listed(names)}"] if names else []
+        told += [f"{word}{after}{listed(names)}"] if names else []
     if not told:
         return "Order effect: no predictor can be judged."
     kept = f" Shuffled steps stay in their epochs of {steps_per_epoch:,} steps." if steps_per_epoch else ""
@@ -250,7 +250,7 @@ def _steps(document: Document, style: Style) -> Finding | None:
     holds = f"{half:,} of {rows:,} hold half of the squared error of last"
     if half > FEW * rows:
         return Finding(f"No few steps dominate: {holds}.", figure="norm")
-    most = _listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest])
+    most = listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest])
     heading = "One step, or a few, hold most of the path"
     first, last = document["run"]["first_step"], document["run"]["last_step"]
     if max(s["step"] for s in largest) <= first + FEW * (last - first):
@@ -293,7 +293,3 @@ def _group(document: Document, style: Style) -> Finding | None:
         return None
     text = f"One group dominates: {name} holds {style.percent(share, 0)} of the squared error of last."
     return Finding(text, "compare the groups' own kappas: --by-group", "One group dominates", "heat_map")
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.report.axes import Axis, exact
+from gradlog.analysis.report.axes import STEP, Axis, exact
 from gradlog.analysis.report.figure import Figure
 from gradlog.analysis.report.study import Analysis, Study
 
@@ -93,7 +93,7 @@ def windowed(runs: Sequence[Analysis]) -> list[tuple[Analysis, xarray.Dataset]]:
 def steps_axis(runs: Sequence[Analysis]) -> Axis:
     """Axis of all steps that were recorded."""
     recorded = [json.loads(run.result.attrs["run"]) for run in runs]
-    return exact("step", *([r["first_step"], r["last_step"]] for r in recorded))
+    return exact(STEP, *([r["first_step"], r["last_step"]] for r in recorded))
 
 
 def middle_steps(windows: xarray.Dataset) -> Float64:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.directions.direction_map import DirectionMap
-from gradlog.analysis.report.axes import exact
+from gradlog.analysis.report.axes import STEP, exact
 from gradlog.analysis.report.figure import Cells, Figure, Legend
 from gradlog.analysis.report.figures import Chart, interval, titled, width
 from gradlog.analysis.report.study import Study
@@ -38,7 +38,7 @@ def of_map(found: DirectionMap, title: str, label: str, wide: int) -> Figure:
     legend: Legend = [("band", "h0", "0 or less"), ("band", "h1", "0.5"), ("band", "h2", "cosine 1")]
     said = f"Cosines between the mean gradients of {len(found.first)} stretches of {label}"
     rows = [f"from {first:,}" for first in found.first]
-    figure = Figure(title, said, exact("step", [found.first[0], found.last[-1]]), rows, legend, wide, 13 * len(rows))
+    figure = Figure(title, said, exact(STEP, [found.first[0], found.last[-1]]), rows, legend, wide, 13 * len(rows))
     edges = [*found.first, found.last[-1]]
     figure.add(Cells(edges, np.maximum(found.cosine, 0), 1.0, _tips(found), "cosine of mean gradients"))
     return figure

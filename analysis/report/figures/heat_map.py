@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradlog.analysis.common.text import PAGE
-from gradlog.analysis.report.axes import exact
+from gradlog.analysis.report.axes import STEP, exact
 from gradlog.analysis.report.figure import WIDE, Cells, Figure, Legend
 from gradlog.analysis.report.figures import Chart, interval, titled
 from gradlog.analysis.report.study import SHARED, Study
@@ -45,7 +45,7 @@ def of_shares(shares: GroupTime, title: str, label: str, most: int = MOST_GROUPS
         ("band", "h2", f"{PAGE.percent(top, 0)} of the window's error"),
     ]
     said = f"Share of each parameter group in the path length of {shares.predictor}, by window, of {label}"
-    x = exact("step", [shares.first[0], shares.last[-1]])
+    x = exact(STEP, [shares.first[0], shares.last[-1]])
     figure = Figure(title, said, x, names, legend, WIDE, max(60, 24 * len(kept)))
     figure.add(Cells([*shares.first, shares.last[-1]], shares.share.T[kept], top, [_tips(shares, g) for g in kept],
                      f"share of the path length of {shares.predictor}"))  # fmt: skip

@@ -57,7 +57,7 @@ def test_the_theme_button_overrules_the_system(browser, pages):
 
 def test_a_heading_sorts_its_table(browser, pages):
     browser.open(pages["two"])
-    column = "[...document.querySelectorAll('#predictability tbody tr')].map((r) => Number(r.cells[2].dataset.key))"
+    column = "[...document.querySelector('#predictability tbody').rows].map((r) => Number(r.cells[2].dataset.key))"
     before = browser.run(column)
     head = "document.querySelectorAll('#predictability th')[2]"
     browser.run(f"{head}.querySelector('button').click()")
@@ -65,7 +65,7 @@ def test_a_heading_sorts_its_table(browser, pages):
     browser.run(f"{head}.querySelector('button').click()")
     assert browser.run(column) == sorted(before, reverse=True)
     assert browser.run(f"{head}.getAttribute('aria-sort')") == "descending"
-    names = "[...document.querySelectorAll('#predictability tbody tr')].map((r) => r.cells[1].dataset.key)"
+    names = "[...document.querySelector('#predictability tbody').rows].map((r) => r.cells[1].dataset.key)"
     browser.run("document.querySelectorAll('#predictability th')[1].querySelector('button').click()")
     assert browser.run(names) == sorted(browser.run(names))
 
@@ -124,6 +124,43 @@ def test_figures_are_saved(browser, pages, tmp_path):
     assert "rgb(" in heads[0]
     assert heads[1][1:4] == "PNG"
     assert browser.messages == []
+
+
+STATE = "[zoom.elements.from.value, zoom.elements.to.value, zoom.classList.contains('on')]"
+
+
+def test_steps_are_zoomed_in_all_figures_and_back(browser, pages):
+    browser.open(pages["two"])
+    charts = "[...document.querySelectorAll('svg[data-steps]')].map((svg) => svg.outerHTML).join()"
+    whole, (first, last, _) = browser.run(charts), browser.run(STATE)
+    cross = "document.querySelector('#figure-norm-1 .plot .cross').getAttribute('d')"  # the lost step 50 of 120
+    browser.run("[zoom.elements.from.value, zoom.elements.to.value] = [40, 60], zoom.requestSubmit()")
+    left, right = map(float, browser.run("document.querySelector('#figure-norm-1 svg').dataset.steps").split()[2:])
+    assert float(browser.run(cross)[1:].split()[0]) == pytest.approx((left + right) / 2, abs=0.2)
+    assert browser.run("document.querySelector('#figure-norm-1 .ticks').textContent") == "4045505560"
+    assert browser.run("document.querySelector('#figure-heat_map-1 .plot').hasAttribute('clip-path')")
+    assert browser.run(OVERLAPS) == []
+    browser.run("zoom.querySelector('[type=reset]').click()")
+    assert browser.run(STATE) == [first, last, False]
+    clipped = "document.querySelectorAll('clipPath').forEach((clip) => clip.remove())"
+    browser.run(clipped)
+    assert browser.run(charts) == whole
+    assert browser.messages == []
+
+
+def test_a_stroke_across_a_figure_zooms(browser, pages):
+    browser.open(pages["one"], height=8000)
+    place = (
+        "(({x, y, width}) => [x, y + 90, width])(document.querySelector('#figure-norm svg').getBoundingClientRect())"
+    )
+    x, y, wide = browser.run(place)
+    for kind, at in (("mousePressed", 0.4), ("mouseMoved", 0.5), ("mouseReleased", 0.6)):
+        browser.send(
+            "Input.dispatchMouseEvent", type=kind, x=x + at * wide, y=y, button="left", buttons=1, clickCount=1
+        )
+    low, high, on = browser.run(STATE)
+    assert on
+    assert 80 < int(low) < 130 < 160 < int(high) < 190
 
 
 def test_it_prints(browser, pages):

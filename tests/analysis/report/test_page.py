@@ -40,6 +40,9 @@ KNOWN = {
         "table",
         "details",
         "summary",
+        "form",
+        "label",
+        "input",
     ),
     *("thead", "tbody", "tr", "th", "td", "script", "svg", "path", "circle", "rect", "text", "g"),
 }
