@@ -1,5 +1,5 @@
 # Everything runs in .venv, made on first use; a second call finds the stamp and is quick. The training frameworks have
-# a .venv-frameworks of their own, in which `make integrations` tests against the real, current ones.
+# a .venv-frameworks of their own, in which `make integrations` tests against the real, current ones, Triton among them.
 PYTHON ?= python3
 PY := .venv/bin/python
 FW := .venv-frameworks/bin/python
@@ -49,6 +49,7 @@ lint: .venv/.dev
 
 .venv-frameworks/pyvenv.cfg: ; $(PYTHON) -m venv .venv-frameworks
 .venv-frameworks/.done: pyproject.toml | .venv-frameworks/pyvenv.cfg
-	.ci/quietly $(FW) $(PIP) -e '.[test,transformers,lightning,optax,flax,keras,trackers]' && touch $@
+	.ci/quietly $(FW) $(PIP) -e '.[test,transformers,lightning,optax,flax,keras,trackers]' \
+		'triton>=3.4; sys_platform == "linux"' && touch $@
 .venv/.bench: .venv/.dev                       ; .ci/quietly $(PY) $(PIP) -e '.[test,fast,bench]' && touch $@
 .venv/.paper: .venv/.dev                       ; .ci/quietly $(PY) $(PIP) -e '.[test,transformers,examples]' && touch $@

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from gradlog.integrations.sketch_tables import Part
 from gradlog.integrations.torch.device_fold import BlockFold
 from gradlog.integrations.torch.device_sketch import DeviceSketch
+from gradlog.integrations.torch.triton_fold import TritonFold
 from gradlog.sketching.fold_hash import FoldHash
 from gradlog.sketching.groups import assign
 
@@ -117,15 +118,15 @@ def kernels(name: str, args: Any) -> int:
     return max(-(-len(lists[0]) // LIST[len(lists)]), -(-chunks // CHUNKS))
 
 
-def sketch_of(shapes: Shapes, device: torch.device, **how: Any) -> DeviceSketch:
-    """256 numbers for each of at most 16 groups; ``how``: what the fold in plain torch is told."""
+def sketches(shapes: Shapes, device: torch.device, in_place: bool | None = None) -> dict[str, DeviceSketch]:
+    """256 numbers for each of at most 16 groups, by the folds that there are; ``in_place`` as of the one in torch."""
     sizes = [math.prod(s) for s in shapes.values()]
     names, group = assign(list(shapes), sizes)
     parts = [Part(name, g, n) for name, g, n in zip(shapes, group, sizes, strict=True)]
-    sketch = DeviceSketch(FoldHash(256), parts, len(names), device)
-    if how:
-        sketch._fold = BlockFold(sketch._S, parts, len(names), sketch._to, **how)
-    return sketch
+    S = FoldHash(256)
+    best, plain = (DeviceSketch(S, parts, len(names), device) for _ in range(2))
+    plain._fold = BlockFold(S, parts, len(names), plain._to, in_place)
+    return {"torch": plain} | ({"Triton": best} if isinstance(best._fold, TritonFold) else {})
 
 
 def step(sketch: DeviceSketch, gradients: list[torch.Tensor]) -> torch.Tensor:
@@ -139,12 +140,17 @@ def count(sketch: DeviceSketch, gradients: list[torch.Tensor]) -> Traffic:
     """What one step moves."""
     with Traffic() as traffic:
         step(sketch, gradients)
+    if isinstance(fold := sketch._fold, TritonFold):  # whose kernels torch does not see
+        traffic.kernels += len(fold._launches) + 1
+        segments = len(fold._segments) - 1
+        sums = (2 * segments + 2 * sketch._groups) * sketch._m  # of segments and groups, each written and read
+        traffic.bytes += sum(map(size, gradients)) + sums * sketch._to.dtype.itemsize
     return traffic
 
 
 def milliseconds(f: Callable[[], object], device: torch.device, steps: int) -> float:
     """Of one call, when many follow each other."""
-    wait = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
+    wait = torch.accelerator.synchronize if device.type not in ("cpu", "meta") else lambda: None
     for _ in range(3):
         f()
     wait()
@@ -165,16 +171,13 @@ def rows(device: torch.device, names: list[str], share: int, steps: int) -> Iter
         for dtype in (torch.float32, torch.bfloat16):
             gradients = [torch.empty(s, dtype=dtype, device=device).normal_() for s in shapes.values()]
             head = f"| {name} | {entries:,} | {str(dtype)[6:]} |"
-            if device.type == "meta":
-                moved = count(sketch_of(shapes, device, in_place=True), gradients)
-                yield f"{head} torch | | | | {moved.bytes / entries:.1f} | {moved.kernels} |"
-                continue
             floor = milliseconds(lambda: torch._foreach_norm(gradients), device, steps)  # noqa: B023
-            sketch = sketch_of(shapes, device)
-            moved = count(sketch, gradients)
-            took = milliseconds(lambda: step(sketch, gradients), device, steps)  # noqa: B023
-            yield (f"{head} torch | {floor:.2f} | {took:.2f} | {took / floor:.1f} | "
-                   f"{moved.bytes / entries:.1f} | {moved.kernels} |")  # fmt: skip
+            for kind, sketch in sketches(shapes, device, device.type == "meta" or None).items():
+                moved = count(sketch, gradients)
+                counts = f"{moved.bytes / entries:.1f} | {moved.kernels} |"
+                took = milliseconds(lambda: step(sketch, gradients), device, steps)  # noqa: B023
+                times = f"{floor:.2f} | {took:.2f} | {took / floor:.1f}" if device.type != "meta" else "| |"
+                yield f"{head} {kind} | {times} | {counts}"
 
 
 def main() -> None:

@@ -6,17 +6,18 @@ import importlib.util
 import math
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from gradlog.errors import GradlogWarning
 from gradlog.integrations.sketch_tables import Part
-from gradlog.integrations.torch import device_fold
-from gradlog.integrations.torch.device_fold import BlockFold
+from gradlog.integrations.torch import device_fold, triton_fold
+from gradlog.integrations.torch.device_fold import BlockFold, Target
 from gradlog.integrations.torch.device_sketch import DeviceSketch
 from gradlog.sketching.fold_hash import FoldHash
+from tests.helpers.device_parts import in_numpy, parts_and_flats
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "bench_device.py"
 
@@ -29,29 +30,6 @@ def bench() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def parts_and_flats(m: int) -> tuple[list[Part], list[Any]]:
-    """Whole tensors and shards of odd sizes and several dtypes, some empty or absent; groups in no order."""
-    sizes = [(1, 0), (m - 1, 0), (m, 0), (m + 1, 5), (11 * m, 0), (12 * m + 3, 2 * m + 1), (0, 0), (3, m - 1), (25, 0)]
-    group = [0, 2, 1, 0, 3, 1, 2, 2, 0]
-    parts = [Part(f"p{i}", g, n, at) for i, (g, (n, at)) in enumerate(zip(group, sizes, strict=True))]
-    rng = np.random.default_rng(m)
-    kinds = [torch.float32, torch.bfloat16, torch.float32, torch.float64, torch.float16] + 4 * [torch.float32]
-    flats = [torch.tensor(rng.standard_normal(p.size)).to(kind) for p, kind in zip(parts, kinds, strict=True)]
-    return parts, flats
-
-
-def in_numpy(S: FoldHash, parts: list[Part], flats: list[Any]) -> tuple[Any, Any]:
-    """Sketches and squared norms by the map of whole tensors, a shard with zeros around it."""
-    sketch, norm2 = np.zeros((4, S.spec.k)), np.zeros(4)
-    for part, x in zip(parts, flats, strict=True):
-        if x is not None:
-            whole = np.zeros(part.offset + part.size, np.float32)
-            whole[part.offset :] = x.float().numpy()
-            sketch[part.group] += S.sketch(whole, part.name)
-            norm2[part.group] += np.square(whole, dtype=np.float64).sum()
-    return sketch, norm2
 
 
 @pytest.mark.parametrize("absent", [[], [2, 5], range(9)])
@@ -69,9 +47,10 @@ def test_a_fold_in_blocks_is_the_map(
     sketch = DeviceSketch(S, parts, 4, torch.device("cpu"))
     sketch._fold = fold = BlockFold(S, parts, 4, sketch._to, in_place)
     assert {block.whole for block in fold._blocks} == {True, False}
-    for _ in range(2):  # the second finds nothing of the first
+    for cut in (9, 4):  # a later step, in two calls as of several optimizers, finds nothing of the first
         folded = sketch.zero()
-        sketch.fold(folded, flats)
+        sketch.fold(folded, [*flats[:cut], *[None] * (9 - cut)])
+        sketch.fold(folded, [*[None] * cut, *flats[cut:]])
         found, norm2 = sketch.sketch(folded)
         expected, squares = in_numpy(S, parts, flats)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * math.sqrt(squares.max() + 1))
@@ -87,6 +66,25 @@ def test_windows_are_used_where_a_device_adds_them_up(monkeypatch: pytest.Monkey
     wrong = lambda *args, **kwargs: torch.zeros(2, 2)  # noqa: E731
     monkeypatch.setattr(torch.nn.functional, "embedding_bag", wrong)
     assert not device_fold.reads_windows.__wrapped__(cpu)
+
+
+def test_a_triton_that_does_not_work_costs_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = Target(torch.device("cuda"), torch.float32), Target(torch.device("cpu"), torch.float32)
+    triton_fold.kernels_for.cache_clear()
+    monkeypatch.setattr(triton_fold, "find_spec", lambda name: None)
+    assert triton_fold.kernels_for(gpu) is None  # and nothing is said of what is not there
+
+    def broken(name: str) -> ModuleType:
+        raise OSError("no compiler\nfound")
+
+    monkeypatch.setattr(triton_fold, "find_spec", lambda name: name)
+    monkeypatch.setattr(triton_fold, "import_module", broken)
+    triton_fold.kernels_for.cache_clear()
+    with pytest.warns(GradlogWarning, match=r"plain torch sketches on the GPU \(OSError: no compiler found\)"):
+        assert triton_fold.kernels_for(gpu) is None
+    assert triton_fold.kernels_for(gpu) is None  # without a second warning
+    assert isinstance(triton_fold.fold_on(FoldHash(7), [], 1, cpu), BlockFold)
+    triton_fold.kernels_for.cache_clear()
 
 
 def test_nan_stays_in_its_group_and_out_of_the_next_step() -> None:
@@ -105,13 +103,13 @@ def test_a_step_of_124_million_parameters_moves_few_bytes_in_few_kernels(bench: 
     shapes = bench.gpt2()
     entries = sum(map(math.prod, shapes.values()))
     assert (len(shapes), entries) == (148, 124_439_808)
-    sketch = bench.sketch_of(shapes, torch.device("meta"), in_place=True)
+    sketch = bench.sketches(shapes, torch.device("meta"), in_place=True)["torch"]
     for dtype, most in ((torch.float32, 24), (torch.bfloat16, 22)):
         gradients = [torch.empty(s, dtype=dtype, device="meta") for s in shapes.values()]
         moved = bench.count(sketch, gradients)
         assert 16 * entries < moved.bytes <= most * entries
         assert moved.kernels <= 40
-    moved = bench.count(bench.sketch_of(shapes, torch.device("meta"), in_place=False), gradients)
+    moved = bench.count(bench.sketches(shapes, torch.device("meta"), in_place=False)["torch"], gradients)
     assert moved.bytes > 40 * entries  # an index for each entry is seen in the count
     assert moved.kernels > 300
 

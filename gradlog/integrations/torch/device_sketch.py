@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from gradlog.integrations.sketch_tables import Part, tables
-from gradlog.integrations.torch.device_fold import BlockFold, Target
+from gradlog.integrations.torch.device_fold import Target
 from gradlog.integrations.torch.flats import Few, Flat, Folded
+from gradlog.integrations.torch.triton_fold import fold_on
 from gradlog.sketching.fold_hash import FoldHash
-
-
-class Fold(Protocol):
-    """Adds tensors to what has been folded."""
-
-    def add(self, w: torch.Tensor, norm2: torch.Tensor, flats: Sequence[Flat]) -> None:
-        """Add those that are dense to w (groups, m), and their squares to norm2 (groups,)."""
 
 
 class DeviceSketch:
@@ -48,7 +41,7 @@ class DeviceSketch:
         self._t, self._order = self._to.put(t), self._to.put(order, torch.int64)
         self._sign = self._to.put(sign[order])
         self._codes: dict[str, torch.Tensor] = {}
-        self._fold: Fold = BlockFold(S, parts, groups, self._to)
+        self._fold = fold_on(S, parts, groups, self._to)
 
     def zero(self) -> Folded:
         """Return what nothing folds to."""
