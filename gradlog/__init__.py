@@ -13,8 +13,8 @@ from gradlog.recorder.listeners import RecordedRow
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.options import RecordingOptions
 from gradlog.recorder.provenance import fingerprint
+from gradlog.recorder.recovery import Recovered, recover
 from gradlog.storage.compact import Compacted, compact
-from gradlog.storage.recover import Recovered, recover
 from gradlog.storage.settings import Storage
 
 __all__ = [

@@ -17,8 +17,9 @@ def recover(run: str, force: bool) -> None:
     If RUN is a URL, call this on the machine that recorded, with the same GRADLOG_SPOOL. Opening the run with mode="a"
     does the same.
     """
-    from gradlog.storage.recover import recover as commit_the_rest
+    from gradlog.recorder.recovery import recover as commit_the_rest
 
     for segment in commit_the_rest(run, force):
         live = "; its writer may still live (--force if not)" if segment.live else ""
-        click.echo(f"{segment.segment}  {segment.status}, {counted(segment.rows, 'row')} recovered{live}")
+        where = f", in {segment.path}" if segment.path else ""
+        click.echo(f"{segment.segment}  {segment.status}, {counted(segment.rows, 'row')} recovered{where}{live}")

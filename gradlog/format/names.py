@@ -19,6 +19,7 @@ PARTIAL_FILE = ".partial"
 SEGMENT = "seg-{number:06d}-r{rank:04d}"
 SEGMENT_PATTERN = re.compile(r"seg-(\d{6})-r(\d{4})")
 JOURNAL_PATTERN = re.compile(r"\.journal-(\d{6})")
+OWNER_PATTERN = re.compile(r"[0-9A-Za-z_-]{1,64}/seg-\d{6}-r\d{4}")
 WAITING_PATTERN = re.compile(r"\.theta-(\d{6})\.partial")
 
 HALF_NORM2 = "half_norm2:{}"

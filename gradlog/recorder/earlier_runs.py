@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 
-from gradlog.errors import GradlogError
+from gradlog.errors import GradlogError, StoreUnavailableError
 from gradlog.format.names import META
 from gradlog.storage.commit import read_root
 from gradlog.storage.paths import SUFFIX, is_url, of_optimizer, of_run
@@ -16,7 +17,7 @@ from gradlog.storage.sink import open_sink
 def runs(path: str) -> list[str]:
     """List the runs of this name in the order of their numbers; of a URL those before the first free number."""
     if is_url(path):
-        return list(itertools.takewhile(holds_run, (of_run(path, n) for n in itertools.count(1))))
+        return list(itertools.takewhile(_answers_with_run, (of_run(path, n) for n in itertools.count(1))))
     found = {int(match[1] or 1): name for match, name in _siblings(path, r"(?:-([1-9]\d*))?")}
     places = [os.path.join(os.path.dirname(path), found[n]) for n in sorted(found)]
     return [place for place in places if holds_run(place)]
@@ -39,7 +40,7 @@ def first_free(path: str) -> str:
 
 def taken(path: str) -> bool:
     """Whether something stands in the way of a run of this name, or of those of its further optimizers."""
-    there = holds_run(path) if is_url(path) else os.path.lexists(path)
+    there = _answers_with_run(path) if is_url(path) else os.path.lexists(path)
     return there or further(path) is not None
 
 
@@ -47,7 +48,7 @@ def further(path: str) -> str | None:
     """Run of a further optimizer of this name; None if there is none. Of a URL, that of the second is looked for."""
     if is_url(path):
         second = of_optimizer(path, 2)
-        return second if holds_run(second) else None
+        return second if _answers_with_run(second) else None
     names = sorted(name for _, name in _siblings(path, r"\.optimizer\d+"))
     return os.path.join(os.path.dirname(path), names[0]) if names else None
 
@@ -62,6 +63,13 @@ def holds_run(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _answers_with_run(url: str) -> bool:
+    """Whether a run is known to be there; of a store that does not answer, none is: opening it then says so."""
+    with contextlib.suppress(StoreUnavailableError):
+        return holds_run(url)
+    return False
 
 
 def _siblings(path: str, addition: str) -> list[tuple[re.Match[str], str]]:

@@ -12,8 +12,10 @@ from gradlog.format.layout import chunk_rows, most_rows
 from gradlog.recorder import provenance
 from gradlog.recorder.options import RecordingOptions
 from gradlog.sketching import fold_hash, groups
+from gradlog.storage import liveness
 from gradlog.storage.commit import now
 from gradlog.storage.settings import Storage
+from gradlog.storage.tickets import Ticket
 
 Layout = Sequence[tuple[str, tuple[int, ...], str]]
 """(name, shape, dtype) of every parameter tensor, in order."""
@@ -21,11 +23,15 @@ Layout = Sequence[tuple[str, tuple[int, ...], str]]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where a run is recorded, of which parameters, and how. ``layout``: None before the first gradient tells it."""
+    """Where a run is recorded, of which parameters, and how. ``layout``: None before the first gradient tells it.
+
+    ``ticket``: of a run whose rows have been waiting for its store.
+    """
 
     path: str
     layout: Layout | None
     options: RecordingOptions
+    ticket: Ticket | None = None
 
     @property
     def storage(self) -> Storage:
@@ -34,6 +40,8 @@ class Plan:
 
     def header(self, layout: Layout) -> RunHeader:
         """Header of a new run of these parameters."""
+        if self.ticket is not None:
+            return self.ticket.header
         options = self.options
         names, tensors, sizes = self._divided(layout)
         k, rounded = options.k, options.sketch_bits < FULL_BITS
@@ -52,6 +60,14 @@ class Plan:
             uuid=uuid.uuid4().hex,
             provenance=provenance.collect(options),
         )
+
+    def process(self, continues: bool) -> dict[str, object]:
+        """Describe the process that records a segment; ``continues``: one of a run that was recorded before."""
+        if self.ticket is not None:
+            told = dict(self.ticket.segment.process)
+            return told if continues else {**told, "resumed": None}
+        resumed = provenance.collect(self.options, notes=False) if continues else None
+        return {**liveness.process_identity(), "resumed": resumed}
 
     def require_chunk(self) -> None:
         """Refuse a ``chunk`` that readers would refuse, as far as the layout is known already: of one group otherwise.

@@ -10,18 +10,19 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TypedDict
+from typing import TypedDict, cast
 
-from gradlog.errors import SpecMismatchError, StepOrderError
+from gradlog.errors import StepOrderError, StoreUnavailableError
 from gradlog.recorder.fold import Fold
 from gradlog.recorder.listeners import Listeners
 from gradlog.recorder.messages import tell
 from gradlog.recorder.plan import Layout, Plan
+from gradlog.recorder.recovery import defer, redeem
 from gradlog.recorder.row_builder import Fill, Row, RowBuilder
-from gradlog.recorder.setup import open_segment
+from gradlog.recorder.setup import Opened, open_segment, require_seen
 from gradlog.recorder.step_numbers import Steps
-from gradlog.storage.commit import read_segment
 from gradlog.storage.commit_queue import CommitQueue
+from gradlog.storage.tickets import Opening
 
 log = logging.getLogger("gradlog")
 
@@ -64,10 +65,12 @@ class Recording:
     """
 
     def __init__(self, plan: Plan, layout: Layout, new: Layout = ()) -> None:
-        self.path, self.header, self._writer, self.next = open_segment(plan, layout, new)
+        opened, opening = self._open(plan, layout, new)
+        self.path, self.header, writer, self.next = opened
         notify = functools.partial(tell, self.path)
         self.builder = RowBuilder(self.header, notify, plan.options.chooses, self._name_fold)
-        self.queue = CommitQueue(self.path, self._writer, plan.storage, notify, plan.options.journal)
+        self.queue = CommitQueue(self.path, writer, plan.storage, notify, plan.options.journal, opening)
+        self._resumed: Mapping[str, object] = {}
         self.steps, self.listeners = Steps(notify), Listeners(notify)
         self._strict = plan.options.on_error == "raise"
         self._flight: tuple[int, Row, dict[str, object]] | None = None
@@ -87,6 +90,8 @@ class Recording:
         self._land()
         last = self.queue.block.last
         least = 0 if last is None else last + 1
+        if step is not None and self.queue.opening is not None and not self.queue.rows:
+            self.queue.opening.follow({})
         number = self.next if step is None else self.steps.number(int(step), least, self.next, self._strict)
         self.next = number + 1
         early = self.steps.claim()
@@ -117,17 +122,21 @@ class Recording:
 
     def state(self) -> Checkpoint:
         """Return what a checkpoint keeps."""
-        s = self._writer.segment
-        return {"uuid": self.header.uuid, "segment": s.name, "rows": s.rows, "head": s.head, "step": self.next}
+        if self.queue.opening is not None and self.queue.opening.ticket.joins:  # nobody knows what it will belong to
+            return cast(Checkpoint, {**self._resumed, "step": self.next} if self._resumed else {})
+        run, s = self.queue.writer.header, self.queue.writer.segment
+        return {"uuid": run.uuid, "segment": s.name, "rows": s.rows, "head": s.head, "step": self.next}
 
     def rewind(self, state: Mapping[str, object]) -> None:
         """Continue at a checkpoint's step; the run must still hold what the checkpoint saw committed."""
         if self.queue.rows:
             raise StepOrderError("load_state_dict must come before the first step of this process")
-        if state["uuid"] != self.header.uuid:
-            raise SpecMismatchError(f"the checkpoint belongs to run {state['uuid']}, this is {self.header.uuid}")
-        if read_segment(self._writer.sink, str(state["segment"])).rows < int(str(state["rows"])):
-            raise SpecMismatchError(f"{state['segment']} has lost rows that were committed at the checkpoint")
+        opening = self.queue.opening
+        if opening is not None and opening.ticket.joins:
+            opening.follow(state)
+            self._resumed = state
+        else:
+            require_seen(self.queue.writer.sink, self.header, state)
         self.next = int(str(state["step"]))
 
     def finish(self, status: str, reason: str, closing: bool = False, land: bool = True) -> None:
@@ -142,7 +151,24 @@ class Recording:
         if chosen.failure:
             tell(self.path, chosen.failure)
         log.info("%s is sketched by %s%s", self.path, chosen.name, f" ({chosen.remark})" if chosen.remark else "")
-        self._writer.facts = {"fold": chosen.name}
+        self.queue.writer.facts = {"fold": chosen.name}
+
+    def _open(self, plan: Plan, layout: Layout, new: Layout) -> tuple[Opened, Opening | None]:
+        """Claim a segment; where the store elsewhere does not answer, later."""
+        try:
+            if plan.options.mode == "a":
+                redeem(plan.path, plan.storage)
+            return open_segment(plan, layout, new), None
+        except StoreUnavailableError as refusal:
+            if new:
+                raise
+            return defer(plan, layout, refusal, self._claimed)
+
+    def _claimed(self, opened: Opened) -> None:
+        """Take note, on the background thread, of where the rows go that have waited for the store."""
+        if opened.path != self.path:
+            tell(self.path, f"a run is there already, so this one is recorded beside it, to {opened.path}")
+        self.path, self.header = opened.path, opened.header
 
     def _land(self) -> None:
         """Write the row that is under way, if there is one and it was not written before an interrupt."""

@@ -14,7 +14,6 @@ from gradlog.format.fields import shown
 from gradlog.format.header import RunHeader, SegmentHeader, TensorInfo
 from gradlog.format.layout import is_own
 from gradlog.format.names import META, PARTIAL_FILE
-from gradlog.recorder import provenance
 from gradlog.recorder.messages import tell
 from gradlog.recorder.plan import Layout, Plan
 from gradlog.sketching import groups as grouping
@@ -31,6 +30,7 @@ from gradlog.storage.commit import (
 from gradlog.storage.paths import of_run
 from gradlog.storage.recover import settle, still_writes, writers
 from gradlog.storage.sink import Sink
+from gradlog.storage.tickets import Ticket
 
 log = logging.getLogger("gradlog")
 
@@ -61,7 +61,7 @@ def open_segment(plan: Plan, layout: Layout, new: Layout = ()) -> Opened:
         Mode "a" and the run there was recorded with another sketch, layout, stage or interval.
     """
     if plan.options.mode == "new":
-        return _open_beside(plan, layout)
+        return open_beside(plan, layout)
     sink = plan.storage.open(plan.path, plan.options.durable)
     _require_free(sink, plan.path)
     least = 0
@@ -79,6 +79,8 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
     """Claim a segment; None where another process was quicker, and what it did must be looked at first."""
     there = [found for found in segment_names(sink) if found[0] >= least]
     mine = [name for _, rank, name in there if rank == plan.options.rank]
+    if plan.ticket is not None and (claimed := _claimed_before(sink, plan.ticket, mine)):
+        return _opened(plan, claimed, [name for name in mine if name != claimed.segment.name], least)
     if plan.options.mode == "w-" and mine:
         raise _exists(plan.path)
     before = [read_segment(sink, name) for name in mine]
@@ -89,12 +91,13 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
         if plan.options.mode == "w":
             raise _raced(plan.path)
         require_same(header, wanted, plan.path)
-    updates = plan.options.updates
+    updates = plan.options.updates if plan.ticket is None else plan.ticket.segment.update
     if before and before[-1].update != updates:
         was, wants = ("with", "none") if before[-1].update else ("without", "them")
         raise SpecMismatchError(f"{plan.path} was recorded {was} updates beside gradients, this process wants {wants}")
     _require_rest(sink, plan.path, header, mine)
-    resumed = provenance.collect(plan.options, notes=False) if mine else None
+    if plan.ticket is not None and plan.options.mode == "a":
+        _require_place(sink, header, plan.ticket.follows, mine)
     segment = SegmentHeader(
         number=_number(there, plan.options.rank, least),
         rank=plan.options.rank,
@@ -102,9 +105,9 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
         root=digest(root),
         head=digest(root),
         joined=_joined(header, layout, earlier, new),
-        opened=now(),
+        opened=now() if plan.ticket is None else plan.ticket.segment.opened,
         update=updates,
-        process={**liveness.process_identity(), "resumed": resumed},
+        process=plan.process(bool(mine)),
     )
     writer = SegmentWriter(sink, header, segment)
     if not _claimed(sink, writer, mine, least):
@@ -116,6 +119,14 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
     except BaseException:
         writer.withdraw()
         raise
+
+
+def _claimed_before(sink: Sink, ticket: Ticket, mine: Sequence[str]) -> SegmentWriter | None:
+    """Segment that was claimed for a ticket already, by a process that was killed then, or whose answer was lost."""
+    for segment in (read_segment(sink, name) for name in mine):
+        if segment.process.get("spool") == ticket.owner:
+            return SegmentWriter(sink, read_root(sink)[0], segment)
+    return None
 
 
 def _claimed(sink: Sink, writer: SegmentWriter, mine: Sequence[str], least: int) -> bool:
@@ -154,6 +165,22 @@ def _opened(plan: Plan, writer: SegmentWriter, mine: Sequence[str], least: int) 
     return Opened(plan.path, dataclasses.replace(header, tensors=header.tensors + segment.joined), writer, next_step)
 
 
+def _require_place(sink: Sink, header: RunHeader, follows: Mapping[str, object] | None, mine: Sequence[str]) -> None:
+    """Refuse, before anything is claimed, a run that may not be what rows belong to that waited for its store."""
+    if follows:
+        require_seen(sink, header, follows)
+    elif follows is None and mine:
+        raise SpecMismatchError("rows that were counted from 0 do not go on from those of a run that is there")
+
+
+def require_seen(sink: Sink, header: RunHeader, state: Mapping[str, object]) -> None:
+    """Raise SpecMismatchError where the run is not the one of a checkpoint, or has lost rows that it had then."""
+    if state["uuid"] != header.uuid:
+        raise SpecMismatchError(f"the checkpoint belongs to run {state['uuid']}, this is {header.uuid}")
+    if read_segment(sink, str(state["segment"])).rows < int(str(state["rows"])):
+        raise SpecMismatchError(f"{state['segment']} has lost rows that were committed at the checkpoint")
+
+
 def _number(there: Sequence[tuple[int, int, str]], rank: int, least: int) -> int:
     """Choose the next number: one launch has one, that of rank 0 where it has opened already."""
     numbers = [least, *(n + 1 for n, r, _ in there if r == rank)]
@@ -167,13 +194,13 @@ def _exists(path: str) -> RunExistsError:
     )
 
 
-def _open_beside(plan: Plan, layout: Layout) -> Opened:
+def open_beside(plan: Plan, layout: Layout) -> Opened:
     """Create the run under the first number whose claim succeeds: of two processes each gets one of its own."""
-    n = 1
+    n, options = 1, dataclasses.replace(plan.options, mode="w-")
     while True:
         path = of_run(plan.path, n)
         try:
-            return open_segment(Plan(path, layout, dataclasses.replace(plan.options, mode="w-")), layout)
+            return open_segment(dataclasses.replace(plan, path=path, options=options), layout)
         except (RunExistsError, SpecMismatchError, CorruptRunError, NewerFormatError) as error:
             log.debug("%s is taken: %s", path, error)
         n += 1

@@ -26,6 +26,7 @@ from gradlog.storage.flusher import Flusher
 from gradlog.storage.journal import JournalWriter
 from gradlog.storage.recover import writers
 from gradlog.storage.settings import Storage
+from gradlog.storage.tickets import Opening
 
 log = logging.getLogger("gradlog")
 
@@ -55,23 +56,35 @@ class CommitQueue:
         Told that rows are being dropped and why, and that the store refuses, when that begins.
     journal : bool
         Keep a journal.
+    opening : Opening, optional
+        Gives the writer that takes the place of ``writer`` when the store answers.
 
     Attributes
     ----------
     block : Block
         The one that is filled.
+    writer : SegmentWriter
+        Of the segment; before it is claimed, one that writes nothing.
+    opening : Opening or None
+        How the segment is going to be claimed, as long as it is not.
     finished : bool
         Whether no more rows are taken.
     """
 
     def __init__(
-        self, path: str, writer: SegmentWriter, storage: Storage, notify: Callable[[str], None], journal: bool = True
+        self,
+        path: str,
+        writer: SegmentWriter,
+        storage: Storage,
+        notify: Callable[[str], None],
+        journal: bool = True,
+        opening: Opening | None = None,
     ) -> None:
-        header, sink, name = writer.header, writer.sink, writer.segment.name
-        self._path, self._writer, self._storage, self._notify = path, writer, storage, notify
+        header, sink = writer.header, writer.sink
+        self._path, self.writer, self._storage, self._notify = path, writer, storage, notify
         self._local = sink.local is not None
-        folder = spool.folder(sink, header.uuid, name)
-        self._journal = JournalWriter(spool.make(sink, folder), header.uuid) if journal else None
+        self._place = spool.place(sink, header.uuid, writer.segment)
+        self._journal = JournalWriter(spool.make(sink, self._place.folder), header.uuid) if journal else None
         self._spool = spool.limit() if journal and not self._local else 0
         self._ring = [Block(header, writer.segment.update) for _ in range(BLOCKS)]
         self.block = self._ring[0]
@@ -81,11 +94,15 @@ class CommitQueue:
         self._dropped: list[tuple[int, int, str]] = []
         self._snapshots: list[tuple[int, NDArray[np.float32]] | None] = []  # None once the store has it
         self._taken = 0
-        self._flusher = Flusher(self._waiting, self._commit_next, storage.flush_pauses)
+        self._flusher = Flusher(self._waiting, self._work, storage.flush_pauses)
         self._patient = True
         self._refusal: StoreUnavailableError | None = None
         self.finished, self._successor = False, ""
-        writers[header.uuid, name] = self
+        writers[header.uuid, writer.segment.name] = self
+        self.opening = opening
+        if opening is not None:
+            self._flusher.refusal = opening.refusal
+            self._watch(opening.refusal)
 
     @property
     def writing(self) -> bool:
@@ -95,12 +112,12 @@ class CommitQueue:
     @property
     def rows(self) -> int:
         """Rows of this segment so far."""
-        return self.block.index * self._writer.header.chunk + self.block.rows
+        return self.block.index * self.writer.header.chunk + self.block.rows
 
     @property
     def pending(self) -> int:
         """Rows that the store does not have yet."""
-        return self.rows - self._writer.segment.rows
+        return self.rows - self.writer.segment.rows
 
     @property
     def snapshots(self) -> int:
@@ -142,11 +159,14 @@ class CommitQueue:
     def append(self) -> None:
         """Count the row that was written behind the last one of the block. What is interrupted before left no trace."""
         block, row = self.block, self.block.rows
-        if row == block.index == 0:
-            self._writer.begin(int(block.step[0]))
+        first = self.opening if row == block.index == 0 else None
+        if first is not None:
+            first.ticket.write()
         if self._journal is not None:
             self._journal.row(block.index, row, block.record(row), block.names)
         block.rows = row + 1
+        if first is not None:
+            self._flusher.wake()
 
     def annotate(self, columns: list[int]) -> None:
         """Journal scalars that were set in the newest row."""
@@ -158,7 +178,7 @@ class CommitQueue:
     def drop(self, number: int, reason: str) -> None:
         """Remember that a step was not kept: as part of the last gap where it continues it, or past so many gaps."""
         first, last, why = self._dropped[-1] if self._dropped else (0, -2, "")
-        if (last, why) == (number - self._writer.header.every, reason):
+        if (last, why) == (number - self.writer.header.every, reason):
             self._dropped[-1] = (first, number, reason)
         elif len(self._dropped) < GAPS:
             self._dropped.append((number, number, reason))
@@ -244,8 +264,8 @@ class CommitQueue:
         The full block goes to the spool as a whole, as do those that the store has not taken yet. The background thread
         keeps the old one while it reads it.
         """
-        header, chunk = self._writer.header, full.index + 1
-        waiting = 4 * header.n * (len(self._snapshots) - self._writer.segment.snapshots)
+        header, chunk = self.writer.header, full.index + 1
+        waiting = 4 * header.n * (len(self._snapshots) - self.writer.segment.snapshots)
         update = full.update is not None
         needed = (chunk + 1 - self._done) * spool.chunk_bytes(header, len(full.names), update) + waiting
         if self._error is not None or needed > self._spool:
@@ -264,31 +284,49 @@ class CommitQueue:
         self._refusal = refusal
 
     def _waiting(self) -> bool:
-        """Whether a chunk that was handed over is not committed yet."""
-        return self._error is None and self._done < self._handed
+        """Whether rows wait for a segment to be claimed, or a chunk that was handed over for its commit."""
+        unclaimed = self.opening is not None and self.rows > 0
+        return self._error is None and (unclaimed or self._done < self._handed)
 
-    def _commit_next(self) -> None:
-        """Commit the next chunk that was handed over, on the background thread."""
+    def _work(self) -> None:
+        """Claim the segment, or commit the next chunk that was handed over, on the background thread."""
         try:
-            self._commit(self._done)
-            self._done += 1
+            if self.opening is not None:
+                self._claim(self.opening)
+            else:
+                self._commit(self._done)
+                self._done += 1
         except StoreUnavailableError:
             raise
         except Exception as error:
             self._error = error
 
+    def _claim(self, opening: Opening) -> None:
+        """Claim the segment. Whatever forbids that, the rows wait, and ``gradlog recover`` tries it again."""
+        try:
+            writer = opening.claim()
+        except StoreUnavailableError:
+            raise
+        except Exception as error:
+            raise StoreUnavailableError(f"the run cannot be opened: {type(error).__name__}: {error}") from error
+        writer.facts = self.writer.facts
+        writers[writer.header.uuid, writer.segment.name] = self
+        self.writer, self.opening = writer, None
+
     def _commit(self, chunk: int | None) -> None:
         """Commit a chunk that was handed over, or snapshots alone; called again, it goes on with what it began."""
-        first = self._writer.segment.snapshots
+        first = self.writer.segment.snapshots
         if self._begun is None or self._begun[0] != chunk:
-            self._successor = self._successor or self._writer.successor()
+            self._successor = self._successor or self.writer.successor()
             block = None if chunk is None else self._held(chunk)
+            if chunk == 0 and block is not None:
+                self.writer.begin(int(block.step[0]))
             self._taken = len(self._snapshots)  # before they are read: no lock, which Ctrl-C could leave locked
             waiting = [kept for kept in self._snapshots[first : self._taken] if kept is not None]
-            self._begun = chunk, self._writer.prepare(block, tuple(self._dropped), waiting)
-        self._writer.perform(self._begun[1])
+            self._begun = chunk, self.writer.prepare(block, tuple(self._dropped), waiting)
+        self.writer.perform(self._begun[1])
         self._begun = None
-        for number in range(first, self._writer.segment.snapshots):
+        for number in range(first, self.writer.segment.snapshots):
             self._snapshots[number] = None
             if self._journal is not None:
                 self._journal.forget(number)
@@ -301,16 +339,20 @@ class CommitQueue:
         if block.index == chunk:
             return block
         assert self._journal is not None
-        return spool.reload(self._journal.path(chunk), self._writer.header, chunk, self._writer.segment)
+        path, segment = self._journal.path(chunk), self.writer.segment
+        return spool.reload(path, self.writer.header, self._place.owner, chunk, segment)
 
     def _conclude(self, status: str, reason: str) -> None:
+        if self.opening is not None:  # there are no rows, so that nothing is to be opened
+            spool.forget(self._place.folder)
+            return
         error = self._error
         if error is not None:
             status, reason = "failed", f"{type(error).__name__}: {error}"
         try:
-            if len(self._snapshots) > self._writer.segment.snapshots:
+            if len(self._snapshots) > self.writer.segment.snapshots:
                 self._commit(None)
-            self._writer.finish(status, reason, tuple(self._dropped))
+            self.writer.finish(status, reason, tuple(self._dropped))
         except StoreUnavailableError:
             raise
         except Exception as failure:

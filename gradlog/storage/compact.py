@@ -18,7 +18,6 @@ from gradlog.format.chain import digest, walk
 from gradlog.format.header import RunHeader, SegmentHeader
 from gradlog.format.layout import ChunkKey, row_arrays, scalar_chunks, snapshots_in
 from gradlog.format.names import JOURNAL_PATTERN, MANIFEST, MANIFESTS, META, WAITING_PATTERN
-from gradlog.storage import spool
 from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
 from gradlog.storage.paths import absolute, refuse_a_file
 from gradlog.storage.recover import still_writes, turn
@@ -73,15 +72,15 @@ def compact(path: str | os.PathLike[str], shard_bytes: int = SHARD_BYTES) -> lis
     sink = LocalSink(path)
     header, _ = read_root(sink)
     sink.sweep()
-    return [_turn(sink, header, name, shard_bytes) for _, _, name in segment_names(sink)]
+    return [_turn(sink, header, Path(path, name), shard_bytes) for _, _, name in segment_names(sink)]
 
 
-def _turn(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) -> Compacted:
-    with turn(spool.folder(sink, header.uuid, name)) as ours:
+def _turn(sink: LocalSink, header: RunHeader, folder: Path, shard_bytes: int) -> Compacted:
+    with turn(folder) as ours:
         if ours:
-            return _segment(sink, header, name, shard_bytes)
-    files = len(sink.keys(name))
-    return Compacted(name, files, files, "is being recovered or compacted by another process")
+            return _segment(sink, header, folder.name, shard_bytes)
+    files = len(sink.keys(folder.name))
+    return Compacted(folder.name, files, files, "is being recovered or compacted by another process")
 
 
 def _segment(sink: LocalSink, header: RunHeader, name: str, shard_bytes: int) -> Compacted:

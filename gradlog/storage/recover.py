@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import time
@@ -16,12 +15,10 @@ from gradlog.errors import CorruptRunError
 from gradlog.format.fields import shown
 from gradlog.format.header import UNSETTLED, RunHeader, SegmentHeader
 from gradlog.format.limits import parse_object
-from gradlog.format.names import JOURNAL_PATTERN, PARTIAL_FILE
+from gradlog.format.names import JOURNAL_PATTERN
 from gradlog.storage import liveness, spool
 from gradlog.storage.block import Block
-from gradlog.storage.commit import SegmentWriter, manifests, read_root, read_segment, segment_names
-from gradlog.storage.paths import refuse_a_file
-from gradlog.storage.settings import Storage
+from gradlog.storage.commit import SegmentWriter, manifests, read_segment
 from gradlog.storage.sink import Sink
 
 if TYPE_CHECKING:
@@ -33,62 +30,6 @@ PATIENCE = 5.0
 
 writers: weakref.WeakValueDictionary[tuple[str, str], CommitQueue] = weakref.WeakValueDictionary()
 """Who writes in this very process, by the run's uuid and the segment's name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Recovered:
-    """What became of one segment. ``rows`` were committed; ``live``: its writer may live, so it was left alone."""
-
-    segment: str
-    status: str
-    rows: int
-    live: bool
-
-
-def recover(path: str | os.PathLike[str], force: bool = False, *, storage: Storage | None = None) -> list[Recovered]:
-    """Commit the rows that writers left in their journals: killed ones, or those whose store did not answer.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The run's store, as it was given to :func:`gradlog.open`. If that is a URL, call this on the machine that
-        recorded, whose spool folder has the rows.
-    force : bool
-        Do so for segments too whose writer may still live, as that of another machine, or from before a restart. One
-        that does live on this machine keeps its segment.
-    storage : Storage, optional
-        How the store is opened, as for :func:`gradlog.open`.
-
-    Returns
-    -------
-    list of Recovered
-        One entry a segment, in order.
-
-    Raises
-    ------
-    NotARunError, CorruptRunError
-        There is no run, or a file such as an archive of one; or its metadata cannot be read.
-    StoreUnavailableError
-        The store does not answer, still.
-
-    Examples
-    --------
-    >>> recover("s3://bucket/run.zarr")          # doctest: +SKIP
-    [Recovered(segment='seg-000000-r0000', status='recovered', rows=4096, live=False)]
-    """
-    refuse_a_file(path)
-    sink = (storage or Storage()).open(path)
-    header, _ = read_root(sink)
-    found = []
-    for _, _, name in segment_names(sink):
-        before = read_segment(sink, name, header)
-        settle(sink, header, name, force)
-        after = read_segment(sink, name)
-        live = after.status == "recording"
-        with turn(spool.folder(sink, header.uuid, name)) as ours:
-            sink.sweep(name if ours and not live else "")
-        found.append(Recovered(name, after.status, after.rows - before.rows, live))
-    return found
 
 
 def still_writes(header: RunHeader, segment: SegmentHeader) -> bool | None:
@@ -104,17 +45,19 @@ def settle(sink: Sink, header: RunHeader, name: str, force: bool = False) -> tup
 
     ``force``: also where nobody can tell whether its writer is dead. What another process is settling is left to it.
     """
-    folder = spool.folder(sink, header.uuid, name)
-    with turn(folder) as ours:
+    place = spool.place(sink, header.uuid, read_segment(sink, name))
+    with turn(place.folder) as ours:
         try:
-            return _settle(sink, header, name, folder, force, ours)
+            return _settle(sink, header, name, place, force, ours)
         except FileNotFoundError:
             if ours:
                 raise
     return settle(sink, header, name, force)  # its journals went while they were read: look at what is left
 
 
-def _settle(sink: Sink, header: RunHeader, name: str, folder: Path, force: bool, ours: bool) -> tuple[str, int, int]:
+def _settle(
+    sink: Sink, header: RunHeader, name: str, place: spool.Place, force: bool, ours: bool
+) -> tuple[str, int, int]:
     segment = read_segment(sink, name, header)
     first, last = _steps(sink, segment)
     live = still_writes(header, segment)
@@ -122,8 +65,8 @@ def _settle(sink: Sink, header: RunHeader, name: str, folder: Path, force: bool,
     writer = SegmentWriter(sink, header, segment)
     spent: list[tuple[Path, bool]] = []  # journals, and whether each must be kept
     tail = False
-    for index, path in _journals(folder).items():
-        journal = spool.read(path, header)
+    for index, path in _journals(place.folder).items():
+        journal = spool.read(path, header, place.owner)
         if len(journal) and journal.chunk == index:
             tail = True
             first = min(first, int(journal.step[0])) if last >= first else int(journal.step[0])
@@ -133,7 +76,7 @@ def _settle(sink: Sink, header: RunHeader, name: str, folder: Path, force: bool,
                 writer.commit(Block.of_journal(header, index, journal, s.scalars, s.update), segment.dropped)
         replayed = index * header.chunk + len(journal) <= writer.segment.rows
         spent.append((path, journal.damaged or not replayed))
-    snapshots = spool.snapshots(folder, header, segment.snapshots)
+    snapshots = spool.snapshots(place, header, segment.snapshots)
     if dead and (segment.status == "recording" or tail or snapshots):
         writer.commit(None, segment.dropped, snapshots)
         writer.finish("recovered", segment.reason or "the process ended without closing", segment.dropped)
@@ -141,7 +84,7 @@ def _settle(sink: Sink, header: RunHeader, name: str, folder: Path, force: bool,
         for path, keep in spent:
             _retire(path, keep)
         if sink.local is None:
-            _tidy(folder)
+            spool.forget(place.folder)
     return name, first, last
 
 
@@ -175,15 +118,6 @@ def _locked(fd: int) -> bool:
             return True
         else:
             return True
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what is left of sketches of the parameters, and spool folders that are empty then."""
-    for leftover in folder.glob(f".theta-*{PARTIAL_FILE}"):
-        leftover.unlink()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
 
 
 def _retire(path: Path, keep: bool) -> None:

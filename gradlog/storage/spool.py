@@ -8,10 +8,12 @@ left behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from gradlog.format import journal as records
 from gradlog.format import limits
 from gradlog.format.header import RunHeader, SegmentHeader
 from gradlog.format.journal import Journal
-from gradlog.format.names import WAITING
+from gradlog.format.names import OWNER_PATTERN, PARTIAL_FILE, WAITING
 from gradlog.format.sizes import size_setting
 from gradlog.storage.block import Block
 from gradlog.storage.paths import absolute
@@ -31,15 +33,33 @@ LIMIT = "1G"
 """Bytes of waiting rows, unless ``$GRADLOG_SPOOL_SIZE`` says otherwise."""
 
 
-def folder(sink: Sink, uuid: str, segment: str) -> Path:
-    """Folder of a segment's journals.
+class Place(NamedTuple):
+    """Folder of a segment's journals, and whose they say that they are."""
 
-    The environment variable GRADLOG_SPOOL names the spool folder; the default is in the system's temporary one.
-    """
+    folder: Path
+    owner: str
+
+
+def place(sink: Sink, uuid: str, segment: SegmentHeader) -> Place:
+    """Where the rows of a segment wait: one that was claimed after its first rows names their place in the spool."""
+    owner = records.owner(uuid, segment.name)
     if sink.local is not None:
-        return sink.local / segment
+        return Place(sink.local / segment.name, owner)
+    told = segment.process.get("spool")
+    if isinstance(told, str) and OWNER_PATTERN.fullmatch(told):
+        owner = told
+    return Place(top() / owner, owner)
+
+
+def top() -> Path:
+    """Return the spool folder: $GRADLOG_SPOOL, or else one in the system's temporary folder."""
     default = os.path.join(tempfile.gettempdir(), f"gradlog-spool-{os.getuid()}")
-    return Path(absolute(os.environ.get("GRADLOG_SPOOL", default))) / uuid / segment
+    return Path(absolute(os.environ.get("GRADLOG_SPOOL", default)))
+
+
+def is_ours(top: Path) -> bool:
+    """Whether nobody else can have put anything into the spool."""
+    return top.stat().st_uid in (os.getuid(), 0)
 
 
 def make(sink: Sink, folder: Path) -> Path:
@@ -53,7 +73,7 @@ def make(sink: Sink, folder: Path) -> Path:
     if sink.local is None:
         top = folder.parent.parent
         top.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if top.stat().st_uid not in (os.getuid(), 0):
+        if not is_ours(top):
             raise PermissionError(f"the spool folder {top} is another user's; let GRADLOG_SPOOL name one of your own")
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -92,16 +112,15 @@ def fate(rows: int, kept: bool, path: str) -> str:
     return f"{rows} rows wait in the spool. When the store is back: {command(path)}"
 
 
-def read(path: Path, header: RunHeader) -> Journal:
+def read(path: Path, header: RunHeader, owner: str) -> Journal:
     """Journal in a file of a segment's folder. Damage does not raise."""
-    owner = records.owner(header.uuid, path.parent.name)
     return records.read_journal(limits.read_plain(path.parent, path.name), owner, len(header.groups), header.sketch.k)
 
 
-def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, NDArray[np.float32]]]:
+def snapshots(place: Place, header: RunHeader, first: int) -> list[tuple[int, NDArray[np.float32]]]:
     """Sketches of the parameters in a segment's folder from number ``first`` on: those that no flush has taken."""
     found: list[tuple[int, NDArray[np.float32]]] = []
-    owner, shape = records.owner(header.uuid, folder.name), (len(header.groups), header.sketch.k)
+    (folder, owner), shape = place, (len(header.groups), header.sketch.k)
     while (path := folder / WAITING.format(first + len(found))).exists():
         data = limits.read_plain(folder, path.name)
         kept = records.read_snapshot(data, first + len(found), owner, *shape)
@@ -111,7 +130,7 @@ def snapshots(folder: Path, header: RunHeader, first: int) -> list[tuple[int, ND
     return found
 
 
-def reload(path: Path, header: RunHeader, index: int, segment: SegmentHeader) -> Block:
+def reload(path: Path, header: RunHeader, owner: str, index: int, segment: SegmentHeader) -> Block:
     """Read chunk ``index`` of a segment, all of whose rows a journal must hold.
 
     Raises
@@ -119,7 +138,16 @@ def reload(path: Path, header: RunHeader, index: int, segment: SegmentHeader) ->
     CorruptRunError
         It holds fewer.
     """
-    journal = read(path, header)
+    journal = read(path, header, owner)
     if journal.chunk != index or len(journal) != header.chunk:
         raise CorruptRunError(f"{path} holds {len(journal)} of {header.chunk} rows that wait for the store")
     return Block.of_journal(header, index, journal, segment.scalars, segment.update)
+
+
+def forget(folder: Path) -> None:
+    """Remove what is left of sketches of the parameters, and spool folders that are empty then."""
+    for leftover in folder.glob(f".theta-*{PARTIAL_FILE}"):
+        leftover.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()

@@ -21,8 +21,8 @@ import numpy as np
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.errors import GradlogError, NotARunError
+from gradlog.recorder.recovery import recover
 from gradlog.storage.compact import compact
-from gradlog.storage.recover import recover
 from tests.helpers.forks import fork
 
 LIKE = {"w": np.zeros(12)}

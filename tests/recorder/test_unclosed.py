@@ -15,8 +15,8 @@ import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.audit.files import Folder
 from gradlog.analysis.audit.integrity import check, examine
+from gradlog.recorder.recovery import recover
 from gradlog.storage.compact import compact
-from gradlog.storage.recover import recover
 from tests.helpers.small_run import environment, gradient, open_files, start
 
 WIDE = {f"layer{i}": np.ones(300) for i in range(16)}
@@ -110,7 +110,7 @@ def test_recovery_reads_each_journal_once(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment(), check=False)
     watch = (
         "import sys\n"
-        "from gradlog.storage.recover import recover\n"
+        "from gradlog.recorder.recovery import recover\n"
         "opened = []\n"
         "def hook(event, args):\n"
         "    if event == 'open' and args[1] is None: opened.append(str(args[0]))\n"

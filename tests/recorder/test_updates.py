@@ -83,7 +83,11 @@ def test_a_journal_that_waits_for_the_store_has_them(tmp_path: Path) -> None:
     path = tmp_path / "r.zarr"
     log = record(path, 4, close=False)
     block = spool.reload(
-        path / "seg-000000-r0000/.journal-000000", log.header, 0, log.recorder.recording._writer.segment
+        path / "seg-000000-r0000/.journal-000000",
+        log.header,
+        f"{log.header.uuid}/seg-000000-r0000",
+        0,
+        log.recorder.recording.queue.writer.segment,
     )
     assert isinstance(block, Block)
     assert np.array_equal(block.update, expected(4))

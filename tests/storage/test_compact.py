@@ -21,8 +21,8 @@ from gradlog.analysis.audit.integrity import examine
 from gradlog.analysis.reading.bounded_stores import BoundedFolder
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.format import shards
+from gradlog.recorder.recovery import recover
 from gradlog.storage.compact import compact
-from gradlog.storage.recover import recover
 from gradlog.storage.sink import LocalSink
 
 SEGMENT = "seg-000000-r0000"

@@ -16,8 +16,8 @@ import pytest
 import gradlog
 from gradlog.analysis.audit.integrity import check
 from gradlog.errors import CorruptRunError, GradlogError
+from gradlog.recorder.recovery import recover
 from gradlog.storage.compact import compact
-from gradlog.storage.recover import recover
 from tests.helpers.forks import fork
 
 SEGMENT = "seg-000000-r0000"

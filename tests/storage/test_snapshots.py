@@ -19,8 +19,8 @@ from gradlog.analysis import open_run
 from gradlog.analysis.audit.integrity import check
 from gradlog.analysis.audit.run import audit_run
 from gradlog.format import journal
+from gradlog.recorder.recovery import recover
 from gradlog.storage.compact import compact
-from gradlog.storage.recover import recover
 from tests import second_reader
 from tests.stories.test_interrupt import interrupt, quick
 from tests.stories.test_resume_law import in_child, kill_at
