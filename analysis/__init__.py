@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gradlog.analysis.events.neighbours import Neighbours, neighbours
     from gradlog.analysis.following.watch import Look, is_live, silence, watch
     from gradlog.analysis.measures.predictors import Evidence, Fitted, Linear, Predictor, register_predictor
+    from gradlog.analysis.measures.updates import Estimate, GradientAndUpdate
     from gradlog.analysis.reading.run import Run, open_run
     from gradlog.analysis.reading.sketcher import Probe, Sketcher
     from gradlog.analysis.report import plots
@@ -34,16 +35,17 @@ if TYPE_CHECKING:
     from gradlog.analysis.results.export import export_result, export_rows
     from gradlog.analysis.results.group_time import GroupTime, group_time
     from gradlog.analysis.results.json_document import to_json
+    from gradlog.analysis.results.updates import gradient_and_update
     from gradlog.analysis.trackers.export import export_to_tracker
 
 __all__ = [
-    "Cache", "Comparison", "Configuration", "Conflict", "Cosines", "Difference", "DirectionMap", "Event", "Events",
-    "Evidence", "Fitted", "GroupTime", "Linear", "Look", "Mean", "Neighbours", "Predictor", "Probe", "ProbeCosines",
-    "Replicates", "Report", "Row", "Run", "Sketcher", "WeightsPath", "analyze", "analyze_each", "analyze_many",
-    "archive_report", "audit_run", "compare", "compare_archive", "cosines", "direction_map", "export_result",
-    "export_rows", "export_to_tracker", "find_events", "group_time", "html_report", "is_live", "neighbours",
-    "open_run", "plots", "probe_conflicts", "probe_cosines", "register_predictor", "replicates", "silence", "to_json",
-    "watch", "weights_path", "write_report",
+    "Cache", "Comparison", "Configuration", "Conflict", "Cosines", "Difference", "DirectionMap", "Estimate", "Event",
+    "Events", "Evidence", "Fitted", "GradientAndUpdate", "GroupTime", "Linear", "Look", "Mean", "Neighbours",
+    "Predictor", "Probe", "ProbeCosines", "Replicates", "Report", "Row", "Run", "Sketcher", "WeightsPath", "analyze",
+    "analyze_each", "analyze_many", "archive_report", "audit_run", "compare", "compare_archive", "cosines",
+    "direction_map", "export_result", "export_rows", "export_to_tracker", "find_events", "gradient_and_update",
+    "group_time", "html_report", "is_live", "neighbours", "open_run", "plots", "probe_conflicts", "probe_cosines",
+    "register_predictor", "replicates", "silence", "to_json", "watch", "weights_path", "write_report",
 ]  # fmt: skip
 
 _HOME = {
@@ -63,6 +65,7 @@ _HOME = {
         "events.neighbours": ["Neighbours", "neighbours"],
         "following.watch": ["Look", "is_live", "silence", "watch"],
         "measures.predictors": ["Evidence", "Fitted", "Linear", "Predictor", "register_predictor"],
+        "measures.updates": ["Estimate", "GradientAndUpdate"],
         "reading.run": ["Run", "open_run"],
         "reading.sketcher": ["Probe", "Sketcher"],
         "report.write": ["archive_report", "html_report", "write_report"],
@@ -70,6 +73,7 @@ _HOME = {
         "results.export": ["export_result", "export_rows"],
         "results.group_time": ["GroupTime", "group_time"],
         "results.json_document": ["to_json"],
+        "results.updates": ["gradient_and_update"],
         "trackers.export": ["export_to_tracker"],
     }.items()
     for name in names

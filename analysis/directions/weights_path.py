@@ -12,6 +12,7 @@ from gradlog.analysis.common.jackknife import pool, quantile
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.reading.rows import buffer_rows
+from gradlog.analysis.reading.segment import snapshots
 from gradlog.errors import TooFewStepsError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def weights_path(run: Run) -> WeightsPath:
     """
     if run.updates is not None:
         return _of_updates(run, run.updates)
-    places = _snapshots(run)
+    places = snapshots(run.segments)
     if len(places) < 2:
         raise TooFewStepsError(
             f"{run.where}: expected updates or two snapshots of the parameters, got {len(places)}; "
@@ -111,16 +112,6 @@ def _of_updates(run: Run, updates: RowSource) -> WeightsPath:
         raise TooFewStepsError(f"{run.where}: expected every update of a stretch of steps, some rows hold none")
     ends = _norms(run, np.stack(list(places.values())))
     return WeightsPath("updates", run.steps[0] + shown, *ends, np.cumsum(np.concatenate(lengths))[shown])
-
-
-def _snapshots(run: Run) -> dict[int, NDArray[np.float32]]:
-    """Sketches of the parameters by the step before which they were taken, the newest of each step."""
-    found = {
-        int(step): theta
-        for segment in run.segments
-        for step, theta in zip(segment.snapshot_steps, segment.snapshots, strict=True)
-    }
-    return dict(sorted(found.items()))
 
 
 def _norms(run: Run, cubes: Float64) -> tuple[Float64, Float64, Float64]:

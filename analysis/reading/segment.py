@@ -255,6 +255,16 @@ def stored(segments: Sequence[Segment]) -> dict[str, dict[str, int]]:
     return totals
 
 
+def snapshots(segments: Sequence[Segment]) -> dict[int, NDArray[np.float32]]:
+    """Sketches of the parameters by the step before which they were taken, in order; the newest of each step."""
+    found = {
+        int(step): theta
+        for segment in segments
+        for step, theta in zip(segment.snapshot_steps, segment.snapshots, strict=True)
+    }
+    return dict(sorted(found.items()))
+
+
 def _join(first: Journal, second: Journal) -> Journal:
     updates = [np.full_like(j.sketch, np.nan) if j.update is None else j.update for j in (first, second)]
     names = list(dict.fromkeys([*first.names, *second.names]))
