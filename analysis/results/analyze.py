@@ -141,18 +141,19 @@ def assemble(scopes: Scopes) -> LabelledArrays:
     refined = scopes.refined(whole)
     spectrum = refined.spectrum if refined else scopes.spectrum(whole)
     main = scopes.values(whole, None, spectrum, full=True)
+    values = {"": [main], "group": scopes.each_group(whole, main, full=True) if by_group else []}
     inputs = _bound_inputs(scopes)
     main |= bound_sides(inputs, main)
     if plan.options.spectra.components:
         main |= scopes.components(whole, refined, plan.options.spectra.components)
-    values = {"": [main], "group": [scopes.values(whole, g, full=True) for g in range(run.n_groups * by_group)]}
     main |= scopes.steps(whole) | scopes.clipping(whole) | _events(collected.events)
     shares(
         values["group"], sum((np.asarray(g["path_length"]) for g in values["group"]), np.zeros(len(spec.predictors)))
     )
     for kind in ("window", "prefix"):
         values[kind] = [scopes.values(r) for r in ranges[kind]]
-        values[f"{kind}_group"] = [v for r in ranges[kind] for v in scopes.groups(r)] if by_group else []
+        each = zip(ranges[kind], values[kind], strict=True)
+        values[f"{kind}_group"] = [v for r, of_all in each for v in scopes.groups(r, of_all)] if by_group else []
     shares(values["window"], main["path_length"])
     main |= scopes.overlaps(ranges["window"])
     of_all = Evidence(scopes.totals(whole), plan.recipe.betas)

@@ -76,10 +76,18 @@ class Scopes:
             return None
         return Blocks.of([add(own) for own in parts.values()], thin(self.recipe).betas, self.recipe.section)
 
-    def groups(self, r: Range) -> list[Values]:
+    def groups(self, r: Range, whole: Values) -> list[Values]:
         """Measures of each group in a window or prefix, or but their shares in its path length."""
         own = shares.group_shares(Evidence(self.totals(r), self.recipe.betas), self.spec)
-        return own if self.plan.light else [self.values(r, g) | share for g, share in enumerate(own)]
+        if self.plan.light:
+            return own
+        return [values | share for values, share in zip(self.each_group(r, whole), own, strict=True)]
+
+    def each_group(self, r: Range, whole: Values, full: bool = False) -> list[Values]:
+        """All measures of each group, given those of all; a single group has the same, by the Gram of all columns."""
+        if self.run.n_groups == 1 and self.recipe.gram == "full":
+            return [dict(whole)]
+        return [self.values(r, g, full=full) for g in range(self.run.n_groups)]
 
     def spectrum(self, r: Range, group: int | None = None) -> Spectrum | None:
         """Spectrum of the increments."""
