@@ -107,7 +107,7 @@ def test_in_the_start_of_the_thread_that_commits() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("moment", "stride"), [(0, 11), (3, 5), (4, 1)])
+@pytest.mark.parametrize(("moment", "stride"), [(0, 23), (3, 11), (4, 1)])
 def test_in_a_step(tmp_path: Path, moment: int, stride: int) -> None:
     """Every line of the step that hands a chunk over; every few of others."""
     line, struck, before = 0, True, flushers()
@@ -137,7 +137,7 @@ def test_the_same_step_again_after_the_interrupt(tmp_path: Path) -> None:
     """As in a notebook, where the cell is run once more. A step that had been written is refused, not doubled."""
     line, struck = 0, True
     while struck:
-        line += 5
+        line += 11
         path = tmp_path / f"{line}.zarr"
         log = start(path)
         for t in range(4):
@@ -159,7 +159,7 @@ def test_the_same_step_again_after_the_interrupt(tmp_path: Path) -> None:
 def test_in_open_and_in_close(tmp_path: Path) -> None:
     line, struck, before = 0, True, flushers()
     while struck:
-        line += 9
+        line += 17
         path = tmp_path / f"{line}.zarr"
         first, struck = interrupt(line, lambda path=path: start(path))
         log = start(path) if first is None else first

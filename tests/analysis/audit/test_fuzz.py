@@ -1,4 +1,4 @@
-"""A thousand damaged and hostile stores: a report each time, no traceback, no hang, no change that goes unseen."""
+"""Hundreds of damaged and hostile stores: a report each time, no traceback, no hang, no change that goes unseen."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ FUZZ = {"suppress_health_check": list(HealthCheck), "deadline": None, "derandomi
 
 @pytest.mark.slow
 @given(st.sampled_from(DAMAGE), st.integers(0, 200), st.floats(0, 1, exclude_max=True), st.integers(1, 255))
-@settings(max_examples=120, **FUZZ)
+@settings(max_examples=60, **FUZZ)
 def test_no_damage_goes_unseen(store: Path, kind: str, which: int, where: float, byte: int) -> None:
     with copy_of(store) as path:
         excuse = damage(path, kind, which, where, byte)
@@ -221,7 +221,7 @@ def edited(path: Path, which: int, where: float, value: Any) -> None:
 
 @pytest.mark.slow
 @given(st.integers(0, 50), st.floats(0, 1, exclude_max=True), st.sampled_from(HOSTILE))
-@settings(max_examples=120, **FUZZ)
+@settings(max_examples=60, **FUZZ)
 def test_hostile_metadata_ends_in_a_report(store: Path, which: int, where: float, value: Any) -> None:
     with copy_of(store) as path:
         edited(path, which, where, value)

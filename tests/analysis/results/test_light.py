@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradlog.analysis import analyze
+from gradlog.analysis import analyze, open_run
+from gradlog.analysis.results.options import Options
+from gradlog.analysis.results.plan import plan
 from tests.helpers import stores
 
 LIGHT = {"window": 20, "prefixes": 2, "burn_in": 3, "light": True}
@@ -53,5 +55,5 @@ def test_without_grams_one_pass_does(path):
 
 def test_less_memory_is_predicted(path):
     wide = {"svd": "nystrom", "window": 4, "memory": "100G"}
-    light, full = (analyze(path, light=light, **wide).attrs["predicted_memory"] for light in (True, False))
+    light, full = (plan(open_run(path), Options.of(light=light, **wide)).predicted for light in (True, False))
     assert light < full

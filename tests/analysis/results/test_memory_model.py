@@ -44,11 +44,11 @@ def test_predicted_memory_is_not_exceeded_and_does_not_grow_with_the_run(tmp_pat
 def test_ten_times_the_rows_take_no_more_memory_than_their_steps_flags_and_errors(tmp_path):
     """Rows of 32 bytes: what would be kept of each beside a step, flags and an error, such as two norms, would show."""
     peaks = []
-    for T in (100_000, 1_000_000):
+    for T in (50_000, 500_000):
         X = np.random.default_rng(0).standard_normal((T, 1, 8), np.float32)
         path = stores.write_run(tmp_path / f"{T}.zarr", X, chunk=8192, scalars={"loss": np.ones(T), "lr": np.ones(T)})
         del X
         predicted, peak = predicted_and_peak(path)
         assert peak <= predicted
         peaks.append(peak)
-    assert peaks[1] < peaks[0] + 20e6 + 40 * 900_000
+    assert peaks[1] < peaks[0] + 20e6 + 40 * 450_000

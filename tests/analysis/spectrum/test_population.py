@@ -55,11 +55,12 @@ def known_increments(kind, T=500, d=3000):
         X = np.zeros((T, d))
         X[:, r.choice(d, 200, replace=False)] = r.standard_normal((T, 200))
         return X
+    if kind == "noise":  # a rotation of which is the same
+        return r.standard_normal((T, d))
     tau = {
         "low rank": np.ones(40),
         "exponential": np.exp(-np.arange(200) / 20),
         "power law": np.arange(1, 400.0) ** -1.0,
-        "noise": np.ones(d),
     }[kind]
     return (r.standard_normal((T, len(tau))) * np.sqrt(tau)) @ np.linalg.qr(r.standard_normal((d, len(tau))))[0].T
 

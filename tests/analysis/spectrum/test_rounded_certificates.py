@@ -33,7 +33,7 @@ def made(kind, T, n, seed):
     }[kind]()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     st.sampled_from(["flat", "steep", "few", "walk", "mean", "one large", "equal"]),
     st.sampled_from([(30, 96), (90, 48), (300, 32)]),
