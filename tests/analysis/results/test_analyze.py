@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import xarray as xr
 
-from gradlog.analysis import analyze, to_json
+from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.measures.predictors import parse
 from gradlog.errors import MemoryLimitError, TooFewStepsError
 from tests.helpers import stores
@@ -71,3 +72,16 @@ def test_saves_and_comes_back_equal(exact_run, tmp_path, kind):
         back = xr.open_zarr(tmp_path / "a.zarr", consolidated=False).load()
     xr.testing.assert_identical(back, ds)
     assert to_json(back) == to_json(ds)
+
+
+def test_a_single_group_has_the_numbers_of_the_run(tmp_path):
+    """It is not measured again; the route by rows, which does measure it, gives the same."""
+    run = open_run(stores.write_run(tmp_path / "r.zarr", smooth(60, groups=1), chunk=8))
+    once, twice = (analyze(run, window=20, svd=svd, eps=[0.1]) for svd in ("gram", "rows"))
+    measured = [name for name in once if str(name).startswith(("group_", "window_group_"))]
+    assert {"group_kappa", "group_rank_estimate", "window_group_rank"} < set(measured)
+    for name in measured:
+        np.testing.assert_allclose(once[name], twice[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        whole = str(name).replace("group_", "", 1)
+        if whole in once and "share" not in whole:
+            np.testing.assert_array_equal(once[name].isel(group=0), once[whole], err_msg=name)
