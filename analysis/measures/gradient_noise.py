@@ -16,6 +16,7 @@ the lag coherence, the mean product over the mean squared norm, is a fact about 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -130,6 +131,31 @@ def from_half_batches(halves: HalfBatches, batch: float = float("nan")) -> dict[
         "noise": _ratio(halves.noise, halves.rows, halves),
     }
     return _named(found, batch)
+
+
+def batch_size(noise: Mapping[str, float | None]) -> float:
+    """Batch size behind a noise scale and a signal share; NaN where one of them is not known.
+
+    >>> batch_size({"noise_scale": 96.0, "signal_share": 0.25})
+    32.0
+    """
+    for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
+        scale, share = noise.get(f"noise_scale{end}"), noise.get(f"signal_share{other}")
+        if scale and share and math.isfinite(scale) and 0 < share < 1:
+            return scale * share / (1 - share)
+    return math.nan
+
+
+def beside(batch: float, noise: Mapping[str, float | None]) -> str:
+    """Say on which side of a noise scale a batch size surely lies: "below", "above"; "" where its interval holds it.
+
+    >>> beside(32, {"noise_scale_low": 80.0, "noise_scale_high": None})
+    'below'
+    """
+    low, high = (noise.get(f"noise_scale{end}") for end in ENDS[1:])
+    if low is not None and low > batch:
+        return "below"
+    return "above" if high is not None and high < batch else ""
 
 
 def unknown() -> dict[str, float]:

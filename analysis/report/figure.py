@@ -68,7 +68,7 @@ class Bars:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A line of reference at a y value, or a vertical one at an x value, named at its top."""
+    """A line of reference at a y value, named at its right end, or a vertical one at an x value, named at its top."""
 
     value: float
     vertical: bool = False

@@ -109,9 +109,10 @@ def _rules(ax: Axes, marks: Sequence[Rule], look: Look) -> Artist:
     for m in marks:
         line = (ax.axvline if m.vertical else ax.axhline)(m.value, color=GREY, lw=0.8, ls=":", zorder=0)
         if m.text:
-            ax.text(
-                m.value, 1.0, f" {m.text}", transform=ax.get_xaxis_transform(), va="bottom", size="small", color="0.4"
-            )
+            at = (m.value, 1.0, f" {m.text}") if m.vertical else (1.0, m.value, m.text)
+            place = ax.get_xaxis_transform() if m.vertical else ax.get_yaxis_transform()
+            side = "left" if m.vertical else "right"
+            ax.text(*at, transform=place, ha=side, va="bottom", size="small", color="0.4")
     return line
 
 

@@ -128,7 +128,8 @@ class _Drawing:
         path = f"M{p:.1f} {self.top}V{self.bottom}" if mark.vertical else f"M{self.left:.1f} {p:.1f}H{self.right}"
         yield f'<path class="rule" d="{path}"/>'
         if mark.text:
-            yield _text("note", p + 4, self.top - 3, mark.text)
+            x, y, anchor = (p + 4, self.top - 3, "start") if mark.vertical else (self.right, p - 4, "end")
+            yield _text("note", x, y, mark.text, anchor)
 
     def _tips(self, mark: Tips) -> Iterable[str]:
         """Lay invisible columns over the plot that carry the hover texts."""

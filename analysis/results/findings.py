@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 from gradlog.analysis.common.text import PAGE, Style, enumerate_some, listed
 from gradlog.analysis.events.words import sentence
+from gradlog.analysis.measures.gradient_noise import batch_size, beside
 from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, UNKNOWN, verdict
 from gradlog.analysis.measures.predictors.registry import in_hindsight, is_reference
 from gradlog.analysis.results.json_document import Document, of_lags
@@ -63,7 +65,8 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
         dominates the path.
     """
     parts = (
-        _energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _steps, _events, _group, _uneventful,
+        _energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _batch, _steps, _events, _group,
+        _uneventful,
     )  # fmt: skip
     found = [finding for part in parts if (finding := part(document, style))]
     found.sort(key=lambda finding: not finding.first)
@@ -239,6 +242,40 @@ def _signal(document: Document, style: Style) -> Finding | None:
     text += f"; from {noise['source']}{of_lags(document)}."
     advice = f"see how the noise scale grows: --window {WINDOW}"
     return Finding(text, advice, "The share of the signal is low", "noise_scale")
+
+
+def _batch(document: Document, style: Style) -> Finding | None:
+    """Say what a larger batch would save, where two gradients at one theta tell, and for which groups it is otherwise.
+
+    A batch with the signal share s needs 1 / s times the steps of an endless one, twice that batch (1 + s) / 2s: the
+    share (1 - s) / 2 is saved.
+    """
+    noise = document["noise"]
+    batch = batch_size(noise)
+    if noise["source"] in (None, "lags") or not math.isfinite(batch):
+        return None
+    side, size = beside(batch, noise), functools.partial(style.number, digits=3)
+    shares = [noise[f"signal_share{end}"] for end in ("", "_high", "_low")]
+    if None in shares:  # too few steps for an interval
+        return None
+    saved, least, most = (style.percent((1 - share) / 2, 0) for share in shares)
+    ends = style.interval(noise["noise_scale_low"], noise["noise_scale_high"], size)
+    scale = f"{size(noise['noise_scale'])} ({ends})" if noise["noise_scale"] is not None else ends
+    text = (
+        f"The batch of {style.count(batch)} lies {side or 'at'} the noise scale, {scale}: twice the batch would need "
+    )
+    text += f"{saved} ({least}{style.to}{most}) fewer steps of plain gradient descent."
+    others = batch_by_group(document, batch)
+    told = [f"{word} that of {enumerate_some(names, 4)}" for word, names in others.items() if word and word != side]
+    return Finding(f"{text} It lies {' and '.join(told)}." if told else text, figure="noise_scale")
+
+
+def batch_by_group(document: Document, batch: float) -> dict[str, list[str]]:
+    """Names of the groups whose noise scale the batch size surely lies below, above, and neither ("")."""
+    found: dict[str, list[str]] = {"below": [], "above": [], "": []}
+    for name, group in document["by_group"].items():
+        found[beside(batch, group["noise"])].append(name)
+    return {word: names for word, names in found.items() if names}
 
 
 def _steps(document: Document, style: Style) -> Finding | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.types import Float32, Float64
-from gradlog.analysis.measures import kappa, ranks, shares
+from gradlog.analysis.measures import gradient_noise, kappa, ranks, shares
 from gradlog.analysis.measures.fluctuation import Blocks
 from gradlog.analysis.measures.order_baseline import Order
 from gradlog.analysis.measures.predictors import Evidence
@@ -77,11 +79,15 @@ class Scopes:
         return Blocks.of([add(own) for own in parts.values()], thin(self.recipe).betas, self.recipe.section)
 
     def groups(self, r: Range, whole: Values) -> list[Values]:
-        """Measures of each group in a window or prefix, or but their shares in its path length."""
+        """Measures of each group in a window or prefix, or but their shares in its path length and their noise."""
         own = shares.group_shares(Evidence(self.totals(r), self.recipe.betas), self.spec)
-        if self.plan.light:
-            return own
-        return [values | share for values, share in zip(self.each_group(r, whole), own, strict=True)]
+        known = map(partial(self._noise, r), range(self.run.n_groups)) if self.plan.light else self.each_group(r, whole)
+        return [values | share for values, share in zip(known, own, strict=True)]
+
+    def _noise(self, r: Range, group: int) -> Values:
+        """Signal and noise of a group, where two gradients at one theta tell them."""
+        halves = self.collected.halves.blocks(r.start, r.stop, group) if self.collected.halves else None
+        return {} if halves is None else dict(gradient_noise.from_half_batches(halves, self._batch(r)))
 
     def each_group(self, r: Range, whole: Values, full: bool = False) -> list[Values]:
         """All measures of each group, given those of all; a single group has the same, by the Gram of all columns."""

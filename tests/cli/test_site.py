@@ -144,11 +144,12 @@ def test_the_anatomy_of_a_spike_is_as_the_page_says(call, tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_the_page_on_batch_sizes_says_what_its_runs_show(call, tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    from gradlog.analysis import analyze
+    from gradlog.analysis import analyze, to_json
+    from gradlog.analysis.results.findings import findings
 
     monkeypatch.chdir(tmp_path)
     assert run_page("choosing-a-batch-size", call) == 2
-    assert (tmp_path / "batches.html").read_text().count("Noise scale, the critical batch size") == 3
+    assert (tmp_path / "batches.html").read_text().count('aria-label="Noise scale by window of steps') == 3
     found = [analyze(f"batch-{size}.zarr", window=100) for size in (16, 64, 256)]
     shares = [float(ds["signal_share"]) for ds in found]
     assert shares == sorted(shares)
@@ -157,6 +158,9 @@ def test_the_page_on_batch_sizes_says_what_its_runs_show(call, tmp_path, monkeyp
     assert max(low for low, _ in ends) < min(high for _, high in ends)  # the three agree
     windows = found[2]["window_noise_scale"].values
     assert 80 < windows[0] < 200 < windows[1]
+    said = " ".join(f.text for f in findings(to_json(found[2])))
+    assert "The batch of 256 lies below the noise scale" in said
+    assert "It lies above that of 2." in said
 
 
 def test_the_howto_on_seeds_runs(call, tmp_path, monkeypatch):

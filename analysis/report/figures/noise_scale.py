@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradlog.analysis.common.jackknife import ENDS
 from gradlog.analysis.common.text import PAGE
+from gradlog.analysis.measures.gradient_noise import batch_size
 from gradlog.analysis.report.axes import Axis, logarithmic
 from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Rule
 from gradlog.analysis.report.figures import Chart, column, interval, middle_steps, spans, steps_axis, titled, width
@@ -27,11 +29,11 @@ NAME = "window_noise_scale"
 )  # fmt: skip
 def noise_scale(runs: Sequence[Study]) -> list[Figure]:
     """Draw a figure for each run that has a noise scale from two halves of its batches."""
-    shown = [(run, ds) for run in runs if (ds := run.windows) is not None and _known(run, ds)]
+    shown = [(run, ds) for run in runs if (ds := run.windows) is not None and told_by_halves(run, ds, NAME)]
     if not shown:
         return []
     ends = [column(ds, f"{NAME}{end}", NAME) for _, ds in shown for end in ("", "_low")]
-    y = logarithmic("samples", *ends, [_batch(run) for run, _ in shown])
+    y = logarithmic("samples", *ends, [batch_size(run.document["noise"]) for run, _ in shown])
     x = steps_axis([run for run, _ in shown])
     return [
         _of_run(run, ds, x, y, titled("Noise scale, the critical batch size", run, runs), width(runs))
@@ -39,25 +41,23 @@ def noise_scale(runs: Sequence[Study]) -> list[Figure]:
     ]
 
 
-def _known(run: Study, ds: xarray.Dataset) -> bool:
-    """Whether halves of the batch tell it in a window at least; what lags tell depends on the learning rate."""
+def told_by_halves(run: Study, ds: xarray.Dataset, name: str) -> bool:
+    """Whether halves of the batch tell some value of a noise scale; what lags tell depends on the learning rate."""
     source = run.document["noise"]["source"]
-    return source not in (None, "lags") and NAME in ds and bool(np.isfinite(ds[NAME].values).any())
-
-
-def _batch(run: Study) -> float:
-    """Mean batch size: noise scale = batch size x noise / signal."""
-    noise = run.document["noise"]
-    scale, own = noise["noise_scale"], noise["noise"]
-    return scale * noise["signal"] / own if scale is not None and own else float("nan")
+    return source not in (None, "lags") and name in ds and bool(np.isfinite(ds[name].values).any())
 
 
 def _of_run(run: Study, ds: xarray.Dataset, x: Axis, y: Axis, title: str, wide: int) -> Figure:
-    value, low, high = (column(ds, f"{NAME}{end}", NAME) for end in ("", "_low", "_high"))
-    band: Legend = [("band", "s0", "95 %, over minibatches")] if np.isfinite(low).any() else []
     said = f"Noise scale by window of steps of {run.label}"
-    figure = Figure(title, said, x, y, [("line", "s0", "noise scale"), *band], wide)
-    if np.isfinite(batch := _batch(run)):
+    return over_time(ds, NAME, batch_size(run.document["noise"]), Figure(title, said, x, y, (), wide), y)
+
+
+def over_time(ds: xarray.Dataset, name: str, batch: float, figure: Figure, y: Axis) -> Figure:
+    """Draw a noise scale by window with its interval, beside the batch size, on a figure without marks."""
+    value, low, high = (column(ds, f"{name}{end}", name) for end in ENDS)
+    band: Legend = [("band", "s0", "95 %, over minibatches")] if np.isfinite(low).any() else []
+    figure.legend = [("line", "s0", "noise scale"), *band]
+    if np.isfinite(batch):
         figure.add(Rule(batch, text=f"batch size {PAGE.count(batch)}"))
     at = middle_steps(ds)
     top = np.where(np.isfinite(value) & ~np.isfinite(high), y.high, high)  # no upper end: as far as the axis goes
