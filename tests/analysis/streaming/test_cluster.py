@@ -17,6 +17,7 @@ import xarray as xr
 
 from gradlog.analysis import analyze, analyze_many, open_run
 from gradlog.analysis.reading import rows
+from gradlog.analysis.streaming.executors import dask
 from gradlog.cli import main
 from gradlog.errors import SchedulerError
 from tests.helpers.wire import Relay
@@ -91,11 +92,26 @@ def big(tmp_path_factory):
     return path
 
 
+def small_blocks(patch):
+    patch.setattr(rows, "BLOCK_BYTES", 1)
+    patch.setattr(rows, "BUFFER_BYTES", 1)
+
+
 @pytest.fixture
 def blocks_of_a_chunk(monkeypatch):
     """Decided in this process, where the graph is made; workers read buffers of their own size."""
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(rows, "BUFFER_BYTES", 1)
+    small_blocks(monkeypatch)
+
+
+FEW = {"predictors": ["last"], "by_group": False, "null_rank": False}
+"""What takes little time once the rows are summed up."""
+
+
+@pytest.fixture(scope="module")
+def plain(big):
+    with pytest.MonkeyPatch.context() as patch:
+        small_blocks(patch)
+        return analyze(str(big), scheduler="threads", **FEW)
 
 
 def close(one, other):
@@ -109,15 +125,14 @@ def test_same_numbers_as_threads(cluster, big, blocks_of_a_chunk):
     close(analyze(str(big), scheduler=cluster.address), analyze(str(big), scheduler="threads"))
 
 
-def test_a_client_that_was_lent_goes_on(cluster, big, blocks_of_a_chunk):
+def test_a_client_that_was_lent_goes_on(cluster, big, plain, blocks_of_a_chunk):
     """Its connection, its other results, and a second analysis; nothing of ours is left on the workers."""
     from distributed import Client
 
-    plain = analyze(str(big), ["last"], scheduler="threads")
     with Client(cluster.address, timeout=30, set_as_default=False) as client:
         own = client.submit(sum, [1, 2])
         for _ in range(2):
-            close(analyze(str(big), ["last"], scheduler=client), plain)
+            close(analyze(str(big), scheduler=client, **FEW), plain)
         connection = client.id
         assert own.result() == 3
         until = time.monotonic() + 20
@@ -152,10 +167,9 @@ def test_a_task_is_small_and_opens_the_store_itself(big):
     assert "pickle" in str(header)
 
 
-def test_a_worker_killed_in_mid_run_is_survived(cluster, big, blocks_of_a_chunk):
+def test_a_worker_killed_in_mid_run_is_survived(cluster, big, plain, blocks_of_a_chunk):
     from distributed import Client
 
-    plain = analyze(str(big), ["last"], scheduler="threads")
     with Client(cluster.address, timeout=30, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
         killed = []
@@ -167,7 +181,7 @@ def test_a_worker_killed_in_mid_run_is_survived(cluster, big, blocks_of_a_chunk)
                 victim.wait()
                 killed.append(total)
 
-        found = analyze(str(big), ["last"], scheduler=client, progress=kill)
+        found = analyze(str(big), scheduler=client, progress=kill, **FEW)
         assert killed[0] > 20
         close(found, plain)
         cluster.workers.append(cluster.add())
@@ -185,7 +199,7 @@ def test_workers_drop_what_is_merged(cluster, big, blocks_of_a_chunk):
         def watch(done, total):
             held.extend(client.run(lambda dask_worker: len(dask_worker.data)).values())
 
-        analyze(str(big), ["last"], scheduler=client, progress=watch)
+        analyze(str(big), scheduler=client, progress=watch, **FEW)
         assert 1 < max(held) <= 40  # as the scheduler happens to order them: about 10, now and then 25
         deadline = time.monotonic() + 20
         while any(client.run(lambda dask_worker: len(dask_worker.data)).values()) and time.monotonic() < deadline:
@@ -206,7 +220,7 @@ def test_memory_of_a_worker_is_bounded(tmp_path, big):
         with Client(alone.address, timeout=60, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)
             (before,) = client.run(peak).values()
-            analyze(str(big), ["last"], by_group=False, scheduler=client)
+            analyze(str(big), scheduler=client, **FEW)
             (after,) = client.run(peak).values()
     finally:
         alone.close()
@@ -214,22 +228,27 @@ def test_memory_of_a_worker_is_bounded(tmp_path, big):
     assert 0 < after - before < 150 + 10 * summary
 
 
-def test_nobody_answers(capsys, big):
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(dask, "CONNECT", 1.0)
+
+
+def test_nobody_answers(capsys, big, impatient):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     start = time.monotonic()
-    with pytest.raises(SchedulerError, match=r"no dask scheduler answers within 5 s"):
+    with pytest.raises(SchedulerError, match=r"no dask scheduler answers within 1 s"):
         analyze(str(big), scheduler=f"tcp://127.0.0.1:{port}")
     with pytest.raises(SystemExit) as done:
         main(["analyze", str(big), "--no-cache", "--scheduler", f"tcp://127.0.0.1:{port}"])
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 20
     assert done.value.code == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gradlog: tcp:")]
     assert len(said) == 1
     assert "dask scheduler" in said[0]
 
 
-def test_a_listener_that_never_speaks_is_given_up_on(big):
+def test_a_listener_that_never_speaks_is_given_up_on(big, impatient):
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(SchedulerError):
         analyze(str(big), scheduler=f"tcp://127.0.0.1:{mute.getsockname()[1]}")
 

@@ -32,27 +32,6 @@ def test_results_do_not_depend_on_how_rows_are_cut_into_tasks(tmp_path, monkeypa
         np.testing.assert_allclose(pieces[name], whole[name], rtol=2e-5, atol=1e-7)
 
 
-def test_distributed_processes_agree_with_threads(tmp_path, monkeypatch):
-    from distributed import Client, LocalCluster
-
-    from gradlog.analysis.reading import rows
-
-    path = stores.write_run(tmp_path / "r.zarr", smooth(20000, k=64), chunk=1024)
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
-    here = analyze(str(path))
-    with (
-        LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1") as cluster,
-        Client(cluster) as client,
-    ):
-        seen = []
-        there = analyze(str(path), scheduler=client, progress=lambda *x: seen.append(x))
-        assert seen[-1][0] == seen[-1][1] > 1
-        addressed = analyze(str(path), scheduler=cluster.scheduler_address)
-    for name in ("kappa", "kappa_low", "tail_energy", "group_kappa", "signal"):
-        np.testing.assert_allclose(there[name], here[name], rtol=1e-12)
-        np.testing.assert_allclose(addressed[name], here[name], rtol=1e-12)
-
-
 def test_the_compiled_loops_give_the_same_result_and_say_so(tmp_path):
     pytest.importorskip("numba")
     path = str(stores.write_run(tmp_path / "r.zarr", smooth(700, k=24), chunk=64))
