@@ -128,6 +128,20 @@ def view(command: Callable[..., None]) -> Callable[..., None]:
     return with_view
 
 
+def scalars(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--scalars``, which gives a mapping of names to files, or None."""
+
+    @selected("--scalars", multiple=True, metavar="[NAME=]FILE[:TAG]",
+              help="Take NAME (loss), which the run did not log, from a tracker's file; may be repeated.")  # fmt: skip
+    @functools.wraps(command)
+    def with_scalars(*, scalars: tuple[str, ...], **given: object) -> None:
+        from gradlog.analysis.reading.joined_scalars import named
+
+        command(scalars=dict(map(named, scalars)), **given)
+
+    return with_scalars
+
+
 def together(*decorators: Decorator) -> Decorator:
     """Make one decorator of several, the first one on top."""
     return lambda command: functools.reduce(lambda decorated, add: add(decorated), reversed(decorators), command)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.band import WINDOW, Band, RunningBand, never_negative
 from gradlog.analysis.reading.rewinds import rewinds
-from gradlog.analysis.reading.rows import buffer_rows
-from gradlog.analysis.reading.run import Block, Run
+from gradlog.analysis.reading.rows import Block, buffer_rows
+from gradlog.analysis.reading.run import Run
 from gradlog.analysis.streaming.scalar_sums import CLIP
 
 SCORE, GROUP_SCORE = 5.5, 7.0

@@ -13,7 +13,8 @@ from gradlog.analysis.following.expressions import Expression, Rows
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
 
 if TYPE_CHECKING:
-    from gradlog.analysis.reading.run import Block, Run
+    from gradlog.analysis.reading.rows import Block
+    from gradlog.analysis.reading.run import Run
 
 FLAGS = {"nonfinite": NONFINITE, "skipped": SKIPPED, "partial": PARTIAL}
 

@@ -32,6 +32,16 @@ def heard(listener: Callable[[int, int], None]) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Block:
+    """Small columns of view rows from ``start`` on: squared norms (rows, group), finite (rows,), scalars by name."""
+
+    start: int
+    norms: NDArray[np.float64]
+    finite: NDArray[np.bool_]
+    scalars: dict[str, NDArray[np.float64]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Span:
     """View rows [start, stop): the same number of rows of each member (segment name, first local row).
 

@@ -5,7 +5,6 @@ Opening reads metadata and the two small arrays ``step`` and ``flags``; the sket
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
@@ -18,7 +17,7 @@ from gradlog.analysis.common.recorded import Info, optimizer_name
 from gradlog.analysis.reading.launches import Launch, group_by_launch, select
 from gradlog.analysis.reading.metadata import Metadata, read_metadata
 from gradlog.analysis.reading.rewinds import compare
-from gradlog.analysis.reading.rows import RowSource, Span
+from gradlog.analysis.reading.rows import Block, RowSource, Span
 from gradlog.analysis.reading.segment import Segment, stored
 from gradlog.analysis.reading.stores import Location
 from gradlog.errors import TooFewStepsError
@@ -40,7 +39,7 @@ COLUMNS = 2**20
 """Bytes of the small columns that are held together."""
 
 
-def open_run(path: Location, view: View = "latest") -> Run:
+def open_run(path: Location, view: View = "latest", scalars: Mapping[str, str] | None = None) -> Run:
     """Open a run for reading; a run that is still being recorded shows every step that was acknowledged.
 
     Parameters
@@ -50,6 +49,9 @@ def open_run(path: Location, view: View = "latest") -> Run:
     view : {"latest", "all"}
         After a resume from an older checkpoint, ``"latest"`` leaves out the rows that were abandoned: those at or
         after the first step of any later segment. ``"all"`` keeps them, in the order they were written.
+
+    scalars : mapping, optional
+        Scalars that the run did not log, by name: ``FILE`` or ``FILE:TAG`` of TensorBoard, MLflow, .csv or .tsv.
 
     Returns
     -------
@@ -68,17 +70,11 @@ def open_run(path: Location, view: View = "latest") -> Run:
     >>> run.info["steps"], run.info["k"]    # doctest: +SKIP
     (200, 256)
     """
-    return Run(read_metadata(path), view)
+    if not scalars:
+        return Run(read_metadata(path), view)
+    from gradlog.analysis.reading.joined_scalars import RunWithScalars
 
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Small columns of view rows from ``start`` on: squared norms (rows, group), finite (rows,), scalars by name."""
-
-    start: int
-    norms: NDArray[np.float64]
-    finite: NDArray[np.bool_]
-    scalars: dict[str, NDArray[np.float64]]
+    return RunWithScalars(read_metadata(path), view, scalars)
 
 
 class Run:
@@ -100,6 +96,8 @@ class Run:
     content : str or None
         Digest of everything that the run held when it was opened; see ``Metadata.digest``.
     """
+
+    scalar_sources: Mapping[str, str] = {}  # of scalars that were joined from files, in words
 
     def __init__(self, metadata: Metadata, view: View = "latest") -> None:
         if view not in ("latest", "all"):

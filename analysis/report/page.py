@@ -39,7 +39,7 @@ CHAPTERS: tuple[tuple[figures.SectionName, str], ...] = (
     ("events", "Did something odd happen, and where?"),
     ("training", "What training did meanwhile"),
     ("predictability", "How predictable is the next gradient?"),
-    ("directions", "Does training keep its direction?"),
+    ("directions", "Which way does training go?"),
     ("noise", "Is the batch large enough?"),
     ("dimension", "How many directions hold the changes?"),
     ("bounds", "What the path length bounds"),

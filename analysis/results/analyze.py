@@ -182,7 +182,11 @@ def assemble(scopes: Scopes) -> LabelledArrays:
 def _bound_inputs(scopes: Scopes) -> bounds.Inputs:
     logged, given = scopes.scalar_sums(scopes.plan.whole).scalars, scopes.plan.options.bounds
     optimizer = optimizer_name(scopes.run.header.provenance)
-    return bounds.inputs(logged.get("loss"), logged.get("lr"), given.eta, given.lowest_loss, given.diameter, optimizer)
+    found = bounds.inputs(logged.get("loss"), logged.get("lr"), given.eta, given.lowest_loss, given.diameter, optimizer)
+    needs = {"first_loss": "loss", "regret": "loss", "eta": "lr"}
+    joined = {key for key, name in needs.items() if name in scopes.run.scalar_sources}
+    sources = {key: text.replace("logged", "joined") if key in joined else text for key, text in found.sources.items()}
+    return dataclasses.replace(found, sources=sources)
 
 
 def _events(events: Events) -> Values:

@@ -14,7 +14,7 @@ from gradlog.analysis.streaming.scalar_sums import ScalarSums
 
 def of_run(run: Run, spec: AnalysisSpec, counted: ScalarSums, of_all: Evidence) -> list[str]:
     """Say what is irregular about the rows themselves."""
-    info, said = run.info, []
+    info, said = run.info, list(run.scalar_sources.values())
     if info["every"] > 1:
         said.append(f"every={info['every']}: increments span {info['every']} optimizer steps")
     if info["gaps"]:

@@ -12,7 +12,8 @@ import numpy as np
 from gradlog.analysis.common.types import Column, Float64
 
 if TYPE_CHECKING:
-    from gradlog.analysis.reading.run import Block, Run
+    from gradlog.analysis.reading.rows import Block
+    from gradlog.analysis.reading.run import Run
 
 BATCH = ("batch_size", "batch")
 CLIP = "clip_coef"

@@ -15,10 +15,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import google_crc32c
-
 from gradlog.analysis.common.text import stem, writable
 from gradlog.analysis.reading.run import Run
+from gradlog.analysis.reading.scalar_files import masked_crc
 from gradlog.analysis.trackers.curves import OVERVIEW, Results
 from gradlog.analysis.trackers.destination import Destination, Tracker
 from gradlog.errors import UnusableInputError
@@ -96,12 +95,7 @@ def record(data: bytes) -> bytes:
     '020000000000000078270b3461621cb0f0f4'
     """
     length = struct.pack("<Q", len(data))
-    return length + _masked_crc(length) + data + _masked_crc(data)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    return length + masked_crc(length) + data + masked_crc(data)
 
 
 def _summary(step: int, value: bytes) -> bytes:

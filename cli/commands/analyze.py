@@ -78,6 +78,7 @@ class Answer:
 @options.steps_per_epoch
 @options.burn_in
 @options.view
+@options.scalars
 @options.output("--full", is_flag=True, help="Print all tables: errors, spectrum, signal, path and bounds, too.")
 @options.json
 @options.output("-o", "--output", "target", callback=output_files.destination, metavar="FILE",
@@ -93,7 +94,8 @@ class Answer:
 @stderr.verbosity
 def analyze(
     runs: tuple[str, ...], as_json: bool, full: bool, target: Path | None, plot: Path | None, force: bool,
-    every: float | None, quiet: bool, view: View, cache: Caching, groups: bool | None, **asked: Unpack[Question],
+    every: float | None, quiet: bool, view: View, scalars: dict[str, str], cache: Caching, groups: bool | None,
+    **asked: Unpack[Question],
 ) -> None:  # fmt: skip
     """Measure predictability and rank of the gradients in RUN.
 
@@ -109,6 +111,7 @@ def analyze(
     Results are kept for later calls in $GRADLOG_CACHE (default: the user's cache folder).
     """
     from gradlog.analysis.comparison.find import the_one
+    from gradlog.analysis.reading.run import open_run
     from gradlog.analysis.results.analyze import analyze_cached
 
     for wanted in (target, plot):
@@ -118,6 +121,8 @@ def analyze(
         raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
     asked["by_group"] = groups is not False
     found = the_one(runs)
+    if scalars and (found is None or every is not None):
+        raise click.UsageError("--scalars belongs to one run, which is not followed")
     if found is None:
         if every is not None:
             raise click.UsageError("--watch follows one run; gradlog report --watch follows several")
@@ -130,7 +135,8 @@ def analyze(
         _follow(answer, view, cache, every, quiet, **asked)
         return
     with stderr.progress("analyze", quiet) as asked["progress"]:
-        result = analyze_cached(found, view, cache, **asked)
+        run = open_run(runs[0], view, scalars) if scalars else found
+        result = analyze_cached(run, view, cache, **asked)
     click.echo("\n".join(answer.lines(result, force)))
 
 

@@ -28,14 +28,17 @@ ABOUT = (
 )
 
 
-@options.command("gradlog events run.zarr", "gradlog events run.zarr --json")
+@options.command(
+    "gradlog events run.zarr", "gradlog events run.zarr --json", "gradlog events run.zarr --scalars logs/run:train/loss"
+)  # fmt: skip
 @click.argument("run")
 @options.view
+@options.scalars
 @options.measured("--window", type=click.IntRange(20), default=64, metavar="N",
                   help="Number of steps that a band is made of.")  # fmt: skip
 @options.json
 @verbosity
-def events(run: str, view: View, window: int, as_json: bool, quiet: bool) -> None:
+def events(run: str, view: View, scalars: dict[str, str], window: int, as_json: bool, quiet: bool) -> None:
     """List the steps at which RUN left its usual course: spikes, jumps, NaN.
 
     Watched are the loss, the norm of the gradient and of its change, the norm of each group, before clipping, and the
@@ -44,8 +47,10 @@ def events(run: str, view: View, window: int, as_json: bool, quiet: bool) -> Non
     """
     from gradlog.analysis import find_events, open_run
 
-    found = find_events(open_run(run, view), window)
-    click.echo("\n".join([json.dumps(found.to_dict(), indent=1, allow_nan=False)] if as_json else text(found)))
+    opened = open_run(run, view, scalars)
+    found = find_events(opened, window)
+    lines = text(found) + [line for said in opened.scalar_sources.values() for line in plain_text.note(said)]
+    click.echo("\n".join([json.dumps(found.to_dict(), indent=1, allow_nan=False)] if as_json else lines))
 
 
 def text(found: Events) -> list[str]:

@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 @options.burn_in
 @options.steps_per_epoch
 @options.view
+@options.scalars
 @options.grouping
 @options.computing
 @stderr.verbosity
 def report(
     runs: tuple[str, ...], target: Path, force: bool, title: str, group_by: tuple[str, ...], replicate: str,
-    every: float | None, quiet: bool, view: View, **asked: Unpack[Asked],
+    every: float | None, quiet: bool, view: View, scalars: dict[str, str], **asked: Unpack[Asked],
 ) -> None:  # fmt: skip
     """Write one HTML page about every RUN, side by side.
 
@@ -54,7 +55,7 @@ def report(
     closed; a browser that shows it loads it again.
     """
     from gradlog.analysis.comparison.find import find, the_one
-    from gradlog.analysis.reading.run import Run
+    from gradlog.analysis.reading.run import Run, open_run
     from gradlog.analysis.report.write import archive_report, html_report
 
     output_files.require_free(target, force)
@@ -71,6 +72,8 @@ def report(
         click.echo(f"{target}  {time.strftime('%Y-%m-%d %H:%M:%S')}  {look.steps:,} steps{then}")
 
     one = the_one(runs)
+    if scalars and (one is None or every is not None):
+        raise click.UsageError("--scalars belongs to one run, which is not followed")
     if every is not None:
         found, lost = (list(runs), []) if one else find(runs)
         watch.follow([*found, *(f.path for f in lost)], page, every, view, show)
@@ -81,5 +84,6 @@ def report(
         click.echo(str(target))
         stderr.tell_failed(failed)
     else:
-        output_files.write_text(page([Run(one, view)]), target, force)
+        run = open_run(runs[0], view, scalars) if scalars else Run(one, view)
+        output_files.write_text(page([run]), target, force)
         click.echo(str(target))

@@ -11,6 +11,7 @@ import xarray as xr
 import gradlog
 from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.measures.interpretation import verdict
+from tests.helpers import stores
 
 USUAL = ["zero", "last", "ema(0.9)", "ema(0.99)", "trend", "ar(8)", "best-ema"]
 
@@ -235,3 +236,21 @@ def test_kappa_over_windows_is_drawn_within_80_columns(call, make_run):
     assert float(high) == pytest.approx(max(values), rel=1e-3)
     assert max(map(len, lines[1:])) <= 80  # the first names the run
     assert "▁" in lines[lines.index("as the run grows") + 1]
+
+
+def test_a_loss_from_a_file_is_used_and_named(call, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((40, 2, 8))
+    path = stores.write_run(tmp_path / "run.zarr", rows, scalars={"lr": np.full(40, 0.1)})
+    table = tmp_path / "history.csv"
+    table.write_text("step,train/loss\n" + "".join(f"{i},{3 - i / 40}\n" for i in range(40)))
+    shown = call("analyze", path, "--full", "--scalars", f"{table}:train/loss")
+    assert shown.code == 0
+    assert "F_0 = 3.000 (joined)" in " ".join(shown.out.split())
+    assert "40 of 40 steps have a loss" in " ".join(shown.out.split())
+    wrong = call("analyze", path, path, "--scalars", table)
+    assert (wrong.code, "--scalars belongs to one run" in wrong.err) == (2, True)
+    assert "40 of 40 steps have a loss" in " ".join(call("events", path, "--scalars", table).out.split())
+    none = call("events", path, "--scalars", f"{table}:accuracy")
+    assert (none.code, none.err.count("\n")) == (1, 1)
+    assert call("report", path, "--scalars", table, "-o", tmp_path / "page.html").code == 0
+    assert "40 of 40 steps have a loss" in (tmp_path / "page.html").read_text()
