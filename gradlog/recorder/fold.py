@@ -21,13 +21,13 @@ class Fold(NamedTuple):
     Attributes
     ----------
     name : str
-        ``"numpy"``, or numba and its version.
+        ``"numpy"``, numba and its version, or what sketches on a device.
     family : type
-        Class of the map.
+        Class of the map on the CPU.
     remark : str
         For the log: what loading took, or why it is numpy.
     failure : str
-        What made numba unusable though it is installed; empty otherwise.
+        What made numba or Triton unusable though it is installed; empty otherwise.
     """
 
     name: str

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gradlog.format.header import RunHeader
+from gradlog.recorder.fold import Fold
 from gradlog.recorder.listeners import Listeners
 from gradlog.recorder.messages import tell
 from gradlog.recorder.options import RecordingOptions
@@ -105,6 +106,11 @@ class Recorder:
         if self.recording is not None:
             return self.recording.builder.projector
         return projector(header.sketch, header.tensors, len(header.groups))
+
+    def sketched_by(self, fold: Fold) -> None:
+        """Tell what an integration sketches with, if not with the run's own map."""
+        if self.recording is not None:
+            self.recording.name_fold(fold)
 
     def record(self, source: Callable[[], Row], step: int | None = None) -> None:
         """Record what a hook gathers; ``source`` runs only for steps that are recorded, and guarded."""

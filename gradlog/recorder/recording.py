@@ -68,7 +68,7 @@ class Recording:
         opened, opening = self._open(plan, layout, new)
         self.path, self.header, writer, self.next = opened
         notify = functools.partial(tell, self.path)
-        self.builder = RowBuilder(self.header, notify, plan.options.chooses, self._name_fold)
+        self.builder = RowBuilder(self.header, notify, plan.options.chooses, self.name_fold)
         self.queue = CommitQueue(self.path, writer, plan.storage, notify, plan.options.journal, opening)
         self._resumed: Mapping[str, object] = {}
         self.steps, self.listeners = Steps(notify), Listeners(notify)
@@ -146,10 +146,12 @@ class Recording:
         self.listeners.complete()
         self.queue.finish(status, reason, closing)
 
-    def _name_fold(self, chosen: Fold) -> None:
+    def name_fold(self, chosen: Fold) -> None:
         """Tell, and store with the segment, what sketches its rows."""
         if chosen.failure:
             tell(self.path, chosen.failure)
+        if self.queue.writer.facts == {"fold": chosen.name}:
+            return
         log.info("%s is sketched by %s%s", self.path, chosen.name, f" ({chosen.remark})" if chosen.remark else "")
         self.queue.writer.facts = {"fold": chosen.name}
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradlog.errors import GradlogWarning
+import gradlog
+from gradlog.analysis import open_run
 from gradlog.integrations.sketch_tables import Part
-from gradlog.integrations.torch import device_fold, triton_fold
+from gradlog.integrations.torch import device_fold, sketchers, triton_fold
 from gradlog.integrations.torch.device_fold import BlockFold, Target
 from gradlog.integrations.torch.device_sketch import DeviceSketch
 from gradlog.sketching.fold_hash import FoldHash
@@ -68,11 +69,13 @@ def test_windows_are_used_where_a_device_adds_them_up(monkeypatch: pytest.Monkey
     assert not device_fold.reads_windows.__wrapped__(cpu)
 
 
-def test_a_triton_that_does_not_work_costs_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_triton_that_does_not_work_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     gpu, cpu = Target(torch.device("cuda"), torch.float32), Target(torch.device("cpu"), torch.float32)
     triton_fold.kernels_for.cache_clear()
     monkeypatch.setattr(triton_fold, "find_spec", lambda name: None)
-    assert triton_fold.kernels_for(gpu) is None  # and nothing is said of what is not there
+    assert triton_fold.kernels_for(gpu) == ""  # and nothing is said of what is not there
 
     def broken(name: str) -> ModuleType:
         raise OSError("no compiler\nfound")
@@ -80,11 +83,22 @@ def test_a_triton_that_does_not_work_costs_one_warning(monkeypatch: pytest.Monke
     monkeypatch.setattr(triton_fold, "find_spec", lambda name: name)
     monkeypatch.setattr(triton_fold, "import_module", broken)
     triton_fold.kernels_for.cache_clear()
-    with pytest.warns(GradlogWarning, match=r"plain torch sketches on the GPU \(OSError: no compiler found\)"):
-        assert triton_fold.kernels_for(gpu) is None
-    assert triton_fold.kernels_for(gpu) is None  # without a second warning
-    assert isinstance(triton_fold.fold_on(FoldHash(7), [], 1, cpu), BlockFold)
+    why = triton_fold.kernels_for(gpu)
+    assert why == "Triton cannot be used, so torch sketches on the GPU (OSError: no compiler found)"
+    assert triton_fold.kernels_for(cpu) == ""
     triton_fold.kernels_for.cache_clear()
+
+    monkeypatch.setattr(triton_fold, "kernels_for", lambda to: why)
+    monkeypatch.setattr(sketchers, "_FORCE_DEVICE", True)
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlog.attach(optimizer, tmp_path / "run.zarr", model=model, on_error="raise") as log:
+        for _ in range(3):
+            model(torch.ones(2, 3)).sum().backward()
+            optimizer.step()
+    assert [str(one.message) for one in recwarn] == [f"{log.path}: {why}"]
+    segments = open_run(log.path).info["segments"]
+    assert [s["fold"] for s in segments] == [f"torch {torch.__version__} on cpu"]
 
 
 def test_nan_stays_in_its_group_and_out_of_the_next_step() -> None:

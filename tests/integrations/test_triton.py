@@ -17,6 +17,7 @@ pytest.importorskip("triton")
 import torch
 
 import gradlog
+from gradlog.analysis import open_run
 from gradlog.integrations.torch import sketchers, triton_fold
 from gradlog.integrations.torch.device_fold import Target
 from gradlog.integrations.torch.device_sketch import DeviceSketch
@@ -108,6 +109,8 @@ def test_a_run_by_kernels_is_the_run_by_numpy(
             optimizer.step()
         log.close()
         rows.append(recorded(log.path))
+    told = [segment["fold"] for segment in open_run(tmp_path / "True.zarr").info["segments"]]
+    assert told == [f"{interpreted.VERSION} on cpu"]
     np.testing.assert_allclose(rows[0].sketch, rows[1].sketch, rtol=0, atol=1e-5)
     np.testing.assert_allclose(rows[0].norm2, rows[1].norm2, rtol=1e-5)
     assert np.abs(rows[1].sketch).max() > 0.1

@@ -29,6 +29,11 @@ class DeviceSketch:
         Where the tensors are.
     dtype : torch.dtype
         Precision of the sums: float32 for gradients, float64 where sketches of parameters will be subtracted.
+
+    Attributes
+    ----------
+    by : Fold
+        What sketches, for the log.
     """
 
     def __init__(
@@ -41,7 +46,7 @@ class DeviceSketch:
         self._t, self._order = self._to.put(t), self._to.put(order, torch.int64)
         self._sign = self._to.put(sign[order])
         self._codes: dict[str, torch.Tensor] = {}
-        self._fold = fold_on(S, parts, groups, self._to)
+        self._fold, self.by = fold_on(S, parts, groups, self._to)
 
     def zero(self) -> Folded:
         """Return what nothing folds to."""

@@ -20,11 +20,16 @@ from gradlog.integrations.sketch_tables import Part, pieces, tables
 from gradlog.integrations.torch.device_sketch import DeviceSketch
 from gradlog.integrations.torch.flats import Few, Flat, Folded
 from gradlog.integrations.torch.types import Floats
+from gradlog.recorder.fold import Fold
 from gradlog.sketching.fold_hash import FoldHash, from_spec
 
 
 class PartSketch(Protocol):
     """Sketches parts in two stages, so that one row can be added up from several calls."""
+
+    @property
+    def by(self) -> Fold | None:
+        """What sketches, for the log; None where coordinates are stored as they are."""
 
     def zero(self) -> Folded:
         """Return what nothing folds to."""
@@ -57,6 +62,8 @@ def sketch_on(device: torch.device, header: RunHeader, parts: Sequence[Part], pr
 
 class _HostSketch:
     """The same on the CPU in numpy, every sum in float64. Arguments as for :class:`DeviceSketch`."""
+
+    by = Fold("numpy", FoldHash)
 
     def __init__(self, S: FoldHash, parts: Sequence[Part], groups: int) -> None:
         self._S, self._parts, self._groups = S, parts, groups
@@ -103,6 +110,8 @@ class _HostSketch:
 
 class _ExactSketch:
     """The coordinates themselves, zero padded, in float64; for small models."""
+
+    by = None
 
     def __init__(self, parts: Sequence[Part], groups: int, k: int) -> None:
         self._parts, self._shape = parts, (groups, k)

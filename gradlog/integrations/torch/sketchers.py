@@ -15,6 +15,7 @@ from gradlog.integrations.torch.flats import Folded, flat
 from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
 from gradlog.integrations.torch.sketch import fetch, sketch_on
 from gradlog.integrations.torch.types import Floats, Number
+from gradlog.recorder.fold import Fold
 from gradlog.recorder.recorder import Recorder
 from gradlog.recorder.row_builder import Fill
 from gradlog.sketching.projector import Projector
@@ -83,6 +84,13 @@ class Measure:
             members = [i for i, d in enumerate(devices) if d == device]
             self._on.append((members, sketch_on(device, header, [parts[i] for i in members], precise, _FORCE_DEVICE)))
 
+    @property
+    def by(self) -> Fold | None:
+        """What sketches; of several devices, all."""
+        folds = [on.by for _, on in self._on if on.by is not None]
+        names = ", ".join(dict.fromkeys(one.name for one in folds))
+        return folds[0]._replace(name=names, failure=max(one.failure for one in folds)) if folds else None
+
     def begin(self) -> Sums:
         """Return the sums of nothing."""
         return [on.zero() for _, on in self._on]
@@ -134,11 +142,18 @@ def measure_for(
     recorder: Recorder, header: RunHeader, params: Sequence[torch.Tensor], in_parts: bool = False
 ) -> HostMeasure | Measure:
     """Choose the way from parameters like these to a row, which may be added up ``in_parts``."""
-    if header.what == "update":
-        return Measure(header, params, precise=True)
-    if not in_parts and all(p.device.type == "cpu" and not is_sharded(p) for p in params) and not _FORCE_DEVICE:
+    precise = header.what == "update"
+    if (
+        not precise
+        and not in_parts
+        and all(p.device.type == "cpu" and not is_sharded(p) for p in params)
+        and not _FORCE_DEVICE
+    ):
         return HostMeasure(header, recorder.projector(header))
-    return Measure(header, params)
+    measure = Measure(header, params, precise)
+    if measure.by is not None:
+        recorder.sketched_by(measure.by)
+    return measure
 
 
 _FORCE_DEVICE = False

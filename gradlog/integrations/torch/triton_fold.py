@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradlog.errors import GradlogWarning
 from gradlog.integrations.sketch_tables import Part, pieces, tables
 from gradlog.integrations.torch.device_fold import BlockFold, Target
 from gradlog.integrations.torch.flats import Flat
+from gradlog.recorder.fold import Fold
 from gradlog.sketching.fold_hash import FoldHash
 
 COLUMNS = 1024
@@ -105,24 +104,29 @@ def _readable(x: Flat) -> torch.Tensor | None:
     return (x if x.dtype in KINDS else x.float()) if isinstance(x, torch.Tensor) else None
 
 
-def fold_on(S: FoldHash, parts: Sequence[Part], groups: int, to: Target) -> BlockFold | TritonFold:
-    """Return the best fold that works on a device."""
+def fold_on(S: FoldHash, parts: Sequence[Part], groups: int, to: Target) -> tuple[BlockFold | TritonFold, Fold]:
+    """Return the best fold that works on a device, and what there is to tell of it."""
     kernels = kernels_for(to)
-    return TritonFold(kernels, S, parts, groups, to) if kernels else BlockFold(S, parts, groups, to)
+    if isinstance(kernels, ModuleType):
+        return TritonFold(kernels, S, parts, groups, to), Fold(f"{kernels.VERSION} on {to.device.type}", FoldHash)
+    name = f"torch {torch.__version__} on {to.device.type}"
+    return BlockFold(S, parts, groups, to), Fold(name, FoldHash, failure=kernels)
 
 
 @functools.cache
-def kernels_for(to: Target) -> ModuleType | None:
-    """Compile the kernels for all dtypes and try them; None where there is no Triton or GPU. Nothing here raises."""
+def kernels_for(to: Target) -> ModuleType | str:
+    """Compile the kernels for all dtypes and try them. Nothing here raises.
+
+    An empty string where Triton is not there or does not serve the device; where it fails, why.
+    """
     if to.device.type != "cuda" or find_spec("triton") is None:
-        return None
+        return ""
     try:
         kernels = import_module("gradlog.integrations.torch.triton_kernels")
         require_same_sums(kernels, to)
     except Exception as error:  # of a compiler, anything may be raised
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        warnings.warn(f"Triton cannot be used, so plain torch sketches on the GPU ({reason})", GradlogWarning, 2)
-        return None
+        return f"Triton cannot be used, so torch sketches on the GPU ({reason})"
     return kernels
 
 
