@@ -69,12 +69,13 @@ def sign(u: np.ndarray) -> np.ndarray:
     return np.where(u % 2 == 1, -1, 1).astype(np.float32)
 
 
-def fold_hash(spec: dict[str, Any], tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """Sketch of one group: its tensors by name, in order."""
+def fold_hash(spec: dict[str, Any], tensors: dict[str, np.ndarray], places: dict[str, int] | None = None) -> np.ndarray:
+    """Sketch of one group: its tensors by name, in order, and the places of those that have one."""
     k, m = spec["k"], spec["m"]
-    base = f"fold-hash/1|seed={spec['seed']}|m={m}"
+    base = f"{spec['kind']}|seed={spec['seed']}|m={m}"
     t, e = sign(words(f"{base}|t", m)), words(f"{base}|k={k}", m)
-    order = sorted(range(m), key=lambda i: (int(e[i]) // 2, i))
+    blocks = k if spec["kind"] == "fold-hash/2" else m
+    order = sorted(range(m), key=lambda i: (i // blocks, int(e[i]) // 2, i))
     w = np.zeros(2 * m, np.float32)
     for name, x in tensors.items():
         flat = x.astype(np.float32).reshape(-1)
@@ -82,6 +83,8 @@ def fold_hash(spec: dict[str, Any], tensors: dict[str, np.ndarray]) -> np.ndarra
         for q in range(len(r)):
             row = flat[q * m : (q + 1) * m]
             a, s = sign(r)[q], int(r[q]) // 2 % m
+            if q == 0 and spec["kind"] == "fold-hash/2":
+                s = (places or {}).get(name, s)
             w[s : s + len(row)] += a * t[: len(row)] * row
     v = (w[:m] + w[m:]) * sign(e)
     rows = np.zeros((-(-m // k), k), np.float32)

@@ -11,13 +11,11 @@ from functools import lru_cache
 import numpy as np
 
 from gradlog.errors import UnsupportedError
-from gradlog.format.header import FULL_BITS, RunHeader, SketchSpec
+from gradlog.format.header import FULL_BITS, RunHeader, SketchSpec, TensorInfo
 from gradlog.sketching.fold_hash import from_spec
 
 LONGEST = 2**22
 """Length of a folded vector up to which the map is made anew; the default length is 2**15 up to k = 1024."""
-
-Tensors = tuple[tuple[str, int], ...]
 
 
 def exact_groups(header: RunHeader) -> tuple[bool, ...]:
@@ -31,23 +29,20 @@ def exact_groups(header: RunHeader) -> tuple[bool, ...]:
     sizes = header.group_sizes()
     if header.sketch_bits != FULL_BITS or spec.m > LONGEST or min(sizes, default=0) > spec.k:
         return (False,) * len(header.groups)
-    members: list[list[tuple[str, int]]] = [[] for _ in header.groups]
-    for tensor in header.tensors:
-        if sizes[tensor.group] <= spec.k:
-            members[tensor.group].append((tensor.name, tensor.size))
-    return _without_collisions(spec, tuple(map(tuple, members)))
+    few = tuple(tensor for tensor in header.tensors if sizes[tensor.group] <= spec.k)
+    return _without_collisions(spec, few, len(header.groups))
 
 
 @lru_cache(maxsize=64)
-def _without_collisions(spec: SketchSpec, groups: tuple[Tensors, ...]) -> tuple[bool, ...]:
+def _without_collisions(spec: SketchSpec, tensors: tuple[TensorInfo, ...], groups: int) -> tuple[bool, ...]:
     try:
-        sketch = from_spec(spec)
+        sketch = from_spec(spec, tensors)
     except UnsupportedError:  # a map that this version does not know
-        return (False,) * len(groups)
+        return (False,) * groups
 
-    def separate(tensors: Tensors) -> bool:
-        columns = [sketch.columns(name, size) for name, size in tensors]
+    def separate(group: int) -> bool:
+        columns = [sketch.columns(t.name, t.size) for t in tensors if t.group == group]
         taken = np.concatenate([np.empty(0, np.int64), *columns])
         return len(taken) > 0 and len(np.unique(taken)) == len(taken)
 
-    return tuple(map(separate, groups))
+    return tuple(map(separate, range(groups)))

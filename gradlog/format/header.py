@@ -52,7 +52,7 @@ class SketchSpec:
     Attributes
     ----------
     kind : str
-        ``"fold-hash/1"`` or ``"exact/1"``.
+        ``"fold-hash/1"``, ``"fold-hash/2"`` or ``"exact/1"``.
     k : int
         Coordinates per group. In exact mode the size of the largest group; shorter ones end in zeros.
     m : int
@@ -74,12 +74,16 @@ class SketchSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """One parameter tensor: canonical name, shape, dtype name, and the index of its group."""
+    """One parameter tensor: canonical name, shape, dtype name, and the index of its group.
+
+    ``place``: where it begins in the folded vector, as the map ``fold-hash/2`` has it for tensors of small groups.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     group: int
+    place: int | None = None
 
     @property
     def size(self) -> int:
@@ -88,6 +92,11 @@ class TensorInfo:
         for s in self.shape:
             n *= s
         return n
+
+    def to_attrs(self) -> dict[str, object]:
+        """Return the tensor as it stands in a header."""
+        d = dataclasses.asdict(self)
+        return {key: d[key] for key in d if d[key] is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +142,7 @@ class RunHeader:
         """Attributes of the run's root group."""
         d = dataclasses.asdict(self)
         d["format"] = "{}.{}".format(*self.format)
+        d["tensors"] = [t.to_attrs() for t in self.tensors]
         return {"open_with": OPEN_WITH, ROOT_KEY: d}
 
     @classmethod
@@ -199,6 +209,8 @@ class RunHeader:
         odd = next((t for t in self.tensors if t.group >= len(self.groups)), None)
         if odd is not None:
             raise ValueError(f"tensor {shown(odd.name)} is of group {odd.group}, there are {len(self.groups)}")
+        if any(t.place is not None and t.place + t.size > s.m for t in self.tensors):
+            raise ValueError(f"a tensor with a place must end within sketch.m, which is {s.m:,}")
         if self.chunk > most_rows(len(self.groups), s.k):
             raise ValueError(
                 f"a chunk of {self.chunk:,} rows of {len(self.groups):,} groups x {s.k:,} numbers would take "
@@ -262,6 +274,7 @@ class SegmentHeader:
     def to_attrs(self) -> dict[str, object]:
         """Attributes of the segment group."""
         d = dataclasses.asdict(self)
+        d["joined"] = [t.to_attrs() for t in self.joined]
         return {SEGMENT_KEY: {key: d[key] for key in d if d[key] or key not in _OPTIONAL}}
 
     @classmethod
@@ -343,7 +356,10 @@ def _tensors(values: object, what: str) -> tuple[TensorInfo, ...]:
         if len(sizes) < len(shape):
             raise ValueError(f"the sizes of a tensor must be whole numbers from 0 to 2^60, got {shown(shape)}")
         group = whole_number(tensor["group"], 0, 2**20, "the group of a tensor")
-        found.append(TensorInfo(text(tensor["name"], "name"), sizes, text(tensor["dtype"], "dtype"), group))
+        place = tensor.get("place")
+        if place is not None:
+            place = whole_number(place, 0, limits.FOLDED, "the place of a tensor")
+        found.append(TensorInfo(text(tensor["name"], "name"), sizes, text(tensor["dtype"], "dtype"), group, place))
     return tuple(found)
 
 

@@ -56,7 +56,7 @@ class JaxSketch:
         self._tensors = header.tensors
         self._exact = header.sketch.exact
         if not self._exact:
-            S = from_spec(header.sketch)
+            S = from_spec(header.sketch, header.tensors)
             self._m = S.spec.m
             self._t, self._sign, self._order = tables(S)
             self._rows = [pieces(S, Part(t.name, t.group, t.size)) for t in header.tensors]

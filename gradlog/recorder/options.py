@@ -13,6 +13,7 @@ from typing import Literal, SupportsIndex, TypedDict, TypeVar, Unpack, cast
 
 from gradlog.format.header import CODECS, FULL_BITS, MOST_EVERY, MOST_RANK, STAGES
 from gradlog.format.layout import MOST_ROWS
+from gradlog.sketching.fold_hash import RANDOM_MAPS
 from gradlog.sketching.groups import Groups
 from gradlog.storage.settings import Storage
 
@@ -28,6 +29,7 @@ class HookKeywords(TypedDict, total=False):
 
     k: int | Literal["exact"]
     seed: int
+    sketch: Literal["fold-hash/1", "fold-hash/2"]
     groups: Groups
     include: str | Sequence[str] | None
     exclude: str | Sequence[str] | None
@@ -68,6 +70,10 @@ class RecordingOptions:
         Numbers stored per group and step; ``"exact"`` stores the gradient itself.
     seed : int
         Seed of the random map.
+    sketch : {"fold-hash/1", "fold-hash/2"}
+        Kind of the random map. ``"fold-hash/2"`` keeps groups of at most ``k`` parameters without any error, for which
+        ``groups="tensors"`` is worth it; its rows compare with those of its own kind only. A run that is continued
+        keeps its kind.
     groups : "blocks", "all", "tensors", mapping or callable
         Which parameters share a sketch: those of a module (at most 16 groups), all, each tensor alone,
         ``{group: regex}``, or a function from parameter name to group name. None leaves one out.
@@ -134,6 +140,7 @@ class RecordingOptions:
 
     k: int | Literal["exact"] = 256
     seed: int = 0
+    sketch: Literal["fold-hash/1", "fold-hash/2"] = "fold-hash/1"
     groups: Groups = "blocks"
     include: str | Sequence[str] | None = None
     exclude: str | Sequence[str] | None = None
@@ -158,6 +165,7 @@ class RecordingOptions:
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, (None, *MODES))
+        _one_of("sketch", self.sketch, RANDOM_MAPS)
         _one_of("stage", self.stage, STAGES)
         _one_of("on_error", self.on_error, ("warn", "raise"))
         _one_of("codec", self.codec, (None, *CODECS))

@@ -38,14 +38,19 @@ class Plan:
         """How the store is opened and waited for."""
         return self.options.storage or Storage()
 
-    def header(self, layout: Layout) -> RunHeader:
-        """Header of a new run of these parameters."""
+    def header(self, layout: Layout, kind: str = "") -> RunHeader:
+        """Header of a new run of these parameters; ``kind``: of the random map, where another is asked for."""
         if self.ticket is not None:
             return self.ticket.header
         options = self.options
         names, tensors, sizes = self._divided(layout)
         k, rounded = options.k, options.sketch_bits < FULL_BITS
-        spec = fold_hash.exact_spec(sizes) if k == "exact" else fold_hash.fold_hash_spec(k, options.seed)
+        if k == "exact":
+            spec = fold_hash.exact_spec(sizes)
+        else:
+            spec = fold_hash.fold_hash_spec(k, options.seed, kind=kind or options.sketch)
+        if spec.kind == fold_hash.FOLD_HASH_2:
+            tensors = fold_hash.placed(tensors, spec.k)
         return RunHeader(
             sketch=spec,
             groups=names,

@@ -17,6 +17,7 @@ from gradlog.format.names import META, PARTIAL_FILE
 from gradlog.recorder.messages import tell
 from gradlog.recorder.plan import Layout, Plan
 from gradlog.sketching import groups as grouping
+from gradlog.sketching.fold_hash import RANDOM_MAPS
 from gradlog.storage import liveness
 from gradlog.storage.commit import (
     SegmentWriter,
@@ -90,6 +91,8 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
     if header.uuid != wanted.uuid:
         if plan.options.mode == "w":
             raise _raced(plan.path)
+        if header.sketch.kind in RANDOM_MAPS and wanted.sketch.kind in RANDOM_MAPS:  # a run keeps its kind
+            wanted = plan.header([t for t in layout if t[0] not in earlier], header.sketch.kind)
         require_same(header, wanted, plan.path)
     updates = plan.options.updates if plan.ticket is None else plan.ticket.segment.update
     if before and before[-1].update != updates:
@@ -275,7 +278,10 @@ def _joined(
             joined.append(earlier[name])
     if new and header.sketch.exact:
         raise SpecMismatchError(f"k='exact' fixes the coordinates of a run: {new[0][0]!r} cannot join it")
-    names, index = [t.name for t in header.tensors], [t.group for t in header.tensors]
+    near = [t for t in header.tensors if t.place is None]
+    if new and not near:
+        raise SpecMismatchError(f"all groups of the run are stored without error: {new[0][0]!r} cannot join one")
+    names, index = [t.name for t in near], [t.group for t in near]
     joined += [TensorInfo(n, tuple(s), d, grouping.nearest(n, names, index)) for n, s, d in new]
     return tuple(joined)
 

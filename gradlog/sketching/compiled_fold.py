@@ -9,7 +9,7 @@ over slices, from which numba knows that they are contiguous; they do not hold t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numba
@@ -43,8 +43,8 @@ def compiled(signature: str) -> Callable[[Loop], Loop]:
 class CompiledFoldHash(FoldHash):
     """The map of :class:`FoldHash`. Parameters and errors as of that."""
 
-    def __init__(self, k: int, seed: int = 0, m: int | None = None) -> None:
-        super().__init__(k, seed, m)
+    def __init__(self, k: int, seed: int = 0, m: int | None = None, places: Mapping[str, int] | None = None) -> None:
+        super().__init__(k, seed, m, places)
         self._t8 = self._t.astype(np.int8)
         self._order32 = self._order.astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""The linear sketch R^d -> R^k of a gradient, ``fold-hash/1``, and the exact mode for small models.
+"""The linear sketches R^d -> R^k of a gradient, ``fold-hash/1`` and ``/2``, and the exact mode for small models.
 
 Two linear stages. *Fold* cuts each tensor (C order) into rows X_q of m floats and adds them up, ::
 
@@ -14,6 +14,11 @@ signs, columns summed. Two entries share a column with probability at most 1/k. 
 No coordinate is ever dropped, hence no assumption on x. The count sketch is of Charikar, Chen and Farach-Colton
 (2002); its variance bound is of Weinberger et al. (2009).
 
+``fold-hash/2`` differs in two points, so that a group of at most k entries has no error at all. Its tensors are not
+rotated at random but begin at places of their own among the first k of w. And the random arrangement permutes each k
+consecutive entries of w within themselves, so that these never share a column. Then the sketch of such a group is a
+signed permutation of its gradient. Others share a column with probability at most 1/k as before: the bound above holds.
+
 t and the second stage are shared by all tensors and groups, and a row is keyed by (tensor name, offset): sketches of
 shards, micro-batches, ranks and groups of the same spec simply add up.
 
@@ -26,20 +31,23 @@ numpy release and thread count gives the same bytes. (Squared norms do use BLAS 
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import UnsupportedError
 from gradlog.format.codec import Numbers
-from gradlog.format.header import SketchSpec
+from gradlog.format.header import SketchSpec, TensorInfo
 from gradlog.sketching.small_groups import Scatter
 
 Floats = NDArray[np.float32]
-FOLD_HASH, EXACT = "fold-hash/1", "exact/1"
+FOLD_HASH, FOLD_HASH_2, EXACT = "fold-hash/1", "fold-hash/2", "exact/1"
+RANDOM_MAPS = (FOLD_HASH, FOLD_HASH_2)
 
 _BLOCK = 8192
 """Longest dot product: OpenBLAS wakes its threads above 10,000 entries, and float32 sums stay accurate."""
@@ -58,7 +66,7 @@ def default_m(k: int) -> int:
 
 
 class FoldHash:
-    """The map S of ``fold-hash/1``; one object serves one thread.
+    """The map S of ``fold-hash/1``, or with ``places`` of ``fold-hash/2``; one object serves one thread.
 
     Parameters
     ----------
@@ -68,6 +76,8 @@ class FoldHash:
         Any integer; the same seed gives the same map.
     m : int, optional
         Length of the folded vector, at least ``k``. By default :func:`default_m`.
+    places : mapping of str to int, optional
+        Where in the folded vector the tensors of these names begin, which others do at a random place.
 
     Raises
     ------
@@ -82,15 +92,16 @@ class FoldHash:
     True
     """
 
-    def __init__(self, k: int, seed: int = 0, m: int | None = None) -> None:
-        self.spec = fold_hash_spec(k, seed, m)
-        m = self.spec.m
-        self._key = f"{FOLD_HASH}|seed={self.spec.seed}|m={self.spec.m}"
+    def __init__(self, k: int, seed: int = 0, m: int | None = None, places: Mapping[str, int] | None = None) -> None:
+        self.spec = fold_hash_spec(k, seed, m, FOLD_HASH if places is None else FOLD_HASH_2)
+        m, self._begins = self.spec.m, places or {}
+        self._key = f"{self.spec.kind}|seed={self.spec.seed}|m={self.spec.m}"
         self._t = _aligned(m)
         self._t[:] = _signs(_words(f"{self._key}|t", m))
         words = _words(f"{self._key}|k={self.spec.k}", m)
         self._sign = _signs(words)
-        self._order = np.argsort(words >> np.uint64(1), kind="stable")
+        block = np.zeros(m, np.int64) if places is None else np.arange(m) // k
+        self._order = np.lexsort((words >> np.uint64(1), block))
         self._rows: dict[str, NDArray[np.int64]] = {}
         self._scratch = _aligned(m)
         self._columns = np.zeros((-(-m // k), k), np.float32)
@@ -148,6 +159,8 @@ class FoldHash:
             words = _words(f"{self._key}|tensor={name}", n)
             shifts = (words >> np.uint64(1)) % np.uint64(self.spec.m)
             codes = (2 * shifts + (words & np.uint64(1))).astype(np.int64)
+            if n and name in self._begins:
+                codes[0] = 2 * self._begins[name] + (codes[0] & 1)
             self._rows[name] = codes
         return codes[:n]
 
@@ -195,23 +208,40 @@ class FoldHash:
         return norm2
 
 
-def from_spec(spec: SketchSpec, family: type[FoldHash] = FoldHash) -> FoldHash:
-    """Regenerate the map from its spec; ``family``: the class that computes it.
+def from_spec(spec: SketchSpec, tensors: Sequence[TensorInfo] = (), family: type[FoldHash] = FoldHash) -> FoldHash:
+    """Regenerate the map from its spec and the tensors of the run; ``family``: the class that computes it.
 
     Raises
     ------
     UnsupportedError
         The kind is not a random map that this version knows.
     """
-    if spec.kind != FOLD_HASH:
+    if spec.kind not in RANDOM_MAPS:
         raise UnsupportedError(
-            f"no random map for sketch kind {spec.kind!r}: known kinds are {FOLD_HASH!r}, and {EXACT!r} which "
-            "stores the coordinates themselves; a newer gradlog may know this one"
+            f"no random map for sketch kind {spec.kind!r}: known kinds are {FOLD_HASH!r}, {FOLD_HASH_2!r}, and "
+            f"{EXACT!r} which stores the coordinates themselves; a newer gradlog may know this one"
         )
-    return family(spec.k, spec.seed, spec.m)
+    places = {t.name: t.place for t in tensors if t.place is not None} if spec.kind == FOLD_HASH_2 else None
+    return family(spec.k, spec.seed, spec.m, places)
 
 
-def fold_hash_spec(k: int, seed: int = 0, m: int | None = None) -> SketchSpec:
+def placed(tensors: Sequence[TensorInfo], k: int) -> tuple[TensorInfo, ...]:
+    """Tensors with the places that ``fold-hash/2`` has for those of groups of at most ``k`` coordinates.
+
+    >>> sizes = {"a": 3, "b": 4, "c": 9}
+    >>> [t.place for t in placed([TensorInfo(n, (s,), "float32", s // 9) for n, s in sizes.items()], 8)]
+    [0, 3, None]
+    """
+    sizes, ends, found = collections.Counter[int](), collections.Counter[int](), []
+    for t in tensors:
+        sizes[t.group] += t.size
+    for t in tensors:
+        found.append(dataclasses.replace(t, place=ends[t.group]) if sizes[t.group] <= k else t)
+        ends[t.group] += t.size
+    return tuple(found)
+
+
+def fold_hash_spec(k: int, seed: int = 0, m: int | None = None, kind: str = FOLD_HASH) -> SketchSpec:
     """Spec of a random map, without the map. Parameters and errors as of :class:`FoldHash`.
 
     >>> fold_hash_spec(64, seed=3)
@@ -220,7 +250,7 @@ def fold_hash_spec(k: int, seed: int = 0, m: int | None = None) -> SketchSpec:
     m = default_m(k) if m is None else m
     if k < 1 or m < k:
         raise ValueError(f"a sketch needs k >= 1 and m >= k, got k={k}, m={m}")
-    return SketchSpec(kind=FOLD_HASH, k=int(k), m=int(m), seed=int(seed))
+    return SketchSpec(kind=kind, k=int(k), m=int(m), seed=int(seed))
 
 
 def exact_spec(group_sizes: Sequence[int]) -> SketchSpec:

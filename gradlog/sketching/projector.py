@@ -51,7 +51,7 @@ def projector(
         raise ValueError(f"tensor names must be unique, {twice!r} occurs more than once")
     if spec.exact:
         return _ExactProjector(spec, tensors, groups)
-    return _SketchProjector(from_spec(spec, family), tensors, groups)
+    return _SketchProjector(from_spec(spec, tensors, family), tensors, groups)
 
 
 class Projector(abc.ABC):

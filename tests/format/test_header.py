@@ -32,7 +32,7 @@ from gradlog.storage.liveness import process_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-NAMES = ["sketched", "joined", "exact", "ranks", "compacted", "rounded", "killed", "halves", "updates"]
+NAMES = ["sketched", "joined", "exact", "ranks", "compacted", "rounded", "killed", "halves", "updates", "placed"]
 SEGMENT = "seg-000000-r0000"
 
 
@@ -145,7 +145,7 @@ def test_the_second_reader_imports_neither_zarr_nor_gradlog() -> None:
     assert not re.search(r"^\s*(import|from) (zarr|gradlog)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["sketched", "ranks", "rounded", "killed", "halves"])
+@pytest.mark.parametrize("name", ["sketched", "ranks", "rounded", "killed", "halves", "placed"])
 def test_a_sketch_regenerated_from_its_spec_is_the_recorded_one(name: str) -> None:
     """The map is pinned: by the second reader from the document, by this library from the header."""
     header = open_run(GOLDEN / f"{name}.zarr").header
@@ -157,7 +157,8 @@ def test_a_sketch_regenerated_from_its_spec_is_the_recorded_one(name: str) -> No
         projector(header.sketch, header.tensors, len(header.groups)).project(list(grads.values()), out, norm2)
         for g in range(len(header.groups)):
             tensors = {t["name"]: grads[t["name"]] for t in raw["tensors"] if t["group"] == g}
-            again = second.round_bits(second.fold_hash(raw["sketch"], tensors), raw["sketch_bits"])
+            places = {t["name"]: t["place"] for t in raw["tensors"] if "place" in t}
+            again = second.round_bits(second.fold_hash(raw["sketch"], tensors, places), raw["sketch_bits"])
             assert same(again, rows["sketch"][i, g])
             assert same(again, second.round_bits(out[g], raw["sketch_bits"]))
 
@@ -171,18 +172,28 @@ def test_snapshots_of_the_parameters_are_sketches_by_the_same_map() -> None:
     assert same(second.fold_hash(raw.header["sketch"], tensors), found[21][1])
 
 
-def test_a_parameter_that_joined_is_part_of_the_later_segment_only() -> None:
-    raw = second.Run(GOLDEN / "joined.zarr")
+@pytest.mark.parametrize(("store", "group"), [("joined", 1), ("placed", 0)])
+def test_a_parameter_that_joined_is_part_of_the_later_segment_only(store: str, group: int) -> None:
+    raw = second.Run(GOLDEN / f"{store}.zarr")
     (new,) = raw.segments["seg-000001-r0000"].header["joined"]
-    assert (new["name"], new["shape"], new["group"]) == ("h.1.weight", [6, 5], 1)
+    assert (new["name"], new["shape"], new["group"]) == ("h.1.weight", [6, 5], group)
     grads = make.gradient(7, {**make.SHAPES, "h.1.weight": (6, 5)})
-    names = [t["name"] for t in [*raw.header["tensors"], new] if t["group"] == 1]
+    names = [t["name"] for t in [*raw.header["tensors"], new] if t["group"] == group]
     again = second.fold_hash(raw.header["sketch"], {n: grads[n] for n in names})
-    assert same(again, expected("joined")["seg-000001-r0000"]["sketch"][1, 1])
+    assert same(again, expected(store)["seg-000001-r0000"]["sketch"][1, group])
+
+
+def test_small_groups_of_the_second_map_are_stored_without_error() -> None:
+    found = second.Run(GOLDEN / "placed.zarr")
+    for group, names in ((1, ["h.0.weight", "h.0.bias"]), (2, ["head"])):
+        for t, row in enumerate(found.segments[SEGMENT].rows["sketch"][:, group]):
+            true = np.concatenate([make.gradient(t)[name].ravel() for name in names])
+            assert same(np.sort(np.abs(row))[-len(true) :], np.sort(np.abs(true)))
+            assert not np.sort(np.abs(row))[: -len(true)].any()
 
 
 def test_another_seed_gives_another_sketch() -> None:
-    spec = {"k": 8, "m": 32768, "seed": 6}
+    spec = {"kind": "fold-hash/1", "k": 8, "m": 32768, "seed": 6}
     g = make.gradient(0)
     assert not np.array_equal(second.fold_hash(spec, g), second.fold_hash(spec | {"seed": 5}, g))
 

@@ -1,6 +1,6 @@
 """Write the golden stores of format 1 and, beside each, the values that were recorded.
 
-    PYTHONPATH=. python tests/golden/make.py        # from the root of a checkout
+    PYTHONPATH=. python tests/golden/make.py placed # from the root of a checkout: the store of this name
 
 They are kept as they are from release to release: every later version must read them. Run this only for a store that
 is new, or for a new major version of the format.
@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,13 +248,27 @@ def halves(path: Path) -> dict[str, Rows]:
     return {"seg-000000-r0000": r.rows()}
 
 
-STORES = (sketched, joined, exact, ranks, compacted, rounded, killed, halves, updates)
+def placed(path: Path) -> dict[str, Rows]:
+    """Map ``fold-hash/2``: two groups of three are stored without error; a parameter joins the other one."""
+    r = Recorder(path, groups={"embed": "^embed", "body": r"^h\.", "head": "^head"}, sketch="fold-hash/2", k=36)
+    for t in range(6):
+        r.step(t, gradient(t), loss=float(t))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GradlogWarning)
+        more = r.join({"h.1.weight": (6, 5)})
+    for t in range(6, 12):
+        more.step(t, gradient(t, {**SHAPES, "h.1.weight": (6, 5)}), loss=float(t))
+    r.log.close()
+    return {"seg-000000-r0000": r.rows(), "seg-000001-r0000": more.rows()}
 
 
-def main(folder: Path = HERE) -> None:
-    """Write every store, its rows, and the digests of all files."""
-    digests = {}
-    for make in STORES:
+STORES = (sketched, joined, exact, ranks, compacted, rounded, killed, halves, updates, placed)
+
+
+def main(folder: Path = HERE, names: Sequence[str] = ()) -> None:
+    """Write every store, its rows, and the digests of all files; or those of these names only."""
+    digests = json.loads((folder / "digests.json").read_text()) if names else {}
+    for make in [make for make in STORES if not names or make.__name__ in names]:
         path = folder / f"{make.__name__}.zarr"
         shutil.rmtree(path, ignore_errors=True)
         found = make(path)
@@ -267,5 +281,5 @@ def main(folder: Path = HERE) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv = ["tests/golden/make.py"]
-    main()
+    chosen, sys.argv = sys.argv[1:], ["tests/golden/make.py"]
+    main(names=chosen)

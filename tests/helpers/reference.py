@@ -116,10 +116,10 @@ def shuffled_ranks(G: Rows, lengths: Any, eps: Sequence[float], draws: int, seed
     return np.array(found, float)
 
 
-def fold_hash_matrix(spec, name, size):
-    """The dense S (k, size) of tensor ``name`` under fold-hash/1, one entry at a time from its definition."""
+def fold_hash_matrix(spec, name, size, begins=None):
+    """The dense S (k, size) of tensor ``name``, which may begin at a place, one entry at a time by its definition."""
     k, m = spec.k, spec.m
-    base = f"fold-hash/1|seed={spec.seed}|m={m}"
+    base = f"{spec.kind}|seed={spec.seed}|m={m}"
 
     def words(key, n):
         stream = hashlib.shake_256(key.encode()).digest(8 * n)
@@ -130,11 +130,12 @@ def fold_hash_matrix(spec, name, size):
 
     t = [sign(u) for u in words(f"{base}|t", m)]
     entry = words(f"{base}|k={k}", m)
-    place = {i: rank for rank, i in enumerate(sorted(range(m), key=lambda i: entry[i] // 2))}
+    block = (lambda i: i // k) if spec.kind == "fold-hash/2" else (lambda i: 0)
+    place = {i: rank for rank, i in enumerate(sorted(range(m), key=lambda i: (block(i), entry[i] // 2)))}
     rows = words(f"{base}|tensor={name}", size // m + 1)
     S = np.zeros((k, size))
     for j in range(size):
         q, i = divmod(j, m)
-        e = (i + (rows[q] // 2) % m) % m
+        e = (i + ((rows[q] // 2) % m if q or begins is None else begins)) % m
         S[place[e] % k, j] = sign(rows[q]) * t[i] * sign(entry[e])
     return S

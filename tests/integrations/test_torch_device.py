@@ -41,8 +41,8 @@ def test_a_fold_in_blocks_is_the_map(
 ) -> None:
     monkeypatch.setattr(device_fold, "WORK", 10 * m)  # several blocks, one of which a tensor fills alone
     monkeypatch.setattr(device_fold, "AT_ONCE", 3)
-    S = FoldHash(7, 3, m)
     parts, flats = parts_and_flats(m)
+    S = FoldHash(7, 3, m, {parts[0].name: 5} if m == 100 else None)
     for i in absent:
         flats[i] = None
     sketch = DeviceSketch(S, parts, 4, torch.device("cpu"))

@@ -53,8 +53,8 @@ def test_kernels_are_the_map(
 ) -> None:
     monkeypatch.setattr(triton_fold, "COLUMNS", 256 if m > 256 else 64)  # two programs each, one of them cut short
     monkeypatch.setattr(triton_fold, "LEAST", 5)  # several segments a group
-    S = FoldHash(7, 3, m)
     parts, flats = parts_and_flats(m)
+    S = FoldHash(7, 3, m, {parts[0].name: 5} if m == 100 else None)
     sketch = DeviceSketch(S, parts, 4, CPU, dtype)
     sketch._fold = TritonFold(interpreted, S, parts, 4, sketch._to)
     seen = []

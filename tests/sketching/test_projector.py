@@ -214,6 +214,6 @@ def test_bad_arguments() -> None:
         projector(SPEC, one((2,)), 1).project([normal(0, 2)], np.empty((1, 8)), np.empty(1))
     with pytest.raises(GradientError, match="expected 1 gradients, got 0"):
         project([], one((2,)), SPEC)
-    for kind in ("exact/1", "fold-hash/2"):
-        with pytest.raises(UnsupportedError, match="known kinds are 'fold-hash/1', and 'exact/1'"):
+    for kind in ("exact/1", "fold-hash/9"):
+        with pytest.raises(UnsupportedError, match="known kinds are 'fold-hash/1', 'fold-hash/2', and 'exact/1'"):
             from_spec(SketchSpec(kind, 4, 16, 0))

@@ -111,7 +111,7 @@ class _Law:
             self.high = float(chi2.isf(level, freedom) / freedom) * (1 + self.rounding)
             meeting = math.inf if s.k == 1 else 1 + math.ceil(math.log(tests / FALSE_ALARM) / math.log(s.k))
             self.ceiling = max(self.high, meeting)
-            self._map = from_spec(s)
+            self._map = from_spec(s, header.tensors)
 
     def crowded(self, header: RunHeader, group: int) -> int:
         """Most coordinates of a group that share a column of the sketch; 0 where the group is too large to count."""

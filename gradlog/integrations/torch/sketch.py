@@ -52,7 +52,7 @@ def sketch_on(device: torch.device, header: RunHeader, parts: Sequence[Part], pr
     groups = len(header.groups)
     if header.sketch.exact:
         return _ExactSketch(parts, groups, header.sketch.k)
-    S = from_spec(header.sketch)
+    S = from_spec(header.sketch, header.tensors)
     if device.type == "cpu" and not force:
         return _HostSketch(S, parts, groups)
     if precise and device.type == "mps":
