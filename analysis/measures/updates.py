@@ -46,8 +46,9 @@ class Products:
         Steps at their ends.
     sums : dict of str to float64 (stretches, scopes, k)
         By coordinate, under names of two letters: ``g`` a gradient, ``u`` its step's update, ``p`` the update before,
-        ``d`` the next gradient less this one, ``t`` the weights. ``gg``, ``gu`` and ``uu`` are over all steps. An
-        ending says over which: ``_p`` those with an update before, ``_d`` with a gradient after, ``_pd`` with both.
+        ``d`` the next gradient less this one, ``t`` the weights at the start. ``gg``, ``gu`` and ``uu`` are over all
+        steps. An ending says over which: ``_p`` those with an update before, ``_d`` with a gradient after, ``_pd`` with
+        both.
     blocks : dict of str to list of float64 (blocks, scopes)
         ``du``, ``uu_d``, ``dp`` and ``up_pd`` by block of steps of each stretch, and ``hh``, the squared norm of the
         minibatch noise in the gradient: NaN where no half batch tells it.
@@ -73,6 +74,7 @@ class Products:
     def together(self) -> Products:
         """All stretches as one."""
         sums = {name: x.sum(axis=0, keepdims=True) for name, x in self.sums.items()}
+        sums["tt"] = self.sums["tt"].mean(axis=0, keepdims=True)
         blocks = {name: [np.concatenate(x)] for name, x in self.blocks.items()}
         return Products(self.first[:1], self.last[-1:], sums, blocks, self.rows.sum(keepdims=True), self.exact)
 
@@ -172,7 +174,7 @@ def _curvatures(
     return (
         _noisy(plain, blocks["du_d"], blocks["uu_d"]),
         _noisy(_where(moved, linear), free, blocks["uu_d"]),
-        _noisy(_where(shared, np.abs(alike) >= ALIKE), blocks["dp_pd"], blocks["up_pd"]),
+        _noisy(_where(shared, alike >= ALIKE), blocks["dp_pd"], blocks["up_pd"]),
     )
 
 

@@ -40,6 +40,7 @@ CHAPTERS: tuple[tuple[figures.SectionName, str], ...] = (
     ("training", "What training did meanwhile"),
     ("predictability", "How predictable is the next gradient?"),
     ("directions", "Which way does training go?"),
+    ("updates", "What do the steps make of the gradient?"),
     ("noise", "Is the batch large enough?"),
     ("dimension", "How many directions hold the changes?"),
     ("bounds", "What the path length bounds"),

@@ -11,6 +11,7 @@ from gradlog.analysis.directions.direction_map import DirectionMap, direction_ma
 from gradlog.analysis.events.events import Events, with_directions
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import built_in
+from gradlog.analysis.measures.updates import GradientAndUpdate
 from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.rewinds import rewinds
 from gradlog.analysis.reading.run import Run
@@ -19,6 +20,7 @@ from gradlog.analysis.results.dataset import to_dataset
 from gradlog.analysis.results.group_time import GroupTime, group_time
 from gradlog.analysis.results.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Question
+from gradlog.analysis.results.updates import gradient_and_update
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +76,8 @@ class Study(Analysis):
         Steps at which the run left its usual course.
     directions : DirectionMap or None
         Of stretches as long as the windows; None where there are none, or where the view "all" goes back at a rewind.
+    updates : GradientAndUpdate or None
+        Where each gradient has an update beside it.
     """
 
     run: Run
@@ -82,6 +86,7 @@ class Study(Analysis):
     series: dict[str, Series]
     events: Events
     directions: DirectionMap | None
+    updates: GradientAndUpdate | None
 
     @property
     def notes(self) -> Mapping[str, object]:
@@ -130,7 +135,9 @@ def study(
     shares = None if windows is None or goes_back else group_time(windows, SHARED)
     left_out = size is None or run.k < 4 or growing or goes_back
     directions = None if left_out else direction_map(run, size, scheduler=options.get("scheduler"))
+    beside = "update" in (document := to_json(result))
+    updates = gradient_and_update(run) if beside else None
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
     events = with_directions(run, Events.of(json.loads(measured.attrs["events"]), run.where))
-    return Study(label, result, windows, run, to_json(result), shares, series, events, directions)
+    return Study(label, result, windows, run, document, shares, series, events, directions, updates)

@@ -23,7 +23,7 @@ from gradlog.analysis.measures.shares import shares
 from gradlog.analysis.measures.spec import Values
 from gradlog.analysis.reading.metadata import Metadata
 from gradlog.analysis.reading.run import Run, View, open_run
-from gradlog.analysis.results import half_batches, warnings
+from gradlog.analysis.results import half_batches, updates, warnings
 from gradlog.analysis.results.execute import Collected, execute
 from gradlog.analysis.results.json_document import to_json
 from gradlog.analysis.results.labelled_arrays import LabelledArrays, labelled
@@ -146,6 +146,9 @@ def assemble(scopes: Scopes) -> LabelledArrays:
     main |= bound_sides(inputs, main)
     if plan.options.spectra.components:
         main |= scopes.components(whole, refined, plan.options.spectra.components)
+    if spec.scale == 1:  # of extreme gradients the rows are scaled, and the updates are not
+        for scope, of_updates in zip([main, *values["group"]], updates.quantities(run, whole.start), strict=False):
+            scope |= of_updates
     main |= scopes.steps(whole) | scopes.clipping(whole) | _events(collected.events)
     shares(
         values["group"], sum((np.asarray(g["path_length"]) for g in values["group"]), np.zeros(len(spec.predictors)))

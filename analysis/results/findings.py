@@ -20,6 +20,9 @@ FEW = 0.1
 NEARLY_ALL = 0.9
 """Share of the energy that is one group's, or of the steps that were clipped, which decides the numbers of all."""
 
+STABLE = 0.5
+"""Share of the edge of stability below which the curvature is said to stay."""
+
 WINDOW = 100
 """Rows of the windows that advice speaks of; a run too short for two of them is not given it."""
 
@@ -66,7 +69,7 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
     """
     parts = (
         _energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _batch, _steps, _events, _group,
-        _uneventful,
+        _update, _uneventful,
     )  # fmt: skip
     found = [finding for part in parts if (finding := part(document, style))]
     found.sort(key=lambda finding: not finding.first)
@@ -309,6 +312,21 @@ def _events(document: Document, style: Style) -> Finding | None:
     step = max(known, key=lambda e: math.inf if e["score"] is None else e["score"])["peak_step"]
     advice = f"gradlog events, and gradlog info --step {step}, show what happened there"
     return Finding(text, advice, "Something odd happened", "events", first=True)
+
+
+def _update(document: Document, style: Style) -> Finding | None:
+    """Say where the updates point, and that they are stable, where the curvature at most makes that certain."""
+    update = document.get("update")
+    if update is None or update["cosine"]["value"] is None:
+        return None
+    text = f"Updates have cosine {style.fixed(update['cosine']['value'], 2, sign=True)} with the negative gradient"
+    if update["previous"]["value"] is not None:
+        text += f" and {style.fixed(update['previous']['value'], 2, sign=True)} with the update before"
+    most, edge = update["curvature"]["high"], update["edge"]["value"]
+    if most is not None and edge is not None and 0 < most < STABLE * edge:
+        text += f"; along them the loss curves at most {style.percent(most / edge)} as much, on average, as at the edge"
+        text += " of stability"
+    return Finding(f"{text}.", figure="curvature")
 
 
 def _uneventful(document: Document, style: Style) -> Finding | None:

@@ -159,6 +159,28 @@ NOISE = (
              "no rows so far apart, or no energy"),
 )  # fmt: skip
 
+NOT_SGD = "the update is no combination of the gradient and the update before"
+
+
+def _of_update(name: str, units: str, text: str, withheld: str = "no step has both neighbours") -> Quantity:
+    return Quantity(f"update_{name}", (), units, text, f"update/{name}/value", INTERVAL_OF_UPDATES, withheld=withheld)
+
+
+INTERVAL_OF_UPDATES = "{} end of its 95 % interval: the sketch's, and for curvatures also the noise of the steps"
+UPDATES = (
+    _of_update("cosine", "1", "cosine of the update and the negative gradient"),
+    _of_update("previous", "1", "cosine of the update and the one before"),
+    _of_update("explained", "1", "share of the update in a combination of the gradient and the update before"),
+    _of_update("rate", "1", "the gradient's coefficient in it, with the sign changed"),
+    _of_update("momentum", "1", "coefficient in it of the update before"),
+    _of_update("relative", "1", "norm of the update over that of the weights", "no snapshot of the weights is near"),
+    _of_update("curvature", "1", "directional curvature along the steps; minibatch noise makes it too large"),
+    _of_update("corrected", "1", "the same without the noise, from half batches", f"no half batches, or {NOT_SGD}"),
+    _of_update("shared", "1", "curvature between successive steps, free of noise", "these have too small a cosine"),
+    _of_update("edge", "1", "curvature at which such steps are unstable, 2 (1 + momentum) / rate", NOT_SGD),
+)
+"""From at most 3,072 steps, of runs that record updates beside gradients, whole and by group."""
+
 OF_EVERY_SCOPE = (
     Quantity("rows", (), "1", "finite rows counted", "rows", whole=True),
     Quantity("energy", (), G2, "sum of squared gradient norms", "energy", SKETCH + "energy"),
@@ -168,6 +190,7 @@ OF_EVERY_SCOPE = (
     Quantity("coherence", (), "1", "mean inner product of different rows over the mean squared norm", "coherence"),
     *RANKS,
     *NOISE,
+    *UPDATES,
 )
 """In the order of the JSON document."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlog.analysis.common.jackknife import pool
+from gradlog.analysis.common.jackknife import ENDS, pool
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.exact_groups import exact_groups
+from gradlog.analysis.measures.spec import Values
 from gradlog.analysis.measures.updates import GradientAndUpdate, Products, compare
 from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.reading.run import Run
@@ -59,7 +61,7 @@ def gradient_and_update(run: Run, rows: int | None = None) -> GradientAndUpdate:
     ``curvature`` is exact on full batches and otherwise too large in the mean, by the share of minibatch noise over the
     learning rate for SGD. ``corrected`` is free of that where half batches were logged and ``edge`` is known.
     ``shared`` is free of it for every optimizer; it is the curvature between successive steps, and known where their
-    cosine is 0.2 or more, or -0.2 or less.
+    cosine is 0.2 or more.
 
     Examples
     --------
@@ -70,7 +72,24 @@ def gradient_and_update(run: Run, rows: int | None = None) -> GradientAndUpdate:
     return compare(products(run, rows), run.groups)
 
 
-def products(run: Run, rows: int | None = None) -> Products:
+def quantities(run: Run, first: int) -> list[Values]:
+    """Measure the whole run from row ``first`` on, and each group; nothing where updates are missing or too few."""
+    if not _pairs(run) or run.n_steps - first < SHORTEST:
+        return []
+    found = compare(products(run, first=first).together, run.groups)
+    estimates = {f"update_{f.name}": getattr(found, f.name) for f in dataclasses.fields(found)[3:]}
+    return [
+        {n + end: x[0, i] for n, e in estimates.items() for end, x in zip(ENDS, (e.value, e.low, e.high), strict=True)}
+        for i in range(len(found.scopes))
+    ]
+
+
+def _pairs(run: Run) -> bool:
+    """Whether the run has updates beside gradients."""
+    return run.header.what != "update" and run.updates is not None
+
+
+def products(run: Run, rows: int | None = None, first: int = 0) -> Products:
     """Read stretches of a run and add up.
 
     Parameters
@@ -79,6 +98,8 @@ def products(run: Run, rows: int | None = None) -> Products:
         With an update beside each gradient.
     rows : int, optional
         Steps of a stretch, side by side. By default at most 48 stretches of 8 to 64 steps, spread over the run.
+    first : int
+        Row at which the first stretch begins.
 
     Raises
     ------
@@ -88,16 +109,17 @@ def products(run: Run, rows: int | None = None) -> Products:
         ``rows`` is less than 1.
     """
     updates = run.updates
-    if updates is None or updates is run.rows:
+    if updates is None or not _pairs(run):
         said = 'attach or open with what=("gradient", "update")'
         raise TooFewStepsError(f"{run.where}: expected an update beside each gradient; {said}")
     if rows is not None and rows < 1:
         raise ValueError(f"expected stretches of 1 step or more, got {rows}")
-    size = rows or min(max(SHORTEST, -(-run.n_steps // STRETCHES)), LONGEST)
-    if run.n_steps < size:
-        raise TooFewStepsError(f"{run.where}: {run.n_steps} steps, at least {size} needed for one stretch")
-    count = run.n_steps // size if rows else min(STRETCHES, run.n_steps // size)
-    starts = np.arange(count) * size if rows else np.linspace(0, run.n_steps - size, count).round().astype(int)
+    steps = run.n_steps - first
+    size = rows or min(max(SHORTEST, -(-steps // STRETCHES)), LONGEST)
+    if steps < size:
+        raise TooFewStepsError(f"{run.where}: {steps} steps, at least {size} needed for one stretch")
+    count = steps // size if rows else min(STRETCHES, steps // size)
+    starts = first + (np.arange(count) * size if rows else np.linspace(0, steps - size, count).round().astype(int))
     exact, noise = exact_groups(run.header), _half_norms(run)
     sums: dict[str, list[Float64]] = {}
     blocks: dict[str, list[Float64]] = {}

@@ -228,30 +228,6 @@ def test_update_rows_telescope(tmp_path, recorded, any_path):
     np.testing.assert_allclose(run.sketch.sum(axis=0, dtype=np.float64), total, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"every": 2}, {"groups": "all", "stage": "preclip"}])
-def test_gradient_and_update_in_one_run_are_those_of_two(tmp_path, recorded, any_path, options):
-    model = mlp()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    whats = ("gradient", "update", ("update", "gradient"))
-    paths = [tmp_path / f"{i}.zarr" for i in range(3)]
-    logs = [
-        gradlog.attach(optimizer, path, model=model, on_error="raise", k=32, what=what, **options)
-        for path, what in zip(paths, whats, strict=True)
-    ]
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss_of(model).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        optimizer.step()
-    for log in logs:
-        log.close()
-    gradient, update, both = map(recorded, paths)
-    assert both.steps == gradient.steps == update.steps
-    np.testing.assert_array_equal(both.sketch, gradient.sketch)
-    np.testing.assert_array_equal(both.norm2, gradient.norm2)
-    np.testing.assert_array_equal(both.run.updates.read(0, len(both.steps)), update.run.rows.read(0, len(both.steps)))
-
-
 def test_update_exact_and_every(tmp_path, recorded):
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

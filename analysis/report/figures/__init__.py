@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import xarray
 
 SectionName = Literal[
-    "configurations", "runs", "groups", "events", "training", "predictability", "directions", "noise", "dimension",
-    "bounds",
+    "configurations", "runs", "groups", "events", "training", "predictability", "directions", "updates", "noise",
+    "dimension", "bounds",
 ]  # fmt: skip
 Draw = TypeVar("Draw", bound=Callable[[Sequence[Study]], list[Figure]])
 

@@ -28,7 +28,11 @@ def test_a_dataset_has_the_variables_of_the_table_and_no_others(result):
     prefixes = sorted((f"{scope}_" for scope in SCOPES if scope), key=len, reverse=True)
     named = {next((str(n).removeprefix(p) for p in prefixes if str(n).startswith(p) and n not in VARIABLES), str(n))
              for n in result.data_vars}  # fmt: skip
-    elsewhere = {"signal_share_run", "signal_share_total", *(n for n in VARIABLES if n.startswith("event_"))}
+    elsewhere = {
+        "signal_share_run",
+        "signal_share_total",
+        *(n for n in VARIABLES if n.startswith(("event_", "update_"))),
+    }
     assert named == set(VARIABLES) - elsewhere  # where the signal is told apart, and where there are events
     for name in named & set(result.data_vars):
         assert result[name].attrs["units"] == VARIABLES[name].units

@@ -1,4 +1,4 @@
-"""Gradients against updates: a loop over rows, curvature that is known, Hessian-vector products, and noise."""
+"""Gradients against updates: a loop over rows, curvature that is known, and noise."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 import gradlog
-from gradlog.analysis import GradientAndUpdate, gradient_and_update, open_run
-from gradlog.analysis.results.updates import products
+from gradlog.analysis import GradientAndUpdate, analyze, gradient_and_update, html_report, open_run, to_json
+from gradlog.analysis.results import updates
+from gradlog.analysis.results.findings import findings
 from gradlog.errors import TooFewStepsError
 from gradlog.format.header import SKIPPED
 from gradlog.recorder.row_builder import Row
 
 BOTH = ("gradient", "update")
+SAMPLE = Path(__file__).resolve().parents[3] / "sample_logs/mlp_wine_exact.zarr"
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -165,41 +167,41 @@ def test_units_change_nothing_but_scales(tmp_path: Path) -> None:
         np.testing.assert_allclose(getattr(other, name).high, factor * getattr(one, name).high, rtol=1e-9)
 
 
-def test_the_curvature_of_full_batches_is_that_of_hessian_vector_products(tmp_path: Path) -> None:
-    """By group, too; and the size of the updates relative to the weights, from the snapshot at the start."""
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
-    x = torch.randn(32, 6, dtype=torch.float64)
-    params = list(model.parameters())
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SGD far below its edge of stability, in two groups."""
+    path = tmp_path_factory.mktemp("steady") / "r.zarr"
+    return record(path, ((g, u) for g, u, _ in quadratic(np.repeat([1.0, 4.0], 50), 60, 0.05)), groups=2, k=32)
 
-    def loss(*at: torch.Tensor) -> torch.Tensor:
-        named = dict(zip(dict(model.named_parameters()), at, strict=True))
-        return torch.func.functional_call(model, named, x).sub(x[:, :1] * x[:, 1:2]).square().mean()
 
-    optimizer = torch.optim.SGD(params, lr=0.05, momentum=0.5)
-    places = [[p.detach().clone() for p in params]]
-    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, what=BOTH, k="exact", on_error="raise"):
-        for _ in range(8):
-            optimizer.zero_grad()
-            loss(*params).backward()
-            optimizer.step()
-            places.append([p.detach().clone() for p in params])
-    found = gradient_and_update(open_run(tmp_path / "r.zarr"), rows=1)
-    for t in range(7):
-        u = [b - a for a, b in zip(places[t], places[t + 1], strict=True)]
-        along = [torch.zeros_like(p) for p in params]
-        for at, weight in ((0.0, 1 / 6), (0.5, 4 / 6), (1.0, 1 / 6)):  # Simpson's rule over the step
-            here = tuple(a + at * d for a, d in zip(places[t], u, strict=True))
-            Hu = torch.autograd.functional.hvp(loss, here, tuple(u))[1]
-            along = [a + weight * b for a, b in zip(along, Hu, strict=True)]
-        for scope, part in enumerate((slice(None), slice(2), slice(2, 4))):
-            products = [float((a * b).sum()) for a, b in zip(along[part], u[part], strict=True)]
-            expected = sum(products) / sum(float((b * b).sum()) for b in u[part])
-            assert found.curvature.value[t, scope] == pytest.approx(expected, rel=2e-3, abs=2e-4)
-            weights = sum(float((p * p).sum()) for p in places[t][part])
-            size = sum(float((b * b).sum()) for b in u[part])
-            assert found.relative.value[t, scope] == pytest.approx((size / weights) ** 0.5, rel=1e-4)
+def test_an_analysis_has_them_whole_and_by_group(steady: Path) -> None:
+    run = open_run(steady)
+    document = to_json(analyze(run, by_group=True))
+    found = gradient_and_update(run, rows=60)
+    for scope, place in enumerate((document, *document["by_group"].values())):
+        update = place["update"]
+        for name in ("cosine", "rate", "curvature", "edge"):
+            value = getattr(found, name).value[0, scope]  # one stretch has the same steps as all that analyze reads
+            if np.isnan(value):  # a group of one curvature has no certain edge
+                assert update[name]["value"] is None
+            else:
+                assert update[name]["value"] == pytest.approx(value, rel=0.05)
+                assert update[name]["low"] <= update[name]["value"] <= update[name]["high"]
+        assert update["corrected"]["value"] is None
+        assert update["relative"]["value"] is None
+    assert not [w for w in document["warnings"] if "update" in w]
+    assert "update" not in to_json(analyze(str(SAMPLE)))
+
+
+def test_what_they_say_and_how_they_look(steady: Path) -> None:
+    told = [finding.text for finding in findings(to_json(analyze(str(steady)))) if finding.text.startswith("Updates")]
+    cosines, curved = "Updates have cosine +1.00 with the negative gradient and +", "as at the edge of stability."
+    assert len(told) == 1
+    assert told[0].startswith(cosines)
+    assert told[0].endswith(curved)
+    page = html_report([str(steady)])
+    assert 'id="figure-update_cosines"' in page
+    assert 'id="figure-curvature"' in page
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
@@ -214,12 +216,14 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         gradient_and_update(run, rows=0)
 
 
-def test_long_runs_are_read_in_part_and_every_second_step_has_no_curvature(tmp_path: Path) -> None:
-    path = record(tmp_path / "r.zarr", quadratic(np.ones(4), 4000, 1e-3), k=4)
-    found = products(open_run(path))
-    assert len(found.first) == 48
-    assert found.rows.tolist() == [64] * 48
-    assert found.last[-1] == 3999
+def test_long_runs_are_read_in_part_and_every_second_step_has_no_curvature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(updates, "STRETCHES", 5)
+    monkeypatch.setattr(updates, "LONGEST", 16)
+    found = updates.products(open_run(record(tmp_path / "r.zarr", quadratic(np.ones(4), 200, 1e-3), k=4)))
+    assert found.first.tolist() == [0, 46, 92, 138, 184]
+    assert found.rows.tolist() == [16] * 5
     half = gradient_and_update(open_run(record(tmp_path / "e.zarr", quadratic(np.ones(4), 40, 0.1), every=2)), rows=10)
     assert np.isnan([half.curvature.value, half.previous.value, half.explained.value]).all()
     assert half.cosine.value == pytest.approx(np.ones((2, 2)))
