@@ -128,6 +128,20 @@ def view(command: Callable[..., None]) -> Callable[..., None]:
     return with_view
 
 
+def _two_steps(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    first, colon, last = value.partition(":")
+    ends = [first.strip() or "0", last.strip() or str(2**62)]
+    if not colon or not all(end.isdecimal() and len(end) < 20 for end in ends) or int(ends[0]) > int(ends[1]):
+        raise click.BadParameter(f"expected FIRST:LAST, such as 100:250 or 100:, got {value!r}")
+    return int(ends[0]), int(ends[1])
+
+
+steps = selected("--steps", metavar="FIRST:LAST", callback=_two_steps,
+                 help="Read these steps alone, as if no other had been recorded.")  # fmt: skip
+
+
 def scalars(command: Callable[..., None]) -> Callable[..., None]:
     """Add ``--scalars``, which gives a mapping of names to files, or None."""
 

@@ -58,7 +58,7 @@ def measure_runs(
 
 def measure_archive(
     paths: Sequence[str | os.PathLike[str]], measure: Measure[Measured], progress: Progress | None, passes: int = 1,
-    view: View = "latest",
+    view: View = "latest", steps: tuple[int, int] | None = None,
 ) -> tuple[list[Measured], list[Failure]]:  # fmt: skip
     """Measure every run at or under the paths; those that fail are listed.
 
@@ -71,7 +71,7 @@ def measure_archive(
     phases, measured = Phases(progress, passes * len(found)), []
     for path, name in zip(found, labels(found), strict=True):
         try:
-            measured.append(measure(open_run(path, view), name, phases))
+            measured.append(measure(open_run(path, view, steps=steps), name, phases))
         except (GradlogError, OSError, MemoryError) as error:
             failed.append(Failure.of(path, error))
     if not measured:

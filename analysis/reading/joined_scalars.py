@@ -21,8 +21,10 @@ from gradlog.errors import UnusableInputError
 class RunWithScalars(Run):
     """A run whose scalars come in part from files; ``scalar_sources`` names them. No cache keeps its results."""
 
-    def __init__(self, metadata: Metadata, view: View, scalars: Mapping[str, str]) -> None:
-        super().__init__(metadata, view)
+    def __init__(
+        self, metadata: Metadata, view: View, steps: tuple[int, int] | None, scalars: Mapping[str, str]
+    ) -> None:
+        super().__init__(metadata, view, steps)
         self.content = None  # the files may change
         self._joined: dict[str, Float64] = {}
         sources: dict[str, str] = {}

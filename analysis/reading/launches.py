@@ -47,6 +47,11 @@ class Launch:
         """Keep the rows before a step."""
         return Launch(self.members, self.steps[: np.searchsorted(self.steps, step)])
 
+    def between(self, first: int, last: int) -> Launch:
+        """Keep the rows from one step to another, both included."""
+        start, stop = np.searchsorted(self.steps, [first, last + 1])
+        return Launch(self.members, self.steps[start:stop])
+
     def places(self, member: Segment, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
         """Where a member holds rows [start, stop)."""
         return np.searchsorted(member.steps, self.steps[start:stop])
@@ -65,7 +70,8 @@ class Launch:
     def flags(self) -> NDArray[np.uint32]:
         """Flags of each row: what any rank says."""
         if len(self.members) == 1:
-            return self.members[0].flags[: len(self)]
+            (start,) = self.places(self.members[0], 0, 1) if len(self) else (0,)
+            return self.members[0].flags[start : start + len(self)]
         return np.asarray(functools.reduce(np.bitwise_or, (m.flags[self.places(m)] for m in self.members)))
 
     @property

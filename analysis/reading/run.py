@@ -18,7 +18,7 @@ from gradlog.analysis.reading.launches import Launch, group_by_launch, select
 from gradlog.analysis.reading.metadata import Metadata, read_metadata
 from gradlog.analysis.reading.rewinds import compare
 from gradlog.analysis.reading.rows import Block, RowSource, Span
-from gradlog.analysis.reading.segment import Segment, stored
+from gradlog.analysis.reading.segment import Segment, joined, stored
 from gradlog.analysis.reading.stores import Location
 from gradlog.errors import TooFewStepsError
 from gradlog.format import masking
@@ -39,7 +39,10 @@ COLUMNS = 2**20
 """Bytes of the small columns that are held together."""
 
 
-def open_run(path: Location, view: View = "latest", scalars: Mapping[str, str] | None = None) -> Run:
+def open_run(
+    path: Location, view: View = "latest", scalars: Mapping[str, str] | None = None,
+    steps: tuple[int, int] | None = None,
+) -> Run:  # fmt: skip
     """Open a run for reading; a run that is still being recorded shows every step that was acknowledged.
 
     Parameters
@@ -52,6 +55,8 @@ def open_run(path: Location, view: View = "latest", scalars: Mapping[str, str] |
 
     scalars : mapping, optional
         Scalars that the run did not log, by name: ``FILE`` or ``FILE:TAG`` of TensorBoard, MLflow, .csv or .tsv.
+    steps : (int, int), optional
+        First and last step to read, as if no other had been recorded.
 
     Returns
     -------
@@ -71,10 +76,10 @@ def open_run(path: Location, view: View = "latest", scalars: Mapping[str, str] |
     (200, 256)
     """
     if not scalars:
-        return Run(read_metadata(path), view)
+        return Run(read_metadata(path), view, steps)
     from gradlog.analysis.reading.joined_scalars import RunWithScalars
 
-    return RunWithScalars(read_metadata(path), view, scalars)
+    return RunWithScalars(read_metadata(path), view, steps, scalars)
 
 
 class Run:
@@ -99,7 +104,7 @@ class Run:
 
     scalar_sources: Mapping[str, str] = {}  # of scalars that were joined from files, in words
 
-    def __init__(self, metadata: Metadata, view: View = "latest") -> None:
+    def __init__(self, metadata: Metadata, view: View = "latest", steps: tuple[int, int] | None = None) -> None:
         if view not in ("latest", "all"):
             raise ValueError(f"view must be 'latest' or 'all', got {view!r}")
         self.store, self.prefix = metadata.store, metadata.prefix
@@ -108,9 +113,12 @@ class Run:
         self.segments = [Segment.open(metadata, own) for own in metadata.segments]
         launches = [Launch.of(members) for members in group_by_launch(self.segments)]
         self._launches = select([x for x in launches if len(x)], view)
+        self._abandoned = sum(map(len, launches)) - sum(map(len, self._launches))
+        if steps is not None:
+            self._launches = [part for x in self._launches if len(part := x.between(*steps))]
+            self.content = self.content and f"{self.content} {steps}"
         self.steps: NDArray[np.int64] = _concat([x.steps for x in self._launches], np.int64)
         self.flags: NDArray[np.uint32] = _concat([x.flags for x in self._launches], np.uint32)
-        self._abandoned = sum(map(len, launches)) - len(self.steps)
 
     def __repr__(self) -> str:
         return f"<gradlog.analysis.Run {self.where}: {self.n_steps} steps, groups x k = {self.n_groups} x {self.k}>"
@@ -230,14 +238,7 @@ class Run:
     @property
     def joined(self) -> list[Info]:
         """Parameters that came after the run began: ``step`` of the first row that includes them, and ``names``."""
-        known: set[str] = set()
-        found = []
-        for segment in self.segments:
-            names = [t.name for t in segment.header.joined if t.name not in known]
-            known.update(names)
-            if names and len(segment):
-                found.append({"step": int(segment.steps[0]), "names": names})
-        return found
+        return joined(self.segments)
 
     @cached_property
     def relogged(self) -> Info:

@@ -340,3 +340,15 @@ def _read_record(
         metadata = ArrayV3Metadata.from_dict(cast(dict[str, JSON], meta))
         arrays[name] = zarr.Array(zarr.AsyncArray(metadata, StorePath(store, f"{path}/{name}")))
     return header, arrays
+
+
+def joined(segments: Sequence[Segment]) -> list[Info]:
+    """Parameters that came after a run began: step of the first row that includes them, and their names."""
+    known: set[str] = set()
+    found = []
+    for segment in segments:
+        names = [t.name for t in segment.header.joined if t.name not in known]
+        known.update(names)
+        if names and len(segment):
+            found.append({"step": int(segment.steps[0]), "names": names})
+    return found

@@ -65,7 +65,8 @@ def html_report(
 
 def archive_report(
     paths: Sequence[str | os.PathLike[str]], title: str = "Gradient report", view: View = "latest", *,
-    group_by: Sequence[str] = (), replicate: str = "seed", cache: Caching = True, **options: Unpack[Question],
+    steps: tuple[int, int] | None = None, group_by: Sequence[str] = (), replicate: str = "seed",
+    cache: Caching = True, **options: Unpack[Question],
 ) -> tuple[str, list[Failure]]:  # fmt: skip
     """Measure every run of an archive and return one page about all of them.
 
@@ -74,7 +75,7 @@ def archive_report(
     paths : sequence of path
         Runs, folders or bucket URLs that hold runs at any depth, or patterns such as ``"runs/*.zarr"``.
     title : str
-    view : {"latest", "all"}
+    view, steps
         As of ``open_run``.
     group_by, replicate, cache, **options
         As of ``html_report``.
@@ -96,7 +97,9 @@ def archive_report(
     >>> page, failed = archive_report(["runs/*.zarr"])       # doctest: +SKIP
     """
     progress = options.pop("progress", None)
-    studies, failed = measure_archive(paths, lambda *run: study(*run, cache=cache, **options), progress, PASSES, view)
+    studies, failed = measure_archive(
+        paths, lambda *run: study(*run, cache=cache, **options), progress, PASSES, view, steps
+    )
     found = replicates(studies, list(studies[0].document["kappa"]), group_by, replicate)
     return page(studies, title, failed=failed, found=found), failed
 

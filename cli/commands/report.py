@@ -37,13 +37,15 @@ if TYPE_CHECKING:
 @options.burn_in
 @options.steps_per_epoch
 @options.view
+@options.steps
 @options.scalars
 @options.grouping
 @options.computing
 @stderr.verbosity
 def report(
     runs: tuple[str, ...], target: Path, force: bool, title: str, group_by: tuple[str, ...], replicate: str,
-    every: float | None, quiet: bool, view: View, scalars: dict[str, str], **asked: Unpack[Asked],
+    every: float | None, quiet: bool, view: View, steps: tuple[int, int] | None, scalars: dict[str, str],
+    **asked: Unpack[Asked],
 ) -> None:  # fmt: skip
     """Write one HTML page about every RUN, side by side.
 
@@ -74,16 +76,20 @@ def report(
     one = the_one(runs)
     if scalars and (one is None or every is not None):
         raise click.UsageError("--scalars belongs to one run, which is not followed")
+    if steps and every is not None:
+        raise click.UsageError("--steps belongs to runs that are not followed")
     if every is not None:
         found, lost = (list(runs), []) if one else find(runs)
         watch.follow([*found, *(f.path for f in lost)], page, every, view, show)
     elif one is None:
         with stderr.progress("report", quiet) as asked["progress"]:
-            text, failed = archive_report(runs, title, view, group_by=group_by, replicate=replicate, **asked)
+            text, failed = archive_report(
+                runs, title, view, steps=steps, group_by=group_by, replicate=replicate, **asked
+            )
         output_files.write_text(text, target, force)
         click.echo(str(target))
         stderr.tell_failed(failed)
     else:
-        run = open_run(runs[0], view, scalars) if scalars else Run(one, view)
+        run = open_run(runs[0], view, scalars, steps) if scalars else Run(one, view, steps)
         output_files.write_text(page([run]), target, force)
         click.echo(str(target))

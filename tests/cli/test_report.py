@@ -73,3 +73,13 @@ def test_an_archive_is_expanded_and_a_bad_run_in_it_is_named(call, make_run, tmp
     assert "<bdi>walk1</bdi>" not in text
     assert call("report", f"{tmp_path}/runs/walk[02].zarr", "-o", target, "--force").code == 0
     assert "Not in this report" not in target.read_text()
+
+
+def test_steps_of_a_page(call, make_run, tmp_path):
+    target = tmp_path / "page.html"
+    assert call("report", make_run(), make_run(name="b.zarr"), "--steps", "10:29", "-o", target).code == 0
+    assert target.read_text().count("<bdi>20 (10 to 29)</bdi>") == 2
+    assert call("report", make_run(name="c.zarr"), "--steps", "25:", "-o", target, "--force").code == 0
+    assert "<bdi>15 (25 to 39)</bdi>" in target.read_text()
+    for wrong in ("5", "9:3", "-3:4", "a:b"):
+        assert call("report", tmp_path / "c.zarr", f"--steps={wrong}").code == 2

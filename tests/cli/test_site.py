@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import gradlog
+from tests.helpers import stores
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -104,7 +105,10 @@ def test_the_howto_on_reports_runs(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("adamw", "sgd", "again")):
         walk(tmp_path / "runs" / f"{name}.zarr", seed)
-    assert run_page("howto-report", call) == 14
+    stores.write_run(tmp_path / "bare.zarr", np.random.default_rng(0).standard_normal((40, 2, 8)))
+    history = "".join(f"{step},{3 - step / 40},0.1\n" for step in range(40))
+    (tmp_path / "history.csv").write_text(f"step,train/loss,lr\n{history}")
+    assert run_page("howto-report", call) == 16
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -112,7 +116,7 @@ def test_the_page_on_what_to_do_next_runs(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("run", "half-rate")):
         walk(tmp_path / f"{name}.zarr", seed)
-    assert run_page("what-next", call) == 9
+    assert run_page("what-next", call) == 11
     assert (tmp_path / "report.html").exists()
 
 
