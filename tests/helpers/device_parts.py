@@ -30,7 +30,7 @@ def in_numpy(S: FoldHash, parts: list[Part], flats: list[Any]) -> tuple[Any, Any
     for part, x in zip(parts, flats, strict=True):
         if x is not None:
             whole = np.zeros(part.offset + part.size, np.float32)
-            whole[part.offset :] = x.float().numpy()
+            whole[part.offset :] = x.resolve_neg().float().numpy()
             sketch[part.group] += S.sketch(whole, part.name)
             norm2[part.group] += np.square(whole, dtype=np.float64).sum()
     return sketch, norm2

@@ -81,8 +81,10 @@ def test_gradients_that_change_their_dtype_and_those_that_kernels_do_not_read(in
     sketch = DeviceSketch(S, parts, 4, CPU)
     sketch._fold = TritonFold(interpreted, S, parts, 4, sketch._to)
     for kind in (torch.float32, torch.bfloat16, torch.int16):
-        columns = [torch.arange(2 * p.size).view(-1, 2)[:, 1].to(kind) % 5 for p in parts]  # not contiguous
-        flats = [flat(x) for x in columns]
+        numbers = [torch.arange(2 * p.size).remainder(5).to(kind).view(-1, 2) for p in parts]
+        flats = [flat(x[:, 1]) for x in numbers]  # every second entry, which stays a view
+        flats[3] = torch.ones((), dtype=kind).expand(parts[3].size)
+        flats[4] = torch._neg_view(flats[4].contiguous())
         folded = sketch.zero()
         sketch.fold(folded, flats)
         found, norm2 = sketch.sketch(folded)

@@ -101,7 +101,10 @@ KINDS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def _readable(x: Flat) -> torch.Tensor | None:
-    return (x if x.dtype in KINDS else x.float()) if isinstance(x, torch.Tensor) else None
+    """Return it as entries that stand side by side in memory, in a dtype that is read."""
+    if not isinstance(x, torch.Tensor):
+        return None
+    return (x if x.dtype in KINDS else x.float()).resolve_neg().contiguous()
 
 
 def fold_on(S: FoldHash, parts: Sequence[Part], groups: int, to: Target) -> tuple[BlockFold | TritonFold, Fold]:
