@@ -33,7 +33,7 @@ def recorded(info: Info) -> dict[str, str]:
         "groups": counted(len(info["groups"]), "group"),
         "fold": ", ".join(dict.fromkeys(s["fold"] for s in info["segments"] if "fold" in s)),
         "sketch": EXACT if info["kind"] == "exact/1" else f"{info['kind']}, k = {info['k']}, seed {info['seed']}",
-        "scalars": enumerate_some(info["scalars"], 12),
+        "scalars": enumerate_some([_scalar(name, info) for name in info["scalars"]], 12),
         "created": info["created"],
         "uuid": info["uuid"],
         "format": info["format"],
@@ -46,6 +46,11 @@ def recorded(info: Info) -> dict[str, str]:
         "host": origin.get("hostname") or "",
         "platform": origin.get("platform") or "",
     }
+
+
+def _scalar(name: str, info: Info) -> str:
+    seen = name == "loss" and any(segment.get("loss") == "backward" for segment in info["segments"])
+    return f"{name} (what backward was called on)" if seen else name
 
 
 def steps(info: Info) -> str:

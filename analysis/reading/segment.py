@@ -128,6 +128,7 @@ class Segment:
             "closed": h.closed,
             "dropped": [list(x) for x in h.dropped],
             **({"fold": fold[:80]} if isinstance(fold := h.process.get("fold"), str) else {}),
+            **({"loss": "backward"} if h.process.get("loss") == "backward" else {}),
         }
 
     @cached_property

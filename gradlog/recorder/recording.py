@@ -26,6 +26,9 @@ from gradlog.storage.tickets import Opening
 
 log = logging.getLogger("gradlog")
 
+BACKWARD = "backward"
+"""What a segment says of losses that no loop told."""
+
 
 class Checkpoint(TypedDict, total=False):
     """Place in a run: its identity, the segment, rows and digest that were committed, and the next step."""
@@ -98,7 +101,7 @@ class Recording:
         if number % self.header.every:
             return
         row = source()
-        scalars = {"wall_time": time.time(), **early, **row.scalars}
+        scalars = {"wall_time": time.time(), **self._observed(row), **early, **row.scalars}
         if row.later:
             self._flight = (number, row, scalars)
         else:
@@ -146,14 +149,22 @@ class Recording:
         self.listeners.complete()
         self.queue.finish(status, reason, closing)
 
+    def _observed(self, row: Row) -> dict[str, object]:
+        """Scalars of a row that the loop does not tell; the segment says where the loss is from."""
+        found = {name: value for name, value in row.observed.items() if not self.steps.tells(name)}
+        writer = self.queue.writer
+        facts = {name: fact for name, fact in writer.facts.items() if name != "loss"}
+        writer.facts = {**facts, "loss": BACKWARD} if "loss" in found else facts
+        return found
+
     def name_fold(self, chosen: Fold) -> None:
         """Tell, and store with the segment, what sketches its rows."""
         if chosen.failure:
             tell(self.path, chosen.failure)
-        if self.queue.writer.facts == {"fold": chosen.name}:
+        if self.queue.writer.facts.get("fold") == chosen.name:
             return
         log.info("%s is sketched by %s%s", self.path, chosen.name, f" ({chosen.remark})" if chosen.remark else "")
-        self.queue.writer.facts = {"fold": chosen.name}
+        self.queue.writer.facts = {**self.queue.writer.facts, "fold": chosen.name}
 
     def _open(self, plan: Plan, layout: Layout, new: Layout) -> tuple[Opened, Opening | None]:
         """Claim a segment; where the store elsewhere does not answer, later."""

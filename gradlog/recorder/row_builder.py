@@ -37,6 +37,8 @@ class Row(NamedTuple):
         Whether the optimizer skipped this step; read when the row is written.
     later : bool
         The sketch is still under way on a device: write the row when the next step comes, or at the end.
+    observed : mapping
+        Scalars that nobody has told, such as the loss; those that the loop tells count more.
     update : callable or None
         A :data:`Fill` for what the step did to the parameters, in a run that keeps it.
     """
@@ -47,6 +49,7 @@ class Row(NamedTuple):
     skipped: object = False
     later: bool = False
     update: Fill | None = None
+    observed: Mapping[str, object] = {}
 
 
 class RowBuilder:

@@ -78,6 +78,10 @@ class Steps:
                 now[name] = value
         return now
 
+    def tells(self, name: str) -> bool:
+        """Whether the loop has given a scalar of this name."""
+        return name in self._precedes
+
     def claim(self) -> dict[str, object]:
         """Take what waits: a step is here."""
         pending, self._pending = self._pending, {}

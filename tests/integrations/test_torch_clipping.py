@@ -91,7 +91,7 @@ def test_grad_scaler(tmp_path, recorded, fused, any_path):
     twin.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
-    seen = []
+    seen, losses = [], []
     with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
         for i in range(4):
             optimizer.zero_grad()
@@ -99,7 +99,9 @@ def test_grad_scaler(tmp_path, recorded, fused, any_path):
             x = torch.randn(8, 20)
             twin.load_state_dict(model.state_dict())
             twin(x).square().mean().backward()
-            scaler.scale(model(x).square().mean()).backward()
+            loss = model(x).square().mean()
+            losses.append(loss.item())
+            scaler.scale(loss).backward()
             if i == 2:
                 model[2].bias.grad[0] = float("inf")
                 twin[2].bias.grad[0] = float("inf")
@@ -114,6 +116,7 @@ def test_grad_scaler(tmp_path, recorded, fused, any_path):
     run.sketch, run.norm2 = np.delete(run.sketch, 2, 0), np.delete(run.norm2, 2, 0)
     run.expect(seen, rtol=1e-4)
     np.testing.assert_array_equal(run.scalars["loss_scale"], [2.0**12] * 3 + [2.0**11])
+    np.testing.assert_allclose(run.scalars["loss"], losses, rtol=1e-3)  # the twin's adds 1 / loss_scale of it
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -59,7 +59,7 @@ def test_lbfgs_records_the_last_evaluation(tmp_path, recorded):
     model = mlp()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
     x = torch.randn(8, 20)
-    evaluations, seen = [], []
+    evaluations, seen, losses = [], [], []
     with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
         for _ in range(2):
 
@@ -67,34 +67,48 @@ def test_lbfgs_records_the_last_evaluation(tmp_path, recorded):
                 optimizer.zero_grad()
                 loss = model(x).square().mean()
                 loss.backward()
-                evaluations.append(snapshot(model))
+                evaluations.append((snapshot(model), loss.item()))
                 return loss
 
             optimizer.step(closure)
-            seen.append(evaluations[-1])
+            seen.append(evaluations[-1][0])
+            losses.append(evaluations[-1][1])
     assert len(evaluations) > 2
-    recorded(tmp_path / "r.zarr").expect(seen)
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    np.testing.assert_allclose(run.scalars["loss"], losses, rtol=1e-6)
 
 
 def test_accumulation_gives_one_row_an_update(tmp_path, recorded):
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    seen = []
-    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
-        for i in range(8):
-            loss_of(model).backward()
+    seen, losses = [], []
+    original = torch.autograd.backward
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+        for i in range(12):
+            loss = loss_of(model) / 4
+            loss.backward()
+            losses.append(loss.item())
+            if i == 1:  # what is thrown away is no part of the step
+                optimizer.zero_grad()
+                losses[:] = [0.0, 0.0]
             if i % 4 == 3:
                 seen.append(snapshot(model))
                 optimizer.step()
+                if i >= 7:  # from here on the loop tells it
+                    log.annotate(loss=i)
                 optimizer.zero_grad(set_to_none=i < 5)
-    recorded(tmp_path / "r.zarr").expect(seen)
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    np.testing.assert_allclose(run.scalars["loss"], [sum(losses[:4]), 7, 11], rtol=1e-6)
+    assert torch.autograd.backward is original
 
 
 def test_gan_two_runs(tmp_path, recorded):
     generator, critic = nn.Linear(5, 20), mlp()
     og = torch.optim.Adam(generator.parameters(), lr=1e-3)
     oc = torch.optim.Adam(critic.parameters(), lr=2e-3)
-    of_g, of_c = [], []
+    of_g, of_c, losses = [], [], []
     with (
         gradlog.attach(og, tmp_path / "g.zarr", model=generator, on_error="raise", k=16),
         gradlog.attach(oc, tmp_path / "c.zarr", model=critic, on_error="raise", k=16),
@@ -102,14 +116,20 @@ def test_gan_two_runs(tmp_path, recorded):
         for i in range(6):
             oc.zero_grad()
             og.zero_grad()
-            critic(generator(torch.randn(4, 5))).mean().backward()
+            loss = critic(generator(torch.randn(4, 5))).mean()
+            torch.autograd.backward([loss, loss.detach().requires_grad_()])
+            losses.append(2 * loss.item())
             of_c.append(snapshot(critic))
             oc.step()
             if i % 2:
                 of_g.append(snapshot(generator))
                 og.step()
-    recorded(tmp_path / "g.zarr").expect(of_g)
-    recorded(tmp_path / "c.zarr").expect(of_c)
+            torch.autograd.backward(generator(torch.randn(1, 5)).mean())  # unused by any step
+    runs = recorded(tmp_path / "g.zarr"), recorded(tmp_path / "c.zarr")
+    runs[0].expect(of_g)
+    runs[1].expect(of_c)
+    np.testing.assert_allclose(runs[0].scalars["loss"], losses[1::2], rtol=1e-6)
+    np.testing.assert_allclose(runs[1].scalars["loss"], losses, rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
@@ -148,15 +168,23 @@ def test_checkpointing(tmp_path, recorded):
 
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    seen = []
+    seen, losses = [], []
     with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32):
         for reentrant in (True, False):
             optimizer.zero_grad()
             x = torch.randn(8, 20, requires_grad=True)
-            checkpoint(model, x, use_reentrant=reentrant).square().mean().backward()
+            loss = checkpoint(model, x, use_reentrant=reentrant).square().mean()
+            loss.backward()
             seen.append(snapshot(model))
+            losses.append(loss.item())
             optimizer.step()
-    recorded(tmp_path / "r.zarr").expect(seen)
+        model(x).backward(torch.ones(8, 3))  # which says no loss
+        seen.append(snapshot(model))
+        optimizer.step()
+    run = recorded(tmp_path / "r.zarr")
+    run.expect(seen)
+    np.testing.assert_allclose(run.scalars["loss"], [*losses, np.nan], rtol=1e-6)
+    assert run.run.info["segments"][0].get("loss") is None  # the last row has none
 
 
 def test_logged_is_what_the_optimizer_consumed(tmp_path: Path) -> None:

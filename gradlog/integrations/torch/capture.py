@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from gradlog.format.header import RunHeader
 from gradlog.integrations.hooks import Fill, Hooks, Row
+from gradlog.integrations.torch.loss import Loss
 from gradlog.integrations.torch.modules import replaced
 from gradlog.integrations.torch.optimizer import MOST_NAMES
 from gradlog.integrations.torch.optimizer_steps import Moment, OptimizerSteps
@@ -87,6 +88,7 @@ class Capture(Hooks):
         self._count: int | None = None
         self._writes = recorder.active
         self._pid, self._told_elsewhere = os.getpid(), False
+        self.loss = Loss()
         self._sightings = Sightings([one for _, nested in job.optimizers for one in nested], self.params)
         self._steps: list[OptimizerSteps] = []
         self._place_parameters()
@@ -167,9 +169,16 @@ class Capture(Hooks):
 
     def ends(self, steps: OptimizerSteps) -> None:
         """Note that a step is over; the row is, if it was the last one."""
+        self.loss.ends()
         self._over.append(steps)
         if len(self._over) == self._parts:
             self._end_row()
+
+    def backward(self, tensors: object, gradients: object) -> None:
+        """Note that ``backward`` is called on tensors, with gradients of them or None."""
+        if self.here:
+            with self.recorder.guarded():
+                self.loss.add(tensors, gradients, self.params)
 
     def clipping(self, parameters: Tensors, max_norm: float, total_norm: torch.Tensor) -> None:
         """Norm clipping is about to happen: keep its coefficient and, for stage "preclip", the gradient."""
@@ -299,7 +308,8 @@ class Capture(Hooks):
     def _row(self) -> Row:
         fill = divided(self._gathered(), self._share)
         scalars = {**self._scalars, **self._clip, **self._loss_scale}
-        return Row(fill, scalars, skipped=self._skipped, later=self._measure.later)
+        observed = self.loss.scalars(self._loss_scale.get("loss_scale"))
+        return Row(fill, scalars, skipped=self._skipped, later=self._measure.later, observed=observed)
 
     def _end_row(self) -> None:
         """Hand the row over."""

@@ -199,6 +199,7 @@ class OptimizerSteps:
             loss = closure(*args, **kwargs)
             if self._capture.here and not self._used:
                 self._read()
+                self._capture.loss.ends()
             return loss
 
         return watched

@@ -1,6 +1,6 @@
-"""What happens around a step: norm clipping, steps that a GradScaler skips, and steps of other optimizers.
+"""What happens around a step: backward passes, norm clipping, steps that a GradScaler skips, steps of other optimizers.
 
-torch has no hook for the first two. While a run that wants to know is attached, two functions of torch are wrapped; the
+torch has no hook for the first three. While a run that wants to know is attached, functions of torch are wrapped; the
 wrappers call through, tell the captures, and go with the last capture. ``clip_grad_norm_`` finds its second half by
 name in its own module, so that it is seen however the caller imported it. All of it can be traced by ``torch.compile``.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils import clip_grad
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradlog.errors import UnsupportedError
@@ -151,23 +151,64 @@ def _anyone(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
             watcher.anyone_steps(optimizer)
 
 
-class _Global:
-    """torch's hook on the steps of all optimizers, while somebody watches."""
+def _anyone_has(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
+    if not torch.compiler.is_compiling():
+        for watcher in _alive():
+            watcher.loss.ends()
+
+
+def _backward(
+    original: Function, tensors: object, grad_tensors: object = None, *args: object, **kwargs: object
+) -> object:
+    # not inside another one, as where a checkpointed part is computed again
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == -1:
+        for told in backward_passes.waiting:
+            told()
+        for watcher in _alive():
+            watcher.backward(tensors, grad_tensors)
+    return original(tensors, grad_tensors, *args, **kwargs)
+
+
+class _Backward(Place):
+    """``torch.autograd.backward``, which ``Tensor.backward`` finds by name; ``waiting`` are told of its calls, too."""
 
     def __init__(self) -> None:
-        self._handle: RemovableHandle | None = None
+        super().__init__(torch.autograd, "backward", _backward)
+        self.waiting: list[Callable[[], None]] = []
+
+    def take_off(self) -> None:
+        """See the class above; not while somebody waits."""
+        if not self.waiting:
+            super().take_off()
+
+    def wait(self, told: Callable[[], None], waits: bool) -> None:
+        """Call ``told`` before every backward pass, or no more."""
+        self.waiting = [one for one in self.waiting if one != told] + [told] * waits
+        self.put()
+        if not _watchers:
+            self.take_off()
+
+
+class _Global:
+    """torch's hooks on the steps of all optimizers, while somebody watches."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
         self._stays = 0
 
     def put(self) -> None:
-        """Register it, unless it is."""
-        if self._handle is None:
-            self._handle = register_optimizer_step_pre_hook(_anyone)
+        """Register them, unless they are."""
+        if not self._handles:
+            self._handles = [
+                register_optimizer_step_pre_hook(_anyone), register_optimizer_step_post_hook(_anyone_has)
+            ]  # fmt: skip
 
     def take_off(self) -> None:
-        """Remove it, unless it shall stay."""
-        if self._handle is not None and not self._stays:
-            self._handle.remove()
-            self._handle = None
+        """Remove them, unless they shall stay."""
+        if not self._stays:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
 
     def stay(self, stays: bool) -> None:
         """Keep it, or let it go again: torch does not bear that hooks come or go while it walks through them."""
@@ -177,11 +218,12 @@ class _Global:
             self.take_off()
 
 
-every_step = _Global()
+every_step, backward_passes = _Global(), _Backward()
 
 _places = (
     Place(clip_grad, "_clip_grads_with_norm_", _clip),
     Place(torch.nn.utils, "clip_grads_with_norm_", _clip),
     Place(torch.amp.GradScaler, "step", _step),
     every_step,
+    backward_passes,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,9 +19,8 @@ from torch.optim import Optimizer
 from gradlog.integrations.torch.modules import modules_of
 from gradlog.integrations.torch.optimizer import counted, parameters
 from gradlog.integrations.torch.optimizer_steps import Moment
-from gradlog.integrations.torch.patches import Place
+from gradlog.integrations.torch.patches import backward_passes
 from gradlog.integrations.torch.steps import nested
-from gradlog.integrations.torch.types import Function
 
 Choice = Literal["auto", "together", "separate"]
 
@@ -50,14 +49,15 @@ class Pattern:
     ----------
     choice : {"auto", "together", "separate"}
         By their steps; all that there are at the first step in one run; or each in a run of its own.
+    among : sequence of Optimizer, optional
+        Which optimizers there are. Default: all of this process.
     """
 
-    def __init__(self, choice: Choice = "auto") -> None:
-        self._choice = choice
+    def __init__(self, choice: Choice = "auto", among: Sequence[Optimizer] | None = None) -> None:
+        self._choice, self._among = choice, among
         self._known: list[weakref.ref[Optimizer]] = []
         self._waiting: list[First] = []
         self._passed = False  # whether a backward pass ran since the first step that waits
-        self._place = Place(torch.autograd, "backward", self._pass)
 
     def before(self, optimizer: Optimizer, closure: bool = False) -> list[list[First]]:
         """Note that an optimizer is about to step; return the runs that begin now, each with its optimizers."""
@@ -76,7 +76,7 @@ class Pattern:
             return [*runs, self._begun([first, *alike])]
         if any(p.grad is not None for one in others for p in parameters(one)):
             self._waiting.append(first._replace(moment=Moment.of(optimizer), modules=modules_of(optimizer)))
-            self._place.put()
+            backward_passes.wait(self._pass, True)
             return runs
         return [*runs, self._begun([*self._taken(), first])]
 
@@ -88,12 +88,11 @@ class Pattern:
     def _taken(self) -> list[First]:
         """Take those that wait. Nothing is to be known of backward passes until another one waits."""
         waiting, self._waiting, self._passed = self._waiting, [], False
-        self._place.take_off()
+        backward_passes.wait(self._pass, False)
         return waiting
 
-    def _pass(self, original: Function, *args: object, **kwargs: object) -> object:
+    def _pass(self) -> None:
         self._passed = True
-        return original(*args, **kwargs)
 
     def _begun(self, run: list[First]) -> list[First]:
         self._known = [known for known in self._known if known() is not None]
@@ -111,9 +110,9 @@ class Pattern:
         out = {id(known()) for known in self._known} | set(map(id, taken))
         mine = {id(p) for one in taken for p in parameters(one)}
         # type(), since isinstance() would wake lazy proxies that pretend to be of another class
-        alive = [one for one in gc.get_objects() if issubclass(type(one), Optimizer) and id(one) not in out]
+        there = gc.get_objects() if self._among is None else self._among
         found = []
-        for one in alive:
+        for one in [one for one in there if issubclass(type(one), Optimizer) and id(one) not in out]:
             held = {id(p) for p in parameters(one)}
             if held and not held & mine:
                 mine |= held
