@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Unpack, get_args
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations import missing
@@ -17,7 +18,12 @@ try:
 except ImportError as error:
     raise missing("lightning", error) from error
 
+from gradlog.integrations.torch.arrivals import Arrivals
+from gradlog.integrations.torch.attachment import record
+from gradlog.integrations.torch.optimizer import named_optimizers
+from gradlog.integrations.torch.together import Choice, First
 from gradlog.recorder.logger import Logger
+from gradlog.recorder.messages import tell
 from gradlog.recorder.options import HookKeywords, RecordingOptions
 from gradlog.recorder.provenance import ended_by
 from gradlog.storage.paths import absolute, of_optimizer
@@ -31,7 +37,7 @@ State = Mapping[str, object]
 
 
 class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framework is not installed
-    """Records every optimizer step of a Lightning ``Trainer``; each optimizer gets a run of its own.
+    """Records every optimizer step of a Lightning ``Trainer``; optimizers that step together make one run.
 
     The place in the run is kept in Lightning's checkpoints: ``fit(ckpt_path=...)`` continues there. Any other ``fit``
     is a run of its own, ``run-2.zarr`` where ``run.zarr`` is there already.
@@ -39,15 +45,18 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     Parameters
     ----------
     path : str or path-like
-        Store of the first optimizer's run, a folder or a URL; those of others get ``.optimizer2``, ``.optimizer3``
-        before the suffix.
+        Store of the first run, a folder or a URL; those of others get ``.optimizer2``, ``.optimizer3`` before the
+        suffix.
+    optimizers : {"auto", "together", "separate"}
+        Which of several optimizers (manual optimization) make one run: those that step between the same backward
+        passes; all of them; or each its own.
     options, **keywords
         As for :func:`gradlog.attach`, with ``mode="new"`` as the default.
 
     Attributes
     ----------
     logs : list of Logger
-        While training.
+        While training, in the order of their first steps.
 
     Examples
     --------
@@ -55,9 +64,18 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, options: RecordingOptions | None = None, **keywords: Unpack[HookKeywords]
+        self,
+        path: str | os.PathLike[str],
+        optimizers: Choice = "auto",
+        *,
+        options: RecordingOptions | None = None,
+        **keywords: Unpack[HookKeywords],
     ) -> None:
+        if optimizers not in get_args(Choice):
+            raise ValueError(f"optimizers must be one of {', '.join(map(repr, get_args(Choice)))}, got {optimizers!r}")
         self._path, self._options = absolute(path), RecordingOptions.of(options, keywords).filled(mode="new")
+        self._choice = optimizers
+        self._arrivals: Arrivals | None = None
         self._restored: list[State] = []
         self._ended: list[State] = []
         self._losses: list[torch.Tensor] = []
@@ -85,8 +103,6 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         UnsupportedError
             ``stage="preclip"`` while the trainer clips by value, which cannot be noticed.
         """
-        from gradlog.integrations.torch.attachment import attach
-
         if self._options.stage == "preclip" and trainer.gradient_clip_algorithm == "value":
             raise UnsupportedError(
                 "stage='preclip': clipping by value goes unnoticed; clip by norm, or record 'consumed'"
@@ -101,12 +117,39 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
             options = options.filled(first_step=trainer.global_step)
         elif options.mode == "new":
             path = earlier_runs.first_free(path)
-        for n, optimizer in enumerate(trainer.optimizers, start=1):
-            self.logs.append(attach(optimizer, of_optimizer(path, n), pl_module, options=options))
-            path = self.logs[0].path or path
-        for log, state in zip(self.logs, self._restored, strict=False):
+        states, self._restored = self._restored, []
+        self._losses, self._steps = [], trainer.global_step
+        begin = functools.partial(self._begin, path, pl_module, options, states)
+        together, optimizers = self._choice == "together", trainer.optimizers
+        if states and len(states) in (1, len(optimizers)):  # as they were recorded
+            together = len(states) == 1
+        elif self._choice == "auto" and len(optimizers) > 1:
+            # in manual optimization, which several need, the closure of a step does nothing
+            self._arrivals = Arrivals(self._choice, begin, optimizers)
+            return
+        for one in [optimizers] if together else [[optimizer] for optimizer in optimizers]:
+            begin([First(optimizer, 0) for optimizer in one])
+
+    def _begin(
+        self, path: str, model: LightningModule, options: RecordingOptions, states: list[State], run: Sequence[First]
+    ) -> None:
+        """Attach to the optimizers of a run, which goes on where its state says."""
+        state = states[len(self.logs)] if len(self.logs) < len(states) else {}
+        path = self.logs[0].path or path if self.logs else path
+        if self._arrivals is not None and state:  # its first row may be there before it could be told
+            options = dataclasses.replace(options, first_step=int(str(state["step"])))
+        optimizers = [first.optimizer for first in run]
+        named = named_optimizers(optimizers if len(run) > 1 else optimizers[0])
+        try:
+            log = record(named, of_optimizer(path, len(self.logs) + 1), model, options, [one.moment for one in run])
+        except Exception as error:
+            if self._arrivals is None or options.on_error == "raise":
+                raise
+            tell(path, f"{' and '.join(type(one).__name__ for one in optimizers)}: not recorded: {error}")
+            log = Logger(None)
+        if self._arrivals is None:
             log.load_state_dict(state)
-        self._restored, self._losses, self._steps = [], [], trainer.global_step
+        self.logs.append(log)
 
     def on_train_batch_end(
         self,
@@ -138,7 +181,9 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         self._close(ended_by(exception))
 
     def _close(self, reason: str = "") -> None:
+        if self._arrivals is not None:
+            self._arrivals.close()
         self._ended = [log.state_dict() for log in self.logs] or self._ended
         for log in self.logs:
             log.close(reason)
-        self.logs = []
+        self.logs, self._arrivals = [], None

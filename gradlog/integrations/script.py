@@ -1,14 +1,13 @@
 """Record a torch script that knows nothing of gradlog: the engine behind ``gradlog run``.
 
-torch calls global hooks before each step of any optimizer. The first calls tell which optimizers step together, and a
-run is attached to them. The script runs in this process as ``python script.py`` would run it, and its exit status,
-exceptions and signals are its own. Processes that the script starts are its own too, and not recorded.
+The first steps of optimizers tell which of them step together, and a run is attached to them. The script runs in this
+process as ``python script.py`` would run it, and its exit status, exceptions and signals are its own. Processes that
+the script starts are its own too, and not recorded.
 """
 
 from __future__ import annotations
 
 import builtins
-import gc
 import io
 import os
 import runpy
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradlog.integrations.torch.together import Choice, First
-    from gradlog.integrations.torch.types import Args, Gradients, Kwargs, Tensors
 
 
 class ScriptRecorder:
@@ -52,8 +50,6 @@ class ScriptRecorder:
     ----------
     runs : list of (str, Logger)
         Where the runs are, in the order of their first steps; those that could not be opened are left out.
-    stepped : bool
-        Whether any optimizer took a step.
 
     Raises
     ------
@@ -65,56 +61,23 @@ class ScriptRecorder:
         self, path: str | os.PathLike[str], optimizers: Choice = "auto", **options: Unpack[HookKeywords]
     ) -> None:
         try:
-            from torch.optim.optimizer import register_optimizer_step_pre_hook
+            import torch  # noqa: F401
         except ImportError as error:
             raise MissingDependencyError(
                 "gradlog run records torch scripts, and torch is not installed here: pip install torch"
             ) from error
-        from gradlog.integrations.torch import compiled
-        from gradlog.integrations.torch.patches import every_step
-        from gradlog.integrations.torch.together import Pattern
+        from gradlog.integrations.torch.arrivals import Arrivals
 
         self.runs: list[tuple[str, Logger]] = []
-        self.stepped = False
         self._path, self._options = absolute(path), RecordingOptions.of(None, options)
         self._tried = 0
         self._recorded: list[tuple[list[weakref.ref[Optimizer]], Logger]] = []
-        self._pid = os.getpid()
-        self._compiled: dict[int, weakref.ref[Optimizer]] = {}
-        self._pattern = Pattern(optimizers)
-        every_step.stay(True)  # this hook attaches and closes, in the middle of a step
-        self._torch, self._key = compiled, compiled.listen(self)
-        self._handle = register_optimizer_step_pre_hook(self._before_step)
+        self._arrivals = Arrivals(optimizers, self._begin)
 
-    def _before_step(self, optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
-        from gradlog.integrations.torch.optimizer import parameters
-        from gradlog.integrations.torch.steps import closure_of
-
-        first = parameters(optimizer)[:1]
-        if self._torch.compiling() and self._torch.plain(first):
-            self._torch.tell(self._key, "step", first)
-        else:
-            self._step(optimizer, closure_of(args, kwargs) is not None)
-
-    def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
-        """Find the optimizer whose step is compiled, by its first parameter; it is recorded from the next step on."""
-        from torch.optim import Optimizer
-
-        from gradlog.integrations.torch.optimizer import parameters
-
-        place = params[0].data_ptr()
-        if place in self._compiled and self._compiled[place]() is not None:
-            return
-        for one in gc.get_objects():
-            if issubclass(type(one), Optimizer) and any(p.data_ptr() == place for p in parameters(one)[:1]):
-                self._compiled[place] = weakref.ref(one)
-                self._step(one, alone=True)
-
-    def _step(self, optimizer: Optimizer, alone: bool) -> None:
-        if os.getpid() == self._pid:
-            self.stepped = True
-            for run in self._pattern.before(optimizer, alone):
-                self._begin(run)
+    @property
+    def stepped(self) -> bool:
+        """Whether any optimizer took a step."""
+        return self._arrivals.stepped
 
     def _begin(self, run: list[First]) -> None:
         self._close_abandoned()
@@ -168,12 +131,7 @@ class ScriptRecorder:
 
     def close(self, reason: str = "") -> None:
         """Take the hook off and end the runs; ``reason`` as of :meth:`gradlog.Logger.close`."""
-        from gradlog.integrations.torch.patches import every_step
-
-        self._handle.remove()
-        every_step.stay(False)
-        for run in self._pattern.rest():
-            self._begin(run)
+        self._arrivals.close()
         for _, logger in self.runs:
             logger.close(reason)
         self._recorded = []

@@ -97,6 +97,48 @@ def test_two_optimizers_two_runs(tmp_path, recorded):
     recorded(tmp_path / "r.optimizer2.zarr").expect(model.seen["critic"])
 
 
+class Pair(Gan):
+    """Both optimizers use gradients of one backward pass."""
+
+    def training_step(self, batch, i):
+        first, second = self.optimizers()
+        first.zero_grad(), second.zero_grad()
+        loss = self.critic(self.generator(batch[0])).square().mean()
+        self.manual_backward(loss)
+        for name in self.seen:
+            parameters = getattr(self, name).named_parameters()
+            self.seen[name].append({f"{name}.{n}": p.grad.numpy().copy() for n, p in parameters})
+        first.step(), second.step()
+        return loss
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Be aware that when using `ckpt_path`",
+    "ignore:You.re resuming from a checkpoint that",
+    "ignore:Using ModelCheckpoint with manual optimization",
+)
+@pytest.mark.parametrize("choice", ["auto", "together", "separate"])
+def test_optimizers_that_step_together_make_one_run(tmp_path, recorded, choice):
+    first, second = Pair(), Pair()
+    saver = lightning.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")
+
+    def callback():
+        return GradlogCallback(tmp_path / "r.zarr", choice, k=8, on_error="raise")
+
+    fit(tmp_path, first, [callback(), saver], enable_checkpointing=True)  # max_steps counts both: three batches
+    fit(tmp_path, second, [callback()], str(tmp_path / "step=4.ckpt"), max_steps=8)
+    seen = {name: first.seen[name][:2] + second.seen[name] for name in first.seen}
+    if choice == "separate":
+        recorded(tmp_path / "r.optimizer2.zarr").expect(seen["critic"])
+        recorded(tmp_path / "r.zarr").expect(seen["generator"])
+        return
+    run = recorded(tmp_path / "r.zarr")
+    run.expect([a | b for a, b in zip(*seen.values(), strict=True)])
+    assert {"lr/Adam", "lr/SGD"} <= set(run.scalars)
+    assert np.isfinite(run.scalars["loss"]).all()
+    assert not (tmp_path / "r.optimizer2.zarr").exists()
+
+
 def test_a_url_stays_one(tmp_path, monkeypatch, recorded):
     monkeypatch.chdir(tmp_path)
     model = Gan()
