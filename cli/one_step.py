@@ -39,6 +39,7 @@ def text(found: Neighbours) -> list[str]:
 
 def _steps(found: Neighbours) -> list[str]:
     logged = [name for name in found.scalars if name != "wall_time" and not name.endswith("_seconds")]
+    logged = [name for name in logged if not name.startswith(("weight_norm/", "update_norm/"))]
     names = sorted(logged, key=lambda name: (name != "loss", name != "lr"))[:MOST_SCALARS]
     number = TERMINAL.number
     rows = [
@@ -53,13 +54,24 @@ def _groups(found: Neighbours) -> list[str]:
     """List the groups, those farthest above their usual norm first."""
     whole = sum(norm * norm for norm, _ in found.groups.values())
     rows = []
+    measured = any(not math.isnan(_weights(found, name)[0]) for name in found.groups)
     for name, (norm, usual) in found.groups.items():
         times = norm / usual if usual > 0 else math.nan
         share = norm * norm / whole if whole > 0 else math.nan
         rows.append((times, [name, *map(TERMINAL.number, (norm, usual)), TERMINAL.number(times, 2),
-                             TERMINAL.percent(None if math.isnan(share) else share)]))  # fmt: skip
+                             TERMINAL.percent(None if math.isnan(share) else share),
+                             *(map(TERMINAL.number, _weights(found, name)) if measured else ())]))  # fmt: skip
     rows.sort(key=lambda row: -row[0] if row[0] == row[0] else -math.inf)
     shown = [cells for _, cells in rows[:MOST_GROUPS]]
     more = [f"  and {len(rows) - len(shown)} more groups"] if len(rows) > len(shown) else []
-    table = plain_text.table(["group", "norm", "usual", "times", "of the square"], shown)
+    more_columns = ["weights", "update"] if measured else []
+    table = plain_text.table(["group", "norm", "usual", "times", "of the square", *more_columns], shown)
     return [*table, *more, "", *MEANING]
+
+
+def _weights(found: Neighbours, group: str) -> tuple[float, float]:
+    """Norms of a group's parameters and of their change in the step; NaN where they were not recorded."""
+    weights, update = (found.scalars.get(f"{kind}_norm/{group}") for kind in ("weight", "update"))
+    if weights is None or update is None:
+        return math.nan, math.nan
+    return float(weights[found.at]), float(update[found.at])

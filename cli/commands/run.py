@@ -43,6 +43,8 @@ recorded = options.under("What is recorded")
 @recorded("--every", type=click.IntRange(1), default=1, metavar="N", help="Record every N-th step.")
 @recorded("--theta-every", type=click.IntRange(0), default=0, metavar="N",
           help="Keep a sketch of the parameters every N steps; 0: at the start and the end.")  # fmt: skip
+@recorded("--norms-every", type=click.IntRange(0), default=0, metavar="N",
+          help="Record norms of the parameters and of their change every N steps; 0: never.")  # fmt: skip
 @recorded("--stage", type=click.Choice(["consumed", "preclip"]), default="consumed",
           help="Record the gradient after clipping, or before.")  # fmt: skip
 @recorded("--what", type=click.Choice(["gradient", "update", "both"]), default="gradient",

@@ -38,6 +38,7 @@ class HookKeywords(TypedDict, total=False):
     stage: Literal["consumed", "preclip", "local"]
     what: str | Sequence[str]
     theta_every: int
+    norms_every: int
     on_error: Literal["warn", "raise"]
     chunk: int | None
     codec: Literal["raw", "bitshuffle-zstd"] | None
@@ -96,6 +97,10 @@ class RecordingOptions:
         Keep a sketch of the parameters before every step divisible by this, too; 0: at the start, at checkpoints and at
         the end alone. Only integrations that know the parameters do, those of torch; elsewhere call
         :meth:`gradlog.Logger.parameters`. It costs as much as the sketch of one gradient, and a file.
+    norms_every : int
+        Record ``weight_norm/GROUP`` before, and ``update_norm/GROUP`` over, every step divisible by this; 0: never.
+        They are exact, and known to the integration of torch alone. Such a step needs memory for another copy of the
+        parameters, and the time of two or three sketches: with 250 that is about 1 % of recording.
     on_error : {"warn", "raise"}
         What a failure of the recorder does to the training job. Wrong arguments always raise, here and at once.
     chunk : int, optional
@@ -149,6 +154,7 @@ class RecordingOptions:
     stage: Literal["consumed", "preclip", "local"] = "consumed"
     what: str | Sequence[str] = "gradient"
     theta_every: int = 0
+    norms_every: int = 0
     on_error: Literal["warn", "raise"] = "warn"
     chunk: int | None = None
     codec: Literal["raw", "bitshuffle-zstd"] | None = None
@@ -234,6 +240,7 @@ _RANGES = {
     "seed": (-math.inf, math.inf),
     "every": (1, MOST_EVERY),
     "theta_every": (0, 2**62),
+    "norms_every": (0, 2**62),
     "rank": (0, MOST_RANK),
     "chunk": (1, MOST_ROWS),
     "first_step": (0, 2**62),

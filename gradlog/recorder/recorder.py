@@ -274,6 +274,9 @@ class Recorder:
             self.remark(self.recording.steps.unclaimed())
             if self.options.theta_every and not self.recording.queue.snapshots:
                 self.remark("no sketch of the parameters was kept: nothing here knows them; call parameters(...)")
+            names = self.recording.queue.block.names
+            if self.options.norms_every and not any(name.startswith("weight_norm/") for name in names):
+                self.remark("norms_every: no norms of the parameters were recorded")
 
     def _end(self) -> None:
         self._ended = True

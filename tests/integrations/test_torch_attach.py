@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -49,11 +51,11 @@ def test_resume_with_the_optimizers_checkpoint(tmp_path, recorded):
     run.expect(seen[:3] + seen[5:])
 
 
-def test_theta_every_keeps_the_parameters_on_the_way(tmp_path, recorded):
+def test_parameters_and_their_norms_on_the_way(tmp_path, recorded):
     model, before = mlp(), []
     optimizer = torch.optim.Adam(model.parameters())
     with gradlog.attach(
-        optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, every=2, theta_every=3
+        optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k=32, every=2, theta_every=3, norms_every=4
     ) as log:
         for _ in range(8):
             before.append({n: p.detach().clone().numpy() for n, p in model.named_parameters()})
@@ -61,16 +63,24 @@ def test_theta_every_keeps_the_parameters_on_the_way(tmp_path, recorded):
             optimizer.step()
     assert not log.reason
     run = recorded(tmp_path / "r.zarr").run
+    for layer in run.groups:
+        of = [name for name in before[0] if name.startswith(layer)]
+        for kind, rows in (("weight", before), ("update", [{n: b[n] - a[n] for n in a} for a, b in pairwise(before)])):
+            norms = [np.sqrt(sum((rows[t][n] ** 2).sum() for n in of)) if t % 4 == 0 else np.nan for t in (0, 2, 4, 6)]
+            np.testing.assert_allclose(run.scalar_columns[f"{kind}_norm/{layer}"], norms, rtol=1e-5)
     assert run.info["snapshots"] == [0, 3, 6, 8]
     kept = {int(t): theta for s in run.segments for t, theta in zip(s.snapshot_steps, s.snapshots, strict=True)}
     for t in (0, 3, 6):
         np.testing.assert_allclose(kept[t], run.sketcher().sketch(before[t]).sketch, rtol=1e-5, atol=1e-6)
 
 
-def test_theta_every_without_known_parameters_is_said(tmp_path):
-    log = gradlog.open(tmp_path / "r.zarr", k=4, theta_every=2)
+def test_what_needs_parameters_that_nobody_knows_is_said(tmp_path):
+    log = gradlog.open(tmp_path / "r.zarr", k=4, theta_every=2, norms_every=2)
     log.step({"w": np.ones(9)})
-    with pytest.warns(GradlogWarning, match="no sketch of the parameters was kept"):
+    with (
+        pytest.warns(GradlogWarning, match="no sketch of the parameters was kept"),
+        pytest.warns(GradlogWarning, match="no norms of the parameters were recorded"),
+    ):
         log.close()
 
 

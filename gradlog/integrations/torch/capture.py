@@ -20,6 +20,7 @@ from gradlog.format.header import RunHeader
 from gradlog.integrations.hooks import Fill, Hooks, Row
 from gradlog.integrations.torch.loss import Loss
 from gradlog.integrations.torch.modules import replaced
+from gradlog.integrations.torch.norms import Norms
 from gradlog.integrations.torch.optimizer import MOST_NAMES
 from gradlog.integrations.torch.optimizer_steps import Moment, OptimizerSteps
 from gradlog.integrations.torch.patches import norm_and_coef, unwatch, watch
@@ -86,15 +87,14 @@ class Capture(Hooks):
         self._exchange = self._measure.exchange
         self._every, self._preclip = header.every, header.stage == "preclip"
         self._count: int | None = None
-        self._writes = recorder.active
-        self._pid, self._told_elsewhere = os.getpid(), False
-        self.loss = Loss()
+        self._writes, self._pid, self._told_elsewhere = recorder.active, os.getpid(), False
         self._sightings = Sightings([one for _, nested in job.optimizers for one in nested], self.params)
         self._steps: list[OptimizerSteps] = []
         self._place_parameters()
         self._forget()
         watch(self)
         super().__init__(recorder)
+        self.loss, self.norms = Loss(), Norms(self)
         self._steps = [OptimizerSteps(name, nested, self) for name, nested in job.optimizers]
         self._place_parameters()
         self._known = self._mine | self._trained()
@@ -307,7 +307,7 @@ class Capture(Hooks):
 
     def _row(self) -> Row:
         fill = divided(self._gathered(), self._share)
-        scalars = {**self._scalars, **self._clip, **self._loss_scale}
+        scalars = {**self._scalars, **self._clip, **self._loss_scale, **self.norms.scalars()}
         observed = self.loss.scalars(self._loss_scale.get("loss_scale"))
         return Row(fill, scalars, skipped=self._skipped, later=self._measure.later, observed=observed)
 
