@@ -109,7 +109,7 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
             )
 
         self._close("training began again")
-        options, path = self._options, self._path
+        options, path = self._options.noting(**_facts(trainer, pl_module)), self._path
         if self._restored:
             options = dataclasses.replace(options, mode="a")
             path = earlier_runs.with_uuid(path, str(self._restored[0].get("uuid")))
@@ -187,3 +187,16 @@ class GradlogCallback(Callback):  # type: ignore[misc]  # Any where the framewor
         for log in self.logs:
             log.close(reason)
         self.logs, self._arrivals = [], None
+
+
+def _facts(trainer: Trainer, model: LightningModule) -> dict[str, int | None]:
+    """Facts of a step's batch and of an epoch that the trainer knows, where one optimizer steps by itself."""
+    batch, batches = getattr(trainer.train_dataloader, "batch_size", None), trainer.num_training_batches
+    if not model.automatic_optimization or not isinstance(batch, int):
+        return {}
+    per_step = trainer.accumulate_grad_batches
+    whole = trainer.limit_train_batches == 1.0 and 0 < batches < float("inf")
+    return {
+        "batch_size": batch * per_step * trainer.world_size,
+        "steps_per_epoch": -(-int(batches) // per_step) if whole else None,
+    }

@@ -67,7 +67,13 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
         """Attach to the optimizer that the trainer has prepared."""
         from gradlog.integrations.torch.attachment import attach
 
+        per_step = args.gradient_accumulation_steps
+        batches = _length(kwargs.get("train_dataloader"))
         options, path = self.options.filled(first_step=state.global_step), self.path
+        options = options.noting(
+            batch_size=args.train_batch_size * per_step * args.world_size,
+            steps_per_epoch=None if batches is None else -(-batches // per_step),
+        )
         key = f"gradlog:{os.path.basename(path)}"  # where the trainer's checkpoints keep which run this is
         if state.global_step:
             options = dataclasses.replace(options, mode="a")
@@ -111,3 +117,11 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
         if self.log is not None:
             self.log.close(reason)
             self.log = None
+
+
+def _length(loader: object) -> int | None:
+    """Batches of an epoch; None where a loader does not know."""
+    try:
+        return len(loader) or None  # type: ignore[arg-type]  # which is found out here
+    except TypeError:
+        return None

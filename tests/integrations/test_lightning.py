@@ -87,6 +87,7 @@ def test_clipping_and_accumulation(tmp_path, recorded, stage):
     assert run.steps == list(range(6))
     run.expect(model.before if stage == "preclip" else model.after)
     assert (run.scalars["clip_coef"] < 1).all()
+    assert run.header.provenance["notes"] == {"batch_size": 8, "steps_per_epoch": 8}
     np.testing.assert_allclose(run.scalars["loss"], np.reshape(model.losses, (6, 2)).mean(axis=1), rtol=1e-5)
 
 

@@ -66,6 +66,7 @@ def test_rows_are_what_the_optimizer_consumed(tmp_path, recorded, optim):
     run.expect([spy.seen[t] for t in run.steps])
     assert run.run.info["groups"] == ["body", "head"]
     assert np.isfinite(run.scalars["loss"]).all()
+    assert run.header.provenance["notes"] == {"batch_size": 8, "steps_per_epoch": 8}
     assert (run.scalars["clip_coef"] < 1).any()
     assert (np.sqrt(run.norm2.sum(axis=1)) < 0.5 + 1e-4).all()
 
