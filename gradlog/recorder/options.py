@@ -238,7 +238,7 @@ class RecordingOptions:
         """Options whose notes have these facts, too, where they are known and the user's own do not have them.
 
         >>> RecordingOptions(notes={"batch_size": 8}).noting(batch_size=4, steps_per_epoch=25, other=None).notes
-        {'steps_per_epoch': 25, 'batch_size': 8}
+        {'batch_size': 8, 'steps_per_epoch': 25}
         """
         known = {name: fact for name, fact in facts.items() if fact is not None}
         return dataclasses.replace(self, notes={**known, **(self.notes or {})}) if known else self

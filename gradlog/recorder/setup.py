@@ -107,7 +107,7 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
         parent=mine[-1] if mine else None,
         root=digest(root),
         head=digest(root),
-        joined=_joined(header, layout, earlier, new),
+        joined=_joined(header, layout, earlier, new, plan.options.groups),
         opened=now() if plan.ticket is None else plan.ticket.segment.opened,
         update=updates,
         process=plan.process(bool(mine)),
@@ -267,9 +267,12 @@ def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:
 
 
 def _joined(
-    header: RunHeader, layout: Layout, earlier: Mapping[str, TensorInfo], new: Layout
+    header: RunHeader, layout: Layout, earlier: Mapping[str, TensorInfo], new: Layout, groups: grouping.Groups
 ) -> tuple[TensorInfo, ...]:
-    """Tensors that a segment has beyond the run's own, each in the group of its nearest relative."""
+    """Tensors that a segment has beyond the run's own.
+
+    Each is in the group that a function of the user's names, or else in that of its nearest relative.
+    """
     joined = []
     for name, shape, dtype in layout:
         if name in earlier:
@@ -282,7 +285,11 @@ def _joined(
     if new and not near:
         raise SpecMismatchError(f"all groups of the run are stored without error: {new[0][0]!r} cannot join one")
     names, index = [t.name for t in near], [t.group for t in near]
-    joined += [TensorInfo(n, tuple(s), d, grouping.nearest(n, names, index)) for n, s, d in new]
+    known = {header.groups[i]: i for i in index}
+    for name, shape, dtype in new:
+        told = groups(name) if callable(groups) else None
+        place = known[told] if told in known else grouping.nearest(name, names, index)
+        joined.append(TensorInfo(name, tuple(shape), dtype, place))
     return tuple(joined)
 
 

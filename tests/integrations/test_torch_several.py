@@ -106,6 +106,26 @@ def test_optimizers_of_one_class_are_numbered_where_their_settings_differ(tmp_pa
     assert set(run.scalars) == {"lr/SGD", "lr/SGD2", "loss", "wall_time"}
 
 
+def test_parameters_that_are_unfrozen_join_a_group_of_their_optimizer(tmp_path, recorded):
+    """Also where their nearest relative by name is trained by another one."""
+    model = model_of()
+    model[0].bias.requires_grad_(False)
+    muon, adamw = matrices_and_rest(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GradlogWarning)
+        with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, on_error="raise", k=32) as log:
+            for _ in range(2):
+                loss_of(model).backward()
+                muon.step()
+                adamw.step()
+                model[0].bias.requires_grad_(True)
+        assert not log.reason
+    run = recorded(tmp_path / "r.zarr").run
+    [joined] = run.segments[1].header.joined
+    assert joined.name == "0.bias"
+    assert run.groups[joined.group].startswith("AdamW/")
+
+
 def test_updates_of_several_optimizers_telescope(tmp_path, recorded):
     model = model_of()
     muon, adamw = matrices_and_rest(model)

@@ -28,7 +28,7 @@ from gradlog.integrations.torch.types import Models, Named, Optimizer
 from gradlog.integrations.torch.update import PairCapture, UpdateCapture
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.options import BOTH, HookKeywords, RecordingOptions
-from gradlog.sketching.groups import assign, canonical
+from gradlog.sketching.groups import assign, canonical, nearest
 
 CAPTURES: dict[object, type[Capture]] = {"gradient": Capture, "update": UpdateCapture, BOTH: PairCapture}
 """By what is recorded."""
@@ -83,7 +83,7 @@ def record(
         chosen.chosen(_names(innermost, models))  # which says so where the user has chosen none
         raise UnsupportedError("the optimizer holds no parameter that requires a gradient: nothing to record")
     if len(watched) > 1:
-        chosen = _by_optimizer(chosen, innermost, named)
+        chosen = _by_optimizer(chosen, innermost, named, functools.partial(_names, innermost, models))
     chosen = chosen.filled(optimizer=settings_of_all(innermost))
     logger, header, capture = _for_job(path, named, chosen)
     if header is None:
@@ -118,7 +118,7 @@ def _names(
 
 
 def _by_optimizer(
-    chosen: RecordingOptions, optimizers: Sequence[tuple[str, Optimizer]], named: Named
+    chosen: RecordingOptions, optimizers: Sequence[tuple[str, Optimizer]], named: Named, now: Callable[[], Named]
 ) -> RecordingOptions:
     """Divide parameters into groups that have one optimizer each, and its name in theirs."""
     if chosen.stage == "local":
@@ -129,8 +129,17 @@ def _by_optimizer(
     names = [name for name, _ in named]
     groups, index = assign(names, [p.numel() for _, p in named], chosen.groups)
     label = {name: f"{owner[id(p)]}/{groups[i]}" for (name, p), i in zip(named, index, strict=True)}
-    # what joins later goes to the group of its nearest relative, whatever is said of it here
-    return dataclasses.replace(chosen, groups=lambda name: label.get(name, name))
+
+    def group(name: str) -> str:
+        """Group of a parameter; of one that joins later, that of its nearest relative with the same optimizer."""
+        if name in label:
+            return label[name]
+        held = {id(p): own for own, one in optimizers for p in parameters(one)}
+        own = next((held[id(p)] for other, p in now() if other == name), "")
+        mine = [other for other in label if label[other].startswith(f"{own}/")]
+        return label[mine[nearest(name, mine, range(len(mine)))]] if mine else name
+
+    return dataclasses.replace(chosen, groups=group)
 
 
 def _for_job(path: Path, named: Named, options: RecordingOptions) -> tuple[*Opened, type[Capture]]:
