@@ -12,7 +12,7 @@ import inspect
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -207,8 +207,9 @@ class UrlSink:
             self._fs, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
             raise MissingDependencyError(f"{url}: {error}; for s3://: pip install 'gradlog-zarr[s3]'") from error
-        upload = getattr(self._fs, "_pipe_file", self._fs.pipe_file)
-        self._conditional = "mode" in inspect.signature(upload).parameters
+        self._conditional = "mode" in self._takes("pipe_file")
+        # s3fs asks for the size of an object before it reads it, to read parts of a large one at once; ours are small
+        self._whole = {"max_concurrency": 1} if "max_concurrency" in self._takes("cat_file") else {}
 
     def put(self, key: str, data: Buffers) -> None:
         """Upload one object."""
@@ -239,7 +240,7 @@ class UrlSink:
 
     def get(self, key: str) -> bytes:
         """Download one object."""
-        return bytes(self._try(self._fs.cat_file, f"{self._root}/{key}"))
+        return bytes(self._try(self._fs.cat_file, f"{self._root}/{key}", **self._whole))
 
     def names(self) -> list[str]:
         """List the first level."""
@@ -271,6 +272,10 @@ class UrlSink:
 
     def sweep(self, segment: str = "") -> None:
         """Nothing to do: an object appears whole or not at all."""
+
+    def _takes(self, call: str) -> Collection[str]:
+        """Names of the arguments that a call of this client takes."""
+        return inspect.signature(getattr(self._fs, f"_{call}", getattr(self._fs, call))).parameters
 
     def _try(self, call: Callable[Arguments, Answer], *args: Arguments.args, **options: Arguments.kwargs) -> Answer:
         """Call; after a failure, a store that asks to slow down say, again after each of the pauses.
