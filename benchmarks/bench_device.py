@@ -4,9 +4,10 @@
 
 Prints a Markdown table: for gradients like those of ResNet-18 and of GPT-2 (124 million), in float32 and bfloat16, the
 time of a sketch with norms, that of ``torch._foreach_norm`` of the same tensors, which reads each entry once, and their
-ratio; then what the operations move and how many kernels they are. Bytes and kernels are counted, not measured: every
-operation reads its inputs and writes its outputs, and a list of tensors is cut into kernels as on CUDA. The device
-``meta`` computes nothing and only counts. ``--share`` divides the first dimension of every tensor, for small machines.
+ratio; the processor time to start a sketch; what the operations move and how many kernels they are. Bytes and kernels
+are counted, not measured: every operation reads its inputs and writes its outputs, and a list of tensors is cut into
+kernels as on CUDA. The device ``meta`` computes nothing and only counts. ``--share`` divides the first dimension of
+every tensor, for small machines.
 
 The fold in plain torch is always shown; on CUDA the one in Triton too, where it can be used.
 """
@@ -148,36 +149,37 @@ def count(sketch: DeviceSketch, gradients: list[torch.Tensor]) -> Traffic:
     return traffic
 
 
-def milliseconds(f: Callable[[], object], device: torch.device, steps: int) -> float:
-    """Of one call, when many follow each other."""
+def milliseconds(f: Callable[[], object], device: torch.device, steps: int) -> tuple[float, float]:
+    """Of one call, when many follow each other: until the device is done, and of this thread's processor."""
     wait = torch.accelerator.synchronize if device.type not in ("cpu", "meta") else lambda: None
     for _ in range(3):
         f()
     wait()
-    start = time.perf_counter()
+    start, started = time.perf_counter(), time.thread_time()
     for _ in range(steps):
         f()
+    spent = time.thread_time() - started
     wait()
-    return 1e3 * (time.perf_counter() - start) / steps
+    return 1e3 * (time.perf_counter() - start) / steps, 1e3 * spent / steps
 
 
 def rows(device: torch.device, names: list[str], share: int, steps: int) -> Iterator[str]:
     """Lines of the table."""
-    yield "| model | entries | dtype | fold | one read, ms | sketch, ms | ratio | bytes an entry | kernels |"
-    yield "|---|--:|---|---|--:|--:|--:|--:|--:|"
+    yield "| model | entries | dtype | fold | one read, ms | sketch, ms | ratio | start, ms | bytes/entry | kernels |"
+    yield "|---|--:|---|---|--:|--:|--:|--:|--:|--:|"
     for name in names:
         shapes = {n: (-(-s[0] // share), *s[1:]) for n, s in MODELS[name]().items()}
         entries = sum(map(math.prod, shapes.values()))
         for dtype in (torch.float32, torch.bfloat16):
             gradients = [torch.empty(s, dtype=dtype, device=device).normal_() for s in shapes.values()]
             head = f"| {name} | {entries:,} | {str(dtype)[6:]} |"
-            floor = milliseconds(lambda: torch._foreach_norm(gradients), device, steps)  # noqa: B023
+            floor, _ = milliseconds(lambda: torch._foreach_norm(gradients), device, steps)  # noqa: B023
             for kind, sketch in sketches(shapes, device, device.type == "meta" or None).items():
                 moved = count(sketch, gradients)
                 counts = f"{moved.bytes / entries:.1f} | {moved.kernels} |"
-                took = milliseconds(lambda: step(sketch, gradients), device, steps)  # noqa: B023
+                took, host = milliseconds(lambda: step(sketch, gradients), device, steps)  # noqa: B023
                 times = f"{floor:.2f} | {took:.2f} | {took / floor:.1f}" if device.type != "meta" else "| |"
-                yield f"{head} {kind} | {times} | {counts}"
+                yield f"{head} {kind} | {times} | {host:.2f} | {counts}"
 
 
 def main() -> None:
