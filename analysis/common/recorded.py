@@ -28,7 +28,7 @@ def recorded(info: Info) -> dict[str, str]:
         "path": info["path"],
         "status": info["status"] + (f": {info['reason']}" if info["reason"] else ""),
         "steps": steps(info),
-        "gradient": f"{info['what']}, {info['stage']}",
+        "gradient": f"{info['what']}, {info['stage']}{', with updates' if info.get('updates') else ''}",
         "model": f"{counted(info['dimension'], 'parameter')} in {counted(info['tensors'], 'tensor')}{_chosen(origin)}",
         "groups": counted(len(info["groups"]), "group"),
         "fold": ", ".join(dict.fromkeys(s["fold"] for s in info["segments"] if "fold" in s)),

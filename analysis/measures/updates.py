@@ -56,6 +56,8 @@ class Products:
         Steps that count.
     exact : bool (scopes,)
         Where the sketch has no error.
+    norms : float64 (2, stretches, scopes)
+        Mean squared norms of update and weights, where exact ones were logged.
     """
 
     first: NDArray[np.int64]
@@ -64,6 +66,7 @@ class Products:
     blocks: dict[str, list[Float64]]
     rows: NDArray[np.int64]
     exact: NDArray[np.bool_]
+    norms: Float64
 
     @property
     def k(self) -> int:
@@ -76,7 +79,8 @@ class Products:
         sums = {name: x.sum(axis=0, keepdims=True) for name, x in self.sums.items()}
         sums["tt"] = self.sums["tt"].mean(axis=0, keepdims=True)
         blocks = {name: [np.concatenate(x)] for name, x in self.blocks.items()}
-        return Products(self.first[:1], self.last[-1:], sums, blocks, self.rows.sum(keepdims=True), self.exact)
+        rows, norms = self.rows.sum(keepdims=True), self.norms.mean(axis=1, keepdims=True)
+        return Products(self.first[:1], self.last[-1:], sums, blocks, rows, self.exact, norms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +112,8 @@ class GradientAndUpdate:
     rate, momentum : Estimate
         The coefficients of that combination.
     relative : Estimate
-        Norm of the update over that of the weights, where snapshots tell the latter.
+        Norm of the update over that of the weights: without error where exact norms were logged (``norms_every=``),
+        else from sketches, where snapshots tell the weights.
     curvature, corrected, shared : Estimate
         Directional curvature, as in the notes of :func:`gradient_and_update`.
     edge : Estimate
@@ -141,7 +146,10 @@ def compare(sums: Products, groups: Sequence[str]) -> GradientAndUpdate:
     rate, momentum, plain = (_estimate(_part(i), exact, *of_pair) for i in range(3))
     linear = 1 - plain.value <= LEFT * (1 - np.square(previous.value))
     curvature, corrected, shared = _curvatures(sums, rate.value, linear, exact)
-    relative = s["uu"] / np.maximum(sums.rows, 1)[:, None, None]
+    mean = s["uu"] / np.maximum(sums.rows, 1)[:, None, None]
+    relative = _estimate(lambda uu, tt: np.sqrt(uu / tt), exact, mean, s["tt"])
+    exactly = np.sqrt(sums.norms[0] / sums.norms[1])
+    ends = (np.where(np.isnan(exactly), x, exactly) for x in (relative.value, relative.low, relative.high))
     return GradientAndUpdate(
         sums.first,
         sums.last,
@@ -151,7 +159,7 @@ def compare(sums: Products, groups: Sequence[str]) -> GradientAndUpdate:
         _adjusted(plain, sums.k, exact),
         rate,
         momentum,
-        _estimate(lambda uu, tt: np.sqrt(uu / tt), exact, relative, s["tt"]),
+        Estimate(*ends),
         curvature,
         corrected,
         shared,

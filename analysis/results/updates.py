@@ -123,13 +123,15 @@ def products(run: Run, rows: int | None = None, first: int = 0) -> Products:
     exact, noise = exact_groups(run.header), _half_norms(run)
     sums: dict[str, list[Float64]] = {}
     blocks: dict[str, list[Float64]] = {}
-    counted = []
+    counted, norms, exactly = [], [], _norms(run)
     for start, place in zip(starts.tolist(), _weights(run, updates, starts), strict=True):
         stretch = _Stretch(run, updates, start, start + size)
         counted.append(int(stretch.valid.sum()))
         for name, total in (stretch.sums() | {"tt": np.square(place)}).items():
             scopes = [pool(total.reshape(-1), run.k, exact), *total]
             sums.setdefault(name, []).append(np.stack(scopes))
+        squares = stretch.squares(exactly)
+        norms.append(np.column_stack([squares.sum(axis=1), squares]))
         for name, parts in stretch.blocks(noise).items():
             blocks.setdefault(name, []).append(np.column_stack([parts.sum(axis=1), parts]))
     return Products(
@@ -139,6 +141,7 @@ def products(run: Run, rows: int | None = None, first: int = 0) -> Products:
         blocks,
         np.array(counted),
         np.array([all(exact), *exact]),
+        np.stack(norms, axis=1),
     )
 
 
@@ -180,6 +183,12 @@ class _Stretch:
         found["hh_d"] = _added(noise[self.start : self.start + len(self.valid)][self._masks["_d"]])
         return found
 
+    def squares(self, norms: Float64) -> Float64:
+        """Mean squared norms of update and weights by group, (2, groups), over the steps that logged both."""
+        rows = norms[:, self.start : self.start + len(self.valid)][:, self.valid]
+        rows = np.square(rows[:, np.isfinite(rows).all(axis=(0, 2))])
+        return rows.mean(axis=1) if rows.shape[1] else np.full(rows.shape[::2], np.nan)
+
 
 def _added(rows: Float64) -> Float64:
     """Add up blocks of rows, (blocks, groups)."""
@@ -189,9 +198,19 @@ def _added(rows: Float64) -> Float64:
 
 def _half_norms(run: Run) -> Float64:
     """Squared norms of the minibatch noise in each row by group, NaN where no half batch was logged."""
-    if not run.halves:
+    return _logged(run, [HALF_NORM2.format(g) for g in range(run.n_groups)] if run.halves else [])
+
+
+def _norms(run: Run) -> Float64:
+    """Exact norms of update and weights, (2, rows, groups), NaN where none was logged."""
+    kinds = [[f"{kind}/{group}" for group in run.groups] for kind in ("update_norm", "weight_norm")]
+    return np.stack([_logged(run, names if {*names} <= {*run.scalar_names} else []) for names in kinds])
+
+
+def _logged(run: Run, names: list[str]) -> Float64:
+    """Scalars of each row, (rows, groups); NaN without names."""
+    if not names:
         return np.full((run.n_steps, run.n_groups), np.nan)
-    names = [HALF_NORM2.format(g) for g in range(run.n_groups)]
     return np.concatenate([np.stack([b.scalars[n] for n in names], axis=1) for b in run.columns(names, norms=False)])
 
 

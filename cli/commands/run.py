@@ -86,7 +86,8 @@ def run(
     path, recording["mode"] = choose_place(script, output, *asked) if first_rank() else (output or script, "w-")
     recording["argv"] = not no_argv
     recording["what"] = ("gradient", "update") if recording["what"] == "both" else recording["what"]
-    recording["include"] = recording["include"] or None  # click gives an empty tuple where there is none
+    for option in ("include", "exclude"):
+        recording[option] = recording[option] or None  # click gives an empty tuple where there is none
     folder = os.getcwd()
     warnings.showwarning = warnings._showwarning_orig  # type: ignore[attr-defined]  # the script's warnings look as ever
     warnings.filterwarnings("ignore", category=GradlogWarning)  # ours are in the log, which this command shows

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_two_optimizers(tmp_path, recorded, gradlog_run):
-    done = gradlog_run("--k", "16", "train.py", "two", "--epochs", "3")
+    done = gradlog_run("--k", "16", "--what", "both", "train.py", "two", "--epochs", "3")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done __main__ ['two', '--epochs', '3']\n"
     assert "next: gradlog analyze" in done.stderr
@@ -39,6 +39,8 @@ def test_two_optimizers(tmp_path, recorded, gradlog_run):
     seen = np.load(tmp_path / "seen.npy")
     np.testing.assert_allclose(run.norm2.sum(axis=1), np.square(seen).sum(axis=1), rtol=1e-5)
     assert run.steps == [0, 1, 2, 3]
+    assert run.run.updates.norms(0, 4).all()
+    assert "chosen" not in run.header.provenance
     assert recorded(tmp_path / "train.optimizer2.zarr").header.dimension == 12
 
 

@@ -50,15 +50,16 @@ def test_the_curvature_of_full_batches_is_that_of_hessian_vector_products(tmp_pa
 
     optimizer = torch.optim.SGD(params, lr=0.05, momentum=0.5)
     places = [[p.detach().clone() for p in params]]
-    with gradlog.attach(
-        optimizer, tmp_path / "r.zarr", model=model, what=("gradient", "update"), k="exact", on_error="raise"
-    ):
+    options = {"model": model, "what": ("gradient", "update"), "on_error": "raise"}
+    measured = gradlog.attach(optimizer, tmp_path / "n.zarr", k=8, norms_every=4, **options)
+    with measured, gradlog.attach(optimizer, tmp_path / "r.zarr", k="exact", **options):
         for _ in range(8):
             optimizer.zero_grad()
             loss(*params).backward()
             optimizer.step()
             places.append([p.detach().clone() for p in params])
     found = gradient_and_update(open_run(tmp_path / "r.zarr"), rows=1)
+    logged = gradient_and_update(open_run(tmp_path / "n.zarr"), rows=4).relative
     for t in range(7):
         u = [b - a for a, b in zip(places[t], places[t + 1], strict=True)]
         along = [torch.zeros_like(p) for p in params]
@@ -73,3 +74,6 @@ def test_the_curvature_of_full_batches_is_that_of_hessian_vector_products(tmp_pa
             weights = sum(float((p * p).sum()) for p in places[t][part])
             size = sum(float((b * b).sum()) for b in u[part])
             assert found.relative.value[t, scope] == pytest.approx((size / weights) ** 0.5, rel=1e-4)
+            if t % 4 == 0:  # where a sketch of 8 coordinates would be far off
+                ends = [x[t // 4, scope] for x in (logged.value, logged.low, logged.high)]
+                assert ends == pytest.approx([(size / weights) ** 0.5] * 3, rel=1e-4)
