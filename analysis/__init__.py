@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from gradlog.analysis.comparison.compare import Comparison, Row, compare, compare_archive
     from gradlog.analysis.comparison.divergence import Cosines, cosines
     from gradlog.analysis.comparison.replicates import Configuration, Difference, Mean, Replicates, replicates
+    from gradlog.analysis.directions.autocorrelation import Autocorrelation, autocorrelation
     from gradlog.analysis.directions.direction_map import DirectionMap, direction_map
     from gradlog.analysis.directions.probes import Conflict, ProbeCosines, probe_conflicts, probe_cosines
+    from gradlog.analysis.directions.turns import Turn, turns
     from gradlog.analysis.directions.weights_path import WeightsPath, weights_path
     from gradlog.analysis.events.events import Event, Events, find_events
     from gradlog.analysis.events.neighbours import Neighbours, neighbours
@@ -39,13 +41,14 @@ if TYPE_CHECKING:
     from gradlog.analysis.trackers.export import export_to_tracker
 
 __all__ = [
-    "Cache", "Comparison", "Configuration", "Conflict", "Cosines", "Difference", "DirectionMap", "Estimate", "Event",
-    "Events", "Evidence", "Fitted", "GradientAndUpdate", "GroupTime", "Linear", "Look", "Mean", "Neighbours",
-    "Predictor", "Probe", "ProbeCosines", "Replicates", "Report", "Row", "Run", "Sketcher", "WeightsPath", "analyze",
-    "analyze_each", "analyze_many", "archive_report", "audit_run", "compare", "compare_archive", "cosines",
-    "direction_map", "export_result", "export_rows", "export_to_tracker", "find_events", "gradient_and_update",
-    "group_time", "html_report", "is_live", "neighbours", "open_run", "plots", "probe_conflicts", "probe_cosines",
-    "register_predictor", "replicates", "silence", "to_json", "watch", "weights_path", "write_report",
+    "Autocorrelation", "Cache", "Comparison", "Configuration", "Conflict", "Cosines", "Difference", "DirectionMap",
+    "Estimate", "Event", "Events", "Evidence", "Fitted", "GradientAndUpdate", "GroupTime", "Linear", "Look", "Mean",
+    "Neighbours", "Predictor", "Probe", "ProbeCosines", "Replicates", "Report", "Row", "Run", "Sketcher", "Turn",
+    "WeightsPath", "analyze", "analyze_each", "analyze_many", "archive_report", "audit_run", "autocorrelation",
+    "compare", "compare_archive", "cosines", "direction_map", "export_result", "export_rows", "export_to_tracker",
+    "find_events", "gradient_and_update", "group_time", "html_report", "is_live", "neighbours", "open_run", "plots",
+    "probe_conflicts", "probe_cosines", "register_predictor", "replicates", "silence", "to_json", "turns", "watch",
+    "weights_path", "write_report",
 ]  # fmt: skip
 
 _HOME = {
@@ -58,8 +61,10 @@ _HOME = {
         "comparison.compare": ["Comparison", "Row", "compare", "compare_archive"],
         "comparison.divergence": ["Cosines", "cosines"],
         "comparison.replicates": ["Configuration", "Difference", "Mean", "Replicates", "replicates"],
+        "directions.autocorrelation": ["Autocorrelation", "autocorrelation"],
         "directions.direction_map": ["DirectionMap", "direction_map"],
         "directions.probes": ["Conflict", "ProbeCosines", "probe_conflicts", "probe_cosines"],
+        "directions.turns": ["Turn", "turns"],
         "directions.weights_path": ["WeightsPath", "weights_path"],
         "events.events": ["Event", "Events", "find_events"],
         "events.neighbours": ["Neighbours", "neighbours"],

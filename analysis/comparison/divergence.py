@@ -16,7 +16,8 @@ from gradlog.analysis.measures.cosines import cosine_intervals
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.reading.rows import buffer_rows
 from gradlog.analysis.reading.run import Run
-from gradlog.errors import SpecMismatchError, TooFewStepsError
+from gradlog.analysis.reading.same_map import require_same_map
+from gradlog.errors import TooFewStepsError
 
 SIMILARITY_THRESHOLD, MIN_CONSECUTIVE = 0.9, 3
 """Runs have parted where the cosine's interval lies below 0.9 at three steps in a row."""
@@ -55,30 +56,6 @@ class Cosines:
             return None
         where = np.flatnonzero(sliding_window_view(dissimilar, MIN_CONSECUTIVE).all(axis=1))
         return int(self.steps[where[0]]) if len(where) else None
-
-
-def require_same_map(a: Run, b: Run) -> None:
-    """Refuse runs whose rows cannot be compared.
-
-    Raises
-    ------
-    SpecMismatchError
-        With the first thing that differs.
-    """
-    one, two = a.header, b.header
-    facts = {
-        **{name: (getattr(one.sketch, name), getattr(two.sketch, name)) for name in ("kind", "k", "seed", "m")},
-        "groups": (one.groups, two.groups),
-        "tensors": tuple([(t.name, t.shape, t.group) for t in h.tensors] for h in (one, two)),
-        "what": (one.what, two.what),
-        "stage": (one.stage, two.stage),
-    }
-    for name, (left, right) in facts.items():
-        if left != right:
-            shown = f": {left} and {right}" if len(f"{left}{right}") < 160 else ""
-            raise SpecMismatchError(
-                f"{a.where} and {b.where} differ in their {name}{shown}; their rows cannot be compared"
-            )
 
 
 def cosines(a: Run, b: Run) -> Cosines:

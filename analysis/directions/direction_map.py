@@ -18,33 +18,23 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.common.jackknife import leave_one_out, pool, quantile, spread
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.measures.exact_groups import exact_groups
-from gradlog.analysis.reading.rewinds import rewinds
-from gradlog.analysis.results.execute import in_range
-from gradlog.analysis.streaming import schedule
-from gradlog.analysis.streaming.recipe import Recipe
-from gradlog.analysis.streaming.scalar_sums import by_pane
-from gradlog.analysis.streaming.totals import contributions
-from gradlog.errors import TooFewStepsError
+from gradlog.analysis.directions.stretches import PARTS, Stretches, stretches
+from gradlog.analysis.reading.same_map import require_same_map
 
 if TYPE_CHECKING:
     from gradlog.analysis.reading.run import Run
 
-MOST, FEWEST_ROWS = 24, 16
-"""Stretches, and rows of one: their means are compared."""
-
-PARTS = 4
-"""Parts of a stretch, whose products make the squared norm of its mean."""
-
 
 @dataclasses.dataclass(frozen=True)
 class DirectionMap:
-    """Cosines between the mean gradients of stretches of steps.
+    """Cosines between the mean gradients of stretches of steps, of one run or of two.
 
     Attributes
     ----------
     first, last : int64 (stretches,)
-        Steps at their ends.
+        Steps at their ends; of two runs, those of the first.
+    other_first, other_last : int64 (stretches,)
+        The same of the columns: those of the second run, of one run its own.
     cosine, low, high : float64 (stretches, stretches)
         Cosine and the ends of its 95 % interval, which covers the sketch and the noise of the steps; NaN where the
         mean gradient of one of both cannot be told from zero.
@@ -55,17 +45,19 @@ class DirectionMap:
     cosine: Float64
     low: Float64
     high: Float64
+    other_first: NDArray[np.int64]
+    other_last: NDArray[np.int64]
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """Which stretches have a mean gradient that can be told from zero."""
-        return ~np.isnan(np.diagonal(self.cosine))
+        """Which stretches, rows of the map, have a mean gradient that can be told from zero."""
+        return np.asarray(np.isfinite(self.cosine).any(axis=1))
 
 
 def direction_map(
-    run: Run, rows: int | None = None, group: str | None = None, scheduler: object = None
+    run: Run, rows: int | None = None, group: str | None = None, scheduler: object = None, other: Run | None = None
 ) -> DirectionMap:
-    """Compare the mean gradients of stretches of a run in direction.
+    """Compare the mean gradients of stretches of a run in direction, with each other or with those of another run.
 
     Parameters
     ----------
@@ -78,6 +70,10 @@ def direction_map(
         One parameter group instead of all.
     scheduler
         As of ``analyze``.
+    other : Run, optional
+        A run that was sketched by the same map, such as one with another learning rate and the same ``seed`` of the
+        sketch. Cosines are then of its stretches, columns, with those of ``run``. If both runs drew the same batches
+        at the same steps, their noise is the same too, and cosines there are too large.
 
     Returns
     -------
@@ -87,6 +83,8 @@ def direction_map(
     ------
     TooFewStepsError
         Fewer than two stretches.
+    SpecMismatchError
+        The other run was sketched by another map, or its groups are others.
     ValueError
         Fewer than 4 rows in a stretch, no such group, or a sketch of fewer than four coordinates. A view whose steps go
         back at a rewind: a stretch would hold rows of both branches.
@@ -97,31 +95,20 @@ def direction_map(
     >>> found.cosine[0, -1]                                 # doctest: +SKIP
     0.12
     """
-    size = rows or max(FEWEST_ROWS, run.n_steps // MOST)
-    count = run.n_steps // size
-    if size < 4 or run.k < 4:
-        wanted = "stretches of 4 rows and a sketch of 4 coordinates or more"
-        raise ValueError(f"{run.where}: expected {wanted}, got {size} and {run.k}")
-    if len(rewinds(run.steps)):
-        raise ValueError(f"{run.where}: expected steps in order, got a view that goes back; open it with view='latest'")
-    if group is not None and group not in run.groups:
-        raise ValueError(f"{run.where}: expected one of the groups {', '.join(run.groups)}, got {group!r}")
-    if count < 2:
-        raise TooFewStepsError(f"{run.where}: {run.n_steps} steps, at least {2 * size} needed for two stretches")
-    starts = np.arange(count) * size
-    inner = (starts[:, None] + np.arange(PARTS) * size // PARTS).ravel()
-    cuts = np.unique([*inner, count * size, run.n_steps]).tolist()
-    recipe = Recipe(run.n_groups, run.k, lags=0, gram="none")
-    source = in_range(run, by_pane(run, cuts))[0].rows  # cosines are the same in all units
-    panes = contributions(schedule.compute(source, run.contiguous_ranges, cuts, recipe, scheduler))[: len(inner)]
-    with np.errstate(invalid="ignore"):
-        means = np.stack([pane["total"] / pane["rows"] for pane in panes])
-    exact = exact_groups(run.header)
-    if group is not None:
-        g = run.groups.index(group)
-        means, exact = means.reshape(len(means), -1, run.k)[:, g], exact[g : g + 1]
-    found = cosines(means.reshape(count, PARTS, -1), run.k, exact)
-    return DirectionMap(run.steps[starts], run.steps[starts + size - 1], *found)
+    if other is not None:
+        require_same_map(run, other)
+    parts = [stretches(one, rows, scheduler=scheduler).of(group) for one in (run, other) if one is not None]
+    return map_of(*parts)
+
+
+def map_of(one: Stretches, other: Stretches | None = None) -> DirectionMap:
+    """Map of the stretches of a run, or of those of two runs that were sketched by one map."""
+    parts, count = [x.means.reshape(len(x.first), PARTS, -1) for x in (one, other) if x is not None], len(one.first)
+    found = cosines(np.concatenate(parts), one.k, one.exact)
+    if other is None:
+        return DirectionMap(one.first, one.last, *found, one.first, one.last)
+    cosine, low, high = (x[:count, count:] for x in found)
+    return DirectionMap(one.first, one.last, cosine, low, high, other.first, other.last)
 
 
 def cosines(parts: Float64, k: int, exact: Sequence[bool] = ()) -> tuple[Float64, Float64, Float64]:

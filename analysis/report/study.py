@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING, Unpack
 
 from gradlog.analysis.common.types import Progress
-from gradlog.analysis.directions.direction_map import DirectionMap, direction_map
+from gradlog.analysis.directions.autocorrelation import LAGS
+from gradlog.analysis.directions.stretches import Stretches, stretches
 from gradlog.analysis.events.events import Events, with_directions
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import built_in
@@ -74,8 +75,8 @@ class Study(Analysis):
         ``"loss"`` and ``"lr"`` where logged, ``"norm"``.
     events : Events
         Steps at which the run left its usual course.
-    directions : DirectionMap or None
-        Of stretches as long as the windows; None where there are none, or where the view "all" goes back at a rewind.
+    directions : Stretches or None
+        As long as the windows; None where there are none, or where the view "all" goes back at a rewind.
     updates : GradientAndUpdate or None
         Where each gradient has an update beside it.
     """
@@ -85,7 +86,7 @@ class Study(Analysis):
     shares: GroupTime | None
     series: dict[str, Series]
     events: Events
-    directions: DirectionMap | None
+    directions: Stretches | None
     updates: GradientAndUpdate | None
 
     @property
@@ -134,7 +135,7 @@ def study(
     goes_back = len(rewinds(run.steps)) > 0  # then windows do not stand side by side
     shares = None if windows is None or goes_back else group_time(windows, SHARED)
     left_out = size is None or run.k < 4 or growing or goes_back
-    directions = None if left_out else direction_map(run, size, scheduler=options.get("scheduler"))
+    directions = None if left_out else stretches(run, size, LAGS, options.get("scheduler"))
     beside = "update" in (document := to_json(result))
     updates = gradient_and_update(run) if beside else None
     series = {"norm": gradient_norm(run)}

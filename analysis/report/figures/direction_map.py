@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradlog.analysis.common.text import PAGE
-from gradlog.analysis.directions.direction_map import DirectionMap
+from gradlog.analysis.common.text import PAGE, enumerate_some
+from gradlog.analysis.directions.direction_map import DirectionMap, map_of
+from gradlog.analysis.directions.turns import Turn, turns_of
+from gradlog.analysis.reading.same_map import require_same_map
 from gradlog.analysis.report.axes import STEP, exact
-from gradlog.analysis.report.figure import Cells, Figure, Legend
+from gradlog.analysis.report.figure import Cells, Figure, Legend, Rule
 from gradlog.analysis.report.figures import Chart, interval, titled, width
 from gradlog.analysis.report.study import Study
+from gradlog.errors import SpecMismatchError
 
 FEWEST = 3
 """Stretches with a mean gradient that are worth a map."""
@@ -21,16 +24,46 @@ FEWEST = 3
     "direction_map", "directions", 1,
     "The darker a cell, the more alike in direction are the mean gradients of two stretches of steps, row and column; "
     "an empty cell: 0 or less, or a mean gradient that cannot be told from zero among the noise of its steps. Noise "
-    "is taken out, so that a mean that stays the same has cosine 1 with itself later.",
+    "is taken out, so that a mean that stays the same has cosine 1 with itself later. Dotted line: a turn.",
 )  # fmt: skip
 def direction_map(runs: Sequence[Study]) -> list[Figure]:
     """Draw a figure for each run in which some stretches have a mean gradient that is known."""
-    title = "Does training keep its direction?"
-    return [
-        of_map(run.directions, titled(title, run, runs), run.label, width(runs))
-        for run in runs
-        if run.directions is not None and run.directions.known.sum() >= FEWEST
-    ]
+    found = []
+    for run in runs:
+        if run.directions is not None and (own := map_of(run.directions)).known.sum() >= FEWEST:
+            figure = of_map(own, titled("Does training keep its direction?", run, runs), run.label, width(runs))
+            turned = turns_of(run.directions) or []
+            figure.add(*(Rule(float(turn.step), vertical=True) for turn in turned))
+            figure.note = _turned(turned)
+            found.append(figure)
+    return found
+
+
+def _turned(turned: Sequence[Turn]) -> str:
+    if not turned:
+        return ""
+    steps = enumerate_some([f"{t.step:,} (cosine {PAGE.fixed(t.cosine, 2, True)})" for t in turned], 4)
+    return f" The direction turned at step {steps}: there the means before and after differ more than elsewhere."
+
+
+@Chart(
+    "direction_map_of_two", "directions", 3,
+    "The same between both runs: a row for each stretch of the first, a column for each of the second. Where both drew "
+    "the same batches at the same steps, their noise is the same too, and the cosine there is too large.",
+)  # fmt: skip
+def direction_map_of_two(runs: Sequence[Study]) -> list[Figure]:
+    """Draw one figure for two runs that were sketched by one map."""
+    if len(runs) != 2 or None in (runs[0].directions, runs[1].directions):
+        return []
+    one, other = runs
+    try:
+        require_same_map(one.run, other.run)
+    except SpecMismatchError:
+        return []
+    assert one.directions is not None
+    found = map_of(one.directions, other.directions)
+    label = f"{one.label} and {other.label}"
+    return [of_map(found, f"Do both go the same way?\n{label}", label, width(runs))] if found.known.any() else []
 
 
 def of_map(found: DirectionMap, title: str, label: str, wide: int) -> Figure:
@@ -38,21 +71,28 @@ def of_map(found: DirectionMap, title: str, label: str, wide: int) -> Figure:
     legend: Legend = [("band", "h0", "0 or less"), ("band", "h1", "0.5"), ("band", "h2", "cosine 1")]
     said = f"Cosines between the mean gradients of {len(found.first)} stretches of {label}"
     rows = [f"from {first:,}" for first in found.first]
-    figure = Figure(title, said, exact(STEP, [found.first[0], found.last[-1]]), rows, legend, wide, 13 * len(rows))
-    edges = [*found.first, found.last[-1]]
+    edges = [*found.other_first, found.other_last[-1]]
+    figure = Figure(title, said, exact(STEP, [edges[0], edges[-1]]), rows, legend, wide, 13 * len(rows))
     figure.add(Cells(edges, np.maximum(found.cosine, 0), 1.0, _tips(found), "cosine of mean gradients"))
     return figure
 
 
 def _tips(found: DirectionMap) -> list[list[str]]:
-    spans = [f"{a:,} to {b:,}" for a, b in zip(found.first, found.last, strict=True)]
+    spans, others = (
+        [f"{a:,} to {b:,}" for a, b in zip(first, last, strict=True)]
+        for first, last in ((found.first, found.last), (found.other_first, found.other_last))
+    )
 
     def tip(i: int, j: int) -> str:
         value, low, high = (float(part[i, j]) for part in (found.cosine, found.low, found.high))
         if np.isnan(value):
-            return f"steps {spans[i]} and {spans[j]}: not known"
+            return f"steps {spans[i]} and {others[j]}: not known"
         said = PAGE.fixed(value, 2, True)
-        ends = "" if i == j else f" ({interval(low, high, lambda x: PAGE.fixed(x, 2, True))})"
-        return f"steps {spans[i]} and {spans[j]}: cosine {said}{ends}"
+        ends = (
+            ""
+            if i == j and found.first is found.other_first
+            else f" ({interval(low, high, lambda x: PAGE.fixed(x, 2, True))})"
+        )
+        return f"steps {spans[i]} and {others[j]}: cosine {said}{ends}"
 
-    return [[tip(i, j) for j in range(len(spans))] for i in range(len(spans))]
+    return [[tip(i, j) for j in range(len(others))] for i in range(len(spans))]

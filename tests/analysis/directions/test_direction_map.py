@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from gradlog.analysis import direction_map, open_run
+from gradlog.analysis.directions.stretches import stretches
+from gradlog.analysis.report.figures.direction_map import direction_map_of_two
 from gradlog.analysis.report.study import study
-from gradlog.errors import TooFewStepsError
+from gradlog.errors import SpecMismatchError, TooFewStepsError
 from tests.helpers import stores
 
 
@@ -120,3 +124,31 @@ def test_a_view_that_goes_back_has_no_map(tmp_path):
         direction_map(both, rows=16)
     assert study(both, "run", cache=False).directions is None
     assert study(open_run(path), "run", cache=False).directions is not None
+
+
+def test_between_runs_it_is_that_of_one_run_of_both(tmp_path):
+    """Two runs one after the other are one run, of which the map of both is a part."""
+    rng = np.random.default_rng(7)
+    rows = np.concatenate([turning(rng, 64, 32, 1.0), turning(rng, 80, 32, 1.0)])[:, None]
+    a, b, both = (stores.write_run(tmp_path / n, x) for n, x in (("a", rows[:64]), ("b", rows[64:]), ("both", rows)))
+    found = direction_map(open_run(a), rows=16, other=open_run(b))
+    whole = direction_map(open_run(both), rows=16)
+    assert found.cosine.shape == (4, 5)
+    for name in ("cosine", "low", "high"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name)[:4, 4:])
+    assert (found.other_first.tolist(), found.other_last.tolist()) == ([0, 16, 32, 48, 64], [15, 31, 47, 63, 79])
+
+
+def test_runs_of_other_maps_or_groups_are_refused(tmp_path):
+    rows = turning(np.random.default_rng(8), 64, 32, 1.0)
+    plain, exact = run_of(tmp_path / "a", rows), run_of(tmp_path / "b", rows, exact=True)
+    halved = open_run(stores.write_run(tmp_path / "c", rows.reshape(64, 2, 16)))
+    for other, what in ((exact, "kind"), (halved, "k")):
+        with pytest.raises(SpecMismatchError, match=f"differ in their {what}"):
+            direction_map(plain, rows=16, other=other)
+    studies = [
+        SimpleNamespace(run=run, label=label, directions=stretches(run)) for run, label in ((plain, "a"), (exact, "b"))
+    ]
+    assert direction_map_of_two(studies) == []
+    (figure,) = direction_map_of_two([studies[0], studies[0]])
+    assert figure.title == "Do both go the same way?\na and a"
