@@ -1,21 +1,26 @@
 """gradlog: log sketched gradients of a training run; measure their predictability and rank afterwards.
 
-The recorder lives here and imports numpy only; ``gradlog.analysis`` and ``gradlog.cli`` are separate and load
-when they are used.
+The recorder lives here and needs numpy only; ``gradlog.analysis`` and ``gradlog.cli`` are separate. All load when they
+are used: a command that reads runs spends no time on what records them.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from gradlog.errors import GradlogError, GradlogWarning
-from gradlog.integrations.attach import attach
-from gradlog.recorder.api import open
-from gradlog.recorder.listeners import RecordedRow
-from gradlog.recorder.logger import Logger
-from gradlog.recorder.options import RecordingOptions
-from gradlog.recorder.provenance import fingerprint
-from gradlog.recorder.recovery import Recovered, recover
-from gradlog.storage.compact import Compacted, compact
-from gradlog.storage.settings import Storage
+
+if TYPE_CHECKING:
+    from gradlog.integrations.attach import attach
+    from gradlog.recorder.api import open
+    from gradlog.recorder.listeners import RecordedRow
+    from gradlog.recorder.logger import Logger
+    from gradlog.recorder.options import RecordingOptions
+    from gradlog.recorder.provenance import fingerprint
+    from gradlog.recorder.recovery import Recovered, recover
+    from gradlog.storage.compact import Compacted, compact
+    from gradlog.storage.settings import Storage
 
 __all__ = [
     "Compacted",
@@ -32,3 +37,29 @@ __all__ = [
     "open",
     "recover",
 ]
+
+_HOME = {
+    "Compacted": "storage.compact",
+    "Logger": "recorder.logger",
+    "RecordedRow": "recorder.listeners",
+    "RecordingOptions": "recorder.options",
+    "Recovered": "recorder.recovery",
+    "Storage": "storage.settings",
+    "attach": "integrations.attach",
+    "compact": "storage.compact",
+    "fingerprint": "recorder.provenance",
+    "open": "recorder.api",
+    "recover": "recorder.recovery",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import gradlog
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SAMPLE = ROOT / "sample_logs" / "mlp_wine_exact.zarr"
@@ -87,7 +89,7 @@ except SystemExit as done:
 @pytest.mark.parametrize(
     ("code", "allowed"),
     [
-        ("import gradlog", set()),
+        ("from gradlog import *", set()),
         ("import gradlog.cli", set()),
         ("import gradlog.analysis", set()),
         (RUN.format(args=["--help"]), {"click"}),
@@ -98,8 +100,15 @@ except SystemExit as done:
 )
 def test_import_weight(code: str, allowed: set[str]) -> None:
     loaded = modules_after(code)
-    assert "numpy" in loaded or "click" in loaded
+    assert "gradlog" in loaded
     assert loaded & (HEAVY | {"zarr", "fsspec", "click"}) <= allowed
+
+
+def test_a_name_is_loaded_when_it_is_used() -> None:
+    assert not {"numpy", "zarr"} & modules_after("import gradlog")
+    assert "numpy" in modules_after("import gradlog; gradlog.open")
+    with pytest.raises(AttributeError, match="no attribute 'opn'"):
+        getattr(gradlog, "opn")  # noqa: B009
 
 
 def test_import_weight_is_measured_at_all() -> None:
