@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gradlog.analysis.common.text import TERMINAL
 from gradlog.analysis.events import words
 from gradlog.cli import plain_text
+from gradlog.format.names import UPDATE_NORM, WEIGHT_NORM
 
 if TYPE_CHECKING:
     from gradlog.analysis.events.neighbours import Neighbours
@@ -39,7 +40,7 @@ def text(found: Neighbours) -> list[str]:
 
 def _steps(found: Neighbours) -> list[str]:
     logged = [name for name in found.scalars if name != "wall_time" and not name.endswith("_seconds")]
-    logged = [name for name in logged if not name.startswith(("weight_norm/", "update_norm/"))]
+    logged = [name for name in logged if not name.startswith((WEIGHT_NORM, UPDATE_NORM))]
     names = sorted(logged, key=lambda name: (name != "loss", name != "lr"))[:MOST_SCALARS]
     number = TERMINAL.number
     rows = [
@@ -71,7 +72,7 @@ def _groups(found: Neighbours) -> list[str]:
 
 def _weights(found: Neighbours, group: str) -> tuple[float, float]:
     """Norms of a group's parameters and of their change in the step; NaN where they were not recorded."""
-    weights, update = (found.scalars.get(f"{kind}_norm/{group}") for kind in ("weight", "update"))
+    weights, update = (found.scalars.get(kind + group) for kind in (WEIGHT_NORM, UPDATE_NORM))
     if weights is None or update is None:
         return math.nan, math.nan
     return float(weights[found.at]), float(update[found.at])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gradlog.analysis.common.text import counted, enumerate_some
+from gradlog.format.names import UPDATE_NORM, WEIGHT_NORM
 
 Info = dict[str, Any]
 """As ``Run.info`` gives it: facts by their names, whatever JSON can hold."""
@@ -33,7 +34,7 @@ def recorded(info: Info) -> dict[str, str]:
         "groups": counted(len(info["groups"]), "group"),
         "fold": ", ".join(dict.fromkeys(s["fold"] for s in info["segments"] if "fold" in s)),
         "sketch": EXACT if info["kind"] == "exact/1" else f"{info['kind']}, k = {info['k']}, seed {info['seed']}",
-        "scalars": enumerate_some([_scalar(name, info) for name in info["scalars"]], 12),
+        "scalars": enumerate_some(_scalars(info), 12),
         "created": info["created"],
         "uuid": info["uuid"],
         "format": info["format"],
@@ -48,9 +49,13 @@ def recorded(info: Info) -> dict[str, str]:
     }
 
 
-def _scalar(name: str, info: Info) -> str:
-    seen = name == "loss" and any(segment.get("loss") == "backward" for segment in info["segments"])
-    return f"{name} (what backward was called on)" if seen else name
+def _scalars(info: Info) -> list[str]:
+    """Names of scalars, those of groups as one; of the loss, whether no loop has told it."""
+    backward = any(segment.get("loss") == "backward" for segment in info["segments"])
+    loss = "loss (what backward was called on)" if backward else "loss"
+    names = [loss if name == "loss" else name for name in info["scalars"]]
+    single = [name for name in names if not name.startswith((WEIGHT_NORM, UPDATE_NORM))]
+    return single + ["norms of the parameters and of their change"] * (len(single) < len(names))
 
 
 def steps(info: Info) -> str:
@@ -133,7 +138,9 @@ def _chosen(provenance: Mapping[str, object]) -> str:
     """
     told = provenance.get("chosen")
     lists = {name: told.get(name) for name in ("include", "exclude")} if isinstance(told, Mapping) else {}
-    said = "; ".join(f"{name}={enumerate_some(found, 6)}" for name, found in lists.items() if isinstance(found, list))
+    said = "; ".join(
+        f"{name}={enumerate_some(found, 6)}" for name, found in lists.items() if isinstance(found, list) and found
+    )
     return f", chosen by {said}" if said else ""
 
 

@@ -27,6 +27,9 @@ HALF_PATTERN = re.compile(r"half_norm2:\d+")
 """Scalars of a row whose batch was recorded in two halves: for each group, by its number, the squared norm of half the
 difference of their gradients."""
 
+WEIGHT_NORM, UPDATE_NORM = "weight_norm/", "update_norm/"
+"""What scalars begin with that are norms of the parameters of a group, whose name follows, and of their change."""
+
 _TEMPORARY = re.compile(r".+\.[0-9a-f]+-[0-9a-f]+\.partial", re.DOTALL)
 _LEFTOVER = re.compile(r"(?:zarr\.json|replaced)\.[0-9a-f]+-[0-9a-f]+\.partial")
 _REPLACING = re.compile(r"replacing\.[0-9a-f]+-[0-9a-f]+\.partial")

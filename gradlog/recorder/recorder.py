@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gradlog.format.header import RunHeader
+from gradlog.format.names import WEIGHT_NORM
 from gradlog.recorder.fold import Fold
 from gradlog.recorder.listeners import Listeners
 from gradlog.recorder.messages import tell
@@ -275,7 +276,7 @@ class Recorder:
             if self.options.theta_every and not self.recording.queue.snapshots:
                 self.remark("no sketch of the parameters was kept: nothing here knows them; call parameters(...)")
             names = self.recording.queue.block.names
-            if self.options.norms_every and not any(name.startswith("weight_norm/") for name in names):
+            if self.options.norms_every and not any(name.startswith(WEIGHT_NORM) for name in names):
                 self.remark("norms_every: no norms of the parameters were recorded")
 
     def _end(self) -> None:

@@ -10,6 +10,7 @@ import torch
 
 import gradlog
 import gradlog.analysis
+from gradlog.analysis.common.recorded import recorded as in_words
 from gradlog.errors import GradlogWarning, UnsupportedError
 from gradlog.integrations import torch as integration
 from gradlog.integrations.torch.steps import stepping
@@ -69,6 +70,9 @@ def test_parameters_and_their_norms_on_the_way(tmp_path, recorded):
             norms = [np.sqrt(sum((rows[t][n] ** 2).sum() for n in of)) if t % 4 == 0 else np.nan for t in (0, 2, 4, 6)]
             np.testing.assert_allclose(run.scalar_columns[f"{kind}_norm/{layer}"], norms, rtol=1e-5)
     assert run.info["snapshots"] == [0, 3, 6, 8]
+    scalars = in_words(run.info)["scalars"].split(", ")
+    norms = "norms of the parameters and of their change"
+    assert set(scalars) == {"wall_time", "lr", "loss (what backward was called on)", norms}
     kept = {int(t): theta for s in run.segments for t, theta in zip(s.snapshot_steps, s.snapshots, strict=True)}
     for t in (0, 3, 6):
         np.testing.assert_allclose(kept[t], run.sketcher().sketch(before[t]).sketch, rtol=1e-5, atol=1e-6)

@@ -49,7 +49,9 @@ def test_the_description_of_a_run_says_by_what_its_parameters_were_chosen(tmp_pa
     }
 
 
-@pytest.mark.parametrize("chosen", [["h"], {"include": "h"}, {"include": 3, "exclude": {"a": 1}}, None])
+@pytest.mark.parametrize(
+    "chosen", [["h"], {"exclude": []}, {"include": "h"}, {"include": 3, "exclude": {"a": 1}}, None]
+)
 def test_a_choice_that_is_stored_in_another_form_is_passed_over(tmp_path, chosen):
     with gradlog.open(tmp_path / "r.zarr", LIKE, k=8) as log:
         log.step(LIKE)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gradlog.format.names import UPDATE_NORM, WEIGHT_NORM
 from gradlog.integrations.torch.shards import is_sharded
 from gradlog.integrations.torch.types import Number, Tensors
 
@@ -56,10 +57,10 @@ class Norms:
         with self._capture.recorder.guarded():
             header = self._capture.header
             groups = [header.groups[header.tensors[i].group] for i in steps.places]
-            self._add("weight_norm", before, groups)
+            self._add(WEIGHT_NORM, before, groups)
             for old, new in zip(before, steps.values(), strict=True):
                 old.sub_(new.detach())
-            self._add("update_norm", before, groups)
+            self._add(UPDATE_NORM, before, groups)
 
     def scalars(self) -> dict[str, Number]:
         """Return the norms of the row, of which nothing is waited for, and begin another one."""
@@ -68,7 +69,7 @@ class Norms:
 
     def _add(self, kind: str, tensors: Tensors, groups: Sequence[str]) -> None:
         for tensor, group in zip(tensors, groups, strict=True):
-            name, precise = f"{kind}/{group}", torch.promote_types(tensor.dtype, torch.float32)
+            name, precise = f"{kind}{group}", torch.promote_types(tensor.dtype, torch.float32)
             square = torch.linalg.vector_norm(tensor, dtype=precise).square()
             held = self._squares.get(name)
             self._squares[name] = square if held is None else held + square.to(held.device)
