@@ -317,7 +317,7 @@ def configuration_table(found: Replicates | None) -> Table | None:
         ("95 % interval of the mean", lambda c, p, m: Cell(PAGE.interval(m.low, m.high) or "none", m.value, "soft")),
     ]
     entries = [(c, p, m) for c in found.configurations for p, m in c.kappa.items()]
-    return Table.of("Configurations", columns, entries, " ".join(found.warnings))
+    return Table.of("Configurations", columns, entries, " ".join(found.warnings), detail=True)
 
 
 def difference_table(found: Replicates | None) -> Table | None:
@@ -336,4 +336,4 @@ def difference_table(found: Replicates | None) -> Table | None:
         f"{len(found.differences)} differences; p is adjusted for all of them (Holm). Over the seeds that two "
         "configurations share the interval is a paired one; where they share none it is Welch's."
     )
-    return Table.of("Differences", columns, [(d,) for d in found.differences], note)
+    return Table.of("Differences", columns, [(d,) for d in found.differences], note, detail=True)
