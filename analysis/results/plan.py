@@ -13,6 +13,7 @@ from gradlog.analysis.measures.predictors import needs, parse
 from gradlog.analysis.measures.spec import AnalysisSpec
 from gradlog.analysis.reading.epochs import Epochs, epochs_of
 from gradlog.analysis.reading.rewinds import rewinds
+from gradlog.analysis.reading.rows import block_rows
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.memory_model import predict
 from gradlog.analysis.results.options import Kernel, Options, Scope
@@ -117,7 +118,9 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
     )
     recipe = route.collect(recipe, scope.by_group, light, spectra.seed)
     passes = _passes(recipe, cuts, ranges["run"][0], light)
-    workers, breaks = executors.of(options.compute.scheduler).workers, len(run.gaps) + 1 + len(run.contiguous_ranges)
+    tasks = -(-run.n_steps // block_rows(run.rows)) + len(cuts) - 2
+    workers = executors.of(options.compute.scheduler, tasks).workers
+    breaks = len(run.gaps) + 1 + len(run.contiguous_ranges)
     predicted = predict(passes, run.rows, workers, breaks, spectra.components) + route.memory(run.n_steps, run.rows.n)
     return AnalysisPlan(options, spec, epochs, ranges, cuts, route, recipe, passes, light, predicted)
 
