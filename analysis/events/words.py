@@ -49,15 +49,16 @@ def _steps(first: int, last: int) -> str:
     return f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
 
 
-def told(departure: Departure, style: Style) -> str:
-    """Tell when a series left its band, and how far."""
+def told(departure: Departure, style: Style, since: int | None = None) -> str:
+    """Tell when a series left its band, and how far; shorter where it did so at the known step ``since``."""
     if math.isinf(departure.ratio):
         far = ["infinite"]
     else:
         far = [] if math.isnan(departure.ratio) else [f"{_times(departure.ratio, style)} times"]
         far += [f"{abs(departure.score):.0f} deviations"] if math.isfinite(departure.score) else []
     name = departure.series if departure.of_group else named(departure.series)
-    return f"{name} at step {departure.step:,}" + (f" ({', '.join(far)})" if far else "")
+    when, far = ("", far[:1]) if departure.step == since else (f" at step {departure.step:,}", far)
+    return f"{name}{when}" + (f" ({', '.join(far)})" if far else "")
 
 
 def _times(ratio: float, style: Style) -> str:
@@ -86,17 +87,12 @@ def cosine(ends: tuple[float, float, float], style: Style) -> str:
     )
 
 
-def sentence(found: Mapping[str, Any], steps: int, style: Style) -> str:
-    """Sum the events of a run of so many steps up; empty for a run that is too short for bands.
+def sentence(found: Mapping[str, Any], style: Style) -> str:
+    """Sum the events of a run up, of which there is one or more.
 
     ``found`` is what ``Events.summary`` returns (Any: the fields of its JSON object).
     """
-    judged, events = steps - found["unwatched"], found["events"]
-    if not events:
-        some = (
-            "No step" if judged > found["unwatched"] else f"None of the last {judged:,} steps, which could be judged,"
-        )
-        return f"{some} left its usual range." if judged > 0 else ""
+    events = found["events"]
     largest = max(events, key=lambda e: math.inf if e["score"] is None else e["score"])
     head = counted(found["count"], "event") + (", the largest at " if found["count"] > 1 else " at ")
     when, like = _steps(largest["first_step"], largest["last_step"]), KINDS[largest["kind"]].partition(":")[0]
@@ -104,7 +100,7 @@ def sentence(found: Mapping[str, Any], steps: int, style: Style) -> str:
     first = min(left, key=lambda d: d.step)
     groups = [told(d, style) for d in left if d.of_group and d != first][:1]
     of_groups = f"; of the groups first {groups[0]}" if groups else ""
-    return f"{head}{when}: {like}; first left {told(first, style)}{of_groups}."
+    return f"{head}{when}: {like}; first {told(first, style, since=largest['first_step'])}{of_groups}."
 
 
 def _departure(plain: Mapping[str, Any], of_group: bool) -> Departure:

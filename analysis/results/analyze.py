@@ -195,6 +195,7 @@ def _bound_inputs(scopes: Scopes) -> bounds.Inputs:
 def _events(events: Events) -> Values:
     """Numbers of each event, where there are any."""
     found = {name: np.array([getattr(e, name) for e in events.found]) for name in ("first_step", "last_step", "score")}
+    found["score"] = np.where(np.isinf(found["score"]), np.nan, found["score"])
     found["kind"] = np.array([list(KINDS).index(e.kind) for e in events.found])
     return {f"event_{name}": values for name, values in found.items()} if events.found else {}
 

@@ -69,7 +69,7 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
     """
     parts = (
         _energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _batch, _steps, _events, _group,
-        _update, _uneventful,
+        _update,
     )  # fmt: skip
     found = [finding for part in parts if (finding := part(document, style))]
     found.sort(key=lambda finding: not finding.first)
@@ -289,7 +289,7 @@ def _steps(document: Document, style: Style) -> Finding | None:
     largest = document["path_shares"]["steps"][: min(half, 3)]
     holds = f"{half:,} of {rows:,} hold half of the squared error of last"
     if half > FEW * rows:
-        return Finding(f"No few steps dominate: {holds}.", figure="norm")
+        return Finding(f"{_none(document, style)}: {holds}.", figure="norm")
     most = listed([f"{s['step']:,} ({style.percent(s['share'])})" for s in largest])
     heading = "One step, or a few, hold most of the path"
     first, last = document["run"]["first_step"], document["run"]["last_step"]
@@ -305,7 +305,7 @@ def _events(document: Document, style: Style) -> Finding | None:
     events = document.get("events")
     if not events or not events["count"]:
         return None
-    text = sentence(events, document["run"]["steps"], style)
+    text = sentence(events, style)
     known = [e for e in events["events"] if e["kind"]]
     if not known:
         return Finding(text, figure="events", first=True)
@@ -329,12 +329,15 @@ def _update(document: Document, style: Style) -> Finding | None:
     return Finding(f"{text}.", figure="curvature")
 
 
-def _uneventful(document: Document, style: Style) -> Finding | None:
+def _none(document: Document, style: Style) -> str:
+    """Say that no few steps dominate, and that no step left its usual range, where most could be judged."""
     events = document.get("events")
-    if events is None or events["count"]:
-        return None
-    text = sentence(events, document["run"]["steps"], style)
-    return Finding(text) if text else None
+    if not events or events["count"]:
+        return "No few steps dominate"
+    judged = document["run"]["steps"] - events["unwatched"]
+    if judged > events["unwatched"]:
+        return "No step stands out"
+    return f"No few steps dominate, and no event is among the last {style.count(max(judged, 0))}"
 
 
 def _group(document: Document, style: Style) -> Finding | None:

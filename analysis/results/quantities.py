@@ -241,7 +241,7 @@ OF_THE_RUN = (
     *BOUNDS,
     Quantity("event_first_step", ("event",), "step", "first step of each event; JSON has all of it under events"),
     Quantity("event_last_step", ("event",), "step", "its last step"),
-    Quantity("event_score", ("event",), "1", "largest number of usual deviations in it; infinite for NaN or inf"),
+    Quantity("event_score", ("event",), "1", "largest number of usual deviations; NaN for one of NaN or inf"),
     Quantity("event_kind", ("event",), "1", "what it is like"),
     Quantity("window_overlap", ("window", "other_window"), "1",
              "mean squared cosine between leading increment subspaces", "subspace/overlap"),

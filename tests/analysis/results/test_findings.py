@@ -101,7 +101,7 @@ def test_the_rank_is_compared_with_that_of_shuffled_steps(document, rank, said):
 
 
 def test_a_few_steps_that_hold_half_of_the_path_come_first(document):
-    assert findings(document)[4].text.startswith("No few steps dominate: 69 of 400 hold half of the squared error")
+    assert findings(document)[4].text.startswith("No step stands out: 69 of 400 hold half of the squared error")
     document["path_shares"]["half_steps"] = 40
     first = findings(document)[0]
     assert first.text.startswith("A few steps dominate: 40 of 400 hold half")
