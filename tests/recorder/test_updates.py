@@ -57,6 +57,7 @@ def test_they_are_read_while_recorded_when_closed_compacted_and_continued(tmp_pa
     path = tmp_path / "r.zarr"
     log = record(path, 10, close=False)
     assert np.array_equal(read(path), expected(10))
+    assert np.array_equal(open_run(path).updates.read(9, 10)[0], expected(10)[9].ravel())  # a part of the journal
     log.close()
     assert np.array_equal(read(path), expected(10))
     compact(path, shard_bytes=1)
