@@ -32,7 +32,32 @@ class Band:
     ratio: Float64
 
 
-def band(values: ArrayLike, window: int = WINDOW, positive: bool | None = None) -> Band:
+@dataclasses.dataclass(frozen=True)
+class Departure:
+    """A series that left its band.
+
+    Attributes
+    ----------
+    series : str
+        ``"loss"``, ``"norm"``, ``"change"``, ``"lr"``, ``"non-finite"``, or the name of a group, whose
+        norm it is. The change is the norm of the difference from the gradient before.
+    of_group : bool
+        Whether it is the norm of a group.
+    step : int
+        First step of the event at which it was out of its band.
+    score, ratio : float
+        Usual deviations from the running median, and times the running median, where it was farthest; NaN where they
+        mean nothing. Deviations are infinite where the series had not varied before, and both are for a loss of inf.
+    """
+
+    series: str
+    of_group: bool
+    step: int
+    score: float
+    ratio: float
+
+
+def band(values: ArrayLike, window: int = WINDOW, positive: bool | None = None, least: float = 0.0) -> Band:
     """Judge each value of a series by up to ``window`` values before it.
 
     A value is compared with the running median of those before it, and its distance with the usual distances: their
@@ -46,6 +71,8 @@ def band(values: ArrayLike, window: int = WINDOW, positive: bool | None = None) 
     window : int
     positive : bool, optional
         Whether no value of the series is negative. Default: what these values show.
+    least : float
+        Scores are left out, NaN, where no ratio reaches this.
 
     Returns
     -------
@@ -67,14 +94,16 @@ def band(values: ArrayLike, window: int = WINDOW, positive: bool | None = None) 
         compared = np.log(series) if positive else series
     known = np.isfinite(compared)
     away = _from_before(compared[known], window, LEAST)
+    score, ratio = np.full_like(series, np.nan), np.full_like(series, np.nan)
+    if positive:
+        ratio[known] = np.exp(away)
+        if not (ratio >= least).any():
+            return Band(score, ratio)
     off = _from_before(away[LEAST:], window, LEAST // 2)
     usual = NORMAL * median_before(np.abs(off[LEAST // 2 :]), window, LEAST // 2)
-    score, ratio = np.full_like(series, np.nan), np.full_like(series, np.nan)
     at, off = np.flatnonzero(known)[LEAST + LEAST // 2 :], off[LEAST // 2 :]
     with np.errstate(divide="ignore", invalid="ignore"):
         score[at] = np.where(off == 0, 0.0, off / usual)  # a constant series has no deviation
-    if positive:
-        ratio[known] = np.exp(away)
     return Band(score, ratio)
 
 
@@ -122,14 +151,14 @@ class RunningBand:
     True
     """
 
-    def __init__(self, window: int = WINDOW, positive: bool = True) -> None:
-        self.window, self.positive = window, positive
+    def __init__(self, window: int = WINDOW, positive: bool = True, least: float = 0.0) -> None:
+        self.window, self.positive, self.least = window, positive, least
         self._known = np.empty(0)
 
     def add(self, values: Float64) -> Band:
         """Judge the next values."""
         series = np.concatenate([self._known, values])
-        found, before = band(series, self.window, self.positive), len(self._known)
+        found, before = band(series, self.window, self.positive, self.least), len(self._known)
         known = series[np.isfinite(series) & ((series > 0) | (not self.positive))]
         self._known = known[-3 * self.window :]  # a median of medians of medians looks back so far
         return Band(found.score[before:], found.ratio[before:])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.events.band import LEAST, WINDOW
+from gradlog.analysis.events.band import LEAST, WINDOW, Departure
 from gradlog.analysis.events.directions import Direction, Interval, directions
-from gradlog.analysis.events.find import JUMP, Departure, Jumps, Watch, before_clipping, change_norms
+from gradlog.analysis.events.find import JUMP, Jumps, Watch, before_clipping, change_norms
 from gradlog.format.header import SKIPPED
 
 if TYPE_CHECKING:

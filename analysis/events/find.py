@@ -6,7 +6,6 @@ memory does not grow with the run.
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.events.band import WINDOW, Band, RunningBand, never_negative
+from gradlog.analysis.events.band import WINDOW, Band, Departure, RunningBand, never_negative
 from gradlog.analysis.reading.rewinds import rewinds
 from gradlog.analysis.reading.rows import Block, buffer_rows
 from gradlog.analysis.reading.run import Run
@@ -48,31 +47,6 @@ PIECE = 2048
 
 Judged = tuple[NDArray[np.bool_], Float64, Float64]
 """Which of some values are out of their band, their scores, and their ratios."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Departure:
-    """A series that left its band.
-
-    Attributes
-    ----------
-    series : str
-        ``"loss"``, ``"norm"``, ``"change"``, ``"lr"``, ``"non-finite"``, or the name of a group, whose
-        norm it is. The change is the norm of the difference from the gradient before.
-    of_group : bool
-        Whether it is the norm of a group.
-    step : int
-        First step of the event at which it was out of its band.
-    score, ratio : float
-        Usual deviations from the running median, and times the running median, where it was farthest; NaN where they
-        mean nothing. Deviations are infinite where the series had not varied before, and both are for a loss of inf.
-    """
-
-    series: str
-    of_group: bool
-    step: int
-    score: float
-    ratio: float
 
 
 class Stretch(NamedTuple):
@@ -243,7 +217,8 @@ def change_norms(run: Run) -> Iterator[Float64]:
 
 def _upwards(name: str, window: int) -> Callable[[Float64], Judged]:
     """Watch a norm, or with a name a series of the run."""
-    running, least, usual = RunningBand(window), RATIOS.get(name, RATIOS["norm"]), SCORE if name else GROUP_SCORE
+    least, usual = RATIOS.get(name, RATIOS["norm"]), SCORE if name else GROUP_SCORE
+    running = RunningBand(window, least=least)
 
     def judge(values: Float64) -> Judged:
         found = running.add(values)

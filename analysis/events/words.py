@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from gradlog.analysis.common.text import Style, counted
 
 if TYPE_CHECKING:
+    from gradlog.analysis.events.band import Departure
     from gradlog.analysis.events.events import Event
-    from gradlog.analysis.events.find import Departure
 
 KINDS = {
     "non-finite": "NaN or inf in the gradient",
@@ -104,7 +104,7 @@ def sentence(found: Mapping[str, Any], style: Style) -> str:
 
 
 def _departure(plain: Mapping[str, Any], of_group: bool) -> Departure:
-    from gradlog.analysis.events.find import Departure  # the command's help does without
+    from gradlog.analysis.events.band import Departure  # the command's help does without
 
     score, ratio = (math.nan if plain[name] is None else plain[name] for name in ("score", "ratio"))
     return Departure(plain["name"], of_group, plain["step"], score, ratio)
