@@ -9,7 +9,9 @@ the mean of the numerator is too large by a E||n_t||^2, for SGD the share of noi
 * ``curvature`` is the plain ratio: exact on full batches, else too large in the mean.
 * ``corrected`` takes a E||n_t||^2 off, where half batches tell the noise and the step is linear in the gradient.
 * ``shared`` is <g_{t+1} - g_t, u_{t-1}> / <u_t, u_{t-1}>. The update before knows neither noise, so that its mean is
-  right for any optimizer; it is the curvature between two successive steps, and known where these go the same way.
+  right for any optimizer, if batches are independent. In short epochs without replacement it is too small, since the
+  batches that are left oppose the updates so far. It is the curvature between two successive steps, and known where
+  these go the same way.
 """
 
 from __future__ import annotations

@@ -176,7 +176,12 @@ UPDATES = (
     _of_update("relative", "1", "norm of the update over that of the weights", "no snapshot of the weights is near"),
     _of_update("curvature", "1", "directional curvature along the steps; minibatch noise makes it too large"),
     _of_update("corrected", "1", "the same without the noise, from half batches", f"no half batches, or {NOT_SGD}"),
-    _of_update("shared", "1", "curvature between successive steps, free of noise", "these have too small a cosine"),
+    _of_update(
+        "shared",
+        "1",
+        "curvature between successive steps, free of the noise of independent batches",
+        "these have too small a cosine",
+    ),
     _of_update("edge", "1", "curvature at which such steps are unstable, 2 (1 + momentum) / rate", NOT_SGD),
 )
 """From at most 3,072 steps, of runs that record updates beside gradients, whole and by group."""

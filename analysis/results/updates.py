@@ -60,8 +60,8 @@ def gradient_and_update(run: Run, rows: int | None = None) -> GradientAndUpdate:
 
     ``curvature`` is exact on full batches and otherwise too large in the mean, by the share of minibatch noise over the
     learning rate for SGD. ``corrected`` is free of that where half batches were logged and ``edge`` is known.
-    ``shared`` is free of it for every optimizer; it is the curvature between successive steps, and known where their
-    cosine is 0.2 or more.
+    ``shared`` is free of it for every optimizer, if batches are independent; in epochs of fewer than 16 batches it is
+    too small. It is the curvature between successive steps, and known where their cosine is 0.2 or more.
 
     Examples
     --------
