@@ -94,7 +94,8 @@ def cosines(a: Run, b: Run) -> Cosines:
         raise TooFewStepsError(f"{a.where} and {b.where} have no finite step in common")
     rows_a, rows_b = np.flatnonzero(a.finite)[at_a], np.flatnonzero(b.finite)[at_b]
     size = buffer_rows(a.rows)
-    exact, parts = exact_groups(a.header), []
+    shown = zip(exact_groups(a.whole_header), exact_groups(b.whole_header), strict=True)
+    exact, parts = tuple(map(all, shown)), []
     for start in range(0, len(steps), size):
         X, Y = (_rows(r, which[start : start + size]) for r, which in ((a, rows_a), (b, rows_b)))
         parts.append((*cosine_intervals(X, Y, exact), (X == Y).all(axis=(1, 2))))

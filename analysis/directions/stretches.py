@@ -121,6 +121,6 @@ def stretches(run: Run, rows: int | None = None, lags: int = 0, scheduler: objec
     with np.errstate(invalid="ignore"):
         means = total / number[:, None]
     return Stretches(
-        run.groups, run.k, tuple(exact_groups(run.header)), run.steps[starts], run.steps[starts + size - 1],
+        run.groups, run.k, tuple(exact_groups(run.whole_header)), run.steps[starts], run.steps[starts + size - 1],
         run.steps[inner], size, run.header.every, number, means, energy, lag, pairs,
     )  # fmt: skip

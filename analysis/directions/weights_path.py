@@ -116,7 +116,7 @@ def _of_updates(run: Run, updates: RowSource) -> WeightsPath:
 
 def _norms(run: Run, cubes: Float64) -> tuple[Float64, Float64, Float64]:
     """Norm of each sketch (places, groups, k), with its interval: NaN for one coordinate, which shows no spread."""
-    exact = exact_groups(run.header)
+    exact = exact_groups(run.whole_header)
     squares = pool(np.square(cubes).reshape(len(cubes), -1), run.k, exact)
     total = squares.sum(axis=-1)
     if run.k > 1:

@@ -45,7 +45,7 @@ class Direction:
 
 def directions(run: Run, places: Sequence[tuple[int, int]], window: int) -> list[Direction]:
     """Compare the peaks of events with what came before; ``places``: first row and row of the peak of each."""
-    exact = exact_groups(run.header)
+    exact = exact_groups(run.whole_header)
 
     def cosines(one: Float32, others: Float32) -> list[Interval]:
         found = cosine_intervals(np.broadcast_to(one, others.shape), others, exact)

@@ -101,7 +101,7 @@ def neighbours(run: Run, step: int, around: int = 3) -> Neighbours:
     cube = run.rows.read(start, stop).reshape(-1, run.n_groups, run.k)
     one = np.broadcast_to(cube[row - start], cube.shape)
     finite = run.finite[start:stop] & run.finite[row]
-    ends = cosine_intervals(one, cube, exact_groups(run.header))
+    ends = cosine_intervals(one, cube, exact_groups(run.whole_header))
     cosine, low, high = (np.where(finite, end, np.nan) for end in ends)
     before = past[run.finite[row - len(past) : row]]
     usual = np.median(before, axis=0) if len(before) else np.full(run.n_groups, np.nan)

@@ -22,7 +22,7 @@ from gradlog.analysis.reading.segment import Segment, joined, stored
 from gradlog.analysis.reading.stores import Location
 from gradlog.errors import TooFewStepsError
 from gradlog.format import masking
-from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
+from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader
 from gradlog.format.layout import SCALAR_COLUMNS
 from gradlog.format.names import HALF_PATTERN
 
@@ -128,6 +128,11 @@ class Run:
 
         return card(self)
 
+    @cached_property
+    def whole_header(self) -> RunHeader:
+        """Header with the tensors that joined the run later among its own."""
+        return self.header.with_joined(segment.header for segment in self.segments)
+
     @property
     def k(self) -> int:
         """Sketch coordinates per group."""
@@ -145,13 +150,10 @@ class Run:
 
     @property
     def n_steps(self) -> int:
-        """Rows of the view."""
+        """Rows of the view; ``length`` is its earlier name."""
         return len(self.steps)
 
-    @property
-    def length(self) -> int:
-        """As ``n_steps``."""
-        return self.n_steps
+    length = n_steps
 
     @property
     def finite(self) -> NDArray[np.bool_]:
@@ -161,8 +163,7 @@ class Run:
     @cached_property
     def contiguous_ranges(self) -> NDArray[np.int64]:
         """See the class."""
-        finite = self.finite
-        follows = finite[1:] & finite[:-1] & (np.diff(self.steps) == self.header.every)
+        follows = (finite := self.finite)[1:] & finite[:-1] & (np.diff(self.steps) == self.header.every)
         first = finite & ~np.append(False, follows)[: self.n_steps]
         last = finite & ~np.append(follows, False)[: self.n_steps]
         return np.stack([np.flatnonzero(first), np.flatnonzero(last) + 1], axis=1)

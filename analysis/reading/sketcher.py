@@ -58,11 +58,7 @@ class Sketcher:
     """
 
     def __init__(self, run: Run) -> None:
-        known = {t.name: t for t in run.header.tensors}
-        for segment in run.segments:
-            for tensor in segment.header.joined:
-                known.setdefault(tensor.name, tensor)
-        self.header = dataclasses.replace(run.header, tensors=tuple(known.values()))
+        self.header = run.whole_header
         self._where = run.where
 
     @property

@@ -97,7 +97,7 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
         As ``analyze`` does.
     """
     scope, spectra = options.scope, options.spectra
-    epochs, exact = epochs_of(run, scope.steps_per_epoch), exact_groups(run.header)
+    epochs, exact = epochs_of(run, scope.steps_per_epoch), exact_groups(run.whole_header)
     spec = AnalysisSpec(
         parse(options.predictors), options.eps, run.k, all(exact), run.has_exact_norms,
         exact_groups=exact, drawn_anew=not epochs.drawn,

@@ -215,7 +215,7 @@ class Scopes:
         return sums.totals.get("pooled") if sums.group is None and self.run.n_groups > 1 else sums.gram()
 
     def _limit(self, found: Values, group: int | None) -> float:
-        sizes = self.run.header.group_sizes()
+        sizes = self.run.whole_header.group_sizes()
         return max(1.0, min(float(found["rows"]) - 1, sum(sizes) if group is None else sizes[group]))
 
 

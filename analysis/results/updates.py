@@ -120,7 +120,7 @@ def products(run: Run, rows: int | None = None, first: int = 0) -> Products:
         raise TooFewStepsError(f"{run.where}: {steps} steps, at least {size} needed for one stretch")
     count = steps // size if rows else min(STRETCHES, steps // size)
     starts = first + (np.arange(count) * size if rows else np.linspace(0, steps - size, count).round().astype(int))
-    exact, noise = exact_groups(run.header), _half_norms(run)
+    exact, noise = exact_groups(run.whole_header), _half_norms(run)
     sums: dict[str, list[Float64]] = {}
     blocks: dict[str, list[Float64]] = {}
     counted, norms, exactly = [], [], _norms(run)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gradlog.errors import CorruptRunError, NewerFormatError
 from gradlog.format import fields, limits
@@ -137,6 +137,13 @@ class RunHeader:
         for t in self.tensors:
             sizes[t.group] += t.size
         return tuple(sizes)
+
+    def with_joined(self, segments: Iterable[SegmentHeader]) -> RunHeader:
+        """Header with the tensors that joined in these segments among its own."""
+        known = {t.name: t for t in self.tensors}
+        for segment in segments:
+            known |= {t.name: t for t in segment.joined if t.name not in known}
+        return dataclasses.replace(self, tensors=tuple(known.values()))
 
     def to_attrs(self) -> dict[str, object]:
         """Attributes of the run's root group."""

@@ -14,7 +14,7 @@ from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.comparison.divergence import cosines
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.measures.interpretation import verdict
-from gradlog.format.header import FULL_BITS, RunHeader, SketchSpec, TensorInfo
+from gradlog.format.header import FULL_BITS, RunHeader, SegmentHeader, SketchSpec, TensorInfo
 from gradlog.sketching.fold_hash import FoldHash
 
 K, T = 64, 240
@@ -117,6 +117,15 @@ def test_a_group_is_exact_where_no_two_unit_vectors_meet(k, sizes, seed):
         ]
         gram = np.stack(images) @ np.stack(images).T
         assert exact == np.array_equal(gram, np.eye(len(gram)))
+
+
+def test_parameters_that_joined_later_count_in_what_a_group_can_show():
+    early = header(64, [1, 1])
+    late = TensorInfo("late", (64,), "float32", 0)
+    assert exact_groups(early) == (True,)
+    whole = early.with_joined([SegmentHeader(joined=(late, early.tensors[0]))])
+    assert exact_groups(whole) == (False,)
+    assert whole.tensors == (*early.tensors, late)
 
 
 def test_rounded_sketches_unknown_maps_and_vast_ones_are_not_called_exact():
