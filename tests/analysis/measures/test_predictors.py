@@ -72,5 +72,5 @@ def test_what_a_registered_predictor_gave_is_not_kept_under_its_name(tmp_path):
     for weight in (1.0, 0.5):
         register_predictor("test-changed")(lambda weight=weight: Linear("test-changed", (weight,)))
         result = analyze_cached(open_run(str(tmp_path / "r.zarr")), cache=cache, predictors=["test-changed"])
-        found.append(float(result["kappa"][0]))
+        found.append(float(result.variables["kappa"].values[0]))
     assert found[0] != found[1]
