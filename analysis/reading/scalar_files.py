@@ -114,7 +114,8 @@ def _table(path: Path) -> Iterator[tuple[str, int, float]]:
         names = next(rows, [])
         at = next((i for i, name in enumerate(names) if name.strip().lower() in STEPS), None)
         if at is None:
-            raise UnusableInputError(f"{path}: expected a column named step in the first row")
+            there = ", ".join(repr(name) for name in names[:8]) or "nothing"
+            raise UnusableInputError(f"{path}: expected a column named step in the first row, found {there}")
         for row in rows:
             step = _number(row[at]) if len(row) > at else math.nan
             if step.is_integer() and abs(step) < 2**63:
@@ -135,7 +136,7 @@ def _metric(path: Path) -> Iterator[tuple[str, int, float]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         while line := file.readline(LARGEST):
             if len(line) == LARGEST:
                 raise UnusableInputError(f"{path}: a line of more than {LARGEST:,} letters")

@@ -94,6 +94,7 @@ def test_a_sealed_record_that_is_no_event_is_refused(tmp_path, data):
 
 TABLES = {
     "plain.csv": "step,loss,lr\n0,1.5,0.1\n1,,0.1\n2,nan,0.1\nnone,3,3\n3,inf,0.1\n",
+    "excel.csv": "\ufeffstep,loss\n0,1.5\n2,nan\n3,inf\n",
     "history.csv": '"_step","loss"\n0,1.5\n2,nan\n3,inf\n',
     "panel.tsv": "Step\trun a - loss\trun a - loss__MIN\n0\t1.5\t0\n2\tNaN\t0\n3\tInfinity\t0\n",
     "metrics/loss": "1700000000000 1.5 0\n1700000000001 nan 2\n\nbroken\n1700000000002 inf 3\n",
@@ -115,7 +116,7 @@ def test_tables_and_metric_files(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "text", "word"),
     [
-        ("a.csv", "loss\n1\n", "a column named step"),
+        ("a.csv", "step;loss\n1;1\n", "a column named step in the first row, found 'step;loss'"),
         ("a.csv", "step,train/loss,val/loss\n0,1,2\n", "'train/loss', 'val/loss'"),
         ("a.csv", "step\n0\n", "no numbers at all"),
         ("a.csv", f"step,loss\n0,{'1' * 2**20}\n", "letters"),
