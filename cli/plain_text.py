@@ -96,12 +96,14 @@ def spark(values: Iterable[float | None], width: int = SPARK) -> str:
     if not shown:
         return ""
     low, bars = min(shown), BARS if _can_show(BARS) else ASCII_BARS
-    scale = (len(bars) - 1) / (max(shown) - low) if max(shown) > low else 0.0
-    return "".join(" " if c is None else bars[round((c - low) * scale)] for c in cells)
+    half = max(shown) / 2 - low / 2  # the whole range may be more than a float holds
+    heights = [None if c is None else (c / 2 - low / 2) / half if half else 0.0 for c in cells]
+    return "".join(" " if h is None else bars[round(h * (len(bars) - 1))] for h in heights)
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+    """Mean, within the values whatever the rounding: a constant stays one."""
+    return min(max(sum(values) / len(values), min(values)), max(values)) if values else None
 
 
 def curve(name: str, values: Sequence[float | None], width: int = 0, ends: str = "") -> str:

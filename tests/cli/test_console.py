@@ -262,6 +262,9 @@ def test_a_spark_goes_from_the_least_to_the_largest():
     assert plain_text.spark([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert plain_text.spark([3.0, None, float("nan"), 1.0]) == "█  ▁"
     assert plain_text.spark([2.0, 2.0]) == "▁▁"
+    assert plain_text.spark([0.1] * 100, 40) == "▁" * 40
+    assert plain_text.spark([-1.7e308, 0.0, 1.7e308, 1.7e308]) == "▁▅██"
+    assert plain_text.spark([-1e308, -1e308, 1e308, 1e308], 2) == plain_text.spark([0.0, 1e-320]) == "▁█"
     assert plain_text.spark([]) == plain_text.spark([None]) == ""
     assert plain_text.spark(range(100), 4) == "▁▃▆█"
     assert len(plain_text.spark(range(1001))) == plain_text.SPARK
