@@ -337,7 +337,7 @@ def _none(document: Document, style: Style) -> str:
     judged = document["run"]["steps"] - events["unwatched"]
     if judged > events["unwatched"]:
         return "No step stands out"
-    return f"No few steps dominate, and no event is among the last {style.count(max(judged, 0))}"
+    return "No few steps dominate" + (f", and no event is among the last {style.count(judged)}" if judged > 0 else "")
 
 
 def _group(document: Document, style: Style) -> Finding | None:

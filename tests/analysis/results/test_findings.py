@@ -100,6 +100,20 @@ def test_the_rank_is_compared_with_that_of_shuffled_steps(document, rank, said):
     assert said in about(document, "90 %").text
 
 
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (400, "No step stands out"),
+        (30, "No few steps dominate, and no event is among the last 10"),
+        (20, "No few steps dominate"),
+    ],
+)
+def test_no_event_is_claimed_of_steps_that_were_not_judged(document, steps, said):
+    document["run"]["steps"] = steps
+    document["events"]["unwatched"] = 20
+    assert about(document, "hold half of the squared").text.startswith(f"{said}: 69")
+
+
 def test_a_few_steps_that_hold_half_of_the_path_come_first(document):
     assert findings(document)[4].text.startswith("No step stands out: 69 of 400 hold half of the squared error")
     document["path_shares"]["half_steps"] = 40
