@@ -36,9 +36,9 @@ class Column:
         """Of these values."""
         seen = values[np.isfinite(values)]
         first = float(seen[0]) if len(seen) else float("nan")
-        return cls(
-            len(seen), float(seen.sum()), first, float(seen.min(initial=np.inf)), float(seen.max(initial=-np.inf))
-        )
+        with np.errstate(over="ignore"):  # a sum beyond float64 is inf
+            total = float(seen.sum())
+        return cls(len(seen), total, first, float(seen.min(initial=np.inf)), float(seen.max(initial=-np.inf)))
 
     @property
     def mean(self) -> float:

@@ -88,6 +88,7 @@ def autocorrelation(
     return autocorrelation_of(stretches(run, rows, lags, scheduler).of(group))
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # of no finite rows nothing is known
 def autocorrelation_of(found: Stretches) -> Autocorrelation:
     """Autocorrelation of the rows behind some stretches."""
     length, good = found.size // PARTS, found.rows > 0

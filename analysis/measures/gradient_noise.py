@@ -186,7 +186,7 @@ def _ratio(numerator: Float64, denominator: Float64, halves: HalfBatches) -> Int
 
 def _lag_products(evidence: Evidence, k: int, exact: Sequence[bool]) -> tuple[Float64, Float64, NDArray[np.float64]]:
     """Mean squared norm (k,), sums of lag products (LAGS, k), and their numbers (LAGS,)."""
-    energy = pool(evidence.of("energy"), k, exact) / float(evidence.totals["rows"])
+    energy = pool(evidence.of("energy"), k, exact) / float(evidence.totals["rows"] or np.nan)
     return energy, pool(evidence.of("lag")[:LAGS], k, exact), evidence.totals["lag_pairs"][:LAGS]
 
 

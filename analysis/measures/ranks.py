@@ -23,7 +23,7 @@ def freedom_of(evidence: Evidence, spec: AnalysisSpec) -> float:
         gram = gram[group] if alone else None
     elif gram is not None:
         gram = gram[evidence.columns, evidence.columns]
-    if gram is None:
+    if gram is None or not evidence.totals["rows"]:
         return float("nan")
     centred = shuffled_rank.shuffled_gram(gram, summed, int(evidence.totals["rows"]))
     if spec.exact:

@@ -7,6 +7,7 @@ import pytest
 
 from gradlog.analysis import autocorrelation, open_run
 from gradlog.analysis.directions.stretches import PARTS
+from gradlog.format.header import NONFINITE
 from tests.helpers import stores
 
 
@@ -84,3 +85,9 @@ def test_what_it_cannot_measure_is_refused(tmp_path):
     path = stores.write_rewound(tmp_path / "again.zarr", np.ones((90, 1, 8)), 50, back=20)
     with pytest.raises(ValueError, match="view='latest'"):
         autocorrelation(open_run(path, view="all"))
+
+
+def test_a_run_of_nothing_but_nan_tells_nothing(tmp_path):
+    rows, flags = np.full((32, 1, 8), np.nan), np.full(32, NONFINITE)
+    run = open_run(stores.write_run(tmp_path / "run.zarr", rows, flags=flags))
+    assert np.isnan(autocorrelation(run, rows=4, lags=20).value).all()

@@ -11,6 +11,7 @@ import xarray as xr
 from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.measures.predictors import parse
 from gradlog.errors import MemoryLimitError, TooFewStepsError
+from gradlog.format.header import NONFINITE
 from tests.helpers import stores
 from tests.helpers.walks import smooth
 
@@ -85,3 +86,21 @@ def test_a_single_group_has_the_numbers_of_the_run(tmp_path):
         whole = str(name).replace("group_", "", 1)
         if whole in once and "share" not in whole:
             np.testing.assert_array_equal(once[name].isel(group=0), once[whole], err_msg=name)
+
+
+def test_windows_without_a_finite_row_and_losses_beyond_any_sum_are_measured_in_silence(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(48, 1, 16)).astype(np.float32)
+    rows[16:24] = np.nan
+    flags = np.where(np.isnan(rows[:, 0, 0]), NONFINITE, 0)
+    scalars = {"loss": np.full(48, 1.7e308)}
+    found = analyze(
+        str(stores.write_run(tmp_path / "run.zarr", rows, flags=flags, scalars=scalars)), window=8, cache=False
+    )
+    assert np.isnan(found.window_kappa.sel(predictor="last")).values.tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
