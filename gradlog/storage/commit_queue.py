@@ -36,6 +36,9 @@ BLOCKS = 2
 GAPS = 64
 """Intervals of dropped steps that a segment lists one by one; later ones widen the last."""
 
+WAITING = 2**30
+"""Bytes of sketches of the parameters that may wait where there is no spool; with one, half of its size."""
+
 _POLL = 0.002
 
 
@@ -93,7 +96,7 @@ class CommitQueue:
         self._begun: tuple[int | None, Commit] | None = None
         self._dropped: list[tuple[int, int, str]] = []
         self._snapshots: list[tuple[int, NDArray[np.float32]] | None] = []  # None once the store has it
-        self._taken = 0
+        self._taken, self._crowded = 0, False
         self._flusher = Flusher(self._waiting, self._work, storage.flush_pauses)
         self._patient = True
         self._refusal: StoreUnavailableError | None = None
@@ -188,9 +191,17 @@ class CommitQueue:
             self._dropped[-1] = (first, number, WIDENED_GAP + reason)
 
     def keep(self, step: int, theta: NDArray[np.float32]) -> None:
-        """Take a sketch (G, k) of the parameters as they are before ``step``; the next flush stores it."""
+        """Take a sketch (G, k) of the parameters as they are before ``step``; the next flush stores it.
+
+        It takes the place of the last one, where that is of the same step or too many wait.
+        """
         last = self._snapshots[-1] if self._taken < len(self._snapshots) else None
-        if last is not None and last[0] == step:
+        waiting = len(self._snapshots) + 1 - self.writer.segment.snapshots
+        crowded = waiting * theta.nbytes > (self._spool // 2 or WAITING)
+        if crowded and not self._crowded:
+            self._notify(f"of the parameters from step {step} on, the newest sketch alone waits for the store")
+        self._crowded |= crowded
+        if last is not None and (crowded or last[0] == step):
             self._keep(len(self._snapshots) - 1, step, theta)
             if self._taken < len(self._snapshots):
                 return  # no flush took what stood there before

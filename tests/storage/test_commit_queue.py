@@ -12,6 +12,7 @@ from gradlog.analysis import open_run
 from gradlog.errors import RunExistsError
 from gradlog.format.chain import digest
 from gradlog.format.header import RunHeader, SegmentHeader, SketchSpec, TensorInfo
+from gradlog.storage import commit_queue
 from gradlog.storage.commit import SegmentWriter, create_root, now
 from gradlog.storage.commit_queue import GAPS, CommitQueue
 from gradlog.storage.settings import Storage
@@ -92,3 +93,17 @@ def test_it_ends_where_another_segment_goes_on(queue: CommitQueue) -> None:
     with pytest.raises(RunExistsError, match="seg-000001-r0000"):
         queue.room(2)
     queue.finish("failed", "superseded")
+
+
+def test_sketches_of_the_parameters_that_wait_are_bounded(
+    queue: CommitQueue, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_queue, "WAITING", 24)
+    put(queue, 0)
+    for step in range(1, 9):
+        queue.keep(step, np.full((1, 2), step, np.float32))
+    assert said == ["of the parameters from step 4 on, the newest sketch alone waits for the store"]
+    queue.finish("closed", "")
+    segment = open_run(tmp_path / "r.zarr").segments[0]
+    assert segment.snapshot_steps.tolist() == [1, 2, 8]
+    assert segment.snapshots[:, 0, 0].tolist() == [1, 2, 8]
