@@ -88,22 +88,23 @@ class Listeners:
             return
         self._rows.put(_row(*newest))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="gradlog-rows", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(self._callbacks,), name="gradlog-rows", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
         """Wait a while for the callbacks, and tell what they missed."""
         thread, self._thread, self._callbacks = self._thread, None, []
-        if thread is None or thread is threading.current_thread():  # a callback may close its logger
+        if thread is None:
             return
         self._rows.put(None)
+        if thread is threading.current_thread():  # a callback closes its logger: the rest comes when it returns
+            return
         thread.join(WAIT)
         missed = self._missed + (self._rows.qsize() - 1 if thread.is_alive() else 0)
         if missed or self._raised:
             self._notify(f"on_row: {missed:,} rows were not told, and {self._raised:,} calls raised")
 
-    def _run(self) -> None:
-        callbacks = self._callbacks
+    def _run(self, callbacks: list[Callback]) -> None:
         while (row := self._rows.get()) is not None:
             for callback in callbacks:
                 try:

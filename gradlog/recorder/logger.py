@@ -163,6 +163,7 @@ class Logger:
         >>> steps
         [(0, 0.0), (1, 10.0)]
         """
+        self.recorder.too_late("on_row")
         self.recorder.listeners.add(callback)
         return callback
 

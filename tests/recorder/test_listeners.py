@@ -103,3 +103,9 @@ def test_a_callback_may_close_its_logger(log):
     assert done.wait(60)
     assert not log.active
     log.close()
+    for thread in threading.enumerate():
+        if thread.name == "gradlog-rows":
+            thread.join(60)
+            assert not thread.is_alive()
+    with pytest.warns(GradlogWarning, match="records nothing"):
+        log.on_row(ends)
