@@ -88,7 +88,7 @@ def test_deep_and_missing_names_are_found_out() -> None:
 
 @pytest.mark.parametrize("package", [gradlog, gradlog.analysis], ids=lambda package: package.__name__)
 def test_every_public_name_is_there_and_is_listed(package) -> None:
-    assert set(package.__all__) <= set(dir(package))
+    assert {*package.__all__, "__doc__", "__file__"} <= set(dir(package))
     for name in package.__all__:
         assert getattr(package, name) is not None
 
