@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gradlog
 import gradlog.analysis
 from gradlog.analysis import open_run
+from gradlog.integrations.torch.loss import Loss, unscaled
 from tests.helpers.torch_loops import loss_of, mlp, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -185,6 +188,35 @@ def test_checkpointing(tmp_path, recorded):
     run.expect(seen)
     np.testing.assert_allclose(run.scalars["loss"], [*losses, np.nan], rtol=1e-6)
     assert run.run.info["segments"][0].get("loss") is None  # the last row has none
+
+
+def test_a_loss_is_of_the_step_that_used_it(tmp_path, recorded):
+    body, head = nn.Linear(20, 3), nn.Linear(3, 1)
+    both = {"body": torch.optim.SGD(body.parameters(), lr=0.1), "head": torch.optim.SGD(head.parameters(), lr=0.1)}
+    with gradlog.attach(both, tmp_path / "r.zarr", {"body": body, "head": head}, k=8, on_error="raise") as log:
+        for t, name in enumerate(["body", "body", "head", "body"]):
+            both[name].zero_grad()
+            (0 * head(body(torch.randn(2, 20))).mean() + t).backward()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", gradlog.GradlogWarning)  # the rows of the head are partial
+                both[name].step()
+        for p in body.parameters():
+            p.grad = torch.ones_like(p)
+        for optimizer in both.values():
+            optimizer.step()
+        assert log.rows == 4
+    np.testing.assert_array_equal(recorded(tmp_path / "r.zarr").scalars["loss"], [0, 2, 3, np.nan])
+
+
+def test_losses_on_several_devices_add_up():
+    with FakeTensorMode(), torch.device("cuda:1"):
+        first, second, scale = torch.ones(()), torch.ones((), device="cuda:0"), torch.ones((), device="cuda:0")
+        held = torch.ones(3)
+        held.grad, loss = torch.ones(3), Loss()
+        loss.add([first, second], None, [held])
+        for other in (second, torch.ones((), device="cpu")):
+            loss.add(other, None, [held])
+        assert unscaled(loss.used(None), scale)["loss"].device == first.device
 
 
 def test_logged_is_what_the_optimizer_consumed(tmp_path: Path) -> None:

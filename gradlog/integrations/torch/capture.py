@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from gradlog.format.header import RunHeader
 from gradlog.integrations.hooks import Fill, Hooks, Row
-from gradlog.integrations.torch.loss import Loss
+from gradlog.integrations.torch.loss import Loss, unscaled
 from gradlog.integrations.torch.modules import replaced
 from gradlog.integrations.torch.norms import Norms
 from gradlog.integrations.torch.optimizer import MOST_NAMES
@@ -76,6 +76,7 @@ class Capture(Hooks):
     _early: Fill | None
     _clip: dict[str, Number]
     _clipped: set[int]
+    _loss: torch.Tensor | None
 
     def __init__(self, recorder: Recorder, job: Job) -> None:
         header, self.params, self._names = job.header, job.params, job.names
@@ -101,9 +102,8 @@ class Capture(Hooks):
         for steps, moment in zip(self._steps, job.moments, strict=False):
             steps.moment = moment
         self._begin()
-        for steps in self._steps:
-            if steps.moment is not None:
-                steps.replay()
+        for steps in [one for one in self._steps if one.moment is not None]:
+            steps.replay()
 
     def _begin(self) -> None:
         """Look at the parameters as they are before the first step."""
@@ -169,7 +169,7 @@ class Capture(Hooks):
 
     def ends(self, steps: OptimizerSteps) -> None:
         """Note that a step is over; the row is, if it was the last one."""
-        self.loss.ends()
+        self._loss = self.loss.used(self._loss)
         self._over.append(steps)
         if len(self._over) == self._parts:
             self._end_row()
@@ -244,7 +244,7 @@ class Capture(Hooks):
         self._scalars: dict[str, Number] = {}
         self._loss_scale: dict[str, Number] = {}
         self._skipped: Number | None = None
-        self._taken = False
+        self._loss, self._taken = None, False
 
     def _forget_clipping(self) -> None:
         self._early, self._clip, self._clipped = None, {}, set()
@@ -308,7 +308,7 @@ class Capture(Hooks):
     def _row(self) -> Row:
         fill = divided(self._gathered(), self._share)
         scalars = {**self._scalars, **self._clip, **self._loss_scale, **self.norms.scalars()}
-        observed = self.loss.scalars(self._loss_scale.get("loss_scale"))
+        observed = unscaled(self._loss, self._loss_scale.get("loss_scale"))
         return Row(fill, scalars, skipped=self._skipped, later=self._measure.later, observed=observed)
 
     def _end_row(self) -> None:

@@ -26,17 +26,30 @@ class Loss:
         if self._over or all(p.grad is None for p in params):
             self._sum, self._over = value, False
         elif self._sum is not None:
-            self._sum = None if value is None else self._sum + value
+            self._sum = None if value is None else self._sum + _beside(self._sum, value)
 
     def ends(self) -> None:
         """Note that the gradients were used: a step of any optimizer, or a closure, is over."""
         self._over = True
 
-    def scalars(self, scale: Number | None) -> dict[str, Number]:
-        """Return the loss, free of its scale; nothing where it is not known."""
-        if self._sum is None:
-            return {}
-        return {"loss": self._sum if scale is None else self._sum / scale}
+    def used(self, known: torch.Tensor | None) -> torch.Tensor | None:
+        """Take the sum that a step of the run has used; what is ``known`` of the row where no backward pass ran."""
+        value, self._sum, self._over = self._sum, None, True
+        return known if value is None else value
+
+
+def unscaled(loss: torch.Tensor | None, scale: Number | None) -> dict[str, Number]:
+    """Return the loss, free of its scale, as a scalar of a row; nothing where it is not known."""
+    if loss is None:
+        return {}
+    return {"loss": loss if scale is None else loss / _beside(loss, scale)}
+
+
+def _beside(value: torch.Tensor, other: Number) -> Number:
+    """Return another number where ``value`` can be combined with it, without waiting for a device."""
+    if value.device.type == "cpu" or not isinstance(other, torch.Tensor):
+        return other
+    return other.to(value.device, non_blocking=True)
 
 
 def _value(tensors: object, gradients: object) -> torch.Tensor | None:
@@ -47,4 +60,7 @@ def _value(tensors: object, gradients: object) -> torch.Tensor | None:
     if not given or not plain or any(g is not None for g in weighted):
         return None
     values = [t.detach().reshape(()).float() for t in given]
-    return sum(values[1:], values[0].clone())
+    total = values[0].clone()
+    for value in values[1:]:
+        total = total + _beside(total, value)
+    return total
