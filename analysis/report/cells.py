@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from gradlog.analysis.common.text import PAGE
-from gradlog.analysis.measures.interpretation import HELPS, HURTS, sentence, verdict
+from gradlog.analysis.measures.interpretation import HELPS, HURTS, verdict
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.results.json_document import Document
 
@@ -95,14 +95,14 @@ def gain_cell(kappa: Document) -> Cell:
     return (
         number_cell(None)
         if value is None
-        else Cell(signed(value), value, more=PAGE.interval(low, high, signed) or "no interval")
+        else Cell(signed(value), value, more="no interval" if low is None else PAGE.of_error(low, high, signed))
     )
 
 
 def verdict_cell(kappa: Document) -> Cell:
     """Say what the order of the steps does, in a colour where it does something."""
     word = verdict(kappa)
-    return Cell(sentence(kappa), word, f"verdict {word}" if word in (HELPS, HURTS) else "verdict")
+    return Cell(word, word, f"name {word}" if word in (HELPS, HURTS) else "name")
 
 
 def interval_cell(low: float | None, high: float | None) -> Cell:

@@ -56,7 +56,7 @@
     const heads = all("th", table);
     heads.forEach((head, column) => {
       const first = table.tBodies[0].rows[0];
-      for (const name of ["name", "verdict"]) if (first && first.cells[column].classList.contains(name)) head.classList.add(name);
+      if (first && first.cells[column].classList.contains("name")) head.classList.add("name");
       const sorter = document.createElement("button");
       sorter.type = "button";
       sorter.textContent = head.textContent;

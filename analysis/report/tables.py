@@ -11,7 +11,7 @@ from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.comparison.replicates import Replicates
 from gradlog.analysis.events import words
 from gradlog.analysis.events.events import Event
-from gradlog.analysis.measures.interpretation import HELPS, HURTS, NEGLIGIBLE, caution, looked_at, verdict
+from gradlog.analysis.measures.interpretation import NEGLIGIBLE, caution, looked_at, verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
 from gradlog.analysis.report.cells import (
     Cell,
@@ -78,7 +78,9 @@ def _largest_event(study: Study) -> Cell:
 
 
 def _with_interval(kappa: Document) -> Cell:
-    return number_cell(kappa["value"], PAGE.interval(kappa["low"], kappa["high"]) or "no interval")
+    return number_cell(
+        kappa["value"], "no interval" if kappa["low"] is None else PAGE.of_error(kappa["low"], kappa["high"])
+    )
 
 
 def _beside_shuffled(rank: Document) -> Cell:
@@ -98,7 +100,7 @@ def kappa_table(studies: Sequence[Study]) -> Table:
         ("both", lambda s, n, k: half_cell(k.get("total_half"))),
         ("shuffled", lambda s, n, k: number_cell(k["null"])),
         ("gain", lambda s, n, k: gain_cell(k)),
-        ("in words", lambda s, n, k: verdict_cell(k)),
+        ("order effect", lambda s, n, k: verdict_cell(k)),
     ]
     note = (
         "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
@@ -107,7 +109,7 @@ def kappa_table(studies: Sequence[Study]) -> Table:
         f"together. Another seed or a longer run may differ by more; {fitted_in_hindsight()} are fitted in hindsight. "
         "Order hurts a predictor that would do better on shuffled steps, and makes no difference where the gain's "
         "interval holds 0 or one random order in twenty would show as much; too small to matter is what a correlation "
-        f"of {NEGLIGIBLE:.0%} between gradients and predictions would give. "
+        f"of {PAGE.percent(NEGLIGIBLE, 0)} between gradients and predictions would give. "
         f"{caution(looked_at(verdict(k) for _, _, k in entries))}"
     )
     return Table.of("Kappa", columns, entries, note)
@@ -144,7 +146,7 @@ def event_table(studies: Sequence[Study]) -> Table | None:
     entries = [(s, e) for s in studies for e in s.events.found]
     columns: list[Column] = [
         *run_column(studies),
-        ("steps", lambda s, e: Cell(words.steps(e), e.first_step)),
+        ("when", lambda s, e: name_cell(words.steps(e), e.first_step)),
         ("like", lambda s, e: name_cell(words.KINDS[e.kind].partition(":")[0], e.kind)),
         ("left first", lambda s, e: name_cell(words.told(e.first, PAGE), e.score)),
         ("first group", lambda s, e: _first_group(e)),
@@ -212,7 +214,7 @@ def group_table(studies: Sequence[Study]) -> Table | None:
         *run_column(studies),
         ("group", lambda s, n, g: name_cell(n)),
         ("share of energy", lambda s, n, g: _share(g["energy"], s.document["energy"])),
-        (f"order and {SHARED}", lambda s, n, g: _judged(g)),
+        (f"order effect on {SHARED}", lambda s, n, g: verdict_cell(g["kappa"].get(SHARED, {}))),
         (f"kappa, {SHARED}", lambda s, n, g: number_cell(_shared(g)["value"])),
         ("sketch 95 %", lambda s, n, g: interval_cell(_shared(g)["low"], _shared(g)["high"])),
         ("shuffled", lambda s, n, g: number_cell(_shared(g)["null"])),
@@ -239,11 +241,6 @@ def _share(energy: float, whole: float) -> Cell:
 
 def _shared(group: Document) -> Document:
     return group["kappa"].get(SHARED) or dict.fromkeys(("value", "low", "high", "null"))
-
-
-def _judged(group: Document) -> Cell:
-    word = verdict(group["kappa"].get(SHARED, {}))
-    return Cell(word, word, f"name {word}" if word in (HELPS, HURTS) else "name")
 
 
 def _first_rank(group: Document) -> Document:

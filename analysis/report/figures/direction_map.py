@@ -24,7 +24,7 @@ FEWEST = 3
     "direction_map", "directions", 1,
     "The darker a cell, the more alike in direction are the mean gradients of two stretches of steps, row and column; "
     "an empty cell: 0 or less, or a mean gradient that cannot be told from zero among the noise of its steps. Noise "
-    "is taken out, so that a mean that stays the same has cosine 1 with itself later. Dotted line: a turn.",
+    "is taken out, so that a mean that stays the same has cosine 1 with itself later.",
 )  # fmt: skip
 def direction_map(runs: Sequence[Study]) -> list[Figure]:
     """Draw a figure for each run in which some stretches have a mean gradient that is known."""
@@ -43,7 +43,9 @@ def _turned(turned: Sequence[Turn]) -> str:
     if not turned:
         return ""
     steps = enumerate_some([f"{t.step:,} (cosine {PAGE.fixed(t.cosine, 2, True)})" for t in turned], 4)
-    return f" The direction turned at step {steps}: there the means before and after differ more than elsewhere."
+    return (
+        f" Dotted: the direction turned at step {steps}; there the means before and after differ more than elsewhere."
+    )
 
 
 @Chart(

@@ -44,6 +44,17 @@ def test_pages_open_in_silence(browser, pages, name, width, scheme):
     assert (sum(map(int, ground[4:-1].split(", "))) < 150) == (scheme == "dark")
 
 
+def test_three_runs_fit_on_a_narrow_screen(browser, pages):
+    browser.open(pages["two"], width=800)
+    browser.run("summary.append(summary.children[1].cloneNode(true)), summary.style.setProperty('--columns', 3)")
+    assert browser.run("document.querySelectorAll('article.summary').length") == 3
+    fits = (
+        "[...document.querySelectorAll('article.summary')].map((a) => [a.scrollWidth <= a.clientWidth, a.clientWidth])"
+    )
+    for inside, wide in browser.run(fits):
+        assert inside and wide >= 290
+
+
 def test_the_theme_button_overrules_the_system(browser, pages):
     browser.open(pages["one"], scheme="light")
     ground = "getComputedStyle(document.body).backgroundColor"
