@@ -99,8 +99,8 @@ def sentence(found: Mapping[str, Any], style: Style) -> str:
     left = [_departure(d, False) for d in largest["series"]] + [_departure(d, True) for d in largest["groups"]]
     first = min(left, key=lambda d: d.step)
     groups = [told(d, style) for d in left if d.of_group and d != first][:1]
-    of_groups = f"; of the groups first {groups[0]}" if groups else ""
-    return f"{head}{when}: {like}; first {told(first, style, since=largest['first_step'])}{of_groups}."
+    of_groups = f"; first of the groups: {groups[0]}" if groups else ""
+    return f"{head}{when}: {like}; first: {told(first, style, since=largest['first_step'])}{of_groups}."
 
 
 def _departure(plain: Mapping[str, Any], of_group: bool) -> Departure:

@@ -41,6 +41,8 @@ class Finding(NamedTuple):
         Name of the figure of a report that shows it.
     first : bool
         Whether all others are to be read in its light, so that it comes before them.
+    lost : bool
+        Whether the gradient was lost (NaN or inf), which comes before everything.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Finding(NamedTuple):
     heading: str = ""
     figure: str = ""
     first: bool = False
+    lost: bool = False
 
 
 def findings(document: Document, style: Style = PAGE) -> list[Finding]:
@@ -63,7 +66,7 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
     Returns
     -------
     list of Finding
-        What all others are to be read in the light of: what dominates, clipping, events. Then whether
+        What all others are to be read in the light of: NaN, what dominates, clipping, events. Then whether
         the next gradient is predictable, what neighbouring gradients have in common, the rank, the signal, and what
         dominates the path.
     """
@@ -72,7 +75,7 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
         _update,
     )  # fmt: skip
     found = [finding for part in parts if (finding := part(document, style))]
-    found.sort(key=lambda finding: not finding.first)
+    found.sort(key=lambda finding: (not finding.first, not finding.lost))
     short = document["rows"] < 2 * WINDOW
     return [x._replace(next_step="", heading="") if short and "--window" in x.next_step else x for x in found]
 
@@ -95,7 +98,7 @@ def _energy(document: Document, style: Style) -> Finding | None:
     name, share = found
     text = f"One group is nearly all of the gradient: {name} holds {style.percent(share)} of the energy. "
     text += "The numbers of the whole run speak of it; for the others see each group's own."
-    advice = 'compare the groups\' own kappas, and record the updates: what="update"'
+    advice = 'compare the groups\' own kappas, and record the updates beside them: what=("gradient", "update")'
     return Finding(text, advice, "One group dominates", "heat_map", first=True)
 
 
@@ -202,7 +205,8 @@ def _rank(document: Document, style: Style) -> Finding | None:
         return None
     exact = run["kind"] == "exact/1"
     head, advice, heading = _beside_shuffled(rank, None if exact else run["k"] * len(run["groups"]))
-    text = f"{head}: {style.rank(rank['low'], rank['high'])} hold {style.percent(1 - float(eps), 0)} of the energy"
+    hold = "holds" if rank["high"] == 1 else "hold"
+    text = f"{head}: {style.rank(rank['low'], rank['high'])} {hold} {style.percent(1 - float(eps), 0)} of the energy"
     if rank.get("null_low") is not None:
         text += f", {style.rank(round(rank['null_low']), round(rank['null_high']))} if shuffled"
     if not exact and rank.get("estimate") is None:
@@ -240,8 +244,9 @@ def _signal(document: Document, style: Style) -> Finding | None:
         return Finding(f"Signal against minibatch noise: unknown ({noise['withheld']}).")
     if noise["signal_share"] is None:
         return None
-    ends = style.interval(noise["signal_share_low"], noise["signal_share_high"], style.percent)
-    text = f"{style.percent(noise['signal_share'])} ({ends}) of the mean squared norm is signal, not minibatch noise"
+    low, high = noise["signal_share_low"], noise["signal_share_high"]
+    ends = "" if low == high else f" ({style.interval(low, high, style.percent)})"
+    text = f"{style.percent(noise['signal_share'])}{ends} of the mean squared norm is signal, not minibatch noise"
     text += f"; from {noise['source']}{of_lags(document)}."
     advice = f"see how the noise scale grows: --window {WINDOW}"
     return Finding(text, advice, "The share of the signal is low", "noise_scale")
@@ -311,7 +316,8 @@ def _events(document: Document, style: Style) -> Finding | None:
         return Finding(text, figure="events", first=True)
     step = max(known, key=lambda e: math.inf if e["score"] is None else e["score"])["peak_step"]
     advice = f"gradlog events, and gradlog info --step {step}, show what happened there"
-    return Finding(text, advice, "Something odd happened", "events", first=True)
+    lost = any(e["kind"] == "non-finite" for e in known)
+    return Finding(text, advice, "Something odd happened", "events", first=True, lost=lost)
 
 
 def _update(document: Document, style: Style) -> Finding | None:
@@ -333,11 +339,13 @@ def _none(document: Document, style: Style) -> str:
     """Say that no few steps dominate, and that no step left its usual range, where most could be judged."""
     events = document.get("events")
     if not events or events["count"]:
-        return "No few steps dominate"
+        return "Many steps share the error"
     judged = document["run"]["steps"] - events["unwatched"]
     if judged > events["unwatched"]:
         return "No step stands out"
-    return "No few steps dominate" + (f", and no event is among the last {style.count(judged)}" if judged > 0 else "")
+    return "Many steps share the error" + (
+        f", and no event is among the last {style.count(judged)}" if judged > 0 else ""
+    )
 
 
 def _group(document: Document, style: Style) -> Finding | None:

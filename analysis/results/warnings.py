@@ -53,9 +53,8 @@ def of_rank(run: Run, main: Values, spec: AnalysisSpec, spectrum: Spectrum | Non
             remedy = "eps is within the rounding of float32" if spectrum.complete else "allow more passes"
             said.append(f"rank({e:g}) is only known to lie in [{low:g}, {high:g}]; {remedy}")
         if not spec.exact and rank.saturated(high, run.rows.n):
-            said.append(
-                f"rank({e:g}) = {high:g} is near the sketch's ceiling {run.rows.n}: it is a lower bound, not a rank"
-            )
+            share = f"over {100 * rank.NEAR:.0f} % of the sketch's {run.rows.n} numbers"
+            said.append(f"rank({e:g}) = {high:g} is {share}: it is a lower bound, not a rank")
         if not spec.exact and not np.isfinite(estimate):
             said.append(f"rank({e:g}) of the gradients themselves is not identifiable from k = {run.k}")
     return said

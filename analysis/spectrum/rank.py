@@ -19,6 +19,9 @@ seen (7.7e-7, one row of a thousand times the norm of the others among 5,000).""
 VISIBLE = 2.0**-23
 """Share of the energy below which a single sigma_i^2 is rounding: two units of float32; the largest seen was 0.7."""
 
+NEAR = 0.15
+"""Share of the sketch's numbers beyond which a rank shows mostly the sketch."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
@@ -171,4 +174,4 @@ def measures(spectrum: Spectrum) -> dict[str, float]:
 
 def saturated(rank: float, ceiling: int) -> bool:
     """Whether a rank is so near the sketch's ceiling that it mostly shows the sketch."""
-    return bool(rank > 0.15 * ceiling)
+    return bool(rank > NEAR * ceiling)

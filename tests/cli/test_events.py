@@ -79,5 +79,5 @@ def test_the_report_begins_with_the_event(call, spiked, tmp_path):
     page = tmp_path / "report.html"
     assert call("report", "-q", spiked, "-o", page).code == 0
     text = page.read_text()
-    assert f"1 event at steps {AT} to {AT + 1}: like one odd batch; first loss (4.0 times)" in text
+    assert f"1 event at steps {AT} to {AT + 1}: like one odd batch; first: loss (4.0 times)" in text
     assert text.index("Did something odd happen, and where?") < text.index("How predictable is the next gradient?")

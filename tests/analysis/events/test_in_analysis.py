@@ -79,10 +79,17 @@ def test_document_and_dataset_have_them(run, result):
 
 
 def test_a_first_sentence_names_the_largest_event_and_says_where_to_look(result):
-    first = next(f for f in findings(to_json(result)) if f.figure == "events")
-    assert first.first
-    assert first.text.startswith("3 events, the largest at step 60: NaN or inf in the gradient; first NaN or inf")
+    document = to_json(result)
+    first = findings(document)[0]  # a gradient that was lost comes before all
+    assert first.first and first.lost
+    assert first.text.startswith("3 events, the largest at step 60: NaN or inf in the gradient; first: NaN or inf")
     assert "gradlog info --step 60" in first.next_step
+    group = next(iter(document["by_group"].values()))
+    crowded = {
+        **document,
+        "by_group": {"a": {**group, "energy": 0.99 * document["energy"]}, "b": {**group, "energy": 0}},
+    }
+    assert [f.figure for f in findings(crowded)[:2]] == ["events", "heat_map"]
 
 
 def test_a_report_names_the_same_first_series(run):
