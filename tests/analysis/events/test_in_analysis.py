@@ -81,7 +81,7 @@ def test_document_and_dataset_have_them(run, result):
 def test_a_first_sentence_names_the_largest_event_and_says_where_to_look(result):
     document = to_json(result)
     first = findings(document)[0]  # a gradient that was lost comes before all
-    assert first.first and first.lost
+    assert (first.first, first.lost) == (True, True)
     assert first.text.startswith("3 events, the largest at step 60: NaN or inf in the gradient; first: NaN or inf")
     assert "gradlog info --step 60" in first.next_step
     group = next(iter(document["by_group"].values()))
