@@ -25,9 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gradlog.integrations.sketch_tables import Part
-from gradlog.integrations.torch.device_fold import BlockFold
-from gradlog.integrations.torch.device_sketch import DeviceSketch
-from gradlog.integrations.torch.triton_fold import TritonFold
+from gradlog.integrations.torch.sketching.device_fold import BlockFold
+from gradlog.integrations.torch.sketching.device_sketch import DeviceSketch
+from gradlog.integrations.torch.sketching.triton_fold import TritonFold
 from gradlog.sketching.fold_hash import FoldHash
 from gradlog.sketching.groups import assign
 

@@ -21,7 +21,7 @@ from gradlog.errors import GradlogWarning
 
 if TYPE_CHECKING:
     from gradlog.integrations.script import ScriptRecorder
-    from gradlog.integrations.torch.together import Choice
+    from gradlog.integrations.torch.optimizers.together import Choice
     from gradlog.recorder.options import HookKeywords, Mode
 
 recorded = options.under("What is recorded")

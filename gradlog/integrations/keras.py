@@ -226,7 +226,7 @@ class _Torch(_Updates):
     """Eager: the update step runs for real updates only."""
 
     def _prepare(self, hooks: Hooks) -> None:
-        from gradlog.integrations.torch.sketchers import measure_for
+        from gradlog.integrations.torch.sketching.sketchers import measure_for
 
         self._measure = measure_for(self._recorder, hooks.header, [v.value for v in self._variables])
 

@@ -18,10 +18,10 @@ try:
 except ImportError as error:
     raise missing("lightning", error) from error
 
-from gradlog.integrations.torch.arrivals import Arrivals
 from gradlog.integrations.torch.attachment import record
-from gradlog.integrations.torch.optimizer import named_optimizers
-from gradlog.integrations.torch.together import Choice, First
+from gradlog.integrations.torch.optimizers.arrivals import Arrivals
+from gradlog.integrations.torch.optimizers.optimizer import named_optimizers
+from gradlog.integrations.torch.optimizers.together import Choice, First
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.messages import tell
 from gradlog.recorder.options import HookKeywords, RecordingOptions

@@ -30,7 +30,7 @@ from gradlog.storage.paths import absolute, of_optimizer
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from gradlog.integrations.torch.together import Choice, First
+    from gradlog.integrations.torch.optimizers.together import Choice, First
 
 
 class ScriptRecorder:
@@ -66,7 +66,7 @@ class ScriptRecorder:
             raise MissingDependencyError(
                 "gradlog run records torch scripts, and torch is not installed here: pip install torch"
             ) from error
-        from gradlog.integrations.torch.arrivals import Arrivals
+        from gradlog.integrations.torch.optimizers.arrivals import Arrivals
 
         self.runs: list[tuple[str, Logger]] = []
         self._path, self._options = absolute(path), RecordingOptions.of(None, options)
@@ -98,8 +98,8 @@ class ScriptRecorder:
     def _attached(self, run: list[First], path: str) -> Logger:
         """Attach, beginning at the step that the user names, or that the optimizers have counted to."""
         from gradlog.integrations.torch.attachment import record
-        from gradlog.integrations.torch.modules import modules_of
-        from gradlog.integrations.torch.optimizer import named_optimizers
+        from gradlog.integrations.torch.optimizers.modules import modules_of
+        from gradlog.integrations.torch.optimizers.optimizer import named_optimizers
 
         optimizers = [first.optimizer for first in run]
         named = named_optimizers(optimizers if len(run) > 1 else optimizers[0])

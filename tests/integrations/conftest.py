@@ -117,7 +117,7 @@ def nobody_else_trains() -> None:
 @pytest.fixture(params=[False, True], ids=["cpu path", "device path"])
 def any_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once through numpy on the zero-copy views, once through the twin for tensors of a device."""
-    from gradlog.integrations.torch import sketchers
+    from gradlog.integrations.torch.sketching import sketchers
 
     monkeypatch.setattr(sketchers, "_FORCE_DEVICE", request.param)
 

@@ -14,8 +14,8 @@ import torch
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.cli.app import run as command
-from gradlog.integrations.torch.modules import modules_of
-from gradlog.integrations.torch.optimizer import counted, settings
+from gradlog.integrations.torch.optimizers.modules import modules_of
+from gradlog.integrations.torch.optimizers.optimizer import counted, settings
 from tests.integrations.warm import gradlog_run, server
 
 __all__ = ["gradlog_run", "server"]

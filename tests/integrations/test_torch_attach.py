@@ -13,7 +13,7 @@ import gradlog.analysis
 from gradlog.analysis.common.recorded import recorded as in_words
 from gradlog.errors import GradlogWarning, UnsupportedError
 from gradlog.integrations import torch as integration
-from gradlog.integrations.torch.steps import stepping
+from gradlog.integrations.torch.optimizers.steps import stepping
 from tests.helpers.torch_loops import loss_of, mlp, snapshot
 
 pytestmark = pytest.mark.usefixtures("seeded")

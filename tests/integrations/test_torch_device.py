@@ -14,9 +14,9 @@ import torch
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.integrations.sketch_tables import Part
-from gradlog.integrations.torch import device_fold, sketchers, triton_fold
-from gradlog.integrations.torch.device_fold import BlockFold, Target
-from gradlog.integrations.torch.device_sketch import DeviceSketch
+from gradlog.integrations.torch.sketching import device_fold, sketchers, triton_fold
+from gradlog.integrations.torch.sketching.device_fold import BlockFold, Target
+from gradlog.integrations.torch.sketching.device_sketch import DeviceSketch
 from gradlog.sketching.fold_hash import FoldHash
 from tests.helpers.device_parts import in_numpy, parts_and_flats
 

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import gradlog
 import gradlog.analysis
 from gradlog.analysis import open_run
-from gradlog.integrations.torch.loss import Loss, unscaled
+from gradlog.integrations.torch.optimizers.loss import Loss, unscaled
 from tests.helpers.torch_loops import loss_of, mlp, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("seeded")

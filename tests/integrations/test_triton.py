@@ -18,11 +18,11 @@ import torch
 
 import gradlog
 from gradlog.analysis import open_run
-from gradlog.integrations.torch import sketchers, triton_fold
-from gradlog.integrations.torch.device_fold import Target
-from gradlog.integrations.torch.device_sketch import DeviceSketch
-from gradlog.integrations.torch.flats import flat
-from gradlog.integrations.torch.triton_fold import TritonFold, require_same_sums
+from gradlog.integrations.torch.sketching import sketchers, triton_fold
+from gradlog.integrations.torch.sketching.device_fold import Target
+from gradlog.integrations.torch.sketching.device_sketch import DeviceSketch
+from gradlog.integrations.torch.sketching.flats import flat
+from gradlog.integrations.torch.sketching.triton_fold import TritonFold, require_same_sums
 from gradlog.sketching.fold_hash import FoldHash
 from tests.helpers.device_parts import in_numpy, parts_and_flats
 

@@ -19,11 +19,11 @@ from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.torch.capture import Capture, Job
 from gradlog.integrations.torch.ddp import LocalCapture, averaging
-from gradlog.integrations.torch.optimizer import named_optimizers, parameters, settings_of_all
-from gradlog.integrations.torch.optimizer_steps import Moment
+from gradlog.integrations.torch.optimizers.optimizer import named_optimizers, parameters, settings_of_all
+from gradlog.integrations.torch.optimizers.optimizer_steps import Moment
+from gradlog.integrations.torch.optimizers.steps import stepping
 from gradlog.integrations.torch.ranks import writes
-from gradlog.integrations.torch.shards import is_sharded, require_agreement
-from gradlog.integrations.torch.steps import stepping
+from gradlog.integrations.torch.sketching.shards import is_sharded, require_agreement
 from gradlog.integrations.torch.types import Models, Named, Optimizer
 from gradlog.integrations.torch.update import PairCapture, UpdateCapture
 from gradlog.recorder.logger import Logger

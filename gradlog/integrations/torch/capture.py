@@ -18,14 +18,14 @@ from torch.optim import Optimizer
 
 from gradlog.format.header import RunHeader
 from gradlog.integrations.hooks import Fill, Hooks, Row
-from gradlog.integrations.torch.loss import Loss, unscaled
-from gradlog.integrations.torch.modules import replaced
 from gradlog.integrations.torch.norms import Norms
-from gradlog.integrations.torch.optimizer import MOST_NAMES
-from gradlog.integrations.torch.optimizer_steps import Moment, OptimizerSteps
-from gradlog.integrations.torch.patches import norm_and_coef, unwatch, watch
-from gradlog.integrations.torch.sightings import Sightings
-from gradlog.integrations.torch.sketchers import Measure, Sums, divided, measure_for, summed
+from gradlog.integrations.torch.optimizers.loss import Loss, unscaled
+from gradlog.integrations.torch.optimizers.modules import replaced
+from gradlog.integrations.torch.optimizers.optimizer import MOST_NAMES
+from gradlog.integrations.torch.optimizers.optimizer_steps import Moment, OptimizerSteps
+from gradlog.integrations.torch.optimizers.patches import norm_and_coef, unwatch, watch
+from gradlog.integrations.torch.optimizers.sightings import Sightings
+from gradlog.integrations.torch.sketching.sketchers import Measure, Sums, divided, measure_for, summed
 from gradlog.integrations.torch.types import Gradients, Named, Number, Tensors
 from gradlog.recorder.recorder import Recorder
 
@@ -39,7 +39,7 @@ class Job:
     Attributes
     ----------
     optimizers : list of (str, list of torch.optim.Optimizer)
-        The name of each in the run, and where its hooks go. See :func:`~gradlog.integrations.torch.steps.stepping`.
+        The name of each in the run, and where its hooks go. See ``optimizers.steps.stepping``.
     params : list of Tensor
         In the order of the run's tensors.
     header : RunHeader

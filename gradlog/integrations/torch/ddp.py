@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.torch.capture import Capture
-from gradlog.integrations.torch.optimizer_steps import OptimizerSteps
-from gradlog.integrations.torch.sketchers import Measure, divided
+from gradlog.integrations.torch.optimizers.optimizer_steps import OptimizerSteps
+from gradlog.integrations.torch.sketching.sketchers import Measure, divided
 from gradlog.integrations.torch.types import Tensors
 
 

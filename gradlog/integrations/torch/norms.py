@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradlog.format.names import UPDATE_NORM, WEIGHT_NORM
-from gradlog.integrations.torch.shards import is_sharded
+from gradlog.integrations.torch.sketching.shards import is_sharded
 from gradlog.integrations.torch.types import Number, Tensors
 
 if TYPE_CHECKING:
     from gradlog.integrations.torch.capture import Capture
-    from gradlog.integrations.torch.optimizer_steps import OptimizerSteps
+    from gradlog.integrations.torch.optimizers.optimizer_steps import OptimizerSteps
 
 
 class Norms:

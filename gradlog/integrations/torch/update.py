@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from gradlog.integrations.hooks import Fill, Row
 from gradlog.integrations.torch.capture import Capture, Job
-from gradlog.integrations.torch.optimizer_steps import OptimizerSteps
-from gradlog.integrations.torch.sketchers import HostMeasure, Measure, Pieces
-from gradlog.integrations.torch.steps import inside_another_step
+from gradlog.integrations.torch.optimizers.optimizer_steps import OptimizerSteps
+from gradlog.integrations.torch.optimizers.steps import inside_another_step
+from gradlog.integrations.torch.sketching.sketchers import HostMeasure, Measure, Pieces
 from gradlog.integrations.torch.types import Named
 from gradlog.recorder.recorder import Recorder
 

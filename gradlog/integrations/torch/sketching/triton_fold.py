@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from gradlog.integrations.sketch_tables import Part, pieces, tables
-from gradlog.integrations.torch.device_fold import BlockFold, Target
-from gradlog.integrations.torch.flats import Flat
+from gradlog.integrations.torch.sketching.device_fold import BlockFold, Target
+from gradlog.integrations.torch.sketching.flats import Flat
 from gradlog.recorder.fold import Fold
 from gradlog.sketching.fold_hash import FoldHash
 
@@ -26,7 +26,7 @@ LEAST, MOST = 32, 1024
 
 
 class TritonFold:
-    """Folds dense tensors. Parameters as of :class:`~gradlog.integrations.torch.device_fold.BlockFold`."""
+    """Folds dense tensors. Parameters as of :class:`~gradlog.integrations.torch.sketching.device_fold.BlockFold`."""
 
     def __init__(self, kernels: ModuleType, S: FoldHash, parts: Sequence[Part], groups: int, to: Target) -> None:
         self._kernels, self._to, self._m, self._groups = kernels, to, S.spec.m, groups
@@ -125,7 +125,7 @@ def kernels_for(to: Target) -> ModuleType | str:
     if to.device.type != "cuda" or find_spec("triton") is None:
         return ""
     try:
-        kernels = import_module("gradlog.integrations.torch.triton_kernels")
+        kernels = import_module("gradlog.integrations.torch.sketching.triton_kernels")
         require_same_sums(kernels, to)
     except Exception as error:  # of a compiler, anything may be raised
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

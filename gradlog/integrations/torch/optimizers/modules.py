@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from gradlog.errors import GradientError
-from gradlog.integrations.torch.optimizer import parameters
+from gradlog.integrations.torch.optimizers.optimizer import parameters
 from gradlog.integrations.torch.types import Named, Tensors
 
 

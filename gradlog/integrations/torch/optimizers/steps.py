@@ -15,11 +15,11 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from gradlog.errors import UnsupportedError
-from gradlog.integrations.torch.compiled import plain, tell
+from gradlog.integrations.torch.optimizers.compiled import plain, tell
 from gradlog.integrations.torch.types import Args, Instead, Kwargs, Optimizer
 
 if TYPE_CHECKING:
-    from gradlog.integrations.torch.optimizer_steps import OptimizerSteps
+    from gradlog.integrations.torch.optimizers.optimizer_steps import OptimizerSteps
 
 OWN_GRADIENTS = {"deepspeed": "DeepSpeed", "megatron": "Megatron", "colossalai": "Colossal-AI"}
 """Top-level packages of optimizers that do not read ``p.grad`` of the model's parameters."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gradlog.integrations.torch.steps import is_recorded
+from gradlog.integrations.torch.optimizers.steps import is_recorded
 
 PATIENT = 100
 """Signs of training without a step that is seen, before that is said while training goes on."""

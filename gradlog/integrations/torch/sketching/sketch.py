@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part, pieces, tables
-from gradlog.integrations.torch.device_sketch import DeviceSketch
-from gradlog.integrations.torch.flats import Few, Flat, Folded
+from gradlog.integrations.torch.sketching.device_sketch import DeviceSketch
+from gradlog.integrations.torch.sketching.flats import Few, Flat, Folded
 from gradlog.integrations.torch.types import Floats
 from gradlog.recorder.fold import Fold
 from gradlog.sketching.fold_hash import FoldHash, from_spec

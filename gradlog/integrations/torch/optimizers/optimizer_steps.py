@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.optim import Optimizer
 
-from gradlog.integrations.torch.compiled import listen
-from gradlog.integrations.torch.optimizer import parameters
-from gradlog.integrations.torch.steps import StepHooks, closure_of, inside_another_step
+from gradlog.integrations.torch.optimizers.compiled import listen
+from gradlog.integrations.torch.optimizers.optimizer import parameters
+from gradlog.integrations.torch.optimizers.steps import StepHooks, closure_of, inside_another_step
 from gradlog.integrations.torch.types import Args, Function, Gradients, Instead, Kwargs, Number, Tensors
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class OptimizerSteps:
     name : str
         What the run calls the optimizer.
     optimizers : list of torch.optim.Optimizer
-        Hooks go on them; the last one's settings count. See :func:`~gradlog.integrations.torch.steps.stepping`.
+        Hooks go on them; the last one's settings count. See ``optimizers.steps.stepping``.
     capture : Capture
         Is told.
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradlog.integrations.sketch_tables import Part, Piece, pieces, tables
-from gradlog.integrations.torch.flats import Flat
+from gradlog.integrations.torch.sketching.flats import Flat
 from gradlog.sketching.fold_hash import FoldHash
 
 WORK = 2**25
@@ -159,7 +159,7 @@ class BlockFold:
     Parameters
     ----------
     S, parts, groups
-        As of :class:`~gradlog.integrations.torch.device_sketch.DeviceSketch`.
+        As of :class:`~gradlog.integrations.torch.sketching.device_sketch.DeviceSketch`.
     to : Target
         Where the tensors are, and how sums are taken.
     in_place : bool, optional

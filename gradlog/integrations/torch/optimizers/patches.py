@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from gradlog.errors import UnsupportedError
-from gradlog.integrations.torch.compiled import listen, plain, tell
+from gradlog.integrations.torch.optimizers.compiled import listen, plain, tell
 from gradlog.integrations.torch.types import Args, Function, Gradients, Kwargs, Tensors
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch.optim import Optimizer
 
-from gradlog.integrations.torch.modules import modules_of
-from gradlog.integrations.torch.optimizer import counted, parameters
-from gradlog.integrations.torch.optimizer_steps import Moment
-from gradlog.integrations.torch.patches import backward_passes
-from gradlog.integrations.torch.steps import nested
+from gradlog.integrations.torch.optimizers.modules import modules_of
+from gradlog.integrations.torch.optimizers.optimizer import counted, parameters
+from gradlog.integrations.torch.optimizers.optimizer_steps import Moment
+from gradlog.integrations.torch.optimizers.patches import backward_passes
+from gradlog.integrations.torch.optimizers.steps import nested
 
 Choice = Literal["auto", "together", "separate"]
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
-from gradlog.integrations.torch.flats import Folded, flat
-from gradlog.integrations.torch.shards import Exchange, Shard, is_sharded
-from gradlog.integrations.torch.sketch import fetch, sketch_on
+from gradlog.integrations.torch.sketching.flats import Folded, flat
+from gradlog.integrations.torch.sketching.shards import Exchange, Shard, is_sharded
+from gradlog.integrations.torch.sketching.sketch import fetch, sketch_on
 from gradlog.integrations.torch.types import Floats, Number
 from gradlog.recorder.fold import Fold
 from gradlog.recorder.recorder import Recorder

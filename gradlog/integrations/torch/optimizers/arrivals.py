@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradlog.integrations.torch.compiled import compiling, listen, plain, tell
-from gradlog.integrations.torch.optimizer import parameters
-from gradlog.integrations.torch.patches import every_step
-from gradlog.integrations.torch.steps import closure_of
-from gradlog.integrations.torch.together import Choice, First, Pattern
+from gradlog.integrations.torch.optimizers.compiled import compiling, listen, plain, tell
+from gradlog.integrations.torch.optimizers.optimizer import parameters
+from gradlog.integrations.torch.optimizers.patches import every_step
+from gradlog.integrations.torch.optimizers.steps import closure_of
+from gradlog.integrations.torch.optimizers.together import Choice, First, Pattern
 from gradlog.integrations.torch.types import Args, Gradients, Kwargs, Tensors
 
 
@@ -24,7 +24,7 @@ class Arrivals:
     Parameters
     ----------
     choice : {"auto", "together", "separate"}
-        As of :class:`~gradlog.integrations.torch.together.Pattern`.
+        As of :class:`~gradlog.integrations.torch.optimizers.together.Pattern`.
     begin : callable
         ``begin(run)`` with the first step of each optimizer of a run; called before the newest of these steps.
     among : sequence of Optimizer, optional

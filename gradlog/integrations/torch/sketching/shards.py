@@ -17,8 +17,8 @@ import torch.distributed as dist
 from gradlog.errors import UnsupportedError
 from gradlog.format.header import RunHeader
 from gradlog.integrations.sketch_tables import Part
-from gradlog.integrations.torch.flats import Flat, flat
-from gradlog.integrations.torch.sketch import fetch
+from gradlog.integrations.torch.sketching.flats import Flat, flat
+from gradlog.integrations.torch.sketching.sketch import fetch
 from gradlog.integrations.torch.types import Floats
 
 

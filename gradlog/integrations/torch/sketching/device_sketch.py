@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from gradlog.integrations.sketch_tables import Part, tables
-from gradlog.integrations.torch.device_fold import Target
-from gradlog.integrations.torch.flats import Few, Flat, Folded
-from gradlog.integrations.torch.triton_fold import fold_on
+from gradlog.integrations.torch.sketching.device_fold import Target
+from gradlog.integrations.torch.sketching.flats import Few, Flat, Folded
+from gradlog.integrations.torch.sketching.triton_fold import fold_on
 from gradlog.sketching.fold_hash import FoldHash
 
 
