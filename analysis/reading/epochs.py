@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.reading.run import Run
 
+MOST = 2**40
+"""Steps of an epoch, beyond those of any run."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Epochs:
@@ -51,7 +54,7 @@ def epochs_of(run: Run, steps: int | None = None) -> Epochs:
     if steps is None:
         steps, source = _noted(run.info["provenance"].get("notes")), "the note steps_per_epoch"
     if steps is not None:
-        found = Epochs(steps, start, source, drawn=steps > 0)
+        found = Epochs(min(steps, MOST), start, source, drawn=steps > 0)
     elif "epoch" in run.scalar_names:
         found = _logged(run.steps, run.scalar_columns["epoch"])
     else:
@@ -63,7 +66,7 @@ def epochs_of(run: Run, steps: int | None = None) -> Epochs:
 
 def _noted(notes: object) -> int | None:
     value = notes.get("steps_per_epoch") if isinstance(notes, dict) else None
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value == int(value)
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST and value % 1 == 0
     return int(value) if whole and value is not None else None
 
 

@@ -147,7 +147,7 @@ def ranges_of(run: Run, scope: Scope) -> Ranges:
         ]
         if not windows:
             raise TooFewStepsError(f"{run.where}: no whole window of {window} rows in {T - burn_in}")
-    ends = np.linspace(burn_in, T, scope.prefixes + 1).round().astype(int)[1:].tolist()
+    ends = np.linspace(burn_in, T, min(scope.prefixes, T) + 1).round().astype(int)[1:].tolist()
     prefixes = [Range(burn_in, int(b)) for b in dict.fromkeys(ends) if b > burn_in + 1]
     return {"run": [Range(burn_in, T)], "window": windows, "prefix": prefixes}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -252,9 +253,19 @@ def test_steps_per_epoch_may_be_given_or_noted_and_must_be_a_number_of_rows(tmp_
     assert "no multiple" in epochs_of(run, 9).why
     assert epochs_of(run).why == "no epoch was logged"
     run.header.provenance.update(notes={"steps_per_epoch": 12})
-    run = open_run(path)
     with pytest.raises(ValueError, match="steps_per_epoch"):
         epochs_of(run, -1)
+    assert 10 < epochs_of(run, 10**30).steps < 2**62
+
+
+@pytest.mark.parametrize("value", [True, -4, 2.5, 10**30, math.inf, math.nan, "8", [8]])
+def test_a_note_that_is_no_number_of_steps_is_passed_over(tmp_path, value):
+    path = stores.write_run(tmp_path / "r.zarr", np.ones((10, 1, 8)))
+    run = open_run(path)
+    run.info["provenance"]["notes"] = {"steps_per_epoch": value}
+    assert epochs_of(run).why == "no epoch was logged"
+    run.info["provenance"]["notes"] = {"steps_per_epoch": 8.0}
+    assert epochs_of(run).steps == 8
 
 
 def test_coherence_within_and_between_make_up_the_whole():

@@ -42,6 +42,7 @@ def test_ranges_and_cuts(run):
     assert found.ranges["window"] == [Range(10, 50), Range(30, 70), Range(50, 90)]
     assert found.ranges["prefix"] == [Range(10, 50), Range(10, 90)]
     assert found.cuts == [0, 10, 30, 50, 70, 90]
+    assert planned(run, prefixes=10**30).ranges["prefix"] == [Range(0, end) for end in range(2, 91)]
 
 
 @pytest.mark.parametrize("svd", ["gram", "rows", "nystrom"])
