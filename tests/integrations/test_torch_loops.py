@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import warnings
 from pathlib import Path
 
@@ -197,6 +198,9 @@ def test_a_loss_is_of_the_step_that_used_it(tmp_path, recorded):
         for t, name in enumerate(["body", "body", "head", "body"]):
             both[name].zero_grad()
             (0 * head(body(torch.randn(2, 20))).mean() + t).backward()
+            other = threading.Thread(target=torch.ones((), requires_grad=True).backward)
+            other.start()
+            other.join()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", gradlog.GradlogWarning)  # the rows of the head are partial
                 both[name].step()

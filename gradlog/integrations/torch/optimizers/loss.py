@@ -6,6 +6,7 @@ divided by their number, or over several losses. No value is waited for; they st
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -13,8 +14,8 @@ import torch
 from gradlog.integrations.torch.types import Number
 
 
-class Loss:
-    """Adds up what ``backward`` is called on, from one step to the next."""
+class Loss(threading.local):
+    """Adds up what ``backward`` is called on, from one step to the next; in each thread for itself."""
 
     def __init__(self) -> None:
         self._sum: torch.Tensor | None = None
