@@ -71,6 +71,7 @@ class Recorder:
         self._hooks: Callable[[], Hooks | None] = _nothing
         self._gone: Callable[[], None] = _nothing
         self._remarks: list[str] = []
+        self._normed = False  # whether an earlier segment has norms of the parameters
         self.listeners = Listeners(functools.partial(tell, plan.path if plan else ""))
         self._lock, self._depth = threading.RLock(), 0
         self._pid, self._late = os.getpid(), False
@@ -204,6 +205,7 @@ class Recorder:
         new = [tensor for tensor in new if self.options.chooses(tensor[0])]
         if not new:
             return
+        self._normed |= _normed(recording)
         recording.finish("closed", f"{len(new)} parameters joined")
         assert self._plan is not None
         goes_on = dataclasses.replace(self._plan.options, mode="a", first_step=recording.next)
@@ -275,8 +277,7 @@ class Recorder:
             self.remark(self.recording.steps.unclaimed())
             if self.options.theta_every and not self.recording.queue.snapshots:
                 self.remark("no sketch of the parameters was kept: nothing here knows them; call parameters(...)")
-            names = self.recording.queue.block.names
-            if self.options.norms_every and not any(name.startswith(WEIGHT_NORM) for name in names):
+            if self.options.norms_every and not (self._normed or _normed(self.recording)):
                 self.remark("norms_every: no norms of the parameters were recorded")
 
     def _end(self) -> None:
@@ -303,6 +304,11 @@ class Recorder:
 
 def _nothing() -> None:
     """Stand for hooks that are not there."""
+
+
+def _normed(recording: Recording) -> bool:
+    """Whether rows have norms of the parameters."""
+    return any(name.startswith(WEIGHT_NORM) for name in recording.queue.block.names)
 
 
 def _close_at_exit(recorder: Recorder) -> Callable[[], None]:

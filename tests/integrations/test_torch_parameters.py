@@ -86,7 +86,7 @@ def test_parameters_that_are_unfrozen_or_added_join_the_run(tmp_path, recorded, 
         optimizer.step()
 
     options = {"model": model, "on_error": "raise", "k": 32, "groups": "all", "what": what}
-    with gradlog.attach(optimizer, tmp_path / "r.zarr", **options):
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", norms_every=100, **options):  # which are there, once
         step()
         step()
         model[1].requires_grad_(True)
@@ -167,11 +167,12 @@ def test_a_layer_of_another_size_ends_the_recording_and_says_so(tmp_path, record
     recorded(tmp_path / "r.zarr").expect(seen[:2])
 
 
-def test_parameters_that_a_fixed_layout_cannot_take_are_told_once(tmp_path):
+@pytest.mark.parametrize("kind", [{"k": "exact"}, {"k": 512, "sketch": "fold-hash/2", "groups": "tensors"}])
+def test_parameters_that_a_fixed_layout_cannot_take_are_told_once(tmp_path, kind):
     model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
     model[1].requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", k="exact"):
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model=model, on_error="raise", **kind):
         model.requires_grad_(True)
         loss_of(model).backward()
         with pytest.warns(GradlogWarning, match="2 parameters were added or unfrozen after attach") as told:

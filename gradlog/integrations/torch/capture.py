@@ -83,7 +83,7 @@ class Capture(Hooks):
         self._alone = len(job.optimizers) == 1
         self._many = len(job.optimizers) > MOST_NAMES
         self._measure = measure_for(recorder, header, self.params, self.in_parts or self._many)
-        self._fixed = header.sketch.exact or header.stage == "local"
+        self._fixed = header.stage == "local" or header.sketch.exact or all(t.place is not None for t in header.tensors)
         self._share = float(dist.get_world_size()) if header.stage == "local" and _ranks() else None
         self._exchange = self._measure.exchange
         self._every, self._preclip = header.every, header.stage == "preclip"
