@@ -221,6 +221,9 @@ def test_losses_on_several_devices_add_up():
         for other in (second, torch.ones((), device="cpu")):
             loss.add(other, None, [held])
         assert unscaled(loss.used(None), scale)["loss"].device == first.device
+        loss.add(first, None, [held])
+    loss.add(torch.ones(()), None, [held])  # which does not add to one that pretends
+    assert loss.used(None) is None
 
 
 def test_logged_is_what_the_optimizer_consumed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ divided by their number, or over several losses. No value is waited for; they st
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 
@@ -23,11 +24,14 @@ class Loss(threading.local):
 
     def add(self, tensors: object, gradients: object, params: Sequence[torch.Tensor]) -> None:
         """Note a backward pass; the first one after a step, or after all gradients were let go, begins a new sum."""
-        value = _value(tensors, gradients)
-        if self._over or all(p.grad is None for p in params):
-            self._sum, self._over = value, False
-        elif self._sum is not None:
-            self._sum = None if value is None else self._sum + _beside(self._sum, value)
+        begins = self._over or all(p.grad is None for p in params)
+        before, self._sum, self._over = self._sum, None, False
+        with contextlib.suppress(Exception):  # tensors that only pretend, say: no value is known of them
+            value = _value(tensors, gradients)
+            if begins or before is None or value is None:
+                self._sum = value if begins else None
+            else:
+                self._sum = before + _beside(before, value)
 
     def ends(self) -> None:
         """Note that the gradients were used: a step of any optimizer, or a closure, is over."""
