@@ -70,18 +70,22 @@ class Alerts:
         list of Alert
             In the order of steps: of each condition, where it became true first.
         """
+        before = self._rows
         for segment in run.segments:
             if len(segment) and segment.header.name not in self._segments:
                 self._segments.add(segment.header.name)
                 self._rows = min(self._rows, int(np.searchsorted(run.steps, segment.steps[0])))
+        if self._rows < before:  # statistics are of the rows that are left
+            self._before.clear()
+            self._held = [False] * len(self._conditions)
         logged = [name for name in self._names if name in run.scalar_names]
         found: dict[str, Alert] = {}
-        for block in run.columns(logged, first=self._rows):
+        for block in run.columns(logged, first=0 if self._rows < before else self._rows):
             part = slice(block.start, min(block.start + len(block.finite), run.n_steps - live))
             if part.start < part.stop:
                 for alert in self._check(run, block, part):
                     found.setdefault(alert.condition, alert)
-                self._rows = part.stop
+                self._rows = max(self._rows, part.stop)
         return sorted(found.values(), key=lambda alert: alert.step)
 
     def unknown(self, run: Run) -> list[str]:
@@ -97,6 +101,7 @@ class Alerts:
         for i, condition in enumerate(self._conditions):
             holds = condition.true(rows) & (steps >= self._first_step)
             begins = np.flatnonzero(holds & ~np.append(self._held[i], holds[:-1]))
+            begins = begins[begins + part.start >= self._rows]
             self._held[i] = bool(holds[-1])
             if len(begins):
                 row = int(begins[0])

@@ -126,6 +126,21 @@ def test_rows_that_are_recorded_again_are_checked_again(tmp_path, rows):
     assert [alert.step for alert in alerts.check(again)] == [25]
 
 
+def test_abandoned_rows_are_in_no_statistic(tmp_path, rows):
+    alerts = Alerts([Expression("norm > 3 * median(10)"), Expression("norm < median(10) / 3")])
+    diverged = rows.copy()
+    diverged[20:] *= 100
+    assert [alert.step for alert in alerts.check(open_run(stores.write_run(tmp_path / "a", diverged[:35])))] == [20]
+    diverged[35:] = rows[35:]  # steps 20, ...: as before the divergence, with one spike at step 22
+    diverged[37] *= 9
+    again = open_run(stores.write_rewound(tmp_path / "b", diverged, 35, back=15))
+    alone = Alerts([Expression("norm > 3 * median(10)"), Expression("norm < median(10) / 3")]).check(again)
+    assert [(alert.step, alert.values) for alert in alerts.check(again)] == [
+        (alert.step, alert.values) for alert in alone
+    ]
+    assert [alert.step for alert in alone] == [22]
+
+
 def test_what_no_row_has_is_known(tmp_path, rows):
     alerts = Alerts([Expression('loss > 1 or norm("g0") > 2 or norm("g7") > 2 or skipped')], first_step=3)
     run = open_run(stores.write_run(tmp_path / "a", rows))
