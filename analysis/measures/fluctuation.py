@@ -30,7 +30,7 @@ LARGEST = 0.3
 REASONS = {
     0: "",
     1: f"fewer than {FEWEST_ROWS} steps",
-    2: f"one block of steps holds over {LARGEST:.0%} of the energy",
+    2: f"one block of steps holds over {100 * LARGEST:.0f} % of the energy",
     3: "the predictor remembers more steps than a block has",
     4: "no energy",
 }

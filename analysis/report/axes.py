@@ -100,8 +100,8 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 def tick_text(value: float) -> str:
     """Short label of a tick.
 
-    >>> tick_text(0.0), tick_text(0.05), tick_text(20000.0), tick_text(2e-5), tick_text(1e-6)
-    ('0', '0.05', '20k', '2×10⁻⁵', '10⁻⁶')
+    >>> tick_text(0.0), tick_text(0.0008), tick_text(20000.0), tick_text(2e-5), tick_text(1e-6)
+    ('0', '0.0008', '20k', '2×10⁻⁵', '10⁻⁶')
     """
     size = abs(value)
     if size == 0:
@@ -109,7 +109,7 @@ def tick_text(value: float) -> str:
     if 1e3 <= size < 1e9 and size >= 1e4:
         unit, letter = (1e6, "M") if size >= 1e6 else (1e3, "k")
         return f"{value / unit:.4g}{letter}"
-    if 1e-3 <= size < 1e4:
+    if 1e-4 <= size < 1e4:
         return f"{value:.4g}"
     exponent = math.floor(math.log10(size) + 1e-9)
     mantissa = f"{value / 10.0**exponent:.3g}"

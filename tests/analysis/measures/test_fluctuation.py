@@ -106,7 +106,7 @@ def test_the_fluctuation_is_withheld_with_the_reason(tmp_path, rows):
     assert short["last"] == (True, "fewer than 200 steps")
     one = rows.copy()
     one[100:110] *= 100
-    assert reasons("one.zarr", one)["last"] == (True, "one block of steps holds over 30% of the energy")
+    assert reasons("one.zarr", one)["last"] == (True, "one block of steps holds over 30 % of the energy")
     plain = reasons("plain.zarr", rows)
     assert plain["last"] == (False, None)
     assert plain["ema(0.99)"] == (True, "the predictor remembers more steps than a block has")
