@@ -42,7 +42,7 @@ class Finding(NamedTuple):
     first : bool
         Whether all others are to be read in its light, so that it comes before them.
     lost : bool
-        Whether the gradient was lost (NaN or inf), which comes before everything.
+        Whether the gradient was lost (NaN or inf) in a step that was not skipped, which comes before everything.
     """
 
     text: str
@@ -316,7 +316,7 @@ def _events(document: Document, style: Style) -> Finding | None:
         return Finding(text, figure="events", first=True)
     step = max(known, key=lambda e: math.inf if e["score"] is None else e["score"])["peak_step"]
     advice = f"gradlog events, and gradlog info --step {step}, show what happened there"
-    lost = any(e["kind"] == "non-finite" for e in known)
+    lost = any(e["kind"] == "non-finite" and e["skipped"] <= e["last_step"] - e["first_step"] for e in known)
     return Finding(text, advice, "Something odd happened", "events", first=True, lost=lost)
 
 

@@ -90,6 +90,9 @@ def test_a_first_sentence_names_the_largest_event_and_says_where_to_look(result)
         "by_group": {"a": {**group, "energy": 0.99 * document["energy"]}, "b": {**group, "energy": 0}},
     }
     assert [f.figure for f in findings(crowded)[:2]] == ["events", "heat_map"]
+    skipped = [{**e, "skipped": e["last_step"] - e["first_step"] + 1} for e in document["events"]["events"]]
+    mended = {**crowded, "events": {**document["events"], "events": skipped}}  # as a loss scaler does at the start
+    assert findings(mended)[0].figure == "heat_map"
 
 
 def test_a_report_names_the_same_first_series(run):
