@@ -95,12 +95,12 @@ def kappa_table(studies: Sequence[Study]) -> Table:
         *run_column(studies),
         ("predictor", lambda s, n, k: _fitted(n, k)),
         ("kappa", lambda s, n, k: number_cell(k["value"])),
+        ("order effect", lambda s, n, k: verdict_cell(k)),
         ("sketch 95 %", lambda s, n, k: interval_cell(k["low"], k["high"])),
         ("within the run", lambda s, n, k: half_cell(k.get("run_half"), k.get("run_withheld") or "")),
         ("both", lambda s, n, k: half_cell(k.get("total_half"))),
         ("shuffled", lambda s, n, k: number_cell(k["null"])),
         ("gain", lambda s, n, k: gain_cell(k)),
-        ("order effect", lambda s, n, k: verdict_cell(k)),
     ]
     note = (
         "kappa = sum of squared prediction errors over sum of squared gradient norms; predicting zero gives 1. "
