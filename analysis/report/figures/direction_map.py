@@ -34,18 +34,17 @@ def direction_map(runs: Sequence[Study]) -> list[Figure]:
             figure = of_map(own, titled("Does training keep its direction?", run, runs), run.label, width(runs))
             turned = turns_of(run.directions) or []
             figure.add(*(Rule(float(turn.step), vertical=True) for turn in turned))
-            figure.note = _turned(turned)
+            figure.note = _turned(turned, f" of {run.label}" if len(runs) > 1 else "")
             found.append(figure)
     return found
 
 
-def _turned(turned: Sequence[Turn]) -> str:
+def _turned(turned: Sequence[Turn], whose: str) -> str:
     if not turned:
         return ""
     steps = enumerate_some([f"{t.step:,} (cosine {PAGE.fixed(t.cosine, 2, True)})" for t in turned], 4)
-    return (
-        f" Dotted: the direction turned at step {steps}; there the means before and after differ more than elsewhere."
-    )
+    where = f"Dotted: the direction{whose} turned at step {steps}"
+    return f" {where}; there the means before and after differ more than elsewhere."
 
 
 @Chart(
