@@ -77,6 +77,7 @@ class Recording:
         self.steps, self.listeners = Steps(notify), Listeners(notify)
         self._strict = plan.options.on_error == "raise"
         self._flight: tuple[int, Row, dict[str, object]] | None = None
+        self._lost: int | None = None
 
     @property
     def due(self) -> bool:
@@ -100,12 +101,22 @@ class Recording:
         early = self.steps.claim()
         if number % self.header.every:
             return
-        row = source()
-        scalars = {"wall_time": time.time(), **self._observed(row), **early, **row.scalars}
-        if row.later:
-            self._flight = (number, row, scalars)
-        else:
-            self._write(number, row, scalars)
+        if self._lost is not None and self._lost < number:
+            self.queue.drop(self._lost, "interrupted")
+        self._lost = None
+        try:
+            row = source()
+            scalars = {"wall_time": time.time(), **self._observed(row), **early, **row.scalars}
+            if row.later:
+                self._flight = (number, row, scalars)
+            else:
+                self._write(number, row, scalars)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C: where no row of this step comes, a reader must know why
+            last = self.queue.block.last
+            self._lost = number if self._flight is None and (last is None or last < number) else None
+            raise
 
     def annotate(self, scalars: Mapping[str, object]) -> None:
         """Add scalars to the newest row, or keep those for the next step that come before theirs."""

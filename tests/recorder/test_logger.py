@@ -148,3 +148,25 @@ def test_fingerprints() -> None:
     assert gradlog.fingerprint("x") == gradlog.fingerprint(b"x") == int(gradlog.fingerprint(b"x")) < 2**48
     with pytest.raises(TypeError, match="expected numbers"):
         gradlog.fingerprint([object()])
+
+
+def test_a_step_that_ctrl_c_ends_is_a_known_gap(tmp_path: Path) -> None:
+    class Interrupts:
+        shape = (3,)
+
+        def __array__(self, dtype=None, copy=None):
+            raise KeyboardInterrupt
+
+    with gradlog.open(tmp_path / "r.zarr", {"w": np.zeros(3)}, k=4, on_error="raise") as log:
+        for t in range(6):
+            if t in (2, 4):
+                with pytest.raises(KeyboardInterrupt):
+                    log.step({"w": Interrupts()}, step=t)
+            if t == 3:
+                with pytest.warns(GradlogWarning, match="step 2 and maybe more are not recorded: interrupted"):
+                    log.step({"w": np.ones(3)}, step=t)
+            elif t != 2:  # the other one is taken again
+                log.step({"w": np.ones(3)}, step=t)
+    run = open_run(tmp_path / "r.zarr")
+    assert run.steps.tolist() == [0, 1, 3, 4, 5]
+    assert [tuple(gap) for gap in run.segments[0].header.dropped] == [(2, 2, "interrupted")]
