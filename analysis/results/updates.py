@@ -217,12 +217,13 @@ def _logged(run: Run, names: list[str]) -> Float64:
 def _weights(run: Run, updates: RowSource, starts: NDArray[np.int64]) -> Iterator[Float64]:
     """Sketch of the weights before each of these rows, from the last snapshot on; NaN where none is near."""
     known, unknown = snapshots(run.segments), np.full((run.n_groups, run.k), np.nan)
-    rows = {int(np.searchsorted(run.steps, step)): theta for step, theta in known.items() if step in run.steps}
+    _, rows, _ = np.intersect1d(run.steps, list(known), return_indices=True)
     place, at = unknown, 0
     for start in starts.tolist():
-        newest = max((row for row in rows if at <= row <= start), default=None)
-        if newest is not None:
-            place, at = rows[newest].astype(np.float64), newest
+        newest = int(np.searchsorted(rows, start, "right")) - 1
+        if newest >= 0 and rows[newest] >= at:
+            at = int(rows[newest])
+            place = known[int(run.steps[at])].astype(np.float64)
         whole = run.header.every == 1 and run.steps[start] - run.steps[at] == start - at <= FAR
         if np.isfinite(place).all() and whole:
             place = place + updates.read(at, start).sum(axis=0, dtype=np.float64).reshape(place.shape)
