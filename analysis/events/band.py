@@ -118,6 +118,7 @@ def median_before(x: Float64, window: int, least: int) -> Float64:
     """
     from scipy.ndimage import rank_filter
 
+    window = min(window, max(len(x), 1))  # all values before are no more than these
     pads = np.where(np.arange(window, 0, -1) % 2 == 1, np.inf, -np.inf)
     padded, upper = np.concatenate([pads, x]), window // 2
     ranks = (rank_filter(padded, rank, size=window, origin=-upper) for rank in (upper - 1, upper))

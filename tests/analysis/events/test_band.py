@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlog.analysis.events.band import LEAST, NORMAL, band
+from gradlog.analysis.events.band import LEAST, NORMAL, band, median_before
 
 
 def slowly(values, window):
@@ -68,3 +68,10 @@ def test_stationary_series_rarely_leave_their_band():
     rng = np.random.default_rng(3)
     out = sum(int((band(np.exp(0.5 * rng.normal(size=2000))).score > 5.5).sum()) for _ in range(10))
     assert out <= 4  # of 20,000 values
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 8])
+def test_a_window_wider_than_the_series_is_all_that_came_before(rows):
+    series = np.random.default_rng(rows).normal(size=rows)
+    expected = [np.nan if t < 2 else np.median(series[:t]) for t in range(rows)]
+    assert np.array_equal(median_before(series, 10**30, 2), expected, equal_nan=True)
