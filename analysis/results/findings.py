@@ -339,13 +339,11 @@ def _none(document: Document, style: Style) -> str:
     """Say that no few steps dominate, and that no step left its usual range, where most could be judged."""
     events = document.get("events")
     if not events or events["count"]:
-        return "Many steps share the error"
+        return "Many steps contribute"
     judged = document["run"]["steps"] - events["unwatched"]
     if judged > events["unwatched"]:
         return "No step stands out"
-    return "Many steps share the error" + (
-        f", and no event is among the last {style.count(judged)}" if judged > 0 else ""
-    )
+    return "Many steps contribute" + (f", and no event is among the last {style.count(judged)}" if judged > 0 else "")
 
 
 def _group(document: Document, style: Style) -> Finding | None:

@@ -58,4 +58,4 @@ def test_nothing_is_said_of_noise_alone(tmp_path):
 def test_the_report_marks_it(tmp_path):
     run = run_of(tmp_path / "run.zarr", stepwise(150), 1, noise=0.7)
     (figure,) = direction_map([SimpleNamespace(label="run", directions=stretches(run))])
-    assert "The direction turned at step 1" in figure.note
+    assert "Dotted: the direction turned at step 1" in figure.note

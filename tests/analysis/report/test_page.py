@@ -175,8 +175,8 @@ def test_the_kappa_table_holds_the_numbers_of_the_analysis(pages):
         at = cells.index(p)
         value = float(result["kappa"].sel(predictor=p))
         assert float(cells[at + 1]) == pytest.approx(value, rel=1e-3)
-        assert cells[at + 2] == "exact"  # and has no error of a sketch
-        assert float(cells[at + 5]) == pytest.approx(float(result["kappa_null"].sel(predictor=p)), rel=1e-3)
+        assert cells[at + 3] == "exact"  # and has no error of a sketch
+        assert float(cells[at + 6]) == pytest.approx(float(result["kappa_null"].sel(predictor=p)), rel=1e-3)
 
 
 def test_every_side_of_a_bound_stands_over_its_interval():

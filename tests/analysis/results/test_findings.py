@@ -104,8 +104,8 @@ def test_the_rank_is_compared_with_that_of_shuffled_steps(document, rank, said):
     ("steps", "said"),
     [
         (400, "No step stands out"),
-        (30, "Many steps share the error, and no event is among the last 10"),
-        (20, "Many steps share the error"),
+        (30, "Many steps contribute, and no event is among the last 10"),
+        (20, "Many steps contribute"),
     ],
 )
 def test_no_event_is_claimed_of_steps_that_were_not_judged(document, steps, said):
