@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from gradlog.analysis.report import plots
     from gradlog.analysis.report.write import archive_report, html_report, write_report
     from gradlog.analysis.results.analyze import analyze
-    from gradlog.analysis.results.export import export_result, export_rows
+    from gradlog.analysis.results.forms.export import export_result, export_rows
+    from gradlog.analysis.results.forms.json_document import to_json
     from gradlog.analysis.results.group_time import GroupTime, group_time
-    from gradlog.analysis.results.json_document import to_json
     from gradlog.analysis.results.updates import gradient_and_update
     from gradlog.analysis.trackers.export import export_to_tracker
 
@@ -75,9 +75,9 @@ _HOME = {
         "reading.sketcher": ["Probe", "Sketcher"],
         "report.write": ["archive_report", "html_report", "write_report"],
         "results.analyze": ["analyze"],
-        "results.export": ["export_result", "export_rows"],
+        "results.forms.export": ["export_result", "export_rows"],
         "results.group_time": ["GroupTime", "group_time"],
-        "results.json_document": ["to_json"],
+        "results.forms.json_document": ["to_json"],
         "results.updates": ["gradient_and_update"],
         "trackers.export": ["export_to_tracker"],
     }.items()

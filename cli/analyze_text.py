@@ -9,7 +9,7 @@ from gradlog.analysis.common.text import SENTENCE, TERMINAL, counted, enumerate_
 from gradlog.analysis.measures.interpretation import EPOCH, caution, looked_at, verdict
 from gradlog.analysis.measures.predictors.registry import fitted_in_hindsight, is_reference, without_reference
 from gradlog.analysis.results.findings import GUIDE, dominant, findings
-from gradlog.analysis.results.json_document import NO_BOUNDS, UNDEFINED, Document
+from gradlog.analysis.results.forms.json_document import NO_BOUNDS, UNDEFINED, Document
 from gradlog.analysis.results.known_trainings import CAVEAT, Training, nearest, of_run
 from gradlog.analysis.results.known_trainings import EPS as KNOWN_EPS
 from gradlog.cli import plain_text

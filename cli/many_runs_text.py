@@ -15,7 +15,7 @@ from gradlog.cli import output_files, plain_text, stderr
 
 if TYPE_CHECKING:
     from gradlog.analysis.reading.run import View
-    from gradlog.analysis.results.json_document import Document
+    from gradlog.analysis.results.forms.json_document import Document
     from gradlog.analysis.results.options import Caching, Question
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray
 
     from gradlog.analysis.comparison.compare import Comparison
-    from gradlog.analysis.results.json_document import Document
+    from gradlog.analysis.results.forms.json_document import Document
 
 
 def ending_in(*suffixes: str) -> Callable[[click.Context, click.Parameter, str | None], Path | None]:
@@ -96,7 +96,7 @@ def replacing(target: Path, force: bool) -> Iterator[Path]:
 
 def save(result: xarray.Dataset, document: Document, target: Path, force: bool) -> None:
     """Write ``result`` (.nc, .zarr) or ``document`` (.json) beside the target, then move it into place."""
-    from gradlog.analysis.results.export import export_result
+    from gradlog.analysis.results.forms.export import export_result
 
     suffix = target.suffix.lower()
     with replacing(target, force) as fresh:

@@ -71,7 +71,7 @@ def open_files(path: str | os.PathLike[str]) -> Files:
     """
     if os.path.isdir(path):
         return Folder(path)
-    from gradlog.analysis.reading.stores import StoreFiles
+    from gradlog.analysis.reading.store.stores import StoreFiles
 
     return StoreFiles(path)
 

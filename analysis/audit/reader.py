@@ -20,7 +20,7 @@ from gradlog.analysis.audit.flushes import Flush, flush
 from gradlog.analysis.audit.handed_files import headers
 from gradlog.analysis.common.types import Progress
 from gradlog.analysis.reading.run import Run, open_run
-from gradlog.analysis.reading.segment import Segment
+from gradlog.analysis.reading.store.segment import Segment
 from gradlog.errors import CorruptRunError
 from gradlog.format import layout, shards
 from gradlog.format.chain import manifest_reader, walk

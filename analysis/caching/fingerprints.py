@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradlog.analysis.caching.cache import Arrays, Cache, key
-from gradlog.analysis.reading import stores
+from gradlog.analysis.reading.store import stores
 from gradlog.errors import CorruptRunError
 from gradlog.format.chain import split_lines, walk
 from gradlog.format.header import SegmentHeader

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Unpack
 
 from gradlog.analysis.caching.cache import Cache, resolve
 from gradlog.analysis.comparison.find import Failure, Paths, find
-from gradlog.analysis.reading.metadata import read_metadata
 from gradlog.analysis.reading.run import View
+from gradlog.analysis.reading.store.metadata import read_metadata
 from gradlog.analysis.results.analyze import analyze_cached
-from gradlog.analysis.results.json_document import Document, to_json
-from gradlog.analysis.results.labelled_arrays import LabelledArrays
+from gradlog.analysis.results.forms.json_document import Document, to_json
+from gradlog.analysis.results.forms.labelled_arrays import LabelledArrays
 from gradlog.analysis.results.options import Caching, Question
 from gradlog.analysis.streaming import executors
 from gradlog.analysis.streaming.executors.serial import Serial
@@ -39,13 +39,13 @@ class Archive:
     @property
     def results(self) -> dict[str, xarray.Dataset]:
         """What ``analyze`` gives of each run, by path."""
-        from gradlog.analysis.results.dataset import to_dataset
+        from gradlog.analysis.results.forms.dataset import to_dataset
 
         return {path: to_dataset(result) for path, result in self.measured.items()}
 
     def dataset(self) -> xarray.Dataset:
         """All of it with a dimension ``run``; see ``analyze_many``."""
-        from gradlog.analysis.results.dataset import stack
+        from gradlog.analysis.results.forms.dataset import stack
 
         paths = list(self.measured)
         lost = [dataclasses.asdict(f) for f in self.failed]

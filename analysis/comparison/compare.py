@@ -22,7 +22,7 @@ from gradlog.analysis.comparison.side_by_side import Measure, measure_archive, m
 from gradlog.analysis.measures.predictors import usual
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze_cached
-from gradlog.analysis.results.json_document import Document, to_json
+from gradlog.analysis.results.forms.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Keywords, Predictors
 from gradlog.errors import SpecMismatchError, TooFewStepsError, UnusableInputError
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import fsspec
 
-from gradlog.analysis.reading.metadata import Metadata, read_metadata
-from gradlog.analysis.reading.stores import answering, get, open_store
+from gradlog.analysis.reading.store.metadata import Metadata, read_metadata
+from gradlog.analysis.reading.store.stores import answering, get, open_store
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.format import limits
 from gradlog.format.header import ROOT_KEY

@@ -20,7 +20,7 @@ from scipy.special import stdtr, stdtrit
 
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.predictors.registry import without_reference
-from gradlog.analysis.results.json_document import Document
+from gradlog.analysis.results.forms.json_document import Document
 from gradlog.errors import UnusableInputError
 
 

@@ -12,7 +12,7 @@ from gradlog.analysis.common.jackknife import pool, quantile
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.reading.rows import buffer_rows
-from gradlog.analysis.reading.segment import snapshots
+from gradlog.analysis.reading.store.segment import snapshots
 from gradlog.errors import TooFewStepsError
 
 if TYPE_CHECKING:

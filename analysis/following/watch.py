@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from gradlog.analysis.reading.launches import group_by_launch
 from gradlog.analysis.reading.run import Run, View, open_run
-from gradlog.analysis.reading.segment import Segment
+from gradlog.analysis.reading.store.segment import Segment
 from gradlog.errors import TooFewStepsError
 from gradlog.storage.liveness import may_be_alive
 

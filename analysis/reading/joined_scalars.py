@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.reading.metadata import Metadata
 from gradlog.analysis.reading.rows import Block
 from gradlog.analysis.reading.run import Run, View
 from gradlog.analysis.reading.scalar_files import Points, read_points
+from gradlog.analysis.reading.store.metadata import Metadata
 from gradlog.errors import UnusableInputError
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.reading.segment import Segment
+from gradlog.analysis.reading.store.segment import Segment
 from gradlog.errors import SpecMismatchError
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gradlog.analysis.common.recorded import Info
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.reading.launches import opening_time
-from gradlog.analysis.reading.segment import Segment
+from gradlog.analysis.reading.store.segment import Segment
 
 ROWS = 2**16
 """Rows that are compared together."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from gradlog.format.journal import Journal
 
 if TYPE_CHECKING:
-    from gradlog.analysis.reading.segment import Segment
-    from gradlog.analysis.reading.stores import Location
+    from gradlog.analysis.reading.store.segment import Segment
+    from gradlog.analysis.reading.store.stores import Location
 
 _listeners: list[Callable[[int, int], None]] = []
 
@@ -172,8 +172,8 @@ class RowSource:
 @lru_cache(maxsize=64)
 def _open_segment(location: Hashable, name: str, pid: int) -> Segment:
     # here, so that what only plans with rows needs no zarr
-    from gradlog.analysis.reading.metadata import read_metadata
-    from gradlog.analysis.reading.segment import Segment
+    from gradlog.analysis.reading.store.metadata import read_metadata
+    from gradlog.analysis.reading.store.segment import Segment
 
     metadata = read_metadata(cast("Location", location), only=name)
     return Segment.open(metadata, metadata.segments[0])

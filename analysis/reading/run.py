@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from gradlog.analysis.common.recorded import Info, optimizer_name
 from gradlog.analysis.reading.launches import Launch, group_by_launch, select
-from gradlog.analysis.reading.metadata import Metadata, read_metadata
 from gradlog.analysis.reading.rewinds import compare
 from gradlog.analysis.reading.rows import Block, RowSource, Span
-from gradlog.analysis.reading.segment import Segment, joined, stored
-from gradlog.analysis.reading.stores import Location
+from gradlog.analysis.reading.store.metadata import Metadata, read_metadata
+from gradlog.analysis.reading.store.segment import Segment, joined, stored
+from gradlog.analysis.reading.store.stores import Location
 from gradlog.errors import TooFewStepsError
 from gradlog.format import masking
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader

@@ -15,7 +15,7 @@ import xarray
 from xarray.backends import BackendEntrypoint
 
 from gradlog.analysis.reading.run import View, open_run
-from gradlog.analysis.reading.stores import Location
+from gradlog.analysis.reading.store.stores import Location
 from gradlog.errors import GradlogError
 
 

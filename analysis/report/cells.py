@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.measures.interpretation import HELPS, HURTS, verdict
 from gradlog.analysis.report.study import Study
-from gradlog.analysis.results.json_document import Document
+from gradlog.analysis.results.forms.json_document import Document
 
 MOST_ROWS = 12
 """Rows up to which a table of details is unfolded."""

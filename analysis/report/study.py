@@ -17,9 +17,9 @@ from gradlog.analysis.reading.binning import Series, gradient_norm, scalar
 from gradlog.analysis.reading.rewinds import rewinds
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results.analyze import analyze_cached
-from gradlog.analysis.results.dataset import to_dataset
+from gradlog.analysis.results.forms.dataset import to_dataset
+from gradlog.analysis.results.forms.json_document import Document, to_json
 from gradlog.analysis.results.group_time import GroupTime, group_time
-from gradlog.analysis.results.json_document import Document, to_json
 from gradlog.analysis.results.options import Caching, Question
 from gradlog.analysis.results.updates import gradient_and_update
 

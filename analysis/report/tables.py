@@ -30,7 +30,7 @@ from gradlog.analysis.report.cells import (
     verdict_cell,
 )  # fmt: skip
 from gradlog.analysis.report.study import SHARED, Study
-from gradlog.analysis.results.json_document import Document
+from gradlog.analysis.results.forms.json_document import Document
 from gradlog.analysis.results.known_trainings import CAVEAT, nearest, of_run
 from gradlog.analysis.results.known_trainings import EPS as KNOWN_EPS
 

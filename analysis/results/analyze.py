@@ -21,12 +21,12 @@ from gradlog.analysis.measures.predictors import Evidence
 from gradlog.analysis.measures.predictors.registry import built_in
 from gradlog.analysis.measures.shares import shares
 from gradlog.analysis.measures.spec import Values
-from gradlog.analysis.reading.metadata import Metadata
 from gradlog.analysis.reading.run import Run, View, open_run
+from gradlog.analysis.reading.store.metadata import Metadata
 from gradlog.analysis.results import half_batches, updates, warnings
 from gradlog.analysis.results.execute import Collected, execute
-from gradlog.analysis.results.json_document import to_json
-from gradlog.analysis.results.labelled_arrays import LabelledArrays, labelled
+from gradlog.analysis.results.forms.json_document import to_json
+from gradlog.analysis.results.forms.labelled_arrays import LabelledArrays, labelled
 from gradlog.analysis.results.memory_model import check
 from gradlog.analysis.results.options import Caching, Keywords, Options, Predictors, Question
 from gradlog.analysis.results.plan import AnalysisPlan, plan
@@ -120,7 +120,7 @@ def analyze(
     >>> float(ds.kappa.sel(predictor="ema(0.9)"))             # doctest: +SKIP
     1.058
     """
-    from gradlog.analysis.results.dataset import to_dataset
+    from gradlog.analysis.results.forms.dataset import to_dataset
 
     opened = run if isinstance(run, Run) else open_run(run)
     return to_dataset(measure(opened, Options.of(predictors, eps, window=window, cache=cache, **options)))

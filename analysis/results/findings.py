@@ -11,7 +11,7 @@ from gradlog.analysis.events.words import sentence
 from gradlog.analysis.measures.gradient_noise import batch_size, beside
 from gradlog.analysis.measures.interpretation import EPOCH, HELPS, HURTS, NONE, SMALL, UNKNOWN, verdict
 from gradlog.analysis.measures.predictors.registry import in_hindsight, is_reference
-from gradlog.analysis.results.json_document import Document, of_lags
+from gradlog.analysis.results.forms.json_document import Document, of_lags
 from gradlog.analysis.spectrum.rank import saturated
 
 FEW = 0.1

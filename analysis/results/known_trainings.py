@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gradlog.analysis.results.json_document import Document
+from gradlog.analysis.results.forms.json_document import Document
 
 FAR, LONGER = 10.0, 2.0
 """Factors in parameters and in steps up to which two runs are alike in them."""

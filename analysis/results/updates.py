@@ -15,7 +15,7 @@ from gradlog.analysis.measures.spec import Values
 from gradlog.analysis.measures.updates import GradientAndUpdate, Products, compare
 from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.reading.segment import snapshots
+from gradlog.analysis.reading.store.segment import snapshots
 from gradlog.errors import TooFewStepsError
 from gradlog.format.header import SKIPPED
 from gradlog.format.names import HALF_NORM2

@@ -17,7 +17,7 @@ from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.events import Events
 from gradlog.analysis.reading.binning import binned
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.results.json_document import Document, to_json
+from gradlog.analysis.results.forms.json_document import Document, to_json
 
 if TYPE_CHECKING:
     import xarray

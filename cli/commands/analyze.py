@@ -15,8 +15,8 @@ from gradlog.cli.many_runs_text import archive
 if TYPE_CHECKING:
     from gradlog.analysis.following.watch import Look
     from gradlog.analysis.reading.run import Run, View
-    from gradlog.analysis.results.json_document import Document
-    from gradlog.analysis.results.labelled_arrays import LabelledArrays
+    from gradlog.analysis.results.forms.json_document import Document
+    from gradlog.analysis.results.forms.labelled_arrays import LabelledArrays
     from gradlog.analysis.results.options import Caching, Question
 
 
@@ -48,7 +48,7 @@ class Answer:
         return analyze_text.report(self.run, document, self.full, self.groups)
 
     def _write(self, result: LabelledArrays, document: Document, force: bool) -> None:
-        from gradlog.analysis.results.dataset import to_dataset
+        from gradlog.analysis.results.forms.dataset import to_dataset
 
         dataset = to_dataset(result)
         if self.target is not None:

@@ -13,7 +13,7 @@ from gradlog.cli import options, output_files, stderr
 
 if TYPE_CHECKING:
     from gradlog.analysis.reading.run import Run, View
-    from gradlog.analysis.results.export import Form
+    from gradlog.analysis.results.forms.export import Form
     from gradlog.analysis.trackers import Name
 
 FILES = ("netcdf", "zarr", "parquet", "csv", "npz")
@@ -107,7 +107,7 @@ def _to_tracker(
 
 def _beside(run: str, what: str, form: str) -> Path:
     """Name of the export in the current folder: run.nc, run.result.nc; run.rows.zarr, never the run itself."""
-    from gradlog.analysis.results.export import SUFFIX
+    from gradlog.analysis.results.forms.export import SUFFIX
 
     suffix = SUFFIX[form]
     middle = ".result" if what == "result" else ".rows" if suffix == ".zarr" else ""

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 from gradlog.format.header import RunHeader
 from gradlog.recorder.recorder import Recorder
-from gradlog.recorder.row_builder import Fill, Row
+from gradlog.recorder.rows.row_builder import Fill, Row
 
 __all__ = ["Fill", "Hooks", "Row", "described"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradlog.format.header import RunHeader
-from gradlog.recorder.halves import row_of
 from gradlog.recorder.listeners import Callback
 from gradlog.recorder.plan import Plan
 from gradlog.recorder.provenance import ended_by
 from gradlog.recorder.recorder import Recorder
 from gradlog.recorder.recording import Checkpoint
+from gradlog.recorder.rows.halves import row_of
 from gradlog.sketching.pytree import describe, flatten
 
 

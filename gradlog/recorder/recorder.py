@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from gradlog.format.header import RunHeader
 from gradlog.format.names import WEIGHT_NORM
-from gradlog.recorder.fold import Fold
 from gradlog.recorder.listeners import Listeners
 from gradlog.recorder.messages import tell
 from gradlog.recorder.options import RecordingOptions
 from gradlog.recorder.plan import Layout, Plan, described
 from gradlog.recorder.provenance import ended_by, uncaught
 from gradlog.recorder.recording import Checkpoint, Recording
-from gradlog.recorder.row_builder import Fill, Row
+from gradlog.recorder.rows.fold import Fold
+from gradlog.recorder.rows.row_builder import Fill, Row
 from gradlog.sketching.projector import Projector, projector
 from gradlog.sketching.pytree import describe, flatten
 

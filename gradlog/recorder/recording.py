@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import TypedDict, cast
 
 from gradlog.errors import StepOrderError, StoreUnavailableError
-from gradlog.recorder.fold import Fold
 from gradlog.recorder.listeners import Listeners
 from gradlog.recorder.messages import tell
 from gradlog.recorder.plan import Layout, Plan
 from gradlog.recorder.recovery import defer, redeem
-from gradlog.recorder.row_builder import Fill, Row, RowBuilder
+from gradlog.recorder.rows.fold import Fold
+from gradlog.recorder.rows.row_builder import Fill, Row, RowBuilder
+from gradlog.recorder.rows.step_numbers import Steps
 from gradlog.recorder.setup import Opened, open_segment, require_seen
-from gradlog.recorder.step_numbers import Steps
 from gradlog.storage.commit_queue import CommitQueue
 from gradlog.storage.tickets import Opening
 

@@ -28,8 +28,8 @@ import gradlog
 from gradlog.errors import GradlogWarning
 from gradlog.format.codec import round_mantissa
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED
-from gradlog.recorder.halves import half_norms
-from gradlog.recorder.row_builder import Row
+from gradlog.recorder.rows.halves import half_norms
+from gradlog.recorder.rows.row_builder import Row
 from gradlog.sketching.projector import projector
 from gradlog.storage.compact import compact
 

@@ -12,8 +12,8 @@ import pytest
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.common.recorded import recorded
-from gradlog.recorder.fold import WORTH, fastest
-from gradlog.recorder.row_builder import Row
+from gradlog.recorder.rows.fold import WORTH, fastest
+from gradlog.recorder.rows.row_builder import Row
 from gradlog.sketching.fold_hash import FoldHash
 
 
@@ -66,8 +66,8 @@ import logging, sys
 import numpy as np
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 import gradlog
-from gradlog.recorder.row_builder import Row
-from gradlog.recorder.fold import WORTH
+from gradlog.recorder.rows.row_builder import Row
+from gradlog.recorder.rows.fold import WORTH
 assert "numba" not in sys.modules
 with gradlog.open(sys.argv[1], k=8, on_error="raise") as log:
     log.step({"w": np.ones(WORTH, np.float32)})

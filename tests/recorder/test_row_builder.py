@@ -14,7 +14,7 @@ import torch
 import gradlog
 from gradlog.errors import GradientError
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader, SketchSpec, TensorInfo
-from gradlog.recorder.row_builder import Row, RowBuilder
+from gradlog.recorder.rows.row_builder import Row, RowBuilder
 from gradlog.sketching.fold_hash import FoldHash
 from gradlog.storage.block import Block
 

@@ -18,7 +18,7 @@ import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.audit.files import Folder
 from gradlog.analysis.audit.integrity import examine
-from gradlog.analysis.reading.bounded_stores import BoundedFolder
+from gradlog.analysis.reading.store.bounded_stores import BoundedFolder
 from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.format import shards
 from gradlog.recorder.recovery import recover

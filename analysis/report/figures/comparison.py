@@ -12,7 +12,7 @@ from gradlog.analysis.comparison.replicates import Mean, Replicates
 from gradlog.analysis.report.axes import Axis, exact, linear, logarithmic
 from gradlog.analysis.report.figure import Band, Bars, Dots, Figure, Legend, Line, Rule, style
 from gradlog.analysis.report.figures.predictability import LEGEND, add_curve
-from gradlog.analysis.results.json_document import Document
+from gradlog.analysis.results.forms.json_document import Document
 
 CAPTION = (
     "Two configurations differ where their intervals are apart; the table has the interval of the difference itself, "

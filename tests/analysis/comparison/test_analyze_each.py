@@ -16,8 +16,8 @@ from gradlog.analysis import Linear, analyze, analyze_each, analyze_many, open_r
 from gradlog.analysis.comparison.find import find
 from gradlog.analysis.results import analyze as results
 from gradlog.analysis.results.analyze import measure
-from gradlog.analysis.results.dataset import to_dataset
-from gradlog.analysis.results.labelled_arrays import LabelledArrays
+from gradlog.analysis.results.forms.dataset import to_dataset
+from gradlog.analysis.results.forms.labelled_arrays import LabelledArrays
 from gradlog.analysis.results.options import Options
 from gradlog.cli import main
 from gradlog.errors import NotARunError

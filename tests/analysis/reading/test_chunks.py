@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 from gradlog.analysis import open_run
-from gradlog.analysis.reading import chunks
+from gradlog.analysis.reading.store import chunks
 from gradlog.errors import CorruptRunError
 from gradlog.storage.compact import compact
 

@@ -10,11 +10,11 @@ import xarray as xr
 
 import gradlog
 from gradlog.analysis import Cache, Linear, html_report, open_run
-from gradlog.analysis.reading.metadata import read_metadata
 from gradlog.analysis.reading.rows import heard
+from gradlog.analysis.reading.store.metadata import read_metadata
 from gradlog.analysis.results import analyze as results
 from gradlog.analysis.results.analyze import analyze_cached, measure
-from gradlog.analysis.results.dataset import to_dataset
+from gradlog.analysis.results.forms.dataset import to_dataset
 from tests.helpers.growing_runs import gradients
 
 

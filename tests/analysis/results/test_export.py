@@ -13,7 +13,7 @@ import xarray as xr
 
 from gradlog.analysis import analyze, open_run
 from gradlog.analysis.reading import rows
-from gradlog.analysis.results.export import export_result, export_rows
+from gradlog.analysis.results.forms.export import export_result, export_rows
 from gradlog.errors import MissingDependencyError, TooFewStepsError
 from tests.helpers import stores
 

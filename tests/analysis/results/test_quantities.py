@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gradlog.analysis import analyze, to_json
-from gradlog.analysis.results.labelled_arrays import SCOPES
+from gradlog.analysis.results.forms.labelled_arrays import SCOPES
 from gradlog.analysis.results.quantities import QUANTITIES, VARIABLES
 from tests.helpers import stores
 from tests.helpers.walks import smooth

@@ -14,7 +14,7 @@ from gradlog.analysis.results import updates
 from gradlog.analysis.results.findings import findings
 from gradlog.errors import TooFewStepsError
 from gradlog.format.header import SKIPPED
-from gradlog.recorder.row_builder import Row
+from gradlog.recorder.rows.row_builder import Row
 
 BOTH = ("gradient", "update")
 SAMPLE = Path(__file__).resolve().parents[3] / "sample_logs/mlp_wine_exact.zarr"

@@ -20,7 +20,7 @@ from gradlog.integrations.sketch_tables import Part, pieces, tables
 from gradlog.integrations.torch.sketching.device_sketch import DeviceSketch
 from gradlog.integrations.torch.sketching.flats import Few, Flat, Folded
 from gradlog.integrations.torch.types import Floats
-from gradlog.recorder.fold import Fold
+from gradlog.recorder.rows.fold import Fold
 from gradlog.sketching.fold_hash import FoldHash, from_spec
 
 

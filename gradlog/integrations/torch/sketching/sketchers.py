@@ -15,9 +15,9 @@ from gradlog.integrations.torch.sketching.flats import Folded, flat
 from gradlog.integrations.torch.sketching.shards import Exchange, Shard, is_sharded
 from gradlog.integrations.torch.sketching.sketch import fetch, sketch_on
 from gradlog.integrations.torch.types import Floats, Number
-from gradlog.recorder.fold import Fold
 from gradlog.recorder.recorder import Recorder
-from gradlog.recorder.row_builder import Fill
+from gradlog.recorder.rows.fold import Fold
+from gradlog.recorder.rows.row_builder import Fill
 from gradlog.sketching.projector import Projector
 from gradlog.sketching.pytree import as_entries
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gradlog.integrations.sketch_tables import Part, pieces, tables
 from gradlog.integrations.torch.sketching.device_fold import BlockFold, Target
 from gradlog.integrations.torch.sketching.flats import Flat
-from gradlog.recorder.fold import Fold
+from gradlog.recorder.rows.fold import Fold
 from gradlog.sketching.fold_hash import FoldHash
 
 COLUMNS = 1024

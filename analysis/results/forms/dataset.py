@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from gradlog.analysis.results.labelled_arrays import BY_PLACE, LabelledArrays
+from gradlog.analysis.results.forms.labelled_arrays import BY_PLACE, LabelledArrays
 
 
 def to_dataset(result: LabelledArrays) -> xr.Dataset:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradlog.errors import GradientError
 from gradlog.format.codec import round_mantissa
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader
-from gradlog.recorder import fold
+from gradlog.recorder.rows import fold
 from gradlog.sketching.projector import Entries, Projector, projector
 from gradlog.sketching.pytree import as_entries
 from gradlog.storage.block import Block

@@ -17,7 +17,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
-from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder, BoundedZip
+from gradlog.analysis.reading.store.bounded_stores import Bounded, BoundedFolder, BoundedZip
 from gradlog.errors import CorruptRunError, GradlogError, MissingDependencyError, NotARunError, StoreUnavailableError
 from gradlog.format import limits
 from gradlog.format.names import META
@@ -25,7 +25,7 @@ from gradlog.format.names import META
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
-    from gradlog.analysis.reading.bounded_stores import Prototype, Range
+    from gradlog.analysis.reading.store.bounded_stores import Prototype, Range
 
 Location = str | os.PathLike[str] | Store
 

@@ -32,7 +32,7 @@ from gradlog.analysis.results.quantities import (
 if TYPE_CHECKING:
     import xarray
 
-    from gradlog.analysis.results.labelled_arrays import LabelledArrays
+    from gradlog.analysis.results.forms.labelled_arrays import LabelledArrays
 
 Document = dict[str, Any]
 """A JSON object, or one inside it. Any: a value is a number, text, None, a list or such an object; which,

@@ -13,7 +13,7 @@ from gradlog.errors import GradientError
 from gradlog.format.codec import Numbers
 from gradlog.format.header import RunHeader
 from gradlog.format.names import HALF_NORM2
-from gradlog.recorder.row_builder import Row, RowBuilder
+from gradlog.recorder.rows.row_builder import Row, RowBuilder
 from gradlog.sketching.fold_hash import in_range, squared_norm
 from gradlog.sketching.pytree import flatten
 from gradlog.sketching.sparse import made_dense

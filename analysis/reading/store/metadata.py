@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gradlog.analysis.reading.stores import Location, get, list_names, open_store
+from gradlog.analysis.reading.store.stores import Location, get, list_names, open_store
 from gradlog.errors import CorruptRunError, GradlogError, NotARunError
 from gradlog.format import limits
 from gradlog.format.chain import digest, is_sealed

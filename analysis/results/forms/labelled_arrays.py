@@ -1,6 +1,6 @@
 """The result of an analysis: arrays with named dimensions, units and attributes, without xarray.
 
-What prints a result, keeps it or compares it needs no more. ``results.dataset`` makes the Dataset, for which xarray and
+What prints a result, keeps it or compares it needs no more. ``dataset`` makes the Dataset, for which xarray and
 pandas have to be loaded; they take longer than the analysis of a short run.
 """
 

@@ -22,10 +22,10 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
 from gradlog.analysis.common.recorded import Info
-from gradlog.analysis.reading import chunks
-from gradlog.analysis.reading.bounded_stores import Bounded, BoundedFolder
-from gradlog.analysis.reading.metadata import Metadata, SegmentMetadata
-from gradlog.analysis.reading.stores import list_all, unbroken
+from gradlog.analysis.reading.store import chunks
+from gradlog.analysis.reading.store.bounded_stores import Bounded, BoundedFolder
+from gradlog.analysis.reading.store.metadata import Metadata, SegmentMetadata
+from gradlog.analysis.reading.store.stores import list_all, unbroken
 from gradlog.errors import CorruptRunError
 from gradlog.format import fields, layout, limits
 from gradlog.format import journal as records
@@ -36,7 +36,7 @@ from gradlog.format.layout import SNAPSHOTS, row_arrays
 from gradlog.format.names import META
 
 if TYPE_CHECKING:
-    from gradlog.analysis.reading.chunks import Stored
+    from gradlog.analysis.reading.store.chunks import Stored
 
 Number = TypeVar("Number", bound=np.generic)
 

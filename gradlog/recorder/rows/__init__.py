@@ -1,0 +1,1 @@
+"""Turn the gradients of a step into a row."""
