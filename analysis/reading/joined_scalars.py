@@ -93,9 +93,10 @@ def on_steps(points: Points, steps: NDArray[np.int64]) -> Float64:
     known, values = np.asarray(points.steps, np.int64), np.asarray(points.values, np.float64)
     order = np.argsort(known, kind="stable")
     known, values = known[order], values[order]
+    if not len(known):
+        return np.full(len(steps), np.nan)
     at = np.searchsorted(known, steps, "right") - 1
-    hit = (at >= 0) & (known[np.maximum(at, 0)] == steps) if len(known) else np.zeros(len(steps), bool)
-    return np.where(hit, values[np.maximum(at, 0)], np.nan) if len(known) else np.full(len(steps), np.nan)
+    return np.where((at >= 0) & (known[at] == steps), values[at], np.nan)
 
 
 def _apart(points: Points, run: Run) -> str:

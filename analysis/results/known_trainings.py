@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from gradlog.analysis.common.text import listed
 from gradlog.analysis.results.forms.json_document import Document
 
 FAR, LONGER = 10.0, 2.0
@@ -95,9 +96,7 @@ def nearest(document: Document) -> list[tuple[Training, str]]:
             "steps": 1 / LONGER <= run["steps"] / known.steps <= LONGER,
         }
         shared = [name for name, holds in alike.items() if holds]
-        found.append(
-            (-len(shared), apart, known, " and ".join([", ".join(shared[:-1])] * (len(shared) > 1) + shared[-1:]))
-        )
+        found.append((-len(shared), apart, known, listed(shared)))
     return [(known, said) for _, _, known, said in sorted(found, key=lambda entry: entry[:2])]
 
 

@@ -18,7 +18,7 @@ from gradlog.analysis.reading.run import Run
 from gradlog.analysis.reading.store.segment import snapshots
 from gradlog.errors import TooFewStepsError
 from gradlog.format.header import SKIPPED
-from gradlog.format.names import HALF_NORM2
+from gradlog.format.names import HALF_NORM2, UPDATE_NORM, WEIGHT_NORM
 
 STRETCHES, SHORTEST, LONGEST = 48, 8, 64
 """Stretches, by default, and steps of the shortest and the longest one."""
@@ -203,7 +203,7 @@ def _half_norms(run: Run) -> Float64:
 
 def _norms(run: Run) -> Float64:
     """Exact norms of update and weights, (2, rows, groups), NaN where none was logged."""
-    kinds = [[f"{kind}/{group}" for group in run.groups] for kind in ("update_norm", "weight_norm")]
+    kinds = [[kind + group for group in run.groups] for kind in (UPDATE_NORM, WEIGHT_NORM)]
     return np.stack([_logged(run, names if {*names} <= {*run.scalar_names} else []) for names in kinds])
 
 
