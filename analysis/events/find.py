@@ -18,7 +18,7 @@ from gradlog.analysis.events.band import WINDOW, Band, Departure, RunningBand, n
 from gradlog.analysis.reading.rewinds import rewinds
 from gradlog.analysis.reading.rows import Block, buffer_rows
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.streaming.scalar_sums import CLIP
+from gradlog.analysis.streaming.scalar_sums import CLIP, clipped_at_once
 
 SCORE, GROUP_SCORE = 5.5, 7.0
 """Usual deviations from which on a series of the run, or of one of its many groups, has left its band.
@@ -179,9 +179,8 @@ class Watch:
 
 def clipping(run: Run) -> str:
     """Name of the scalar by which all gradients of a run were multiplied; "" where none can be undone."""
-    apart = any(name.startswith(f"{CLIP}/") for name in run.scalar_names)
-    known = CLIP in run.scalar_names and run.header.stage == "consumed" and run.header.what == "gradient"
-    return CLIP if known and not apart else ""
+    known = run.header.stage == "consumed" and run.header.what == "gradient"
+    return CLIP if known and clipped_at_once(run.scalar_names) else ""
 
 
 def before_clipping(block: Block, clip: str) -> Float64:

@@ -65,6 +65,11 @@ class ScalarSums:
         return ScalarSums(self.energy + later.energy, self.moving + later.moving, self.still + later.still, scalars)
 
 
+def clipped_at_once(scalars: Sequence[str]) -> bool:
+    """Whether one factor by which all parameters were clipped is among these names of scalars."""
+    return CLIP in scalars and not any(name.startswith(f"{CLIP}/") for name in scalars)
+
+
 def by_pane(
     run: Run, cuts: Sequence[int], more: Sequence[str] = (), see: Callable[[Block], None] | None = None
 ) -> list[ScalarSums]:
@@ -72,12 +77,9 @@ def by_pane(
 
     ``see`` is handed every block on the way, with the scalars ``more`` beside those that are added up.
     """
-    apart = any(name.startswith(f"{CLIP}/") for name in run.scalar_names)  # parameters were clipped in parts
-    names = [name for name in SCALARS if name in run.scalar_names and not (name == CLIP and apart)]
-    n, nothing = (
-        run.n_groups,
-        {name: Column.of(np.empty(0)) for name in (*names, *([CLIPPED] if CLIP in names else []))},
-    )
+    names = [n for n in SCALARS if n in run.scalar_names and (n != CLIP or clipped_at_once(run.scalar_names))]
+    added = [*names, CLIPPED] if CLIP in names else names
+    n, nothing = run.n_groups, dict.fromkeys(added, Column.of(np.empty(0)))
     panes = [ScalarSums(np.zeros(n), np.zeros(n, np.int64), 0, nothing)] * (len(cuts) - 1)
     pane = 0
     for block in run.columns([*names, *(name for name in more if name not in names)]):
