@@ -48,6 +48,9 @@ class DirectionMap:
     other_first: NDArray[np.int64]
     other_last: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        return "<gradlog.analysis.DirectionMap: {} x {} stretches>".format(*self.cosine.shape)
+
     @property
     def known(self) -> NDArray[np.bool_]:
         """Which stretches, rows of the map, have a mean gradient that can be told from zero."""

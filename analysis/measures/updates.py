@@ -137,6 +137,9 @@ class GradientAndUpdate:
     shared: Estimate
     edge: Estimate
 
+    def __repr__(self) -> str:
+        return f"<gradlog.analysis.GradientAndUpdate: {len(self.first)} stretches x {len(self.scopes)} scopes>"
+
 
 @np.errstate(divide="ignore", invalid="ignore")
 def compare(sums: Products, groups: Sequence[str]) -> GradientAndUpdate:

@@ -36,6 +36,7 @@ def test_without_noise_it_is_the_cosine_of_the_means(tmp_path):
     assert found.last.tolist() == [15, 31, 47, 63]
     np.testing.assert_allclose(found.cosine[0], [1, 1, expected, expected], atol=0.02)
     assert found.known.all()
+    assert repr(found) == "<gradlog.analysis.DirectionMap: 4 x 4 stretches>"
 
 
 def test_its_intervals_hold_the_truth(tmp_path):

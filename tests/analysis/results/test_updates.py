@@ -79,6 +79,7 @@ def test_a_loop_over_rows_gives_the_same(tmp_path: Path) -> None:
             row = Row(fill(g[t]), {}, SKIPPED if t == 30 else 0, update=fill(u[t]))
             log.recorder.record(lambda row=row: row, step)
     found = gradient_and_update(open_run(tmp_path / "r.zarr"), rows=20)
+    assert repr(found) == "<gradlog.analysis.GradientAndUpdate: 2 stretches x 3 scopes>"
     assert found.first.tolist() == [0, 21]
     assert found.scopes == ("", "a", "b")
     for w, low in enumerate((0, 20)):
