@@ -191,12 +191,11 @@ def _lag_products(evidence: Evidence, k: int, exact: Sequence[bool]) -> tuple[Fl
 
 
 def _named(found: dict[str, Interval], batch: float) -> dict[str, float]:
-    """Put names to the ends; no squared norm is negative, and a noise scale needs a positive share."""
-    clipped = {
-        name: (max(v, 0.0), float(np.maximum(a, 0.0)), float(np.maximum(b, 0.0))) for name, (v, a, b) in found.items()
-    }
-    share, least, most = clipped["signal_share"]
-    clipped["noise_scale"] = _scale(share, batch), _scale(most, batch), _scale(least, batch)
+    """Put names to the ends; no squared norm is negative, no share above 1; a noise scale needs a positive share."""
+    most = {"signal_share": 1.0}
+    clipped = {name: np.clip(ends, 0.0, most.get(name)).tolist() for name, ends in found.items()}
+    share, low, high = clipped["signal_share"]
+    clipped["noise_scale"] = [_scale(share, batch), _scale(high, batch), _scale(low, batch)]
     return {key: v for name, ends in clipped.items() for key, v in named(name, ends).items()}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradlog.analysis.common.jackknife import jackknife, named
+from gradlog.analysis.common.jackknife import ENDS, jackknife, named
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.fluctuation import Blocks, Ratios
 from gradlog.analysis.measures.gradient_noise import LAGS, signal_weights
@@ -62,7 +62,8 @@ def _scope(found: Values, ratios: Ratios | None, predictors: int, from_lags: boo
     if from_lags and ratios is not None and np.isfinite(found["signal_share"]):
         share = ratios.over_energy(signal_weights(LAGS) @ ratios.products)
         found["signal_share_run"] = share
-        found["signal_share_total"] = float(np.hypot(share, found["signal_share_high"] - found["signal_share"]))
+        value, low, high = (found[f"signal_share{end}"] for end in ENDS)
+        found["signal_share_total"] = float(np.hypot(share, np.maximum(high - value, value - low)))
 
 
 def _differences(evidence: Evidence, energy: float, spec: AnalysisSpec, ratios: Ratios | None) -> Values:

@@ -191,6 +191,13 @@ def test_no_squared_norm_is_negative():
     assert np.isnan(found["noise_scale"])
 
 
+def test_no_share_is_above_one():
+    halves = HalfBatches(np.full(40, 10.0), np.full(40, 40.0), np.where(np.arange(40), 0.0, 8.0))
+    found = gradient_noise.from_half_batches(halves, batch=32.0)
+    assert 0.9 < found["signal_share_low"] < found["signal_share"] == 1 - 8 / 1600 < found["signal_share_high"] == 1
+    assert found["noise_scale_low"] == 0
+
+
 @pytest.mark.parametrize("drift", [0.0, 1.0])
 def test_intervals_from_half_batches_cover_the_mean_squared_gradient(drift):
     """Nominal 95 %, of 300 runs: with and without a gradient that shrinks by much over the run."""
