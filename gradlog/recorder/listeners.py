@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -112,7 +113,8 @@ class Listeners:
                 except BaseException as error:
                     self._raised += 1
                     if self._raised == 1:
-                        self._notify(f"a callback of on_row raised {type(error).__name__}: {error}; training goes on")
+                        said = "".join(traceback.format_exception_only(error)).strip()  # whatever its __str__ does
+                        self._notify(f"a callback of on_row raised {said}; training goes on")
 
 
 def _row(block: Block, row: int, groups: tuple[str, ...]) -> RecordedRow:

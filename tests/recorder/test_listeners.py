@@ -71,12 +71,21 @@ def test_a_callback_that_hangs_misses_rows_and_training_goes_on(log, monkeypatch
     assert log.rows == 20
 
 
-def test_a_callback_that_raises_is_told_once_and_counted(log):
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("it cannot be printed")
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (SystemExit("mine"), "SystemExit: mine"),
+    (MuteError(), f"{__name__}.MuteError: <exception str() failed>"),
+])  # fmt: skip
+def test_a_callback_that_raises_is_told_once_and_counted(log, error, words):
     rows = []
 
     def fails(row):
         rows.append(row.step)
-        raise SystemExit("mine")
+        raise error
 
     log.on_row(fails)
     with warnings.catch_warnings(record=True) as said:
@@ -85,7 +94,7 @@ def test_a_callback_that_raises_is_told_once_and_counted(log):
             log.step(gradient(t))
         log.close()
     told = [str(w.message).partition(": ")[2] for w in said]
-    assert told == ["a callback of on_row raised SystemExit: mine; training goes on",
+    assert told == [f"a callback of on_row raised {words}; training goes on",
                     "on_row: 0 rows were not told, and 5 calls raised"]  # fmt: skip
     assert rows == [0, 1, 2, 3, 4]
 
