@@ -278,9 +278,11 @@ def _one_of(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
 def _quantities(what: str | Sequence[str]) -> str | tuple[str, ...]:
     """Return one quantity as it is, and gradient and update in this order."""
     names = (what,) if isinstance(what, str) else tuple(what) if isinstance(what, Sequence) else ()
-    if len(names) != 1 and set(names) != set(BOTH):
+    if len(names) == 1 and isinstance(names[0], str):
+        return names[0]
+    if names not in (BOTH, BOTH[::-1]):
         raise ValueError(f"what must be 'gradient', 'update' or ('gradient', 'update'), got {what!r}")
-    return names[0] if len(names) == 1 else BOTH
+    return BOTH
 
 
 def _patterns(name: str, value: str | Sequence[str] | None) -> tuple[str, ...] | None:
