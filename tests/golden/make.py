@@ -91,10 +91,7 @@ class Recorder:
     def parameters(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Have the parameters sketched; return what that must give."""
         self.log.parameters(values)
-        out = np.empty((len(self.header.groups), self.header.sketch.k), np.float32)
-        norm2 = np.empty(len(self.header.groups))
-        projector(self.header.sketch, self.header.tensors, len(norm2)).project(list(values.values()), out, norm2)
-        return out
+        return self._sketched(list(values.values()))[0]
 
     def join(self, shapes: Mapping[str, tuple[int, ...]]) -> Recorder:
         """Let parameters join; return the recorder that remembers the segment which begins here."""
@@ -140,9 +137,9 @@ def sketched(path: Path) -> dict[str, Rows]:
     return {"seg-000000-r0000": {**r.rows(), "theta": np.stack(theta), "theta_step": np.array([0, 21])}}
 
 
-def joined(path: Path) -> dict[str, Rows]:
+def joined(path: Path, **options: Any) -> dict[str, Rows]:
     """A parameter joins after step 5; the run goes on in a second segment."""
-    r = Recorder(path, groups={"embed": "^embed", "rest": "."})
+    r = Recorder(path, **({"groups": {"embed": "^embed", "rest": "."}} | options))
     for t in range(6):
         r.step(t, gradient(t), loss=float(t))
     with warnings.catch_warnings():
@@ -250,16 +247,8 @@ def halves(path: Path) -> dict[str, Rows]:
 
 def placed(path: Path) -> dict[str, Rows]:
     """Map ``fold-hash/2``: two groups of three are stored without error; a parameter joins the other one."""
-    r = Recorder(path, groups={"embed": "^embed", "body": r"^h\.", "head": "^head"}, sketch="fold-hash/2", k=36)
-    for t in range(6):
-        r.step(t, gradient(t), loss=float(t))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", GradlogWarning)
-        more = r.join({"h.1.weight": (6, 5)})
-    for t in range(6, 12):
-        more.step(t, gradient(t, {**SHAPES, "h.1.weight": (6, 5)}), loss=float(t))
-    r.log.close()
-    return {"seg-000000-r0000": r.rows(), "seg-000001-r0000": more.rows()}
+    groups = {"embed": "^embed", "body": r"^h\.", "head": "^head"}
+    return joined(path, groups=groups, sketch="fold-hash/2", k=36)
 
 
 STORES = (sketched, joined, exact, ranks, compacted, rounded, killed, halves, updates, placed)
