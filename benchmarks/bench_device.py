@@ -126,7 +126,7 @@ def sketches(shapes: Shapes, device: torch.device, in_place: bool | None = None)
     parts = [Part(name, g, n) for name, g, n in zip(shapes, group, sizes, strict=True)]
     S = FoldHash(256)
     best, plain = (DeviceSketch(S, parts, len(names), device) for _ in range(2))
-    plain._fold = BlockFold(S, parts, len(names), plain._to, in_place)
+    plain._fold = BlockFold(S, parts, plain._to, in_place)
     return {"torch": plain} | ({"Triton": best} if isinstance(best._fold, TritonFold) else {})
 
 

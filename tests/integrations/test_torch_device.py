@@ -46,7 +46,7 @@ def test_a_fold_in_blocks_is_the_map(
     for i in absent:
         flats[i] = None
     sketch = DeviceSketch(S, parts, 4, torch.device("cpu"))
-    sketch._fold = fold = BlockFold(S, parts, 4, sketch._to, in_place)
+    sketch._fold = fold = BlockFold(S, parts, sketch._to, in_place)
     assert {block.whole for block in fold._blocks} == {True, False}
     for cut in (9, 4):  # a later step, in two calls as of several optimizers, finds nothing of the first
         folded = sketch.zero()
@@ -105,7 +105,7 @@ def test_nan_stays_in_its_group_and_out_of_the_next_step() -> None:
     S = FoldHash(7, 3, 64)
     parts = [Part("a", 0, 100), Part("b", 1, 70)]
     sketch = DeviceSketch(S, parts, 2, torch.device("cpu"))
-    sketch._fold = BlockFold(S, parts, 2, sketch._to, in_place=True)
+    sketch._fold = BlockFold(S, parts, sketch._to, in_place=True)
     for spoiled in (torch.nan, 1.0):
         folded = sketch.zero()
         sketch.fold(folded, [torch.full((100,), spoiled), torch.ones(70)])

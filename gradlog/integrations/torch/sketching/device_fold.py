@@ -58,7 +58,7 @@ def reads_windows(device: torch.device) -> bool:
         return False
     try:
         return _windows_sum_up(device)
-    except (NotImplementedError, RuntimeError):  # torch before 2.10 on Apple's GPU
+    except RuntimeError:  # torch before 2.10 has no embedding_bag for Apple's GPU
         return False
 
 
@@ -134,7 +134,7 @@ class Block:
         return True
 
 
-def blocks(S: FoldHash, parts: Sequence[Part], groups: int) -> Iterator[Block]:
+def blocks(S: FoldHash, parts: Sequence[Part]) -> Iterator[Block]:
     """Cut parts into blocks; one that is as long as a block begins a new one, and fills it alone."""
     m = S.spec.m
     most = max(1, WORK // m)
@@ -158,7 +158,7 @@ class BlockFold:
 
     Parameters
     ----------
-    S, parts, groups
+    S, parts
         As of :class:`~gradlog.integrations.torch.sketching.device_sketch.DeviceSketch`.
     to : Target
         Where the tensors are, and how sums are taken.
@@ -166,12 +166,10 @@ class BlockFold:
         Add up overlapping windows. By default where the device reads them in place.
     """
 
-    def __init__(
-        self, S: FoldHash, parts: Sequence[Part], groups: int, to: Target, in_place: bool | None = None
-    ) -> None:
+    def __init__(self, S: FoldHash, parts: Sequence[Part], to: Target, in_place: bool | None = None) -> None:
         self._m, self._to = S.spec.m, to
         self._t = to.put(tables(S)[0])
-        self._blocks = list(blocks(S, parts, groups))
+        self._blocks = list(blocks(S, parts))
         rows = np.concatenate([np.zeros(0, np.int64), *(b.group for b in self._blocks)])
         self._group_of = to.put(rows, torch.int64)
         most = max((b.size for b in self._blocks), default=0)

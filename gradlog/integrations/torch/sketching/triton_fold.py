@@ -26,7 +26,7 @@ LEAST, MOST = 32, 1024
 
 
 class TritonFold:
-    """Folds dense tensors. Parameters as of :class:`~gradlog.integrations.torch.sketching.device_fold.BlockFold`."""
+    """Folds dense tensors; ``parts`` and ``groups`` as of ``device_sketch.DeviceSketch``."""
 
     def __init__(self, kernels: ModuleType, S: FoldHash, parts: Sequence[Part], groups: int, to: Target) -> None:
         self._kernels, self._to, self._m, self._groups = kernels, to, S.spec.m, groups
@@ -113,7 +113,7 @@ def fold_on(S: FoldHash, parts: Sequence[Part], groups: int, to: Target) -> tupl
     if isinstance(kernels, ModuleType):
         return TritonFold(kernels, S, parts, groups, to), Fold(f"{kernels.VERSION} on {to.device.type}", FoldHash)
     name = f"torch {torch.__version__} on {to.device.type}"
-    return BlockFold(S, parts, groups, to), Fold(name, FoldHash, failure=kernels)
+    return BlockFold(S, parts, to), Fold(name, FoldHash, failure=kernels)
 
 
 @functools.cache
@@ -140,7 +140,7 @@ def require_same_sums(kernels: ModuleType, to: Target) -> None:
     flats = [torch.arange(n, device=to.device).remainder(7).sub(2).to(kind)
              for n, kind in zip(sizes, KINDS, strict=True)]  # fmt: skip
     found = []
-    for fold in (BlockFold(S, parts, 2, to), TritonFold(kernels, S, parts, 2, to)):
+    for fold in (BlockFold(S, parts, to), TritonFold(kernels, S, parts, 2, to)):
         w = torch.zeros(2, 64, dtype=to.dtype, device=to.device)
         norm2 = torch.zeros(2, dtype=to.wide, device=to.device)
         fold.add(w, norm2, flats)
