@@ -95,8 +95,7 @@ class TensorInfo:
 
     def to_attrs(self) -> dict[str, object]:
         """Return the tensor as it stands in a header."""
-        d = dataclasses.asdict(self)
-        return {key: d[key] for key in d if d[key] is not None}
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ class ScriptRecorder:
         self, path: str | os.PathLike[str], optimizers: Choice = "auto", **options: Unpack[HookKeywords]
     ) -> None:
         try:
-            import torch  # noqa: F401
+            import torch  # noqa: F401  # only whether it is there
         except ImportError as error:
             raise MissingDependencyError(
                 "gradlog run records torch scripts, and torch is not installed here: pip install torch"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Unpack
 
 from gradlog.integrations import missing
@@ -122,6 +122,6 @@ class GradlogCallback(TrainerCallback):  # type: ignore[misc]  # Any where the f
 def _length(loader: object) -> int | None:
     """Batches of an epoch; None where a loader does not know."""
     try:
-        return len(loader) or None  # type: ignore[arg-type]  # which is found out here
-    except TypeError:
+        return (len(loader) or None) if isinstance(loader, Sized) else None
+    except TypeError:  # of a loader of an iterable data set
         return None
