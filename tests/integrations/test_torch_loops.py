@@ -6,6 +6,7 @@ import copy
 import pickle
 import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import gradlog
 import gradlog.analysis
 from gradlog.analysis import open_run
+from gradlog.integrations.torch.capture import Capture
 from gradlog.integrations.torch.optimizers.loss import Loss, unscaled
+from gradlog.recorder.recording import Recording
 from tests.helpers.torch_loops import loss_of, mlp, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -210,6 +213,35 @@ def test_a_loss_is_of_the_step_that_used_it(tmp_path, recorded):
             optimizer.step()
         assert log.rows == 4
     np.testing.assert_array_equal(recorded(tmp_path / "r.zarr").scalars["loss"], [0, 2, 3, np.nan])
+
+
+@pytest.mark.parametrize(("owner", "call", "first", "lost"), [
+    (Capture, "_row", False, []),  # before the row has its number: it is handed in with the next one
+    (Recording, "_write", False, [1]),
+    (Recording, "_write", True, []),
+])  # fmt: skip
+def test_ctrl_c_at_the_end_of_a_step_neither_doubles_nor_shifts_a_row(
+    tmp_path, recorded, monkeypatch, owner, call, first, lost
+):
+    """As in a notebook where training goes on: the row is there, or its step is a known gap, and nothing is said."""
+    model, seen, original = mlp(), [], getattr(owner, call)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt(original(*args) if first else None)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlog.attach(optimizer, tmp_path / "r.zarr", model, k=8, on_error="raise"):
+        for t in range(4):
+            loss_of(model).backward()
+            seen.append(snapshot(model))
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if t == 1 else nullcontext():
+                patch.setattr(owner, call, interrupted if t == 1 else original)
+                optimizer.step()
+            optimizer.zero_grad()
+    run = recorded(tmp_path / "r.zarr")
+    assert run.steps == [t for t in range(4) if t not in lost]
+    run.expect([seen[t] for t in run.steps])
+    assert [tuple(gap) for gap in run.run.segments[0].header.dropped] == [(t, t, "interrupted") for t in lost]
 
 
 def test_losses_on_several_devices_add_up():

@@ -22,7 +22,7 @@ from gradlog.integrations.torch.ddp import LocalCapture, averaging
 from gradlog.integrations.torch.optimizers.optimizer import named_optimizers, parameters, settings_of_all
 from gradlog.integrations.torch.optimizers.optimizer_steps import Moment
 from gradlog.integrations.torch.optimizers.steps import stepping
-from gradlog.integrations.torch.ranks import writes
+from gradlog.integrations.torch.ranks import world_size, writes
 from gradlog.integrations.torch.sketching.shards import is_sharded, require_agreement
 from gradlog.integrations.torch.types import Models, Named, Optimizer
 from gradlog.integrations.torch.update import PairCapture, UpdateCapture
@@ -146,7 +146,7 @@ def _for_job(path: Path, named: Named, options: RecordingOptions) -> tuple[*Open
     """Open as one process, or as the ranks of this kind of job do; tell who captures."""
     capture = CAPTURES[options.what]
     params = [p for _, p in named]
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    ranks = world_size()
     if ranks == 1:
         return *_open(path, named, options), capture
     if any(map(is_sharded, params)):

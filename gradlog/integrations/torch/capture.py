@@ -25,6 +25,7 @@ from gradlog.integrations.torch.optimizers.optimizer import MOST_NAMES
 from gradlog.integrations.torch.optimizers.optimizer_steps import Moment, OptimizerSteps
 from gradlog.integrations.torch.optimizers.patches import norm_and_coef, unwatch, watch
 from gradlog.integrations.torch.optimizers.sightings import Sightings
+from gradlog.integrations.torch.ranks import world_size
 from gradlog.integrations.torch.sketching.sketchers import Measure, Sums, divided, measure_for, summed
 from gradlog.integrations.torch.types import Gradients, Named, Number, Tensors
 from gradlog.recorder.recorder import Recorder
@@ -84,7 +85,7 @@ class Capture(Hooks):
         self._many = len(job.optimizers) > MOST_NAMES
         self._measure = measure_for(recorder, header, self.params, self.in_parts or self._many)
         self._fixed = header.stage == "local" or header.sketch.exact or all(t.place is not None for t in header.tensors)
-        self._share = float(dist.get_world_size()) if header.stage == "local" and _ranks() else None
+        self._share = float(world_size()) if header.stage == "local" else None
         self._exchange = self._measure.exchange
         self._every, self._preclip = header.every, header.stage == "preclip"
         self._count: int | None = None
@@ -95,7 +96,7 @@ class Capture(Hooks):
         self._forget()
         watch(self)
         super().__init__(recorder)
-        self.loss, self.norms = Loss(), Norms(self)
+        self.loss, self._norms = Loss(), Norms(self)
         self._steps = [OptimizerSteps(name, nested, self) for name, nested in job.optimizers]
         self._place_parameters()
         self._known = self._mine | self._trained()
@@ -148,11 +149,13 @@ class Capture(Hooks):
             return False
         if steps in self._over:
             late = ", ".join(one.name for one in self._steps if one.places and one not in self._over)
-            self.recorder.remark(
-                f"{steps.name} stepped again before {late}: rows without a gradient of the latter are marked as "
-                "partial; optimizers that take turns belong into runs of their own"
+            self.recorder.remark(  # nothing where Ctrl-C came before the row was over
+                late
+                and f"{steps.name} stepped again before {late}: rows without a gradient of the latter are marked "
+                "as partial; optimizers that take turns belong into runs of their own"
             )
             self._end_row()
+        self._norms.begins(steps)
         return True
 
     def read(self, steps: OptimizerSteps, skipped: bool) -> None:
@@ -169,6 +172,7 @@ class Capture(Hooks):
 
     def ends(self, steps: OptimizerSteps) -> None:
         """Note that a step is over; the row is, if it was the last one."""
+        self._norms.ends(steps)
         self._loss = self.loss.used(self._loss)
         self._over.append(steps)
         if len(self._over) == self._parts:
@@ -307,7 +311,7 @@ class Capture(Hooks):
 
     def _row(self) -> Row:
         fill = divided(self._gathered(), self._share)
-        scalars = {**self._scalars, **self._clip, **self._loss_scale, **self.norms.scalars()}
+        scalars = {**self._scalars, **self._clip, **self._loss_scale, **self._norms.scalars()}
         observed = unscaled(self._loss, self._loss_scale.get("loss_scale"))
         return Row(fill, scalars, skipped=self._skipped, later=self._measure.later, observed=observed)
 
@@ -320,6 +324,7 @@ class Capture(Hooks):
 
         def source() -> Row:
             assert row is not None
+            self._forget()  # the row has its number: where Ctrl-C comes from here on, it is not handed in once more
             return row
 
         if row is not None or not self._due():
@@ -394,7 +399,3 @@ class Capture(Hooks):
         self._place_parameters()
         self._measure = measure_for(self.recorder, self.header, self.params, self.in_parts or self._many)
         self.keep()
-
-
-def _ranks() -> bool:
-    return bool(dist.is_available() and dist.is_initialized())

@@ -24,6 +24,11 @@ WAIT = 10.0
 _calls = itertools.count()
 
 
+def world_size() -> int:
+    """Return how many processes train together, 1 where torch does not know of several."""
+    return int(dist.get_world_size()) if dist.is_available() and dist.is_initialized() else 1
+
+
 def writes(path: str | os.PathLike[str], named: list[tuple[str, torch.Tensor]]) -> bool:
     """Whether this rank writes a run: the first of those that share a path does, for all of them.
 

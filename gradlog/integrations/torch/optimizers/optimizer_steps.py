@@ -98,7 +98,6 @@ class OptimizerSteps:
         if not self._capture.begins(self):
             return None
         self._begun, self._unread, self._used = True, True, False
-        self._capture.norms.begins(self)
         self.closure = closure_of(args, kwargs)
         if not self._capture.reads_first:
             return None
@@ -147,7 +146,6 @@ class OptimizerSteps:
             if not self._fired:
                 self._fired = True
                 if self._capture.begins(self):
-                    self._capture.norms.begins(self)
                     self._read(skipped=True)
                     self._end()
 
@@ -187,7 +185,6 @@ class OptimizerSteps:
     def _end(self) -> None:
         if self._unread:  # a closure that was never called
             self._read()
-        self._capture.norms.ends(self)
         self._capture.ends(self)
         self._forget()
 
