@@ -100,7 +100,7 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
         means = [comparison.configurations(found, p, wide) for p in found.configurations[0].kappa]
         drawn["configurations"].append(Drawn("configurations", means, comparison.CAPTION))
     for chart in figures.charts(many=len(studies) > MOST):
-        drawn[chart.section].append(Drawn(chart.name, chart.figures(studies), chart.caption))
+        drawn[chart.section].append(Drawn(chart.name, list(chart.figures(studies)), chart.caption))
     listed = _tables(studies, found)
     made = [
         Section(name, title, [d for d in drawn[name] if d.figures], [t for t in listed.get(name, ()) if t],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -27,7 +27,7 @@ SectionName = Literal[
     "configurations", "runs", "groups", "events", "training", "predictability", "directions", "updates", "noise",
     "dimension", "bounds",
 ]  # fmt: skip
-Draw = TypeVar("Draw", bound=Callable[[Sequence[Study]], list[Figure]])
+Draw = TypeVar("Draw", bound=Callable[[Sequence[Study]], Iterable[Figure]])
 
 
 @dataclasses.dataclass

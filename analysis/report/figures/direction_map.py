@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -26,17 +26,15 @@ FEWEST = 3
     "an empty cell: 0 or less, or a mean gradient that cannot be told from zero among the noise of its steps. Noise "
     "is taken out, so that a mean that stays the same has cosine 1 with itself later.",
 )  # fmt: skip
-def direction_map(runs: Sequence[Study]) -> list[Figure]:
+def direction_map(runs: Sequence[Study]) -> Iterator[Figure]:
     """Draw a figure for each run in which some stretches have a mean gradient that is known."""
-    found = []
     for run in runs:
         if run.directions is not None and (own := map_of(run.directions)).known.sum() >= FEWEST:
             figure = of_map(own, titled("Does training keep its direction?", run, runs), run.label, width(runs))
             turned = turns_of(run.directions) or []
             figure.add(*(Rule(float(turn.step), vertical=True) for turn in turned))
             figure.note = _turned(turned, f" of {run.label}" if len(runs) > 1 else "")
-            found.append(figure)
-    return found
+            yield figure
 
 
 def _turned(turned: Sequence[Turn], whose: str) -> str:

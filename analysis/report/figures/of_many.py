@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -45,15 +45,13 @@ def kappa(runs: Sequence[Study]) -> list[Figure]:
     "A line is a run, in the colour that it has in every figure of this page.",
     many=True,
 )  # fmt: skip
-def training(runs: Sequence[Study]) -> list[Figure]:
+def training(runs: Sequence[Study]) -> Iterator[Figure]:
     """Loss and gradient norm by step."""
-    found = []
     for name, axis in (("loss", linear), ("norm", logarithmic)):
         shown = [(run.label, run.series[name]) for run in runs if name in run.series]
         curves = [(label, x.step[:: _every(x.step)], x.middle[:: _every(x.step)]) for label, x in shown]
         title, label, _ = SCALARS[name]
-        found += _shared(title, curves, steps_axis(runs), axis(label, *(v for *_, v in curves)))
-    return found
+        yield from _shared(title, curves, steps_axis(runs), axis(label, *(v for *_, v in curves)))
 
 
 @Chart(

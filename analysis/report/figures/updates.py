@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -40,9 +40,8 @@ def update_cosines(runs: Sequence[Study]) -> list[Figure]:
     "large; then read the curve that is free of it: from half batches, or between successive steps that go the same "
     "way.",
 )  # fmt: skip
-def curvature(runs: Sequence[Study]) -> list[Figure]:
+def curvature(runs: Sequence[Study]) -> Iterator[Figure]:
     """Draw a figure for each run in which it is known."""
-    figures = []
     for run, found in _with_updates(runs):
         curves = [
             ("s0", "along the step", found.curvature), ("s1", "without noise, half batches", found.corrected),
@@ -51,8 +50,7 @@ def curvature(runs: Sequence[Study]) -> list[Figure]:
         known = [(style, name, e) for style, name, e in curves if np.isfinite(e.value[:, 0]).any()]
         if np.isfinite(found.curvature.value[:, 0]).any():
             y = linear("curvature", *(e.value[:, 0] for _, _, e in known), [0.0])
-            figures.append(_figure("Curvature along the steps", run, runs, y, known, found))
-    return figures
+            yield _figure("Curvature along the steps", run, runs, y, known, found)
 
 
 def _with_updates(runs: Sequence[Study]) -> list[tuple[Study, GradientAndUpdate]]:
