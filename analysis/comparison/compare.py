@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 
+from gradlog.analysis.common.plain import plain
 from gradlog.analysis.common.types import Progress
 from gradlog.analysis.comparison.divergence import Cosines, cosines
 from gradlog.analysis.comparison.find import Failure
-from gradlog.analysis.comparison.replicates import Mean, Replicates, replicates
+from gradlog.analysis.comparison.replicates import Replicates, replicates
 from gradlog.analysis.comparison.side_by_side import Measure, measure_archive, measure_runs
 from gradlog.analysis.measures.predictors import usual
 from gradlog.analysis.reading.run import Run
@@ -256,7 +257,7 @@ def to_document(comparison: Comparison) -> Document:
     if c is not None:
         found["cosine"] = {
             "steps": c.steps.tolist(),
-            **{name: _plain(getattr(c, name)) for name in ("value", "low", "high")},
+            **plain({name: getattr(c, name).tolist() for name in ("value", "low", "high")}),
             "first_difference": c.first_difference,
             "parted": c.parted,
         }
@@ -270,12 +271,9 @@ def to_document(comparison: Comparison) -> Document:
 
 
 def _replicates(found: Replicates) -> Document:
-    def mean(m: Mean) -> Document:
-        return {k: v if np.isfinite(v) else None for k, v in dataclasses.asdict(m).items()}
-
     configurations = [
         {"label": c.label, "runs": list(c.runs), "seeds": list(c.seeds),
-         "kappa": {p: mean(m) for p, m in c.kappa.items()}}
+         "kappa": {p: plain(dataclasses.asdict(m)) for p, m in c.kappa.items()}}
         for c in found.configurations
     ]  # fmt: skip
     differences = [dataclasses.asdict(d) | {"sentence": d.sentence} for d in found.differences]
@@ -290,7 +288,3 @@ def _replicates(found: Replicates) -> Document:
 
 def _curve(window: Document) -> Document:
     return {name: window[name] for name in ("first_step", "last_step", "kappa")}
-
-
-def _plain(values: Iterable[float]) -> list[float | None]:
-    return [float(x) if np.isfinite(x) else None for x in values]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradlog.analysis.common.plain import plain
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.band import LEAST, WINDOW, Departure
 from gradlog.analysis.events.directions import Direction, Interval, directions
@@ -113,15 +114,15 @@ class Events:
 
     def to_dict(self) -> dict[str, object]:
         """Plain object, ready for ``json.dumps(..., allow_nan=False)``; what is not known is None."""
-        events = [_plain(e) | _directed(e.direction, self.found) for e in self.found]
-        return {"schema": SCHEMA, "path": self.path, "steps": self.steps} | self.summary() | {"events": events}
+        events = [_fields(e) | _directed(e.direction, self.found) for e in self.found]
+        return {"schema": SCHEMA, "path": self.path, "steps": self.steps} | self.summary() | plain({"events": events})
 
     def kept(self) -> dict[str, object]:
         """Plain object of which ``of`` makes the same events, without their directions; numbers may be NaN or inf."""
-        plain = {k: v for k, v in dataclasses.asdict(self).items() if k != "path"}
-        for event in plain["found"]:
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k != "path"}
+        for event in fields["found"]:
             del event["direction"]
-        return plain
+        return fields
 
     @classmethod
     def of(cls, kept: Mapping[str, Any], path: str) -> Events:
@@ -136,13 +137,13 @@ class Events:
 
     def summary(self) -> dict[str, object]:
         """Tell what was watched, and what is known of each event without its direction."""
-        return {
+        return plain({
             "unwatched": self.unwatched,
             "window": self.window,
             "watched": list(self.watched),
             "count": self.count,
-            "events": [_plain(e) for e in self.found],
-        }
+            "events": [_fields(e) for e in self.found],
+        })  # fmt: skip
 
     @property
     def unwatched(self) -> int:
@@ -288,14 +289,14 @@ def _kind(
     return "one batch" if larger and rows <= BRIEF else ""
 
 
-def _plain(event: Event) -> dict[str, object]:
+def _fields(event: Event) -> dict[str, object]:
     """Fields of an event for JSON."""
     names = ("first_step", "last_step", "peak_step", "kind", "skipped", "shares")
     return {name: getattr(event, name) for name in names} | {
         "series": [_departure(d) for d in event.series],
         "groups": [_departure(d) for d in event.groups],
-        "learning_rate": _known(event.learning_rate),
-        "score": _known(event.score),
+        "learning_rate": event.learning_rate,
+        "score": event.score,
     }
 
 
@@ -309,12 +310,8 @@ def _directed(way: Direction, found: tuple[Event, ...]) -> dict[str, object]:
 
 
 def _departure(d: Departure) -> dict[str, object]:
-    return {"name": d.series, "step": d.step, "score": _known(d.score), "ratio": _known(d.ratio)}
+    return {"name": d.series, "step": d.step, "score": d.score, "ratio": d.ratio}
 
 
-def _interval(ends: Interval) -> dict[str, float | None]:
-    return dict(zip(("value", "low", "high"), map(_known, ends), strict=True))
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _interval(ends: Interval) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), ends, strict=True))

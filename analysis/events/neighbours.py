@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlog.analysis.common.plain import plain
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.band import WINDOW
 from gradlog.analysis.measures.cosines import cosine_intervals
@@ -53,23 +53,15 @@ class Neighbours:
 
     def to_dict(self) -> dict[str, object]:
         """Plain object, ready for ``json.dumps(..., allow_nan=False)``; what is not known is None."""
-        return {
+        columns = ("norm", "cosine", "cosine_low", "cosine_high")
+        return plain({
             "step": int(self.steps[self.at]),
             "recorded": self.recorded,
             "steps": self.steps.tolist(),
-            "scalars": {name: _known(column) for name, column in self.scalars.items()},
-            "norm": _known(self.norm),
-            "cosine": _known(self.cosine),
-            "cosine_low": _known(self.cosine_low),
-            "cosine_high": _known(self.cosine_high),
-            "groups": {
-                name: dict(zip(("norm", "usual"), _known(both), strict=True)) for name, both in self.groups.items()
-            },
-        }
-
-
-def _known(values: Iterable[float]) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values]
+            "scalars": {name: column.tolist() for name, column in self.scalars.items()},
+            **{name: getattr(self, name).tolist() for name in columns},
+            "groups": {name: dict(zip(("norm", "usual"), both, strict=True)) for name, both in self.groups.items()},
+        })  # fmt: skip
 
 
 def neighbours(run: Run, step: int, around: int = 3) -> Neighbours:

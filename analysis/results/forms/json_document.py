@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradlog.analysis.common.jackknife import ENDS
+from gradlog.analysis.common.plain import plain
 from gradlog.analysis.common.text import enumerate_some
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.events.events import Events
@@ -103,11 +104,11 @@ def _passes(attrs: Document) -> Document:
 def _judged(result: Document, warnings: list[str]) -> Document:
     """Document without NaN, with a verdict on each predictor, and warnings that name what is undefined."""
     lost: list[str] = []
-    plain: Document = {key: _plain(value, key, lost) for key, value in result.items()}
-    plain["verdicts"] = {"looked_at": _judge(plain)}
+    document: Document = plain(result, lost)
+    document["verdicts"] = {"looked_at": _judge(document)}
     none = "missing" in result["bounds"]["inputs"]["sources"].values()
     undefined = [f"{UNDEFINED}: {enumerate_some(lost)}"] if lost else []
-    return plain | {"warnings": [*warnings, *([NO_BOUNDS] if none else []), *undefined]}
+    return document | {"warnings": [*warnings, *([NO_BOUNDS] if none else []), *undefined]}
 
 
 def of_lags(document: Document) -> str:
@@ -217,15 +218,3 @@ def _judge(scope: Document) -> int:
         said.append(kappa["verdict"])
     inside = [*scope.get("windows", []), *scope.get("prefixes", []), *scope.get("by_group", {}).values()]
     return looked_at(said) + sum(map(_judge, inside))
-
-
-def _plain(value: object, path: str, lost: list[str]) -> object:
-    """Replace non-finite numbers by None, noting where."""
-    if isinstance(value, dict):
-        return {k: _plain(v, f"{path}.{k}", lost) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v, f"{path}[{i}]", lost) for i, v in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        lost.append(path)
-        return None
-    return value
