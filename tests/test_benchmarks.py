@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.programs import load
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
 def report(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("benchmark_report", ROOT / "benchmarks" / "report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(ROOT / "benchmarks" / "report.py")
     monkeypatch.setattr(module, "PAGE", tmp_path / "benchmarks.md")
     monkeypatch.setattr(module, "PICTURE", tmp_path / "img" / "benchmarks.svg")
     monkeypatch.setattr(module, "ROOT", tmp_path)

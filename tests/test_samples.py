@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from gradlog.analysis import analyze, open_run, to_json
 from gradlog.analysis.results.known_trainings import KNOWN, of_run
+from tests.helpers.programs import load
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_logs"
 EXPECTED: dict[str, Any] = json.loads((SAMPLES / "expected.json").read_text())
@@ -36,13 +36,7 @@ def record() -> ModuleType:
     pytest.importorskip("torch")
     sys.path.insert(0, str(SAMPLES))
     try:
-        spec = importlib.util.spec_from_file_location("record_samples", SAMPLES / "record.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["record_samples"] = module
-        spec.loader.exec_module(module)
-        return module
+        return load(SAMPLES / "record.py")
     finally:
         sys.path.remove(str(SAMPLES))
 

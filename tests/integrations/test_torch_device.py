@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 from types import ModuleType
@@ -19,18 +18,14 @@ from gradlog.integrations.torch.sketching.device_fold import BlockFold, Target
 from gradlog.integrations.torch.sketching.device_sketch import DeviceSketch
 from gradlog.sketching.fold_hash import FoldHash
 from tests.helpers.device_parts import in_numpy, parts_and_flats
+from tests.helpers.programs import load
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "bench_device.py"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_device", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(BENCHMARK)
 
 
 @pytest.mark.parametrize("absent", [[], [2, 5], range(9)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from pathlib import Path
@@ -25,6 +24,7 @@ from gradlog.integrations.torch.sketching.flats import flat
 from gradlog.integrations.torch.sketching.triton_fold import TritonFold, require_same_sums
 from gradlog.sketching.fold_hash import FoldHash
 from tests.helpers.device_parts import in_numpy, parts_and_flats
+from tests.helpers.programs import load
 
 CPU = torch.device("cpu")
 FILE = Path(triton_fold.__file__).with_name("triton_kernels.py")
@@ -32,12 +32,7 @@ FILE = Path(triton_fold.__file__).with_name("triton_kernels.py")
 
 def kernels(monkeypatch: pytest.MonkeyPatch, interpreted: bool) -> ModuleType:
     monkeypatch.setenv("TRITON_INTERPRET", str(int(interpreted)))  # it is looked at when the module is loaded
-    spec = importlib.util.spec_from_file_location("kernels_of_this_test", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(FILE)
 
 
 @pytest.fixture

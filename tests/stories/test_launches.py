@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +12,11 @@ import pytest
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.analysis.audit.integrity import check
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers.golden import second
 
 
 def second_view(path: Path) -> np.ndarray:
-    spec = importlib.util.spec_from_file_location("second_reader", ROOT / "second_reader.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["second_reader"] = module
-    spec.loader.exec_module(module)
-    return module.Run(path).view()["sketch"].ravel()
+    return second.Run(path).view()["sketch"].ravel()
 
 
 def launch(path: Path, ranks: Sequence[int], steps: range, opened: Sequence[int] = ()) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from gradlog.analysis.events.events import MOST
 from gradlog.analysis.events.words import told
 from gradlog.format.header import NONFINITE, SKIPPED
 from tests.helpers import stores
+from tests.helpers.programs import load
 
 ROOT = Path(__file__).resolve().parents[3]
 GROUPS, K, STEPS, AT = 4, 16, 200, 150
@@ -226,10 +226,7 @@ def test_clipping_hides_no_jump_and_makes_none(tmp_path):
 @pytest.fixture(scope="module")
 def planted():
     pytest.importorskip("torch")
-    spec = importlib.util.spec_from_file_location("benchmark_events", ROOT / "benchmarks" / "events.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "benchmarks" / "events.py")
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from gradlog.analysis import analyze, to_json
 from gradlog.analysis.results.forms.labelled_arrays import SCOPES
 from gradlog.analysis.results.quantities import QUANTITIES, VARIABLES
 from tests.helpers import stores
+from tests.helpers.programs import load
 from tests.helpers.walks import smooth
 
 PAGES = Path(__file__).resolve().parents[3] / "docs/_ext/pages.py"
@@ -77,10 +77,7 @@ def test_a_number_that_is_withheld_is_no_undefined_one(result):
 
 
 def test_the_reference_page_lists_every_number():
-    spec = importlib.util.spec_from_file_location("pages", PAGES)
-    pages = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pages)
-    lines = pages.quantity_reference().splitlines()
+    lines = load(PAGES).quantity_reference().splitlines()
     assert len(lines) == len(QUANTITIES) + 2
     assert len({line.count(" | ") for line in lines}) == 1
     assert all(f"`{q.name}`" in line for q, line in zip(QUANTITIES, lines[2:], strict=True))
