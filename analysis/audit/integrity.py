@@ -190,8 +190,7 @@ class _Look:
         if segment.parent is not None and segment.parent not in segments:
             yield f"{META}: continues {segment.parent}, which is missing"
         # A newer minor version may have more arrays.
-        s = segment
-        implied = layout.arrays(self.header, s.rows, len(s.scalars), s.shard, s.snapshots, s.update)
+        implied = layout.implied_arrays(self.header, segment)
         if not isinstance(arrays, dict) or arrays != arrays | implied:
             yield f"{META}: the arrays' metadata is not what the headers imply"
             return

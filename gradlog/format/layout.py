@@ -16,7 +16,7 @@ from gradlog.format import limits
 from gradlog.format.names import SEGMENT_PATTERN, is_temporary
 
 if TYPE_CHECKING:
-    from gradlog.format.header import RunHeader
+    from gradlog.format.header import RunHeader, SegmentHeader
 
 SCALAR_COLUMNS = 16
 """Scalars are chunked in columns of 16, so that a name first seen at a late step needs no rewrite."""
@@ -270,6 +270,12 @@ def arrays(
         meta = _metadata(array, shape, chunk, array.codecs or _SKETCH[header.codec])
         found[name] = _sharded(meta, shard) if shard and name not in SNAPSHOTS else meta
     return found
+
+
+def implied_arrays(run: RunHeader, segment: SegmentHeader) -> dict[str, ArrayMetadata]:
+    """Zarr v3 metadata of the arrays of a segment, as both headers imply it."""
+    s = segment
+    return arrays(run, s.rows, len(s.scalars), s.shard, s.snapshots, s.update)
 
 
 def chunk_shape(meta: ArrayMetadata) -> list[int]:

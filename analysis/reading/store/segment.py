@@ -323,7 +323,7 @@ def _read_record(
         told = document["consolidated_metadata"]["metadata"]
     except (KeyError, TypeError) as error:
         raise CorruptRunError(f"{where}/{META}: carries no metadata of arrays") from error
-    implied = layout.arrays(run, header.rows, len(header.scalars), header.shard, header.snapshots, header.update)
+    implied = layout.implied_arrays(run, header)
     for name, meta in implied.items():
         found = told.get(name) if isinstance(told, dict) else None
         if found != meta:
