@@ -18,6 +18,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -173,11 +174,11 @@ def rows(device: torch.device, names: list[str], share: int, steps: int) -> Iter
         for dtype in (torch.float32, torch.bfloat16):
             gradients = [torch.empty(s, dtype=dtype, device=device).normal_() for s in shapes.values()]
             head = f"| {name} | {entries:,} | {str(dtype)[6:]} |"
-            floor, _ = milliseconds(lambda: torch._foreach_norm(gradients), device, steps)  # noqa: B023
+            floor, _ = milliseconds(partial(torch._foreach_norm, gradients), device, steps)
             for kind, sketch in sketches(shapes, device, device.type == "meta" or None).items():
                 moved = count(sketch, gradients)
                 counts = f"{moved.bytes / entries:.1f} | {moved.kernels} |"
-                took, host = milliseconds(lambda: step(sketch, gradients), device, steps)  # noqa: B023
+                took, host = milliseconds(partial(step, sketch, gradients), device, steps)
                 times = f"{floor:.2f} | {took:.2f} | {took / floor:.1f}" if device.type != "meta" else "| |"
                 yield f"{head} {kind} | {times} | {host:.2f} | {counts}"
 
