@@ -1,9 +1,10 @@
 """How often ``turns`` finds a planted change of direction, and one where there is none; how often intervals hold.
 
-``OMP_NUM_THREADS=1 python benchmarks/turns.py [--seeds 40] [--first 100] [--steps 960]`` makes gradients of 512
+``OMP_NUM_THREADS=1 python benchmarks/turns.py [--seeds 20] [--first 100] [--steps 960]`` makes gradients of 512
 numbers, sketched to 64. Their mean has a fixed direction, turns steadily or turns at one step, under noise of several
 sizes, light and heavy-tailed. Others are those of a small perceptron, frozen or with its classes permuted at a step. It
-prints Markdown. Six minutes; the constants of ``gradlog.analysis.directions.turns`` were chosen on seeds 0 to 9.
+prints Markdown, in a minute of processor time. The constants of ``gradlog.analysis.directions.turns`` were chosen on
+seeds 0 to 9.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def coverage(seeds: range, steps: int, folder: Path) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=100)
     parser.add_argument("--steps", type=int, default=960)
     asked = parser.parse_args()
