@@ -31,7 +31,7 @@ class TritonFold:
     def __init__(self, kernels: ModuleType, S: FoldHash, parts: Sequence[Part], groups: int, to: Target) -> None:
         self._kernels, self._to, self._m, self._groups = kernels, to, S.spec.m, groups
         self._t = to.put(tables(S)[0], torch.int8)
-        self._parts = [p.group for p in parts]
+        self._group = [p.group for p in parts]
         self._rows = [
             [(i, piece.start, piece.column, piece.stop - piece.start, piece.shift, piece.sign)
              for piece in (pieces(S, p) if p.size else ())]
@@ -44,9 +44,9 @@ class TritonFold:
     def _plan(self) -> None:
         """Cut the rows into segments of one group and one dtype."""
         kinds = list(dict.fromkeys(self._kinds))
-        order = sorted(range(len(self._rows)), key=lambda i: (self._parts[i], kinds.index(self._kinds[i])))
+        order = sorted(range(len(self._rows)), key=lambda i: (self._group[i], kinds.index(self._kinds[i])))
         rows = [row for i in order for row in self._rows[i]]
-        label = [(self._parts[i], kinds.index(self._kinds[i])) for i in order for _ in self._rows[i]]
+        label = [(self._group[i], kinds.index(self._kinds[i])) for i in order for _ in self._rows[i]]
         share = max(LEAST, -(-len(rows) // MOST))
         starts: list[int] = []
         for row, one in enumerate(label):
