@@ -8,7 +8,7 @@ PIP := -m pip install -q --disable-pip-version-check
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 OPTIONS ?=
 # What `make test-fast` leaves out besides: servers, browsers, other processes, whole reports, many runs.
-LONGER := stories golden_outputs analysis/report analysis/caching analysis/comparison analysis/test_following.py \
+LONGER := stories golden_outputs analysis/report analysis/caching analysis/comparison analysis/following/test_watch.py \
   analysis/streaming/test_interrupts.py analysis/results/test_light.py analysis/measures/test_degenerate.py \
   analysis/spectrum/test_rounded_certificates.py storage/test_sink.py storage/test_snapshots.py cli/test_watch.py cli/test_site.py
 RUN ?= sample_logs/tiny_sort_rmsprop.zarr

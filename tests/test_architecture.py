@@ -1,4 +1,4 @@
-"""The page about the code names folders and modules that are there."""
+"""What the pages about the code and the Makefile name is there: folders, modules and tests."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def test_a_place_that_is_gone_is_found_out():
     assert is_there("gradlog/format")
     assert is_there("analysis/reading/run")
     assert not is_there("analysis/reading/nothing")
+
+
+def test_every_test_that_the_quick_ones_leave_out_is_there():
+    left_out = re.search(r"^LONGER := (.*?)(?<!\\)$", (ROOT / "Makefile").read_text(), re.DOTALL | re.MULTILINE)
+    places = left_out[1].replace("\\", "").split()
+    assert len(places) > 1
+    assert [place for place in places if not (ROOT / "tests" / place).exists()] == []
 
 
 def test_every_wing_is_on_the_page():
