@@ -11,13 +11,20 @@ from gradlog.errors import GradlogError, StoreUnavailableError
 from gradlog.format.names import META
 from gradlog.storage.commit import read_root
 from gradlog.storage.paths import SUFFIX, is_url, of_optimizer, of_run
+from gradlog.storage.settings import Storage, first_answer
 from gradlog.storage.sink import open_sink
 
 
 def runs(path: str) -> list[str]:
-    """List the runs of this name in the order of their numbers; of a URL those before the first free number."""
+    """List the runs of this name in the order of their numbers; of a URL those before the first free number.
+
+    Of a store that does not answer, no run is known: opening one says so.
+    """
     if is_url(path):
-        return list(itertools.takewhile(_answers_with_run, (of_run(path, n) for n in itertools.count(1))))
+        known: list[str] = []
+        with contextlib.suppress(StoreUnavailableError):
+            known.extend(itertools.takewhile(_answers_with_run, (of_run(path, n) for n in itertools.count(1))))
+        return known
     found = {int(match[1] or 1): name for match, name in _siblings(path, r"(?:-([1-9]\d*))?")}
     places = [os.path.join(os.path.dirname(path), found[n]) for n in sorted(found)]
     return [place for place in places if holds_run(place)]
@@ -35,7 +42,9 @@ def with_uuid(path: str, uuid: str) -> str:
 
 def first_free(path: str) -> str:
     """First number of this name under which neither a run nor a further optimizer's run is."""
-    return next(place for place in (of_run(path, n) for n in itertools.count(1)) if not taken(place))
+    with contextlib.suppress(StoreUnavailableError):
+        return next(place for place in (of_run(path, n) for n in itertools.count(1)) if not taken(place))
+    return path
 
 
 def taken(path: str) -> bool:
@@ -66,10 +75,9 @@ def holds_run(path: str) -> bool:
 
 
 def _answers_with_run(url: str) -> bool:
-    """Whether a run is known to be there; of a store that does not answer, none is: opening it then says so."""
-    with contextlib.suppress(StoreUnavailableError):
-        return holds_run(url)
-    return False
+    """Whether a run is there. Raises StoreUnavailableError as of ``first_answer``."""
+    storage = Storage()
+    return first_answer(url, storage, storage.open_wait) is not None
 
 
 def _siblings(path: str, addition: str) -> list[tuple[re.Match[str], str]]:

@@ -22,6 +22,8 @@ from gradlog.recorder.rows.row_builder import Fill, Row, RowBuilder
 from gradlog.recorder.rows.step_numbers import Steps
 from gradlog.recorder.setup import Opened, open_segment, require_seen
 from gradlog.storage.commit_queue import CommitQueue
+from gradlog.storage.paths import is_url
+from gradlog.storage.settings import first_answer
 from gradlog.storage.tickets import Opening
 
 log = logging.getLogger("gradlog")
@@ -178,10 +180,13 @@ class Recording:
         self.queue.writer.facts = {**self.queue.writer.facts, "fold": chosen.name}
 
     def _open(self, plan: Plan, layout: Layout, new: Layout) -> tuple[Opened, Opening | None]:
-        """Claim a segment; where the store elsewhere does not answer, later."""
+        """Claim a segment; where the store elsewhere does not answer in time, later."""
+        storage, options = plan.storage, plan.options
         try:
-            if plan.options.mode == "a":
-                redeem(plan.path, plan.storage)
+            if is_url(plan.path):  # rows without a journal cannot wait, so that opening waits for them
+                first_answer(plan.path, storage, storage.open_wait if options.journal else storage.close_wait)
+            if options.mode == "a":
+                redeem(plan.path, storage)
             return open_segment(plan, layout, new), None
         except StoreUnavailableError as refusal:
             if new:

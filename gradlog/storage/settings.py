@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 
+from gradlog.errors import StoreUnavailableError
+from gradlog.format.names import META
 from gradlog.storage.sink import REQUEST_PAUSES, Sink, open_sink
 
 
@@ -23,6 +26,8 @@ class Storage:
         that is slow; not for one that refuses, and what it does not take stays in the spool.
     close_wait : float
         That closing waits before it leaves the rest to the journal.
+    open_wait : float
+        That opening a run waits for the first answer of a store elsewhere, before its rows go to the spool.
 
     Examples
     --------
@@ -35,7 +40,40 @@ class Storage:
     flush_pauses: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 30.0)
     step_wait: float = 5.0
     close_wait: float = 60.0
+    open_wait: float = 5.0
 
     def open(self, path: str | os.PathLike[str], durable: bool = False) -> Sink:
         """Sink for a local path or an fsspec URL."""
         return open_sink(path, durable, self.request_pauses)
+
+
+def first_answer(path: str, storage: Storage, wait: float) -> bytes | None:
+    """Ask a store elsewhere for a run's metadata, and take no longer than ``wait`` seconds; None: it has no run there.
+
+    Clients of object stores try again by themselves, for half a minute where nobody listens and for longer where nobody
+    answers. That goes on in a thread whose answer nobody reads.
+
+    Raises
+    ------
+    StoreUnavailableError
+        It refuses, or has not answered in time.
+    """
+    answers: list[bytes | Exception | None] = []
+
+    def ask() -> None:
+        try:
+            answers.append(storage.open(path).get(META))
+        except FileNotFoundError:
+            answers.append(None)
+        except Exception as error:
+            answers.append(error)
+
+    asking = threading.Thread(target=ask, name="gradlog-ask", daemon=True)
+    asking.start()
+    asking.join(wait)
+    if not answers:
+        raise StoreUnavailableError(f"the store does not answer: nothing came within {wait:g} s")
+    answer = answers[0]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
