@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -199,9 +200,8 @@ def pack(summary: Summary) -> Arrays:
 def unpack(arrays: Arrays, recipe: Recipe) -> Summary | None:
     """Summary of these arrays; None if they are not what the recipe asks for."""
     summary = Summary(recipe)
-    inside = {name: array for name, array in arrays.items() if name.startswith("sections.")}
+    own, inside = _parted(arrays)
     expected = pack(summary)
-    own = arrays.keys() - inside.keys()
     if own != expected.keys() or not all(_fits(arrays[name], expected[name]) for name in expected):
         return None
     for name, value in vars(summary).items():
@@ -213,13 +213,26 @@ def unpack(arrays: Arrays, recipe: Recipe) -> Summary | None:
         elif isinstance(value, frozenset):
             setattr(summary, name, frozenset(arrays[name].tolist()))
         elif name == "sections":
-            found = [unpack(_below(inside, f"{name}.{i}."), thin(recipe)) for i in range(len(arrays[name]))]
+            of_one = thin(recipe)
+            found = [unpack(inside[str(i)], of_one) for i in range(len(arrays[name]))]
             if None in found:
                 return None
             summary.sections = tuple(zip(arrays[name].tolist(), filter(None, found), strict=True))
         elif name != "recipe":
             setattr(summary, name, arrays[name] if isinstance(value, np.ndarray) else arrays[name].item())
     return summary
+
+
+def _parted(arrays: Arrays) -> tuple[set[str], dict[str, dict[str, NDArray[np.generic]]]]:
+    """Names of a summary's own arrays, and the arrays of its sections by their place."""
+    own, inside = set[str](), defaultdict[str, dict[str, NDArray[np.generic]]](dict)
+    for name, array in arrays.items():
+        if name.startswith("sections."):
+            _, place, entry = name.split(".", 2)
+            inside[place][entry] = array
+        else:
+            own.add(name)
+    return own, inside
 
 
 def _fits(found: NDArray[np.generic], expected: NDArray[np.generic]) -> bool:

@@ -42,7 +42,7 @@ MOST_GROUPS = 256
 APART = 5
 """Rows between two departures of one event."""
 
-PIECE = 2048
+PIECE = 8192
 """Rows that are judged at a time."""
 
 Judged = tuple[NDArray[np.bool_], Float64, Float64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import shutil
 from pathlib import Path
@@ -272,6 +273,29 @@ def test_the_cache_holds_no_pickle(tmp_path):
     with pytest.raises(ValueError, match="got one of objects"):
         store.put(key("a"), {"x": np.array([print], dtype=object)})
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_entries_come_back_as_they_were_and_can_be_added_to(tmp_path):
+    arrays = {
+        "number": np.array(3.0), "flag": np.array(True), "nothing": np.empty((0, 5)), "names": np.array(["a", "bc"]),
+        "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    }  # fmt: skip
+    store = Cache(tmp_path)
+    store.put(key("a"), arrays)
+    back = store.get(key("a"))
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array, strict=True)
+        assert back[name].flags.writeable
+
+
+@pytest.mark.parametrize("line", ['[["x", "O", [1]]]', '[["x", "<f8", [2]]]', '[["x", "<f8", [-1]]]', "[]", "["])
+def test_entries_that_say_another_size_are_as_good_as_absent(tmp_path, line):
+    store, body = Cache(tmp_path), f"{line}\n12345678".encode()
+    store.put(key("a"), {"x": np.zeros(1)})
+    (file,) = tmp_path.glob("*/*.entry")
+    file.write_bytes(hashlib.blake2b(body, digest_size=32).digest() + body)
+    assert store.get(key("a")) is None
 
 
 def test_every_field_of_a_summary_survives():
