@@ -34,6 +34,7 @@ def report(path: str, result: Document, full: bool = False, groups: bool = False
         _groups(result) if full or groups or dominant(result) else [],
         _in_time(result, "windows", "in time, by window of steps"),
         _in_time(result, "prefixes", "as the run grows"),
+        _directions(result),
         _bounds(result) if full else [],
         _usual(result) if full else [],
         _warnings(result, full),
@@ -197,6 +198,38 @@ def _in_time(result: Document, kind: str, title: str) -> list[str]:
     columns = ["steps", *(c for n in names[:2] for c in (n, "shuffled")), f"rank, eps {eps}", "shuffled"]
     curves = [(n, [part["kappa"][n]["value"] for part in parts]) for n in names if len(parts) > 2]
     return [plain_text.heading(title), *plain_text.curves(curves), *plain_text.table(columns, rows)]
+
+
+def _directions(result: Document) -> list[str]:
+    """Autocorrelation at every other lag or so, and the path of the weights; turns are among the findings."""
+    measured = result.get("directions")
+    if measured is None:
+        return []
+    lines = plain_text.note(f"withheld: {measured['withheld']}") if measured["withheld"] else []
+    if "autocorrelation" in measured:
+        lines += _autocorrelation(measured["autocorrelation"])
+    if "weights" in measured:
+        lines += plain_text.wrap(_weights(measured["weights"]))
+    return [plain_text.heading("which way training goes"), *lines]
+
+
+def _autocorrelation(measured: Document) -> list[str]:
+    columns, least = zip(*(measured[name] for name in ("lag", "value", "low", "high", "floor")), strict=True), 0
+    rows = []
+    for lag, value, low, high, floor in columns:
+        if lag >= least:
+            interval = TERMINAL.interval(low, high, lambda end: TERMINAL.fixed(end, sign=True))
+            rows.append([f"{lag:,}", TERMINAL.fixed(value, sign=True), interval, TERMINAL.fixed(floor)])
+            least = 2 * lag
+    return plain_text.table(["steps apart", "autocorrelation", "95 %", "unrelated, up to"], rows, ())
+
+
+def _weights(measured: Document) -> str:
+    distance, low, high = (measured[f"distance{end}"][-1] for end in ("", "_low", "_high"))
+    ends = TERMINAL.interval(low, high, lambda end: TERMINAL.number(end, 3))
+    between = "" if measured["source"] == "updates" else "at least "
+    length = TERMINAL.number(measured["length"][-1], 3)
+    return f"weights: {TERMINAL.number(distance, 3)} ({ends}) from their start, on a path {between}{length} long"
 
 
 def _path(result: Document) -> list[str]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.reading.rewinds import rewinds
-from gradlog.analysis.results.execute import in_range
 from gradlog.analysis.streaming import schedule
+from gradlog.analysis.streaming.in_range import in_range
 from gradlog.analysis.streaming.recipe import Recipe
 from gradlog.analysis.streaming.scalar_sums import by_pane
 from gradlog.analysis.streaming.totals import contributions
@@ -99,19 +99,13 @@ def stretches(run: Run, rows: int | None = None, lags: int = 0, scheduler: objec
     ValueError
         Stretches of fewer than 4 rows, a sketch of fewer than 4 coordinates, or a view whose steps go back.
     """
-    size = rows or max(FEWEST_ROWS, run.n_steps // MOST)
-    count = run.n_steps // size
-    if size < 4 or run.k < 4:
-        wanted = "stretches of 4 rows and a sketch of 4 coordinates or more"
-        raise ValueError(f"{run.where}: expected {wanted}, got {size} and {run.k}")
-    if len(rewinds(run.steps)):
-        raise ValueError(f"{run.where}: expected steps in order, got a view that goes back; open it with view='latest'")
-    if count < 2:
-        raise TooFewStepsError(f"{run.where}: {run.n_steps} steps, at least {2 * size} needed for two stretches")
-    starts = np.arange(count) * size
+    size = _size(run, rows)
+    if error := unfit(run, rows):
+        raise error
+    starts = np.arange(run.n_steps // size) * size
     inner = (starts[:, None] + np.arange(PARTS) * size // PARTS).ravel()
-    cuts = np.unique([*inner, count * size, run.n_steps]).tolist()
-    recipe = Recipe(run.n_groups, run.k, lags=lags, gram="none")
+    cuts = np.unique([*inner, starts[-1] + size, run.n_steps]).tolist()
+    recipe = recipe_of(run, lags)
     source = in_range(run, by_pane(run, cuts))[0].rows  # directions are the same in all units
     panes = contributions(schedule.compute(source, run.contiguous_ranges, cuts, recipe, scheduler))[: len(inner)]
     total, energy, lag, pairs, number = (
@@ -124,3 +118,26 @@ def stretches(run: Run, rows: int | None = None, lags: int = 0, scheduler: objec
         run.groups, run.k, tuple(exact_groups(run.whole_header)), run.steps[starts], run.steps[starts + size - 1],
         run.steps[inner], size, run.header.every, number, means, energy, lag, pairs,
     )  # fmt: skip
+
+
+def recipe_of(run: Run, lags: int) -> Recipe:
+    """Say what the pass collects of each part."""
+    return Recipe(run.n_groups, run.k, lags=lags, gram="none")
+
+
+def unfit(run: Run, rows: int | None = None) -> ValueError | TooFewStepsError | None:
+    """Return the error that says why a run has no stretches; None if it has them."""
+    size = _size(run, rows)
+    if size < 4 or run.k < 4:
+        wanted = "stretches of 4 rows and a sketch of 4 coordinates or more"
+        return ValueError(f"{run.where}: expected {wanted}, got {size} and {run.k}")
+    if len(rewinds(run.steps)):
+        wanted = "steps in order, got a view that goes back; open it with view='latest'"
+        return ValueError(f"{run.where}: expected {wanted}")
+    if run.n_steps < 2 * size:
+        return TooFewStepsError(f"{run.where}: {run.n_steps} steps, at least {2 * size} needed for two stretches")
+    return None
+
+
+def _size(run: Run, rows: int | None) -> int:
+    return rows or max(FEWEST_ROWS, run.n_steps // MOST)

@@ -85,12 +85,18 @@ def turns(run: Run, rows: int | None = None, group: str | None = None, scheduler
 
 def turns_of(found: Stretches) -> list[Turn] | None:
     """Find the turns between the parts of some stretches."""
+    usual, turned = usual_and_turns(found)
+    return None if np.isnan(usual) else turned
+
+
+def usual_and_turns(found: Stretches) -> tuple[float, list[Turn]]:
+    """Return the median of the cosine over all boundaries, NaN where it is known at fewer than 8, and the turns."""
     edges = range(SIDE, len(found.means) - SIDE + 1)
     ends = np.array([_across(found, edge) for edge in edges]).reshape(-1, 3)
     value, low, high = ends.T
     known = np.isfinite(value)
     if known.sum() < FEWEST:
-        return None
+        return float("nan"), []
     usual = float(np.median(value[known]))
     half = np.maximum(value - low, high - value)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -100,7 +106,7 @@ def turns_of(found: Stretches) -> list[Turn] | None:
         i = int(np.argmax(score))
         turned.append(Turn(int(found.starts[edges[i]]), float(value[i]), float(low[i]), float(high[i]), usual))
         score[max(0, i - SIDE) : i + SIDE + 1] = 0.0
-    return sorted(turned, key=lambda turn: turn.step)
+    return usual, sorted(turned, key=lambda turn: turn.step)
 
 
 def _across(found: Stretches, edge: int) -> Float64:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gradlog.analysis.reading.rows import RowSource
     from gradlog.analysis.reading.run import Run
 
+SOURCES = ("updates", "snapshots")
+"""What may be recorded of the weights."""
+
 POINTS = 240
 """Steps at which the distance is told, of a run with more."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,12 @@ class Direction:
     mean: Interval = UNKNOWN
     like: int | None = None
     cosine: Interval = UNKNOWN
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Direction:
+        """Make one of its fields as JSON holds them (Any: see above)."""
+        ends = {name: (*fields[name],) for name in ("previous", "mean", "cosine")}
+        return cls(**ends, like=fields["like"])
 
 
 def directions(run: Run, places: Sequence[tuple[int, int]], window: int) -> list[Direction]:

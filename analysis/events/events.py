@@ -114,14 +114,14 @@ class Events:
 
     def to_dict(self) -> dict[str, object]:
         """Plain object, ready for ``json.dumps(..., allow_nan=False)``; what is not known is None."""
-        events = [_fields(e) | _directed(e.direction, self.found) for e in self.found]
-        return {"schema": SCHEMA, "path": self.path, "steps": self.steps} | self.summary() | plain({"events": events})
+        return {"schema": SCHEMA, "path": self.path, "steps": self.steps} | self.summary()
 
     def kept(self) -> dict[str, object]:
-        """Plain object of which ``of`` makes the same events, without their directions; numbers may be NaN or inf."""
+        """Plain object of which ``of`` makes the same events; numbers may be NaN or inf."""
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k != "path"}
-        for event in fields["found"]:
-            del event["direction"]
+        for event, own in zip(fields["found"], self.found, strict=True):
+            if own.direction is NOWHERE:
+                del event["direction"]
         return fields
 
     @classmethod
@@ -129,20 +129,22 @@ class Events:
         """Make events of what ``kept`` returned (Any: see the fields)."""
         found = tuple(
             Event(
-                **e | {n: tuple(Departure(**d) for d in e[n]) for n in ("series", "groups")} | {"rows": (*e["rows"],)}
+                **e
+                | {n: tuple(Departure(**d) for d in e[n]) for n in ("series", "groups")}
+                | {"rows": (*e["rows"],), "direction": Direction.of(e["direction"]) if "direction" in e else NOWHERE}
             )
             for e in kept["found"]
         )
         return cls(**dict(kept) | {"path": path, "watched": (*kept["watched"],), "found": found})
 
     def summary(self) -> dict[str, object]:
-        """Tell what was watched, and what is known of each event without its direction."""
+        """Tell what was watched, and what is known of each event; of its direction where it was compared."""
         return plain({
             "unwatched": self.unwatched,
             "window": self.window,
             "watched": list(self.watched),
             "count": self.count,
-            "events": [_fields(e) for e in self.found],
+            "events": [_fields(e, self.found) for e in self.found],
         })  # fmt: skip
 
     @property
@@ -289,14 +291,15 @@ def _kind(
     return "one batch" if larger and rows <= BRIEF else ""
 
 
-def _fields(event: Event) -> dict[str, object]:
-    """Fields of an event for JSON."""
+def _fields(event: Event, found: tuple[Event, ...]) -> dict[str, object]:
+    """Fields of one of the events for JSON."""
     names = ("first_step", "last_step", "peak_step", "kind", "skipped", "shares")
     return {name: getattr(event, name) for name in names} | {
         "series": [_departure(d) for d in event.series],
         "groups": [_departure(d) for d in event.groups],
         "learning_rate": event.learning_rate,
         "score": event.score,
+        **({} if event.direction is NOWHERE else _directed(event.direction, found)),
     }
 
 

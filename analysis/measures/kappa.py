@@ -12,7 +12,8 @@ from gradlog.analysis.measures.interpretation import NEGLIGIBLE
 from gradlog.analysis.measures.order_baseline import Order, coherences
 from gradlog.analysis.measures.predictors import Evidence, Fitted
 from gradlog.analysis.measures.ranks import freedom_of
-from gradlog.analysis.measures.spec import LEAST, AnalysisSpec, Values, control
+from gradlog.analysis.measures.spec import AnalysisSpec, Values, control
+from gradlog.analysis.streaming.in_range import LEAST
 
 KAPPA = (
     "kappa",

@@ -14,10 +14,6 @@ Values = dict[str, Float64 | float]
 """Numbers of one scope, by the names of ``results.quantities``: one, or one for each predictor, eps or lag."""
 
 
-LEAST = 2.0**-40
-"""Least root mean square of (scaled) rows that float32 products sum up to all digits, their increments included."""
-
-
 FAR = 5.0
 """Standard deviations of a sketched energy, at the most they can be, beyond which the norms are not of these rows."""
 

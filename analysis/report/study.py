@@ -7,8 +7,6 @@ import json
 from typing import TYPE_CHECKING, Unpack
 
 from gradlog.analysis.common.types import Progress
-from gradlog.analysis.directions.autocorrelation import LAGS
-from gradlog.analysis.directions.stretches import Stretches, stretches
 from gradlog.analysis.events.events import Events, with_directions
 from gradlog.analysis.measures.predictors import parse, usual
 from gradlog.analysis.measures.predictors.registry import built_in
@@ -75,8 +73,6 @@ class Study(Analysis):
         ``"loss"`` and ``"lr"`` where logged, ``"norm"``.
     events : Events
         Steps at which the run left its usual course.
-    directions : Stretches or None
-        As long as the windows; None where there are none, or where the view "all" goes back at a rewind.
     updates : GradientAndUpdate or None
         Where each gradient has an update beside it.
     """
@@ -86,7 +82,6 @@ class Study(Analysis):
     shares: GroupTime | None
     series: dict[str, Series]
     events: Events
-    directions: Stretches | None
     updates: GradientAndUpdate | None
 
     @property
@@ -127,18 +122,19 @@ def study(
     size = window_rows(run.n_steps - options.get("burn_in", 0), growing)
     more = [name for name in over_time if size is not None and name not in names]
     named = built_in(options.get("predictors"))  # then the cache can keep the result
-    question: Question = {"light": run.rows.n > NARROW, "passes": 1 if growing else 2, **options}
+    question: Question = {"light": run.rows.n > NARROW, "passes": 1 if growing else 2}
+    question |= {"directions": size is not None and not growing, **options}
     question |= {"predictors": [*(names if named else asked), *more], "window": size, "progress": progress}
     measured = to_dataset(analyze_cached(run, cache=cache, **question))
     result = measured.sel(predictor=names).drop_dims("window", errors="ignore")
     windows = None if size is None else measured.sel(predictor=list(over_time))
     goes_back = len(rewinds(run.steps)) > 0  # then windows do not stand side by side
     shares = None if windows is None or goes_back else group_time(windows, SHARED)
-    left_out = size is None or run.k < 4 or growing or goes_back
-    directions = None if left_out else stretches(run, size, LAGS, options.get("scheduler"))
     beside = "update" in (document := to_json(result))
     updates = gradient_and_update(run) if beside else None
     series = {"norm": gradient_norm(run)}
     series |= {name: found for name in ("loss", "lr") if (found := scalar(run, name)) is not None}
-    events = with_directions(run, Events.of(json.loads(measured.attrs["events"]), run.where))
-    return Study(label, result, windows, run, document, shares, series, events, directions, updates)
+    events = Events.of(json.loads(measured.attrs["events"]), run.where)
+    if not question["directions"]:
+        events = with_directions(run, events)
+    return Study(label, result, windows, run, document, shares, series, events, updates)

@@ -13,6 +13,8 @@ from gradlog.analysis.caching.cache import key, resolve
 from gradlog.analysis.common.blas_threads import single_threaded
 from gradlog.analysis.common.recorded import optimizer_name
 from gradlog.analysis.common.types import EPS
+from gradlog.analysis.directions import in_results
+from gradlog.analysis.directions.stretches import unfit
 from gradlog.analysis.events.events import Events
 from gradlog.analysis.events.words import KINDS
 from gradlog.analysis.measures import bounds, gradient_noise, uncertainty
@@ -88,6 +90,9 @@ def analyze(
     steps_per_epoch : int, optional
         Number of steps per epoch, 0 if every batch is drawn anew. Default: the run's note of that name, or what its
         logged scalar ``epoch`` says. Random order is then random within each epoch.
+    directions : bool
+        Also the directions of training, of all rows: map, turns, autocorrelation, the path of the weights where it is
+        known, and cosines at events (one more pass).
     seed : int
         Seed of the randomized route and of the random orders.
     cache : bool, path or Cache
@@ -150,6 +155,8 @@ def assemble(scopes: Scopes) -> LabelledArrays:
         for scope, of_updates in zip([main, *values["group"]], updates.quantities(run, whole.start), strict=False):
             scope |= of_updates
     main |= scopes.steps(whole) | scopes.clipping(whole) | _events(collected.events)
+    if plan.options.scope.directions:
+        main |= in_results.quantities(run, collected.stretches)
     shares(
         values["group"], sum((np.asarray(g["path_length"]) for g in values["group"]), np.zeros(len(spec.predictors)))
     )
@@ -162,7 +169,7 @@ def assemble(scopes: Scopes) -> LabelledArrays:
     of_all = Evidence(scopes.totals(whole), plan.recipe.betas)
     uncertainty.add_to(main, values["group"], scopes.blocks(whole), of_all, spec, lags=collected.halves is None)
     passes = refined.passes if refined else 1 + plan.route.further
-    further = len(plan.passes) - 1 + bool(plan.options.spectra.components)
+    further = len(plan.passes) - 1 + bool(plan.options.spectra.components) + bool(collected.stretches)
     said = [
         *warnings.of_run(run, spec, scopes.scalar_sums(whole), of_all),
         *half_batches.caution(collected.halves, plan.epochs.steps),
@@ -179,6 +186,8 @@ def assemble(scopes: Scopes) -> LabelledArrays:
         "warnings": said,
         "bytes_read": 4 * run.rows.n * run.n_steps * (passes + further),
     }
+    if plan.options.scope.directions:
+        attrs["directions_withheld"] = str(unfit(run) or "").removeprefix(f"{run.where}: ")
     return labelled(run, spec, values, ranges, attrs)
 
 

@@ -1,36 +1,29 @@
-"""The passes of a plan over the rows, and what they leave: the sums of every scope.
-
-Gradients whose squares do not fit float32 are read times a power of two, which changes no digit of them. The pass
-multiplies rows in float32, whose range is 1e-38 to 3e38: norms below 1e-17 or above 1e17 would come out as 0 or inf. A
-run that diverges gets there, and so does a layer that the gradient does not reach. Whatever the pass sums up is then in
-scaled units, and ``measures.kappa`` and ``dataset`` go back to the gradient's own.
-"""
+"""The passes of a plan over the rows, and what they leave: the sums of every scope."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradlog.analysis.caching.cache import resolve
 from gradlog.analysis.caching.summaries import Memo
 from gradlog.analysis.common.types import Float64
-from gradlog.analysis.events.events import Events, described
+from gradlog.analysis.directions.autocorrelation import LAGS
+from gradlog.analysis.directions.stretches import Stretches, stretches, unfit
+from gradlog.analysis.events.events import Events, described, with_directions
 from gradlog.analysis.events.find import PIECE, Watch
-from gradlog.analysis.measures.spec import LEAST
-from gradlog.analysis.reading.rows import RowSource
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.results import half_batches
 from gradlog.analysis.results.half_batches import Table
 from gradlog.analysis.results.plan import AnalysisPlan
 from gradlog.analysis.streaming import executors, schedule, sections
 from gradlog.analysis.streaming.executors.dask import Cluster
+from gradlog.analysis.streaming.in_range import in_range
 from gradlog.analysis.streaming.recipe import SUMS
-from gradlog.analysis.streaming.scalar_sums import ScalarSums, add, by_pane
+from gradlog.analysis.streaming.scalar_sums import ScalarSums, by_pane
 from gradlog.analysis.streaming.sections import Section
 from gradlog.analysis.streaming.totals import Totals, contributions
 
@@ -51,7 +44,9 @@ class Collected:
         Where two gradients at one theta are known.
     sections : list of Section
     events : Events
-        Without their directions.
+        With their directions where these are asked for.
+    stretches : Stretches or None
+        For the directions of training, where they are asked for and the run has them.
     kernels : list of str
         What added up the columns.
     memo : Memo or None
@@ -64,13 +59,14 @@ class Collected:
     halves: Table | None
     sections: list[Section]
     events: Events
+    stretches: Stretches | None
     kernels: list[str]
     memo: Memo | None
 
 
 def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]:
     """Read the rows. Run and plan come back as they were, or scaled where rows exceed the range of float32 products."""
-    watch = Watch(run)
+    recorded, watch = run, Watch(run)
     of_panes = by_pane(run, plan.cuts, watch.names, watch.add)
     run, scale = in_range(run, of_panes)
     spec = dataclasses.replace(plan.spec, scale=scale)
@@ -86,13 +82,17 @@ def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]
             run.rows, run.contiguous_ranges, cuts, recipe, compute.scheduler, compute.progress, memo
         )
         kernels = kernels.union(*(s.kernels for s in summaries))
-        stretches = sections.totals(summaries)
+        own = sections.totals(summaries)
         panes = contributions(summaries)
         if not recipe.columns:
             grams = {name: x for name, x in panes[-1].items() if name in SUMS and SUMS[name].triangle}
     watch.finish(_change_norms(run, plan.cuts, panes))
     halves = half_batches.table(run, [(r.start, r.stop) for r in plan.flat], plan.epochs.steps)
-    collected = Collected(panes, grams, of_panes, halves, stretches, described(watch), sorted(kernels), memo)
+    events, parted = described(watch), None
+    if plan.options.scope.directions:
+        events = with_directions(recorded, events)
+        parted = None if unfit(recorded) else stretches(recorded, None, LAGS, compute.scheduler)
+    collected = Collected(panes, grams, of_panes, halves, own, events, parted, sorted(kernels), memo)
     return run, dataclasses.replace(plan, spec=spec), collected
 
 
@@ -108,53 +108,3 @@ def _change_norms(run: Run, cuts: Sequence[int], panes: Sequence[Totals]) -> Ite
             norms[begin[(begin >= low) & (begin < low + len(finite))] - low] = np.nan
             done += int(np.count_nonzero(finite))
             yield norms
-
-
-MOST = 2.0**48
-"""Largest square root of a whole run's energy that is left as it is, and what other runs are scaled to."""
-
-
-class Scaled(RowSource):
-    """Rows of a run times 2^exponent."""
-
-    def __init__(self, rows: RowSource, exponent: int) -> None:
-        self.__dict__.update(rows.__dict__)
-        self.exponent = exponent
-
-    def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """See RowSource."""
-        found = super().read(start, stop, out)
-        return np.ldexp(found, self.exponent, out=found)
-
-
-def in_range(run: Run, of_panes: Sequence[ScalarSums]) -> tuple[Run, float]:
-    """Run with rows in the range of float32 products: unchanged for all but extreme gradients.
-
-    Parameters
-    ----------
-    run : Run
-    of_panes : sequence of ScalarSums
-        Of all rows: the squared norms, in float64.
-
-    Returns
-    -------
-    run : Run
-        ``rows`` times a power of two where the energy is above ``MOST`` squared, or a group's mean square below
-        ``measures.spec.LEAST`` squared.
-    scale : float
-        That power, or 1.
-    """
-    exponent = _exponent(add(of_panes))
-    if exponent == 0:
-        return run, 1.0
-    scaled = copy.copy(run)
-    scaled.__dict__["rows"] = Scaled(run.rows, exponent)
-    return scaled, 2.0**exponent
-
-
-def _exponent(whole: ScalarSums) -> int:
-    size = float(np.sqrt(whole.energy.sum()))
-    mean = np.sqrt(whole.energy[whole.moving > 0] / whole.moving[whole.moving > 0])
-    if not np.isfinite(size) or (size <= MOST and (mean >= LEAST).all()):  # unflagged NaN: the pass refuses it
-        return 0
-    return int(np.floor(np.log2(MOST / size)))

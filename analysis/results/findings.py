@@ -71,8 +71,8 @@ def findings(document: Document, style: Style = PAGE) -> list[Finding]:
         dominates the path.
     """
     parts = (
-        _energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _batch, _steps, _events, _group,
-        _update,
+        _energy, _clipped, _predictable, _neighbours, _by_group, _rank, _signal, _batch, _turns, _steps, _events,
+        _group, _update,
     )  # fmt: skip
     found = [finding for part in parts if (finding := part(document, style))]
     found.sort(key=lambda finding: (not finding.first, not finding.lost))
@@ -284,6 +284,19 @@ def batch_by_group(document: Document, batch: float) -> dict[str, list[str]]:
     for name, group in document["by_group"].items():
         found[beside(batch, group["noise"])].append(name)
     return {word: names for word, names in found.items() if names}
+
+
+def _turns(document: Document, style: Style) -> Finding | None:
+    """Say at which steps the direction turned, where directions are known."""
+    turns = document.get("directions", {}).get("turns")
+    if turns is None or turns["usual"] is None:
+        return None
+    each = zip(turns["step"], turns["cosine"], strict=True)
+    told = enumerate_some([f"{step:,} (cosine {style.fixed(cosine, 2, sign=True)})" for step, cosine in each], 4)
+    usual = f"the mean gradients before and after a step have cosine {style.fixed(turns['usual'], 2, sign=True)}"
+    if told:
+        return Finding(f"Training turned at step {told}; elsewhere {usual}.", figure="direction_map")
+    return Finding(f"Training turned at no single step: {usual}.", figure="direction_map")
 
 
 def _steps(document: Document, style: Style) -> Finding | None:

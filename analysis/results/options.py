@@ -20,7 +20,7 @@ Caching = Cache | bool | str | os.PathLike[str] | None
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """Which rows and groups are measured: all, and beside them windows, growing prefixes, and groups alone."""
+    """Which rows and groups are measured: all, and beside them windows, growing prefixes, groups alone, directions."""
 
     window: int | None = None
     stride: int | None = None
@@ -29,6 +29,7 @@ class Scope:
     by_group: bool = True
     light: bool = False
     steps_per_epoch: int | None = None
+    directions: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Keywords(TypedDict, total=False):
     by_group: bool
     light: bool
     steps_per_epoch: int | None
+    directions: bool
     svd: Method
     passes: int
     components: int

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from gradlog.analysis.directions.autocorrelation import LAGS
+from gradlog.analysis.directions.stretches import MOST, PARTS, recipe_of, unfit
 from gradlog.analysis.measures import gradient_noise
 from gradlog.analysis.measures.exact_groups import exact_groups
 from gradlog.analysis.measures.predictors import needs, parse
@@ -15,7 +17,7 @@ from gradlog.analysis.reading.epochs import Epochs, epochs_of
 from gradlog.analysis.reading.rewinds import rewinds
 from gradlog.analysis.reading.rows import block_rows
 from gradlog.analysis.reading.run import Run
-from gradlog.analysis.results.memory_model import predict
+from gradlog.analysis.results.memory_model import predict, working_set
 from gradlog.analysis.results.options import Kernel, Options, Scope
 from gradlog.analysis.spectrum import routes
 from gradlog.analysis.spectrum.routes import Route
@@ -122,6 +124,8 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
     workers = executors.of(options.compute.scheduler, tasks).workers
     breaks = len(run.gaps) + 1 + len(run.contiguous_ranges)
     predicted = predict(passes, run.rows, workers, breaks, spectra.components) + route.memory(run.n_steps, run.rows.n)
+    if scope.directions and not unfit(run):
+        predicted += working_set(recipe_of(run, LAGS), run.rows, MOST * PARTS, workers)
     return AnalysisPlan(options, spec, epochs, ranges, cuts, route, recipe, passes, light, predicted)
 
 

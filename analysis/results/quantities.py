@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gradlog.analysis.common.jackknife import ENDS
+from gradlog.analysis.directions.weights_path import SOURCES
 from gradlog.analysis.events.words import KINDS
 from gradlog.analysis.measures.fluctuation import REASONS
 from gradlog.analysis.spectrum.shuffled_rank import METHODS
@@ -257,9 +259,52 @@ OF_THE_RUN = (
     Quantity("explained_variance_ratio", ("component",), "1", "its share in the energy of the increments"),
 )  # fmt: skip
 
-QUANTITIES = (*OF_EVERY_SCOPE, PATH_SHARE, *OF_THE_RUN)
+MAP, TURN, DISTANCE, POINT = ("stretch", "other_stretch"), ("turn",), ("distance",), ("point",)
+ITS_NOISE = "{} end of its 95 % interval: the sketch's error, and the noise of the steps"
+DIRECTIONS = (
+    Quantity("direction_first_step", MAP[:1], "step", "first step of each of up to 24 stretches",
+             "directions/map/first_step", whole=True),
+    Quantity("direction_last_step", MAP[:1], "step", "its last step", "directions/map/last_step", whole=True),
+    Quantity("direction_cosine", MAP, "1", "cosine of the mean gradients of two stretches, without noise",
+             "directions/map/cosine", ITS_NOISE, withheld="one of both means cannot be told from zero"),
+    Quantity("turn_step", TURN, "step", "first step after each turn of the direction", "directions/turns/step",
+             whole=True),
+    Quantity("turn_cosine", TURN, "1", "cosine of the mean gradients before and after it", "directions/turns/cosine",
+             ITS_NOISE),
+    Quantity("turn_usual", (), "1", "median of that cosine over all boundaries of parts", "directions/turns/usual",
+             withheld="it is known at fewer than 8 boundaries: turns cannot be told"),
+    Quantity("autocorrelation_lag", DISTANCE, "step", "steps between two gradients", "directions/autocorrelation/lag",
+             whole=True),
+    Quantity("autocorrelation", DISTANCE, "1", "mean product of two gradients so far apart over the mean squared norm",
+             "directions/autocorrelation/value", "{} end of its 95 % interval: sketch, and fluctuation within the run",
+             withheld="too few steps for an interval"),
+    Quantity("autocorrelation_floor", DISTANCE, "1",
+             "what 19 of 20 runs of unrelated gradients stay below, up or down", "directions/autocorrelation/floor"),
+    Quantity("autocorrelation_single", (), "1", "lags with a value each, the first ones; others are means over lags",
+             "directions/autocorrelation/single", whole=True),
+    Quantity("weights_source", (), "1", "what was recorded of the weights", "directions/weights/source"),
+    Quantity("weights_step", POINT, "step", "steps before which the weights were at these points",
+             "directions/weights/step", whole=True),
+    Quantity("weights_distance", POINT, "parameter", "distance of the weights from the first of them",
+             "directions/weights/distance", ITS_SKETCH, withheld="a sketch of one coordinate shows no spread"),
+    Quantity("weights_length", POINT, "parameter", "length of their path so far; from snapshots a lower bound",
+             "directions/weights/length"),
+    Quantity("weights_efficiency", (), "1", "distance at the end over the length", "directions/weights/efficiency",
+             withheld="the weights did not move"),
+)  # fmt: skip
+"""Of the run, where they are asked for; lists in JSON."""
+
+QUANTITIES = (*OF_EVERY_SCOPE, PATH_SHARE, *OF_THE_RUN, *DIRECTIONS)
 VARIABLES = {name: variable for quantity in QUANTITIES for name, variable in quantity.variables().items()}
-FLAGS = {"rank_null_method": METHODS, "event_kind": [kind or "no known pattern" for kind in KINDS]}
+FLAGS: dict[str, Sequence[str]] = {
+    "rank_null_method": METHODS,
+    "event_kind": [kind or "no known pattern" for kind in KINDS],
+    "weights_source": SOURCES,
+}
 """Meanings of the values 0, 1, ... of a variable."""
-CODES = {"rank_null_method": dict(enumerate(METHODS)), "kappa_run_withheld": REASONS}
+CODES = {
+    "rank_null_method": dict(enumerate(METHODS)),
+    "kappa_run_withheld": REASONS,
+    "weights_source": dict(enumerate(SOURCES)),
+}
 """Words for which numbers stand in the Dataset; JSON has the words."""

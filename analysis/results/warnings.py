@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from gradlog.analysis.measures.predictors import Evidence
-from gradlog.analysis.measures.spec import LEAST, AnalysisSpec, Values, contradict
+from gradlog.analysis.measures.spec import AnalysisSpec, Values, contradict
 from gradlog.analysis.reading.run import Run
 from gradlog.analysis.spectrum import rank
 from gradlog.analysis.spectrum.rank import Spectrum
+from gradlog.analysis.streaming.in_range import LEAST
 from gradlog.analysis.streaming.scalar_sums import ScalarSums
 
 

@@ -75,6 +75,8 @@ class Answer:
                   help="Steps from the start of one window to the next. Default: side by side.")  # fmt: skip
 @options.measured("--growing-windows", "prefixes", former=["--prefixes"], type=click.IntRange(0), default=0,
                   metavar="N", help="Also measure N windows that grow from the start of the run.")  # fmt: skip
+@options.measured("--directions", is_flag=True,
+                  help="Also measure which way training goes: turns, autocorrelation, the weights' path.")  # fmt: skip
 @options.steps_per_epoch
 @options.burn_in
 @options.view

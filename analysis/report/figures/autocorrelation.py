@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradlog.analysis.common.text import PAGE
-from gradlog.analysis.directions.autocorrelation import Autocorrelation, autocorrelation_of
+from gradlog.analysis.directions.autocorrelation import Autocorrelation
+from gradlog.analysis.directions.in_results import autocorrelation_in
 from gradlog.analysis.report.axes import linear, logarithmic
 from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Rule
 from gradlog.analysis.report.figures import Chart, interval, titled, width
@@ -22,8 +23,8 @@ from gradlog.analysis.report.study import Study
     "means over distances near them.",
 )  # fmt: skip
 def autocorrelation(runs: Sequence[Study]) -> list[Figure]:
-    """Draw a figure for each run whose sketch was cut into stretches."""
-    shown = [(run, autocorrelation_of(run.directions)) for run in runs if run.directions is not None]
+    """Draw a figure for each run whose directions were measured."""
+    shown = [(run, found) for run in runs if (found := autocorrelation_in(run.result)) is not None]
     title = "How long does the gradient remember?"
     return [
         of_lags(found, titled(title, run, runs), run, width(runs))

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gradlog.analysis.common.text import PAGE, enumerate_some
-from gradlog.analysis.directions.direction_map import DirectionMap, map_of
-from gradlog.analysis.directions.turns import Turn, turns_of
-from gradlog.analysis.reading.same_map import require_same_map
+from gradlog.analysis.directions import direction_map as directions
+from gradlog.analysis.directions.direction_map import DirectionMap
+from gradlog.analysis.directions.in_results import map_in, turns_in
+from gradlog.analysis.directions.turns import Turn
 from gradlog.analysis.report.axes import STEP, exact
 from gradlog.analysis.report.figure import Cells, Figure, Legend, Rule
 from gradlog.analysis.report.figures import Chart, interval, titled, width
@@ -29,9 +30,9 @@ FEWEST = 3
 def direction_map(runs: Sequence[Study]) -> Iterator[Figure]:
     """Draw a figure for each run in which some stretches have a mean gradient that is known."""
     for run in runs:
-        if run.directions is not None and (own := map_of(run.directions)).known.sum() >= FEWEST:
+        if (own := map_in(run.result)) is not None and own.known.sum() >= FEWEST:
             figure = of_map(own, titled("Does training keep its direction?", run, runs), run.label, width(runs))
-            turned = turns_of(run.directions) or []
+            turned = turns_in(run.result)
             figure.add(*(Rule(float(turn.step), vertical=True) for turn in turned))
             figure.note = _turned(turned, f" of {run.label}" if len(runs) > 1 else "")
             yield figure
@@ -52,15 +53,13 @@ def _turned(turned: Sequence[Turn], whose: str) -> str:
 )  # fmt: skip
 def direction_map_of_two(runs: Sequence[Study]) -> list[Figure]:
     """Draw one figure for two runs that were sketched by one map."""
-    if len(runs) != 2 or None in (runs[0].directions, runs[1].directions):
+    if len(runs) != 2 or not all("direction_cosine" in run.result for run in runs):
         return []
     one, other = runs
     try:
-        require_same_map(one.run, other.run)
+        found = directions.direction_map(one.run, other=other.run)
     except SpecMismatchError:
         return []
-    assert one.directions is not None
-    found = map_of(one.directions, other.directions)
     label = f"{one.label} and {other.label}"
     return [of_map(found, f"Do both go the same way?\n{label}", label, width(runs))] if found.known.any() else []
 

@@ -20,6 +20,7 @@ from gradlog.analysis.measures.interpretation import looked_at, verdict
 from gradlog.analysis.measures.predictors.registry import fits_beta, is_reference
 from gradlog.analysis.results.quantities import (
     CODES,
+    DIRECTIONS,
     ERRORS,
     OF_EVERY_SCOPE,
     OF_THE_RUN,
@@ -81,6 +82,9 @@ def to_json(ds: xarray.Dataset | LabelledArrays) -> Document:
         result["events"] = Events.of(json.loads(attrs["events"]), "").summary()
     result["windows"], result["prefixes"] = numbers.ranges("window"), numbers.ranges("prefix")
     result |= {key: own[key] for key in ("clipping", "subspace") if key in own}
+    if "directions_withheld" in attrs:
+        result["directions"] = {"withheld": attrs["directions_withheld"]}
+        result["directions"] |= numbers.fill({}, DIRECTIONS).get("directions", {})
     result["by_group"] = numbers.by_group("group_")
     for i, found in enumerate(result["by_group"].values()):
         found["singular_values"] = [x for x in numbers.values["group_singular_value"][i].tolist() if not math.isnan(x)]
@@ -164,7 +168,7 @@ class _Numbers:
     def _put(self, tree: Document, quantity: Quantity, ending: str, values: Float64, inside: tuple[str, ...]) -> None:
         keys = quantity.place_of(ending).split("/")
         if quantity.dims and "*" not in keys:
-            _set(tree, keys, values.tolist())
+            _set(tree, keys, _listed(quantity, values))
             return
         for index in np.ndindex(values.shape):
             names = [self.labels[d][i] for d, i in zip(quantity.dims, index, strict=True)]
@@ -198,6 +202,16 @@ def _set(tree: Document, keys: Sequence[str], value: object) -> None:
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
     tree[keys[-1]] = value
+
+
+def _listed(quantity: Quantity, values: Float64) -> object:
+    """Nested lists, with None for what is withheld; NaN stays where a number is undefined."""
+    if quantity.whole:
+        return values.astype(np.int64).tolist()
+    shown = values.astype(object)
+    if quantity.withheld:
+        shown[np.isnan(values)] = None
+    return shown.tolist()
 
 
 def _entry(quantity: Quantity, ending: str, number: float | Float64) -> str | float | None:

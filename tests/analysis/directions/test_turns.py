@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gradlog.analysis import open_run, turns
-from gradlog.analysis.directions.stretches import stretches
+from gradlog.analysis import analyze, open_run, turns
 from gradlog.analysis.report.figures.direction_map import direction_map
 from tests.helpers import stores
 
@@ -57,5 +56,5 @@ def test_nothing_is_said_of_noise_alone(tmp_path):
 
 def test_the_report_marks_it(tmp_path):
     run = run_of(tmp_path / "run.zarr", stepwise(150), 1, noise=0.7)
-    (figure,) = direction_map([SimpleNamespace(label="run", directions=stretches(run))])
+    (figure,) = direction_map([SimpleNamespace(label="run", result=analyze(run, ["last"], directions=True))])
     assert "Dotted: the direction turned at step 1" in figure.note

@@ -21,7 +21,7 @@ PAGES = Path(__file__).resolve().parents[3] / "docs/_ext/pages.py"
 def result(tmp_path_factory):
     clip = {"clip_coef": np.full(120, 0.5)}
     path = stores.write_run(tmp_path_factory.mktemp("run") / "r.zarr", smooth(120, groups=2), chunk=16, scalars=clip)
-    return analyze(str(path), window=40, prefixes=2, by_group=True, components=2)
+    return analyze(str(path), window=40, prefixes=2, by_group=True, components=2, directions=True)
 
 
 def test_a_dataset_has_the_variables_of_the_table_and_no_others(result):
@@ -31,7 +31,7 @@ def test_a_dataset_has_the_variables_of_the_table_and_no_others(result):
     elsewhere = {
         "signal_share_run",
         "signal_share_total",
-        *(n for n in VARIABLES if n.startswith(("event_", "update_"))),
+        *(n for n in VARIABLES if n.startswith(("event_", "update_", "weights_"))),
     }
     assert named == set(VARIABLES) - elsewhere  # where the signal is told apart, and where there are events
     for name in named & set(result.data_vars):
