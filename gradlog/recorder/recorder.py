@@ -10,12 +10,13 @@ import atexit
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gradlog.format.header import RunHeader
@@ -212,8 +213,13 @@ class Recorder:
         self._plan = Plan(self.path, self._plan.layout, goes_on)
         layout = [(t.name, t.shape, t.dtype) for t in recording.header.tensors]
         self._open(layout, new).steps = recording.steps
-        names = ", ".join(name for name, _, _ in new[:3]) + (", ..." if len(new) > 3 else "")
-        self.warn(f"{len(new)} parameters joined ({names}): the run goes on in a new segment")
+        assert self.recording is not None
+        header, joined = self.recording.header, dict.fromkeys(name for name, _, _ in new)
+        groups = dict.fromkeys(header.groups[t.group] for t in header.tensors if t.name in joined)
+        self.warn(
+            f"{len(new)} parameters joined ({_some(joined)}), in {_some(groups)}: groups are those of the start; the "
+            "run goes on in a new segment"
+        )
 
     def close(self, reason: str = "") -> None:
         """Commit what is left and end the segment, as :meth:`gradlog.Logger.close` does."""
@@ -300,6 +306,12 @@ class Recorder:
     def _report(self, error: Exception) -> None:
         self.reason = self.reason or f"{type(error).__name__}: {error}"
         self.warn(f"recording ended, training goes on: {self.reason}")
+
+
+def _some(names: Iterable[str]) -> str:
+    """List three of the names."""
+    first = list(itertools.islice(names, 4))
+    return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")
 
 
 def _nothing() -> None:

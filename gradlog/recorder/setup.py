@@ -285,7 +285,8 @@ def _joined(
     if new and not near:
         raise SpecMismatchError(f"all groups of the run are stored without error: {new[0][0]!r} cannot join one")
     names, index = [t.name for t in near], [t.group for t in near]
-    known = {header.groups[i]: i for i in index}
+    placed = {t.group for t in header.tensors if t.place is not None}
+    known = {group: i for i, group in enumerate(header.groups) if i not in placed}
     for name, shape, dtype in new:
         told = groups(name) if callable(groups) else None
         place = known[told] if told in known else grouping.nearest(name, names, index)

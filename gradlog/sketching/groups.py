@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,25 @@ MOST, FEW = 16, 8
 """Blocks: at most 16; a division into fewer than 8 gives way to bundles of the next finer one."""
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ByOptimizer:
+    """A function of the name whose groups are called ``OPTIMIZER/group``.
+
+    An optimizer that trains nothing yet has a group too, ``OPTIMIZER/all``, for what it may train later.
+    """
+
+    group: Callable[[str], str]
+    optimizers: tuple[str, ...]
+
+    def __call__(self, name: str) -> str:
+        """Group of a tensor."""
+        return self.group(name)
+
+    def idle(self, groups: Sequence[str]) -> list[str]:
+        """List groups for the optimizers that have none among these."""
+        return [f"{own}/all" for own in self.optimizers if not any(g.startswith(f"{own}/") for g in groups)]
 
 
 def canonical(name: str) -> str:
@@ -49,7 +69,7 @@ def assign(
     Returns
     -------
     group_names : tuple of str
-        Every group has at least one tensor.
+        Every group has at least one tensor, but for one of an optimizer that trains nothing yet.
     index : tuple of int
         Group of each tensor.
 
@@ -71,6 +91,7 @@ def assign(
     else:
         labels = _labels(names, sizes, groups)
         order = list(dict.fromkeys(labels))
+        order += groups.idle(order) if isinstance(groups, ByOptimizer) else []
     position = {g: i for i, g in enumerate(order)}
     return tuple(order), tuple(position[label] for label in labels)
 

@@ -124,7 +124,7 @@ def test_parameters_that_take_the_place_of_others_join_the_run(tmp_path, recorde
         step()
         model[0].requires_grad_(False)
         model[1].requires_grad_(True)
-        with pytest.warns(GradlogWarning, match=r"2 parameters joined \(1.weight, 1.bias\)"):
+        with pytest.warns(GradlogWarning, match=r"2 parameters joined \(1.weight, 1.bias\), in all: groups are"):
             step()
         step()
     run = recorded(tmp_path / "r.zarr")
@@ -179,6 +179,7 @@ def test_parameters_that_a_fixed_layout_cannot_take_are_told_once(tmp_path, kind
             optimizer.step()
             optimizer.step()
     assert len(told) == 1
+    assert "are not recorded" in gradlog.analysis.open_run(tmp_path / "r.zarr").segments[0].header.reason
 
 
 @pytest.mark.usefixtures("any_path")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import gradlog
+from gradlog.analysis import audit_run
 from gradlog.errors import GradlogWarning, UnsupportedError
 from tests.helpers.torch_loops import loss_of, snapshot, step_in_backward
 
@@ -124,6 +125,39 @@ def test_parameters_that_are_unfrozen_join_a_group_of_their_optimizer(tmp_path, 
     [joined] = run.segments[1].header.joined
     assert joined.name == "0.bias"
     assert run.groups[joined.group].startswith("AdamW/")
+
+
+def test_an_optimizer_that_trains_nothing_yet_has_its_own_group(tmp_path, recorded):
+    """What it trains once it is unfrozen is not counted among the other's; also where the run goes on then."""
+    model = model_of()
+    model[4].requires_grad_(False)
+    body, head = torch.optim.SGD(model[:4].parameters(), lr=0.1), torch.optim.Adam(model[4].parameters())
+    own = []
+    for first in (0, 2):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", GradlogWarning)
+            with gradlog.attach({"b": body, "h": head}, tmp_path / "r.zarr", model=model, mode="a", k=32):
+                for t in range(first, first + 2):
+                    model[4].requires_grad_(t >= 1)
+                    model.zero_grad()
+                    loss_of(model).backward()
+                    own.append(sum(float(p.grad.square().sum()) for p in model[4].parameters()) if t else 0.0)
+                    body.step()
+                    head.step()
+        said = [str(w.message).partition(".zarr: ")[2] for w in told]
+        assert [text.partition(":")[0] for text in said] == ["2 parameters joined (4.weight, 4.bias), in h/all"][first:]
+    run = recorded(tmp_path / "r.zarr")
+    assert list(run.run.groups) == ["b/0", "b/2", "h/all"]
+    np.testing.assert_allclose(run.norm2[:, 2], own, rtol=1e-5)
+    assert "FAIL" not in {line.status for line in audit_run(tmp_path / "r.zarr").lines}
+
+
+def test_an_optimizer_of_which_nothing_is_chosen_has_no_group(tmp_path, recorded):
+    model = model_of()
+    muon, adamw = matrices_and_rest(model)
+    with gradlog.attach([muon, adamw], tmp_path / "r.zarr", model=model, include="^[02].weight", k=32) as log:
+        train(model, [muon, adamw], log)
+    assert list(recorded(tmp_path / "r.zarr").run.groups) == ["Muon/0", "Muon/2"]
 
 
 def test_updates_of_several_optimizers_telescope(tmp_path, recorded):

@@ -132,8 +132,10 @@ def parameters(header: RunHeader, evidence: Sequence[Evidence]) -> Iterator[Line
     """Every declared tensor has a name of its own, numbers, and a group; groups that never moved are named."""
     counted = Counter(t.name for t in header.tensors)
     texts = [f"parameter {name!r} is declared {n} times" for name, n in counted.items() if n > 1]
-    sizes = zip(header.groups, header.group_sizes(), strict=True)
-    texts += [f"group {name!r} has no parameter" for name, size in sizes if not size]
+    for e in evidence:  # a group may wait for parameters that join it later
+        held = {t.group for t in (*header.tensors, *e.header.joined)}
+        empty = [name for g, name in enumerate(header.groups) if g not in held and e.norm2[:, g].any()]
+        texts += [f"{e.name}: group {name!r} has a gradient and no parameter" for name in empty]
     quiet = _always_zero(evidence, len(header.groups))
     still = [name for name, zero in zip(header.groups, quiet, strict=True) if zero]
     frozen = f"; always zero: {enumerate_some(still)}" if still else ""

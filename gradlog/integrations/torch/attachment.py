@@ -28,7 +28,7 @@ from gradlog.integrations.torch.types import Models, Named, Optimizer
 from gradlog.integrations.torch.update import PairCapture, UpdateCapture
 from gradlog.recorder.logger import Logger
 from gradlog.recorder.options import BOTH, HookKeywords, RecordingOptions
-from gradlog.sketching.groups import assign, canonical, nearest
+from gradlog.sketching.groups import ByOptimizer, assign, canonical, nearest
 
 CAPTURES: dict[object, type[Capture]] = {"gradient": Capture, "update": UpdateCapture, BOTH: PairCapture}
 """By what is recorded."""
@@ -105,9 +105,10 @@ def _names(
     optimizers: Sequence[tuple[str, Optimizer]],
     models: Mapping[str, torch.nn.Module],
     chosen: RecordingOptions | None = None,
+    frozen: bool = False,
 ) -> Named:
     """Parameters that the optimizers train now and that are chosen; those of unknown name by optimizer and place."""
-    every = [named_parameters(one, models, f"{name}.group" if name else "group") for name, one in optimizers]
+    every = [named_parameters(one, models, f"{name}.group" if name else "group", frozen) for name, one in optimizers]
     found = {id(p): (name, p) for named in every for name, p in named}
     if len(found) < sum(map(len, every)):
         raise UnsupportedError("two of the optimizers hold the same parameter: record each in a run of its own")
@@ -118,7 +119,7 @@ def _names(
 
 
 def _by_optimizer(
-    chosen: RecordingOptions, optimizers: Sequence[tuple[str, Optimizer]], named: Named, now: Callable[[], Named]
+    chosen: RecordingOptions, optimizers: Sequence[tuple[str, Optimizer]], named: Named, now: Callable[..., Named]
 ) -> RecordingOptions:
     """Divide parameters into groups that have one optimizer each, and its name in theirs."""
     if chosen.stage == "local":
@@ -126,6 +127,7 @@ def _by_optimizer(
     owner = {id(p): name for name, one in optimizers for p in parameters(one)}
     if len(set(owner.values())) == 1:
         return chosen
+    owners = tuple(dict.fromkeys(owner[id(p)] for _, p in now(chosen, frozen=True)))
     names = [name for name, _ in named]
     groups, index = assign(names, [p.numel() for _, p in named], chosen.groups)
     label = {name: f"{owner[id(p)]}/{groups[i]}" for (name, p), i in zip(named, index, strict=True)}
@@ -137,9 +139,9 @@ def _by_optimizer(
         held = {id(p): own for own, one in optimizers for p in parameters(one)}
         own = next((held[id(p)] for other, p in now() if other == name), "")
         mine = [other for other in label if label[other].startswith(f"{own}/")]
-        return label[mine[nearest(name, mine, range(len(mine)))]] if mine else name
+        return label[mine[nearest(name, mine, range(len(mine)))]] if mine else f"{own}/all"
 
-    return dataclasses.replace(chosen, groups=group)
+    return dataclasses.replace(chosen, groups=ByOptimizer(group, owners))
 
 
 def _for_job(path: Path, named: Named, options: RecordingOptions) -> tuple[*Opened, type[Capture]]:
@@ -172,16 +174,19 @@ def _models(model: Models) -> dict[str, torch.nn.Module]:
     return models
 
 
-def named_parameters(optimizer: Optimizer, models: Mapping[str, torch.nn.Module], place: str = "group") -> Named:
+def named_parameters(
+    optimizer: Optimizer, models: Mapping[str, torch.nn.Module], place: str = "group", frozen: bool = False
+) -> Named:
     """Trainable parameters of the optimizer, each once, under canonical names, in the models' order.
 
-    Parameters that none of the models knows are named by their place in the optimizer, after ``place``.
+    Parameters that none of the models knows are named by their place in the optimizer, after ``place``. ``frozen``:
+    those that are not trained now are among them.
     """
     held = {
         id(p): (f"{place}{g}.{i}", p)
         for g, group in enumerate(optimizer.param_groups)
         for i, p in enumerate(group["params"])
-        if p.requires_grad
+        if frozen or p.requires_grad
     }
     found: dict[int, tuple[str, str, torch.Tensor]] = {}
     for prefix, model in models.items():

@@ -386,7 +386,7 @@ class Capture(Hooks):
             if not new:
                 return
             if self._fixed or self._exchange is not None:
-                self.recorder.warn(
+                self.recorder.remark(
                     f"{len(new)} parameters were added or unfrozen after attach and are not recorded, since the layout "
                     "of such a run is fixed; close() this logger and attach a new path to record them"
                 )
