@@ -12,6 +12,7 @@ from torch import nn
 
 from gradlog.errors import UnsupportedError
 from gradlog.integrations.lightning import GradlogCallback
+from gradlog.integrations.script import ScriptRecorder
 
 # Lightning's own: what it uses of torch, and its advice on loaders and callbacks.
 pytestmark = [
@@ -111,6 +112,17 @@ class Pair(Gan):
             self.seen[name].append({f"{name}.{n}": p.grad.numpy().copy() for n, p in parameters})
         first.step(), second.step()
         return loss
+
+
+@pytest.mark.parametrize(("kind", "stores"), [(Pair, ["r.zarr"]), (Gan, ["r.optimizer2.zarr", "r.zarr"])])
+def test_a_script_with_a_manual_loop_is_told_apart_by_its_steps(tmp_path, recorded, nobody_else_trains, kind, stores):
+    """Recorded by ``gradlog run``, which knows nothing of the trainer."""
+    recorder, model = ScriptRecorder(tmp_path / "r.zarr", k=8, on_error="raise"), kind()
+    fit(tmp_path, model, [])
+    recorder.close()
+    assert sorted(path.name for path in tmp_path.glob("*.zarr")) == stores
+    rows = [g | c for g, c in zip(*model.seen.values(), strict=True)] if kind is Pair else model.seen["generator"]
+    recorded(tmp_path / "r.zarr").expect(rows)
 
 
 @pytest.mark.filterwarnings(

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gradlog.integrations.torch.optimizers.compiled import compiling, listen, plain, tell
 from gradlog.integrations.torch.optimizers.optimizer import parameters
 from gradlog.integrations.torch.optimizers.patches import every_step
-from gradlog.integrations.torch.optimizers.steps import closure_of
+from gradlog.integrations.torch.optimizers.steps import closure_of, computes
 from gradlog.integrations.torch.optimizers.together import Choice, First, Pattern
 from gradlog.integrations.torch.types import Args, Gradients, Kwargs, Tensors
 
@@ -29,7 +29,7 @@ class Arrivals:
         ``begin(run)`` with the first step of each optimizer of a run; called before the newest of these steps.
     among : sequence of Optimizer, optional
         Which optimizers are watched; their closures, if they have any, compute no gradient. Default: all of this
-        process; a step with a closure is no part of a joint one.
+        process; a step whose closure may compute a gradient is no part of a joint one.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Arrivals:
         if compiling() and plain(first):
             tell(self._key, "step", first)
         else:
-            self._step(optimizer, self._among is None and closure_of(args, kwargs) is not None)
+            self._step(optimizer, self._among is None and computes(closure_of(args, kwargs)))
 
     def told(self, event: str, params: Tensors, grads: Gradients, numbers: Tensors) -> None:
         """Find the optimizer whose step is compiled, by its first parameter; it is recorded from the next step on."""

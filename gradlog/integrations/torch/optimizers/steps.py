@@ -6,6 +6,7 @@ call that of its parent class, whose hooks fire then too. All of this is one ste
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -141,6 +142,16 @@ def closure_of(args: Args, kwargs: Kwargs) -> Callable[..., object] | None:
     """Return the closure that a step was handed, or None; ``args[0]`` is the optimizer, and a loss is no closure."""
     handed = args[1] if len(args) > 1 else kwargs.get("closure")
     return handed if callable(handed) else None
+
+
+def computes(closure: Callable[..., object] | None) -> bool:
+    """Whether a closure may compute a gradient: not the one that Lightning hands to each step of a manual loop.
+
+    >>> computes(None), computes(lambda: 0.5)
+    (False, True)
+    """
+    parts = [closure, *(closure.args if isinstance(closure, functools.partial) else ())]
+    return closure is not None and all(getattr(part, "__name__", "") != "do_nothing_closure" for part in parts)
 
 
 def inside_another_step(optimizers: list[torch.optim.Optimizer]) -> bool:
