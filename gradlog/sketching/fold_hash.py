@@ -279,7 +279,7 @@ def squared_norm(x: Numbers) -> float:
 
 def in_range(norm2: float, x: Numbers) -> float:
     """Recompute the squared norm in float64 where squares may have left the range of float32."""
-    if 1e-30 * x.size <= norm2 < math.inf:
+    if math.isnan(norm2) or 1e-30 * x.size <= norm2 < math.inf:  # squares add up to NaN only where an entry is one
         return norm2
     norm2 = 0.0
     for start in range(0, x.size, _BLOCK):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradlog.errors import GradientError, UnsupportedError
 from gradlog.format.header import SketchSpec, TensorInfo
-from gradlog.sketching.fold_hash import FoldHash, exact_spec, from_spec
+from gradlog.sketching.fold_hash import FoldHash, exact_spec, from_spec, in_range
 from gradlog.sketching.projector import projector
 from tests.helpers.sketches import normal, sketch_of
 
@@ -136,6 +136,14 @@ def test_nan_and_inf_reach_the_squared_norm_without_a_warning(value: float) -> N
     out, norm2, _ = project([x], one((500,)), SPEC)
     assert not np.isfinite(norm2[0])
     assert np.count_nonzero(~np.isfinite(out)) == 1
+
+
+def test_a_squared_norm_of_nan_is_not_computed_once_more() -> None:
+    class Unread(np.ndarray[tuple[int], np.dtype[np.float32]]):
+        def __getitem__(self, key: object) -> object:
+            raise AssertionError("a second pass")
+
+    assert np.isnan(in_range(np.nan, np.ones(300, np.float32).view(Unread)))
 
 
 def test_complex_entries_count_as_pairs_and_layouts_as_c_order() -> None:
