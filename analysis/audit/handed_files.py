@@ -14,7 +14,7 @@ from gradlog.errors import CorruptRunError, NotARunError, UnsupportedError
 from gradlog.format import limits
 from gradlog.format.header import RunHeader, SegmentHeader, attributes
 from gradlog.format.journal import row_bytes
-from gradlog.format.layout import ChunkKey, split_key
+from gradlog.format.layout import OPTIONAL, ChunkKey, split_key
 from gradlog.format.names import JOURNAL_PATTERN, META, SEGMENT_PATTERN
 
 
@@ -78,7 +78,7 @@ def exceeded(folder: Path, files: dict[str, int]) -> Iterator[str]:
     if large:
         yield from (f"{key}: {files[key]:,} bytes are more than is read of one file" for key in large)
         return
-    row = row_bytes(len(header.groups), header.sketch.k, limits.COLUMNS, update=True) + 40
+    row = row_bytes(len(header.groups), header.sketch.k, limits.COLUMNS, optional=len(OPTIONAL)) + 40
     for key, size in files.items():
         if JOURNAL_PATTERN.fullmatch(split_key(key)[1]) and size > header.chunk * row + limits.METADATA:
             yield f"{key}: {size:,} bytes are more than the rows of a chunk can need"

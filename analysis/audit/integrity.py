@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from gradlog.analysis.audit import leftovers
 from gradlog.analysis.audit.files import Chunks, Files, Shards, open_files
@@ -190,7 +190,7 @@ class _Look:
         if segment.parent is not None and segment.parent not in segments:
             yield f"{META}: continues {segment.parent}, which is missing"
         # A newer minor version may have more arrays.
-        implied = layout.implied_arrays(self.header, segment)
+        implied = layout.arrays(self.header, segment)
         if not isinstance(arrays, dict) or arrays != arrays | implied:
             yield f"{META}: the arrays' metadata is not what the headers imply"
             return
@@ -234,9 +234,10 @@ class _Look:
         if coming:
             names, chunks = coming.get("scalars"), coming.get("chunks")
             taken = segment.snapshots + (layout.snapshots_in(chunks) if isinstance(chunks, dict) else 0)
-            scalars = len(names) if isinstance(names, list) else 0
+            scalars = tuple(names) if isinstance(names, list) else ()
             rows = _interval(coming.get("rows"))[1]
-            allowed.append(layout.arrays(self.header, rows, scalars, snapshots=taken, update=segment.update))
+            after = dataclasses.replace(segment, rows=rows, scalars=scalars, snapshots=taken, shard=0)
+            allowed.append(layout.arrays(self.header, after))
         unwritten = segment.flushes == 0 and segment.status == "recording"
         compacting = MANIFESTS in self.inside and not segment.shard
         self.listed |= {META, *(f"{array}/{META}" for array in committed)}
@@ -271,14 +272,14 @@ class _Look:
                 yield f"{key}: rows {shown(manifest.get('rows'))} are no chunk of {most:,} after row {rows:,}"
             previous, rows = digest(data), stop
             seen.add(key)
-            yield from self._chunks(source, manifest, key, seen, segment.update)
+            yield from self._chunks(source, manifest, key, seen, segment.optional)
         if previous != segment.head:
             yield f"{META}: the chain's head is not the newest manifest"
         if rows != segment.rows:
             yield f"{META}: {segment.rows:,} rows are declared, the manifests hold {rows:,}"
 
     def _chunks(
-        self, source: Chunks, manifest: Mapping[str, object], where: str, seen: set[str], update: bool
+        self, source: Chunks, manifest: Mapping[str, object], where: str, seen: set[str], optional: Sequence[str]
     ) -> Iterator[str]:
         """Compare the chunks of a flush with their digests; each row needs all of its chunks, and none twice."""
         chunks, names = manifest.get("chunks"), manifest.get("scalars")
@@ -286,8 +287,8 @@ class _Look:
         if not isinstance(chunks, dict) or not isinstance(names, list) or len(names) > limits.COLUMNS:
             yield f"{where}: lists no chunks"
             return
-        needed = layout.chunk_keys(start // self.header.chunk, len(names), update) if stop > start >= 0 else ()
-        odd = {key for key in chunks if key.partition("/")[0] in layout.row_arrays(update)} ^ set(map(str, needed))
+        needed = layout.chunk_keys(start // self.header.chunk, len(names), optional) if stop > start >= 0 else ()
+        odd = {key for key in chunks if key.partition("/")[0] in layout.row_arrays(optional)} ^ set(map(str, needed))
         if odd:
             yield f"{where}: it must list exactly the chunks of its rows; {shown(min(odd))} is missing or too much"
         for key, entry in chunks.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -45,7 +46,7 @@ def of_compaction(segment: SegmentHeader, keys: Iterable[str]) -> set[str]:
         return set()
     # Once it is committed, the old files may be there still; before, the first of its own.
     manifests = re.compile(r"manifest/\d{6}\.json" if segment.shard else re.escape(MANIFESTS))
-    chunks, arrays = {key: ChunkKey.parse(key) for key in keys}, row_arrays(segment.update)
+    chunks, arrays = {key: ChunkKey.parse(key) for key in keys}, row_arrays(segment.optional)
     return {
         key
         for key, chunk in chunks.items()
@@ -61,4 +62,4 @@ def is_resharded(header: RunHeader, segment: SegmentHeader, array: str, found: M
         return False
     if not 1 <= shard <= -(-segment.rows // header.chunk):
         return False
-    return bool(found == layout.arrays(header, segment.rows, len(segment.scalars), shard, 0, segment.update).get(array))
+    return bool(found == layout.arrays(header, dataclasses.replace(segment, shard=shard, snapshots=0)).get(array))

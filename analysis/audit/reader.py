@@ -26,7 +26,7 @@ from gradlog.format import layout, shards
 from gradlog.format.chain import manifest_reader, walk
 from gradlog.format.codec import HEAD, decode, frame_fault, is_intact
 from gradlog.format.header import NONFINITE, RunHeader, SegmentHeader
-from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, chunk_codec, chunk_shape, decoded_bytes, scalar_chunks
+from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, chunk_codec, chunk_shape, decoded_bytes
 from gradlog.format.names import JOURNAL_PATTERN
 
 Floats = NDArray[np.float64]
@@ -163,9 +163,8 @@ class _Table:
     """Arrays of a segment, filled as its chunks come by; sketches as squared norms."""
 
     def __init__(self, header: RunHeader, segment: SegmentHeader) -> None:
-        scalars = scalar_chunks(len(segment.scalars)) * SCALAR_COLUMNS
         self._chunk, self._shard = header.chunk, segment.shard
-        self._metadata = layout.arrays(header, segment.rows, scalars, update=segment.update)
+        self._metadata = layout.arrays(header, dataclasses.replace(segment, shard=0, snapshots=0))
         # Zeros take no memory until chunks that are really there are written into them.
         self.columns = {
             name: np.zeros(meta["shape"][:2], np.float64 if len(meta["shape"]) == 3 else meta["data_type"])
@@ -196,7 +195,8 @@ class _Table:
             part[:] = squared_norms(values.astype(np.float32, copy=False))
             self.noted += len(part) if array == "sketch" else 0
         elif array == "scalars":
-            part[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS] = values
+            columns = part[:, column * SCALAR_COLUMNS : (column + 1) * SCALAR_COLUMNS]
+            columns[:] = values[:, : columns.shape[1]]
         else:
             part[:] = values
 

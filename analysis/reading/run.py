@@ -197,7 +197,7 @@ class Run:
         """
         if self.header.what == "update":
             return self.rows
-        used = [m for launch in self._launches for m in launch.members if m.header.update]
+        used = [m for launch in self._launches for m in launch.members if "update" in m.header.optional]
         for segment in used:
             segment.require_chunks("update")
         return self.rows.updates() if used else None
@@ -302,7 +302,7 @@ class Run:
             "tensors": len(h.tensors),
             "scalars": self.scalar_names,
             "halves": self.halves,
-            **({"updates": True} if any(x.header.update for x in self.segments) else {}),
+            **({"updates": True} if any("update" in x.header.optional for x in self.segments) else {}),
             "norms": "exact" if self.has_exact_norms else "estimated from the sketches",
             "segments": [x.info for x in self.segments],
             "ranks": max((len(x.members) for x in self._launches), default=0),

@@ -23,6 +23,13 @@ def whole_number(value: object, least: int, most: int, what: str) -> int:
     return value
 
 
+def truth(value: object, what: str) -> bool:
+    """Return true or false; ValueError for anything else."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} must be true or false, got {shown(value)}")
+    return value
+
+
 def text(value: object, what: str) -> str:
     """Return a text; ValueError for anything else."""
     if not isinstance(value, str):

@@ -13,7 +13,7 @@ from gradlog.errors import CorruptRunError, NewerFormatError
 from gradlog.format import fields, limits
 from gradlog.format.chain import NO_CHECK
 from gradlog.format.fields import shown, text, whole_number
-from gradlog.format.layout import MOST_ROWS, arrays, chunk_codec, decoded_bytes, most_rows, row_bytes
+from gradlog.format.layout import MOST_ROWS, OPTIONAL, arrays, chunk_codec, decoded_bytes, most_rows, row_bytes
 from gradlog.format.names import SEGMENT
 
 FORMAT = (1, 0)
@@ -227,10 +227,8 @@ class RunHeader:
 
     def frames(self) -> dict[str, tuple[str, int]]:
         """Codec of each array's chunks, and the bytes that they decode to."""
-        return {
-            name: (chunk_codec(meta), decoded_bytes(meta))
-            for name, meta in arrays(self, 1, 1, snapshots=1, update=True).items()
-        }
+        every = arrays(self, SegmentHeader(rows=1, scalars=("loss",), snapshots=1, optional=tuple(OPTIONAL)))
+        return {name: (chunk_codec(meta), decoded_bytes(meta)) for name, meta in every.items()}
 
     @property
     def largest_file(self) -> int:
@@ -246,8 +244,9 @@ class SegmentHeader:
     manifest (before the first: ``root``), ``dropped`` the step intervals [first, last, reason] that were not kept.
     ``shard`` is the number of chunks in each shard of a compacted segment, 0 for one file per chunk.
     ``joined`` are parameter tensors that came after the run's header was written and that rows of this segment include;
-    before, they had no gradient. ``snapshots`` counts sketches of the parameters themselves. ``update``: rows also hold
-    what the step did to the parameters. These three are left out where there are none.
+    before, they had no gradient. ``snapshots`` counts sketches of the parameters themselves. Both are left out where
+    there are none. ``optional`` are names of :data:`~gradlog.format.layout.OPTIONAL` arrays; in the file each is a
+    field that is true.
     ``check`` is the digest of the segment's own metadata file, taken with 64 zeros in its place.
     """
 
@@ -269,7 +268,7 @@ class SegmentHeader:
     shard: int = 0
     joined: tuple[TensorInfo, ...] = ()
     snapshots: int = 0
-    update: bool = False
+    optional: tuple[str, ...] = ()
     check: str = NO_CHECK
 
     @property
@@ -281,7 +280,8 @@ class SegmentHeader:
         """Attributes of the segment group."""
         d = dataclasses.asdict(self)
         d["joined"] = [t.to_attrs() for t in self.joined]
-        return {SEGMENT_KEY: {key: d[key] for key in d if d[key] or key not in _OPTIONAL}}
+        d |= dict.fromkeys(d.pop("optional"), True)
+        return {SEGMENT_KEY: {key: d[key] for key in d if d[key] or key not in ("joined", "snapshots")}}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, object], where: str = "segment") -> SegmentHeader:
@@ -304,8 +304,7 @@ class SegmentHeader:
             found["process"] = fields.mapping(found.get("process", {}), "process")
             for key, most in _COUNTS.items():
                 found[key] = whole_number(found.get(key, 0), 0, most, key)
-            if type(found.get("update", False)) is not bool:
-                raise ValueError(f"update must be true or false, got {shown(found['update'])}")
+            found["optional"] = tuple(name for name in OPTIONAL if fields.truth(d.get(name, False), name))
             for key in _TEXTS & found.keys():
                 text(found[key], key)
             if found.get("parent") is not None:
@@ -347,8 +346,6 @@ def attributes(metadata: bytes | memoryview, where: str) -> limits.Document:
 
 _COUNTS = {"number": 999_999, "rank": MOST_RANK, "rows": 2**48, "flushes": 2**40, "shard": 2**24, "snapshots": 2**40}
 """The most of each count of a segment."""
-
-_OPTIONAL = {"joined", "snapshots", "update"}
 
 _TEXTS = {"root", "head", "status", "reason", "opened", "closed", "check"}
 

@@ -26,6 +26,7 @@ import dataclasses
 import json
 import struct
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import google_crc32c
 import numpy as np
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from gradlog.errors import CorruptRunError
 from gradlog.format import fields, limits
+from gradlog.format.layout import OPTIONAL
 from gradlog.format.names import JOURNAL, JOURNAL_PATTERN, WAITING_PATTERN
 
 _MAGIC = b"GLJ1"
@@ -40,9 +42,12 @@ _HEAD = struct.Struct("<4sII")
 _FRAME = struct.Struct("<II")
 _ROW = struct.Struct("<cxHIq")
 _NOTE = struct.Struct("<cxHI")
-_UPDATE = struct.Struct("<c3x")
+_OPTIONAL = struct.Struct("<c3x")
 _SNAPSHOT = struct.Struct("<c7xq")
 _PAIR = np.dtype([("column", "<u4"), ("value", "<f8")])
+
+_NAMES = {array.record: name for name, array in OPTIONAL.items()}
+"""Optional arrays by the kind of their records, each of which stands before the row that it belongs to."""
 
 
 def _crc(data: bytes) -> int:
@@ -74,15 +79,15 @@ def names_record(names: list[str]) -> bytes:
     return frame(b"N" + json.dumps(names).encode())
 
 
-def row_bytes(groups: int, k: int, scalars: int, update: bool = False) -> int:
-    """Bytes of the record of a row with so many scalars, and of its update.
+def row_bytes(groups: int, k: int, scalars: int, optional: int = 0) -> int:
+    """Bytes of the record of a row with so many scalars, and of those of its optional arrays.
 
-    >>> row_bytes(2, 8, 3), row_bytes(2, 8, 3, update=True)
+    >>> row_bytes(2, 8, 3), row_bytes(2, 8, 3, optional=1)
     (128, 204)
     """
     sketch = 4 * groups * k
     row = _FRAME.size + _ROW.size + 8 * groups + 8 * scalars + sketch
-    return row + (_FRAME.size + _UPDATE.size + sketch if update else 0)
+    return row + optional * (_FRAME.size + _OPTIONAL.size + sketch)
 
 
 def row_record(
@@ -91,11 +96,12 @@ def row_record(
     norm2: NDArray[np.float64],
     sketch: NDArray[np.float32],
     scalars: NDArray[np.float64],
-    update: NDArray[np.float32] | None = None,
+    optional: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
 ) -> bytes:
-    """Record of one row: ``norm2`` (G,), ``sketch`` (G, k), ``scalars`` (n,); before it that of its update (G, k)."""
+    """Record of one row: ``norm2`` (G,), ``sketch`` (G, k), ``scalars`` (n,); ``optional`` (G, k) theirs before."""
     row = _record(_ROW.pack(b"R", len(scalars), flags, step), norm2, scalars, sketch)
-    return b"".join(row if update is None else [*_record(_UPDATE.pack(b"U"), update), *row])
+    before = [piece for name, x in optional.items() for piece in _record(_OPTIONAL.pack(OPTIONAL[name].record), x)]
+    return b"".join([*before, *row])
 
 
 def _record(start: bytes, *values: NDArray[np.floating]) -> list[bytes | memoryview]:
@@ -140,7 +146,7 @@ class Journal:
     flags : (rows,) uint32
     norm2 : (rows, G) float64
     sketch : (rows, G, k) float32
-    update : (rows, G, k) float32, NaN where not recorded; or None where no row has one
+    optional : dict of str to (rows, G, k) float32, NaN where not recorded; of the arrays that some row has
     scalars : (rows, names) float64, NaN where not logged
     names : list of str
     unread : int
@@ -160,7 +166,7 @@ class Journal:
     unread: int
     chunk: int
     damaged: bool = False
-    update: NDArray[np.float32] | None = None
+    optional: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
     @property
     def torn(self) -> bool:
@@ -189,7 +195,7 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
     names: list[str] = []
     rows: list[tuple[int, int]] = []
     norm2, sketch, scalars = [], [], []
-    updates: dict[int, NDArray[np.float32]] = {}
+    optional: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in OPTIONAL}
     notes: list[tuple[int, NDArray[np.void]]] = []
     width = row_bytes(groups, k, 0) - _FRAME.size
     most = (len(data) + limits.WIDENED) // 8
@@ -207,10 +213,11 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
             norm2.append(np.frombuffer(payload, "<f8", groups, _ROW.size))
             scalars.append(np.frombuffer(payload, "<f8", n, _ROW.size + 8 * groups))
             sketch.append(np.frombuffer(payload, "<f4", groups * k, _ROW.size + 8 * (groups + n)))
-        elif kind == b"U":
-            if len(payload) != _UPDATE.size + 4 * groups * k:
+        elif kind in _NAMES:
+            if len(payload) != _OPTIONAL.size + 4 * groups * k:
                 break
-            updates[len(rows)] = np.frombuffer(payload, "<f4", offset=_UPDATE.size).reshape(groups, k)
+            values = np.frombuffer(payload, "<f4", offset=_OPTIONAL.size).reshape(groups, k)
+            optional[_NAMES[kind]][len(rows)] = values
         elif kind == b"N":
             told = _names(payload)
             if told is None or len(rows) * len(told) > most:
@@ -235,19 +242,22 @@ def read_journal(data: bytes, owner: str, groups: int, k: int) -> Journal:
         unread=unread,
         chunk=chunk,
         damaged=unread > 0 and not _cut_short(data[at:], width if chunk >= 0 else 0, 4 * groups * k),
-        update=_updates(updates, len(rows), groups, k),
+        optional=_tables(optional, (len(rows), groups, k)),
     )
 
 
-def _updates(known: dict[int, NDArray[np.float32]], rows: int, groups: int, k: int) -> NDArray[np.float32] | None:
-    """Return updates (rows, groups, k), NaN where there is none; None where no row has one."""
-    found = {row: update for row, update in known.items() if row < rows}  # one may wait for a row that was cut off
-    if not found:
-        return None
-    table = np.full((rows, groups, k), np.nan, np.float32)
-    for row, update in found.items():
-        table[row] = update
-    return table
+def _tables(
+    known: dict[str, dict[int, NDArray[np.float32]]], shape: tuple[int, int, int]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the optional arrays that some row has, (rows, groups, k), NaN where a row has none."""
+    tables = {}
+    for name, sketches in known.items():
+        there = [row for row in sketches if row < shape[0]]  # one may wait for a row that was cut off
+        if there:
+            tables[name] = np.full(shape, np.nan, np.float32)
+        for row in there:
+            tables[name][row] = sketches[row]
+    return tables
 
 
 def _chunk(data: bytes, owner: str) -> tuple[int, int]:
@@ -269,8 +279,8 @@ def _cut_short(data: bytes, width: int, sketch: int) -> bool:
     if begun[:1] == b"N":
         return len(begun) < length and not _begins_with_list(begun[1:])
     n: int = _ROW.unpack_from(begun + bytes(_ROW.size))[1]
-    sizes = {b"R": width + 8 * n, b"A": _NOTE.size + n * _PAIR.itemsize, b"U": _UPDATE.size + sketch}
-    expected = sizes.get(begun[:1])
+    sizes = {b"R": width + 8 * n, b"A": _NOTE.size + n * _PAIR.itemsize}
+    expected = (sizes | dict.fromkeys(_NAMES, _OPTIONAL.size + sketch)).get(begun[:1])
     return length == expected and len(begun) < length
 
 

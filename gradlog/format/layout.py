@@ -61,11 +61,15 @@ class ChunkGrid(TypedDict):
 
 
 class Array(NamedTuple):
-    """One array of a segment; the codecs of sketches are the run's choice."""
+    """One array of a segment; the codecs of sketches are the run's choice.
+
+    ``record`` is the kind of its records in the journal, where it has its own.
+    """
 
     dims: tuple[str, ...]
     dtype: str
     codecs: list[Codec] | None
+    record: bytes = b""
 
 
 ARRAYS = {
@@ -77,8 +81,10 @@ ARRAYS = {
 }
 """Arrays with a row for each step, in the order of a chunk's files."""
 
-UPDATE = {"update": Array(("step", "group", "k"), "float32", None)}
-"""A further one of segments that keep what each step did to the parameters, sketched as the gradient is."""
+OPTIONAL = {"update": Array(("step", "group", "k"), "float32", None, b"U")}
+"""Further sketches, of segments that name them: what each step did to the parameters. Journal, blocks, chunks, readers
+and the audit know of them from here.
+"""
 
 SNAPSHOTS = {
     "theta": Array(("snapshot", "group", "k"), "float32", RAW),
@@ -114,7 +120,7 @@ class ChunkKey:
         >>> str(ChunkKey.of("sketch", 3)), str(ChunkKey.of("scalars", 3, 1, shard=True))
         ('sketch/c.3.0.0', 'scalars/c/3/1')
         """
-        dims = (ARRAYS | UPDATE | SNAPSHOTS)[array].dims
+        dims = (ARRAYS | OPTIONAL | SNAPSHOTS)[array].dims
         return cls(array, (index, column, 0)[: len(dims)], shard)
 
     @classmethod
@@ -186,18 +192,18 @@ def scalar_chunks(names: int) -> int:
     return -(-names // SCALAR_COLUMNS)
 
 
-def row_arrays(update: bool) -> dict[str, Array]:
-    """Arrays with a row for each step, of a segment with updates or without."""
-    return ARRAYS | UPDATE if update else ARRAYS
+def row_arrays(optional: Iterable[str]) -> dict[str, Array]:
+    """Arrays with a row for each step, of a segment with these optional ones."""
+    return ARRAYS | {name: OPTIONAL[name] for name in optional}
 
 
-def chunk_keys(index: int, scalars: int, update: bool = False) -> Iterator[ChunkKey]:
+def chunk_keys(index: int, scalars: int, optional: Iterable[str] = ()) -> Iterator[ChunkKey]:
     """Keys of the chunks of one block of rows, in order.
 
     >>> [str(key) for key in chunk_keys(0, scalars=1)]
     ['sketch/c.0.0.0', 'group_norm2/c.0.0', 'scalars/c.0.0', 'step/c.0', 'flags/c.0']
     """
-    for array in row_arrays(update):
+    for array in row_arrays(optional):
         for column in range(scalar_chunks(scalars) if array == "scalars" else 1):
             yield ChunkKey.of(array, index, column)
 
@@ -254,28 +260,20 @@ def group_metadata(
     return meta
 
 
-def arrays(
-    header: RunHeader, rows: int, scalars: int, shard: int = 0, snapshots: int = 0, update: bool = False
-) -> dict[str, ArrayMetadata]:
-    """Zarr v3 metadata of a segment's arrays when so many rows, names and snapshots are committed.
+def arrays(run: RunHeader, segment: SegmentHeader) -> dict[str, ArrayMetadata]:
+    """Zarr v3 metadata of the arrays of a segment, as both headers imply it.
 
     With ``shard`` chunks to a file the chunks are those of an unsharded segment, byte for byte, as the inner chunks
     of Zarr's ``sharding_indexed`` codec.
     """
-    fixed = {"group": len(header.groups), "k": header.sketch.k}
-    shape = {"step": rows, "scalar": scalars, "snapshot": snapshots, **fixed}
-    chunk = {"step": header.chunk, "scalar": SCALAR_COLUMNS, "snapshot": 1, **fixed}
+    fixed = {"group": len(run.groups), "k": run.sketch.k}
+    shape = {"step": segment.rows, "scalar": len(segment.scalars), "snapshot": segment.snapshots, **fixed}
+    chunk = {"step": run.chunk, "scalar": SCALAR_COLUMNS, "snapshot": 1, **fixed}
     found = {}
-    for name, array in (row_arrays(update) | (SNAPSHOTS if snapshots else {})).items():
-        meta = _metadata(array, shape, chunk, array.codecs or _SKETCH[header.codec])
-        found[name] = _sharded(meta, shard) if shard and name not in SNAPSHOTS else meta
+    for name, array in (row_arrays(segment.optional) | (SNAPSHOTS if segment.snapshots else {})).items():
+        meta = _metadata(array, shape, chunk, array.codecs or _SKETCH[run.codec])
+        found[name] = _sharded(meta, segment.shard) if segment.shard and name not in SNAPSHOTS else meta
     return found
-
-
-def implied_arrays(run: RunHeader, segment: SegmentHeader) -> dict[str, ArrayMetadata]:
-    """Zarr v3 metadata of the arrays of a segment, as both headers imply it."""
-    s = segment
-    return arrays(run, s.rows, len(s.scalars), s.shard, s.snapshots, s.update)
 
 
 def chunk_shape(meta: ArrayMetadata) -> list[int]:

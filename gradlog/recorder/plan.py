@@ -38,6 +38,13 @@ class Plan:
         """How the store is opened and waited for."""
         return self.options.storage or Storage()
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Optional arrays of the segment."""
+        if self.ticket is not None:
+            return self.ticket.segment.optional
+        return ("update",) if self.options.updates else ()
+
     def header(self, layout: Layout, kind: str = "") -> RunHeader:
         """Header of a new run of these parameters; ``kind``: of the random map, where another is asked for."""
         if self.ticket is not None:

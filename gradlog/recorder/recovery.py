@@ -114,7 +114,7 @@ def defer(
         raise refusal
     header = plan.header(layout)
     root_metadata(header)
-    segment = SegmentHeader(rank=options.rank, opened=now(), update=options.updates)
+    segment = SegmentHeader(rank=options.rank, opened=now(), optional=plan.optional)
     process = {
         **liveness.process_identity(),
         "resumed": provenance.collect(options, notes=False),

@@ -94,9 +94,8 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
         if header.sketch.kind in RANDOM_MAPS and wanted.sketch.kind in RANDOM_MAPS:  # a run keeps its kind
             wanted = plan.header([t for t in layout if t[0] not in earlier], header.sketch.kind)
         require_same(header, wanted, plan.path)
-    updates = plan.options.updates if plan.ticket is None else plan.ticket.segment.update
-    if before and before[-1].update != updates:
-        was, wants = ("with", "none") if before[-1].update else ("without", "them")
+    if before and before[-1].optional != plan.optional:
+        was, wants = ("with", "none") if before[-1].optional else ("without", "them")
         raise SpecMismatchError(f"{plan.path} was recorded {was} updates beside gradients, this process wants {wants}")
     _require_rest(sink, plan.path, header, mine)
     if plan.ticket is not None and plan.options.mode == "a":
@@ -109,7 +108,7 @@ def _claim(sink: Sink, plan: Plan, layout: Layout, new: Layout, least: int) -> O
         head=digest(root),
         joined=_joined(header, layout, earlier, new, plan.options.groups),
         opened=now() if plan.ticket is None else plan.ticket.segment.opened,
-        update=updates,
+        optional=plan.optional,
         process=plan.process(bool(mine)),
     )
     writer = SegmentWriter(sink, header, segment)

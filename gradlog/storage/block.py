@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from gradlog.format.codec import Numbers
-from gradlog.format.header import RunHeader
+from gradlog.format.header import RunHeader, SegmentHeader
 from gradlog.format.journal import Journal, row_record
 from gradlog.format.layout import SCALAR_COLUMNS
 
@@ -18,7 +18,7 @@ class Block:
     Attributes
     ----------
     sketch : (C, G, k) float32
-    update : (C, G, k) float32, or None in a segment without updates
+    optional : dict of str to (C, G, k) float32, the optional arrays of the segment
     norm2 : (C, G) float64
     scalars : (C, columns) float64, columns a multiple of 16; NaN where nothing was logged
     step : (C,) int64
@@ -33,10 +33,10 @@ class Block:
         Names of the scalars that are known so far.
     """
 
-    def __init__(self, header: RunHeader, update: bool = False) -> None:
+    def __init__(self, header: RunHeader, optional: Iterable[str] = ()) -> None:
         C, G, k = header.chunk, len(header.groups), header.sketch.k
         self.sketch = np.empty((C, G, k), np.float32)  # memory that a short run never touches costs nothing
-        self.update = np.empty((C, G, k), np.float32) if update else None
+        self.optional = {name: np.empty((C, G, k), np.float32) for name in optional}
         self.norm2 = np.empty((C, G))
         self.scalars = np.full((C, SCALAR_COLUMNS), np.nan)
         self.step = np.zeros(C, np.int64)
@@ -47,26 +47,25 @@ class Block:
         self.names: list[str] = []
 
     @classmethod
-    def of_journal(
-        cls, header: RunHeader, index: int, journal: Journal, committed: Sequence[str], update: bool = False
-    ) -> Block:
-        """Rows of a journal as chunk ``index``; ``committed`` are the names that earlier chunks have."""
-        block = cls(header, update).reuse(index)
+    def of_journal(cls, header: RunHeader, segment: SegmentHeader, index: int, journal: Journal) -> Block:
+        """Rows of a journal as chunk ``index`` of a segment, whose earlier chunks are committed."""
+        block = cls(header, segment.optional).reuse(index)
         block.rows = min(len(journal), header.chunk)
-        block.name(max(list(committed), journal.names, key=len))
+        block.name(max(list(segment.scalars), journal.names, key=len))
         rows = slice(0, block.rows)
         block.step[rows], block.flags[rows] = journal.step[rows], journal.flags[rows]
         block.norm2[rows], block.sketch[rows] = journal.norm2[rows], journal.sketch[rows]
         block.scalars[rows, : journal.scalars.shape[1]] = journal.scalars[rows]
-        if block.update is not None:
-            block.update[rows] = np.nan if journal.update is None else journal.update[rows]
+        for name, values in block.optional.items():
+            values[rows] = journal.optional[name][rows] if name in journal.optional else np.nan
         return block
 
     def record(self, row: int) -> bytes:
         """Record of a row for the journal, with the scalars that have a name so far."""
         scalars = self.scalars[row, : len(self.names)]
-        update = None if self.update is None else self.update[row]
-        return row_record(int(self.step[row]), int(self.flags[row]), self.norm2[row], self.sketch[row], scalars, update)
+        optional = {name: values[row] for name, values in self.optional.items()}
+        step, flags = int(self.step[row]), int(self.flags[row])
+        return row_record(step, flags, self.norm2[row], self.sketch[row], scalars, optional)
 
     @property
     def full(self) -> bool:
@@ -101,8 +100,7 @@ class Block:
     def columns(self) -> dict[str, Numbers]:
         """Return the rows by the name of the array that they go to."""
         wide: dict[str, Numbers] = {"sketch": self.sketch, "group_norm2": self.norm2, "scalars": self.scalars}
-        wide |= {} if self.update is None else {"update": self.update}
-        return {**wide, "step": self.step, "flags": self.flags}
+        return {**wide, "step": self.step, "flags": self.flags, **self.optional}
 
     def pad(self) -> None:
         """Set the columns past the end to their fill values, as the last chunk of a segment stores them."""

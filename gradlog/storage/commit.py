@@ -25,7 +25,7 @@ from gradlog.format import limits
 from gradlog.format.chain import NO_CHECK, digest, is_sealed, manifest_reader, seal
 from gradlog.format.codec import Buffers, Numbers, encode
 from gradlog.format.header import RunHeader, SegmentHeader, attributes
-from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, chunk_keys, group_metadata, implied_arrays
+from gradlog.format.layout import SCALAR_COLUMNS, ChunkKey, arrays, chunk_keys, group_metadata
 from gradlog.format.names import MANIFEST, META, PARTIAL_FILE, SEGMENT_PATTERN
 from gradlog.storage.block import Block
 from gradlog.storage.sink import Sink
@@ -295,7 +295,7 @@ class SegmentWriter:
 
     def publish(self, segment: SegmentHeader) -> None:
         """Commit a new state of the segment: each array's metadata, then its own, with which it counts."""
-        for name, meta in implied_arrays(self.header, segment).items():
+        for name, meta in arrays(self.header, segment).items():
             self.sink.put(f"{segment.name}/{name}/{META}", [_json(meta)])
         if self.sink.local is None:  # elsewhere a folder that was replaced takes objects as before
             self._require_root()
@@ -326,11 +326,11 @@ class SegmentWriter:
 
     def _metadata(self, segment: SegmentHeader) -> bytes:
         unchecked = dataclasses.replace(segment, check=NO_CHECK)
-        return seal(_json(group_metadata(unchecked.to_attrs(), implied_arrays(self.header, segment))))
+        return seal(_json(group_metadata(unchecked.to_attrs(), arrays(self.header, segment))))
 
     def _encode(self, block: Block, scalars: int) -> Iterator[tuple[str, Buffers]]:
         columns = block.columns()
-        for key in chunk_keys(block.index, scalars, self.segment.update):
+        for key in chunk_keys(block.index, scalars, self.segment.optional):
             values, codec = columns[key.array], self._codec(key.array)
             if key.array == "scalars":
                 values = values[:, key.column * SCALAR_COLUMNS : (key.column + 1) * SCALAR_COLUMNS]

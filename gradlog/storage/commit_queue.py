@@ -89,7 +89,7 @@ class CommitQueue:
         self._place = spool.place(sink, header.uuid, writer.segment)
         self._journal = JournalWriter(spool.make(sink, self._place.folder), header.uuid) if journal else None
         self._spool = spool.limit() if journal and not self._local else 0
-        self._ring = [Block(header, writer.segment.update) for _ in range(BLOCKS)]
+        self._ring = [Block(header, writer.segment.optional) for _ in range(BLOCKS)]
         self.block = self._ring[0]
         self._handed = self._done = 0
         self._error: Exception | None = None
@@ -277,11 +277,10 @@ class CommitQueue:
         """
         header, chunk = self.writer.header, full.index + 1
         waiting = 4 * header.n * (len(self._snapshots) - self.writer.segment.snapshots)
-        update = full.update is not None
-        needed = (chunk + 1 - self._done) * spool.chunk_bytes(header, len(full.names), update) + waiting
+        needed = (chunk + 1 - self._done) * spool.chunk_bytes(header, len(full.names), len(full.optional)) + waiting
         if self._error is not None or needed > self._spool:
             return None
-        fresh = self._ring[chunk % len(self._ring)] = Block(header, update).reuse(chunk, full.last)
+        fresh = self._ring[chunk % len(self._ring)] = Block(header, full.optional).reuse(chunk, full.last)
         self.block = fresh
         return fresh
 

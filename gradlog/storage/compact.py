@@ -121,7 +121,7 @@ def _shards(
     """Write the shards beside the chunks and let them take over; give the segment's new state."""
     chunk_bytes = header.chunk * header.n * 4
     per_shard = max(1, min(shard_bytes // chunk_bytes, -(-segment.rows // header.chunk)))
-    for array in row_arrays(segment.update):
+    for array in row_arrays(segment.optional):
         for key, chunks in _plan(array, header, segment, per_shard):
             _shard(sink, segment.name, key, chunks, per_shard, digests)
     sink.put(f"{segment.name}/{MANIFESTS}", [b"\n".join(lines)])
@@ -138,7 +138,7 @@ def _sweep(
     Only files whose bytes the shards hold, by the digests of the sealed manifests, and shards by name that the segment
     does not have. A compaction that was killed after its commit leaves this to the next.
     """
-    arrays = row_arrays(segment.update)
+    arrays = row_arrays(segment.optional)
     kept = {key for array in arrays for key, _ in _plan(array, header, segment, segment.shard)}
     replaced = {key: known for key, known in digests.items() if key.partition("/")[0] in arrays}
     replaced |= {MANIFEST.format(i): digest(line) for i, line in enumerate(lines)}

@@ -72,8 +72,7 @@ def _settle(
             first = min(first, int(journal.step[0])) if last >= first else int(journal.step[0])
             last = max(last, int(journal.step[-1]))
             if dead and index * header.chunk == writer.segment.rows:
-                s = writer.segment
-                writer.commit(Block.of_journal(header, index, journal, s.scalars, s.update), segment.dropped)
+                writer.commit(Block.of_journal(header, writer.segment, index, journal), segment.dropped)
         replayed = index * header.chunk + len(journal) <= writer.segment.rows
         spent.append((path, journal.damaged or not replayed))
     snapshots = spool.snapshots(place, header, segment.snapshots)

@@ -90,9 +90,9 @@ def limit() -> int:
     return size_setting("GRADLOG_SPOOL_SIZE", LIMIT)
 
 
-def chunk_bytes(header: RunHeader, scalars: int, update: bool = False) -> int:
+def chunk_bytes(header: RunHeader, scalars: int, optional: int = 0) -> int:
     """Bytes of a full journal, annotations aside."""
-    return header.chunk * records.row_bytes(len(header.groups), header.sketch.k, scalars, update)
+    return header.chunk * records.row_bytes(len(header.groups), header.sketch.k, scalars, optional)
 
 
 def command(path: str) -> str:
@@ -141,7 +141,7 @@ def reload(path: Path, header: RunHeader, owner: str, index: int, segment: Segme
     journal = read(path, header, owner)
     if journal.chunk != index or len(journal) != header.chunk:
         raise CorruptRunError(f"{path} holds {len(journal)} of {header.chunk} rows that wait for the store")
-    return Block.of_journal(header, index, journal, segment.scalars, segment.update)
+    return Block.of_journal(header, segment, index, journal)
 
 
 def forget(folder: Path) -> None:

@@ -49,7 +49,7 @@ def segment_rows(run: Run) -> dict[str, dict[str, np.ndarray]]:
             "names": np.array(list(scalars)),
             "scalars": np.stack(list(scalars.values()), 1) if scalars else np.empty((len(sketch), 0)),
         }
-        if segment.header.update:
+        if "update" in segment.header.optional:
             update = np.empty_like(sketch)
             segment.read_rows(0, len(update), update, "update")
             found[segment.header.name]["update"] = update

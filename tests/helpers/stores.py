@@ -51,7 +51,7 @@ def write_segment(path, head, sketch, steps=None, flags=None, scalars=None, norm
     seg = SegmentHeader(**{"status": "closed", "root": root, **counts, **fields, "scalars": tuple(scalars)})
     folder = path / seg.name
     folder.mkdir()
-    arrays = layout.arrays(head, T, len(scalars))
+    arrays = layout.arrays(head, seg)
     write_meta(folder, group_metadata(seg.to_attrs(), arrays))
     group = zarr.open_group(folder, mode="r+", use_consolidated=True)
     with zarr.config.set({"array.write_empty_chunks": True}):

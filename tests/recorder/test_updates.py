@@ -91,7 +91,7 @@ def test_a_journal_that_waits_for_the_store_has_them(tmp_path: Path) -> None:
         log.recorder.recording.queue.writer.segment,
     )
     assert isinstance(block, Block)
-    assert np.array_equal(block.update, expected(4))
+    assert np.array_equal(block.optional["update"], expected(4))
     log.close()
 
 

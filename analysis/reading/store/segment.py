@@ -135,7 +135,7 @@ class Segment:
     def storage(self) -> dict[str, dict[str, int]]:
         """Stored bytes and chunk files of each array."""
         found = {}
-        for name in row_arrays(self.header.update):
+        for name in row_arrays(self.header.optional):
             array = self._array(name)
             size, files = chunks.stored(array) or (int(array.nbytes_stored()), _files(array)[0])
             found[name] = {"bytes": size, "files": files}
@@ -167,7 +167,7 @@ class Segment:
                     array.get_basic_selection((slice(start, cut),), out=buffer)
         if cut < stop and self.tail is not None:
             low = max(start, self.committed) - self.committed
-            late = self.tail.sketch if name == "sketch" else self.tail.update
+            late = self.tail.sketch if name == "sketch" else self.tail.optional.get(name)
             out[max(cut - start, 0) :] = np.nan if late is None else late[low : stop - self.committed]
 
     @cached_property
@@ -248,7 +248,8 @@ class Segment:
 
 def stored(segments: Sequence[Segment]) -> dict[str, dict[str, int]]:
     """Add up stored bytes and chunk files of each array over segments."""
-    totals = {name: {"bytes": 0, "files": 0} for name in row_arrays(any(s.header.update for s in segments))}
+    optional = dict.fromkeys(name for segment in segments for name in segment.header.optional)
+    totals = {name: {"bytes": 0, "files": 0} for name in row_arrays(optional)}
     for segment in segments:
         for name, found in segment.storage.items():
             for key, value in found.items():
@@ -267,7 +268,6 @@ def snapshots(segments: Sequence[Segment]) -> dict[int, NDArray[np.float32]]:
 
 
 def _join(first: Journal, second: Journal) -> Journal:
-    updates = [np.full_like(j.sketch, np.nan) if j.update is None else j.update for j in (first, second)]
     names = list(dict.fromkeys([*first.names, *second.names]))
     parts = [(j, [names.index(name) for name in j.names]) for j in (first, second)]
     scalars = np.full((len(first) + len(second), len(names)), np.nan)
@@ -282,7 +282,10 @@ def _join(first: Journal, second: Journal) -> Journal:
         scalars=scalars,
         names=names,
         chunk=first.chunk,
-        update=None if first.update is second.update is None else np.concatenate(updates),
+        optional={
+            name: np.concatenate([j.optional.get(name, np.full_like(j.sketch, np.nan)) for j in (first, second)])
+            for name in first.optional | second.optional
+        },
     )
 
 
@@ -323,7 +326,7 @@ def _read_record(
         told = document["consolidated_metadata"]["metadata"]
     except (KeyError, TypeError) as error:
         raise CorruptRunError(f"{where}/{META}: carries no metadata of arrays") from error
-    implied = layout.implied_arrays(run, header)
+    implied = layout.arrays(run, header)
     for name, meta in implied.items():
         found = told.get(name) if isinstance(told, dict) else None
         if found != meta:

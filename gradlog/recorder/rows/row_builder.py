@@ -140,13 +140,14 @@ class RowBuilder:
         return True
 
     def _write_update(self, block: Block, fill: Fill | None) -> None:
-        if (block.update is None) != (fill is None):
+        update = block.optional.get("update")
+        if (update is None) != (fill is None):
             expected = "no update" if fill else "an update beside each gradient"
             raise GradientError(f"this run expects {expected}; what=('gradient', 'update') records both")
-        if block.update is not None and fill is not None:
-            update = block.update[block.rows]
-            fill(update, np.empty(len(update)))
-            round_mantissa(update, self.header.sketch_bits)
+        if update is not None and fill is not None:
+            row = update[block.rows]
+            fill(row, np.empty(len(row)))
+            round_mantissa(row, self.header.sketch_bits)
 
     def annotate(self, block: Block, scalars: Mapping[str, object]) -> list[int]:
         """Set scalars of the last row of the block; give their columns."""

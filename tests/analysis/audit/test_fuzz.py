@@ -202,7 +202,7 @@ def forge(path: Path, fresh: dict[Path, Any]) -> None:
         with contextlib.suppress(Exception):
             head = RunHeader.from_attrs(json.loads((path / META).read_bytes())["attributes"])
             segment = SegmentHeader.from_attrs(meta["attributes"])
-            arrays = layout.arrays(head, segment.rows, len(segment.scalars), segment.shard)
+            arrays = layout.arrays(head, segment)
             meta["consolidated_metadata"]["metadata"] = arrays
             for name, array in arrays.items():
                 (folder / name / META).write_bytes(dump(array))

@@ -105,7 +105,7 @@ def _reseal_segment(path: Path, folder: Path, root: str, arrays: bool) -> None:
     with contextlib.suppress(Exception):
         header = RunHeader.from_attrs(json.loads((path / META).read_bytes())["attributes"])
         segment = SegmentHeader.from_attrs(meta["attributes"])
-        implied = layout.arrays(header, segment.rows, len(segment.scalars), segment.shard)
+        implied = layout.arrays(header, segment)
         if arrays:
             meta["consolidated_metadata"]["metadata"] = implied
             for name, array in implied.items():
