@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.report.axes import Axis
 
-WIDE = 980
-"""Width of a figure that spans two columns."""
+NARROW, WIDE = 350, 690
+"""Widths of a figure, and of one that spans two columns: for text of 12 pixels on a narrow screen."""
 
 Legend = Sequence[tuple[str, str, str]]
 """(mark, style, text); marks: line, dashed, dot, ring, cross, band, bar."""
@@ -102,8 +102,8 @@ class Figure:
     """One chart: its title in one line or two, axes and marks, and a description that is read out in its place.
 
     Names of rows may stand instead of a y axis; row 0 is the uppermost. ``width`` of the whole and ``height`` of the
-    plot are pixels at full size; ``names`` are (y, style, text) of lines, at their right ends; ``note`` is added to the
-    caption.
+    plot are pixels on a narrow screen; ``names`` are (y, style, text) of lines, at their right ends; ``note`` is added
+    to the caption.
     """
 
     title: str
@@ -111,8 +111,8 @@ class Figure:
     x: Axis
     y: Axis | Sequence[str]
     legend: Legend = ()
-    width: int = 480
-    height: int = 210
+    width: int = NARROW
+    height: int = 160
     marks: list[Mark] = dataclasses.field(default_factory=list)
     names: list[tuple[float, str, str]] = dataclasses.field(default_factory=list)
     note: str = ""

@@ -96,8 +96,7 @@ def sections(studies: Sequence[Study], found: Replicates | None = None) -> list[
     """All chapters that have something to show; ``found``: configurations over seeds."""
     drawn: dict[figures.SectionName, list[Drawn]] = {name: [] for name, _ in CHAPTERS}
     if found is not None:
-        wide = figures.width(studies)
-        means = [comparison.configurations(found, p, wide) for p in found.configurations[0].kappa]
+        means = [comparison.configurations(found, p) for p in found.configurations[0].kappa]
         drawn["configurations"].append(Drawn("configurations", means, comparison.CAPTION))
     for chart in figures.charts(many=len(studies) > MOST):
         drawn[chart.section].append(Drawn(chart.name, list(chart.figures(studies)), chart.caption))

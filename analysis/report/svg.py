@@ -27,9 +27,9 @@ NAMES = 70
 SYMBOLS = {
     "line": '<path class="line" d="M{x} {y}h16"/>',
     "dashed": '<path class="line dashed" d="M{x} {y}h16"/>',
-    "dot": '<circle class="dot" cx="{m}" cy="{y}" r="4"/>',
-    "ring": '<circle class="ring" cx="{m}" cy="{y}" r="4"/>',
-    "cross": '<path class="cross" d="M{m} {y}m-4 -4l8 8m0 -8l-8 8"/>',
+    "dot": '<circle class="dot" cx="{m}" cy="{y}" r="3"/>',
+    "ring": '<circle class="ring" cx="{m}" cy="{y}" r="3"/>',
+    "cross": '<path class="cross" d="M{m} {y}m-3 -3l6 6m0 -6l-6 6"/>',
     "band": '<rect class="band" x="{x}" y="{t}" width="16" height="10"/>',
     "bar": '<path class="bar" d="M{x} {y}h16"/>',
 }
@@ -59,9 +59,7 @@ class _Drawing:
         """Yield head, axes, marks and names."""
         box = f"0 0 {self.width} {self.bottom + BOTTOM}"
         label = escape(printable(self.figure.description))
-        x = self.figure.x
-        steps = f' data-steps="{x.low:g} {x.high:g} {self.left:g} {self.right:g}"' if x.label == STEP else ""
-        yield f'<svg class="chart" viewBox="{box}" role="img" aria-label="{label}"{steps}>'
+        yield f'<svg class="chart" viewBox="{box}" role="img" aria-label="{label}"{self._zoomed()}>'
         yield from self._head()
         yield from self._y_axis()
         yield from self._x_axis()
@@ -71,6 +69,17 @@ class _Drawing:
         yield "</g>"
         yield from self._names()
         yield "</svg>"
+
+    def _zoomed(self) -> str:
+        """Return what the script needs to zoom into steps: both axes, as data and as pixels."""
+        x, y = self.figure.x, self.figure.y
+        if x.label != STEP:
+            return ""
+        steps = f' data-steps="{x.low:.12g} {x.high:.12g} {self.left:g} {self.right:g}"'
+        if not isinstance(y, Axis):
+            return steps
+        kind = "log" if y.log else "linear"
+        return f'{steps} data-values="{y.low:.9g} {y.high:.9g} {self.top} {self.bottom} {kind}"'
 
     def at_x(self, values: ArrayLike) -> NDArray[np.float64]:
         """Pixels of x values."""
@@ -89,7 +98,7 @@ class _Drawing:
         missing = ~np.isfinite(points.sum(axis=1))
         path, pen = [], "M"
         for (px, py), gap in zip(points, missing, strict=True):
-            path.append("" if gap else f"{pen}{px:.1f} {py:.1f}")
+            path.append("" if gap else f"{pen}{px:.1f} {py:.2f}")
             pen = "M" if gap else "L"
         kind = f"line{' dashed' if mark.dashed else ''} {mark.style}"
         yield f'<path class="{kind}" d="{"".join(path)}">{_tip(mark.tip)}</path>'
@@ -111,9 +120,9 @@ class _Drawing:
                 tip = _tip(mark.tips[i] if mark.tips else "")
                 kind = f"{mark.mark} {mark.style}"
                 if mark.mark == "cross":
-                    yield f'<path class="{kind}" d="M{px:.1f} {py:.1f}m-4 -4l8 8m0 -8l-8 8">{tip}</path>'
+                    yield f'<path class="{kind}" d="M{px:.1f} {py:.1f}m-3 -3l6 6m0 -6l-6 6">{tip}</path>'
                 else:
-                    yield f'<circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="4">{tip}</circle>'
+                    yield f'<circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="3">{tip}</circle>'
 
     def _bars(self, mark: Bars) -> Iterable[str]:
         """Draw a stroke along the x axis for each interval."""
@@ -185,10 +194,12 @@ class _Drawing:
             for i, name in enumerate(y):
                 yield _text("row", self.left - 8, float(self.at_y(i)) + 4, abbreviate(name, self.longest), "end")
             return
+        yield '<g class="values">'
         for value in y.ticks(6):
             p = float(self.at_y(value))
             yield f'<path class="grid" d="M{self.left:.1f} {p:.1f}H{self.right}"/>'
             yield _text("tick", self.left - 6, p + 4, tick_text(value), "end")
+        yield "</g>"
 
 
 MARKS: dict[type, Callable[..., Iterable[str]]] = {

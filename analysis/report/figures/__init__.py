@@ -1,6 +1,6 @@
 """Figures of a report, one a file: each says where it stands and how to read it. A new file here is a new figure.
 
-``charts()`` finds them all. What several share (titles, widths, columns of a result) stands here as well.
+``charts()`` finds them all. What several share (titles, columns of a result) stands here as well.
 """
 
 from __future__ import annotations
@@ -63,11 +63,6 @@ def charts(many: bool) -> list[Chart]:
 def interval(low: float | None, high: float | None, show: Callable[[float], str] | None = None) -> str:
     """Words for an interval; says so where there is none."""
     return PAGE.interval(low, high, show) or "no interval"
-
-
-def width(runs: Sequence[Analysis]) -> int:
-    """Full-size width of a figure: two stand side by side, or three when there are that many runs."""
-    return 480 if columns(runs) < 3 else 350
 
 
 def columns(runs: Sequence[Analysis]) -> int:

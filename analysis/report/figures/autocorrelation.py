@@ -11,7 +11,7 @@ from gradlog.analysis.directions.autocorrelation import Autocorrelation
 from gradlog.analysis.directions.in_results import autocorrelation_in
 from gradlog.analysis.report.axes import linear, logarithmic
 from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Rule
-from gradlog.analysis.report.figures import Chart, interval, titled, width
+from gradlog.analysis.report.figures import Chart, interval, titled
 from gradlog.analysis.report.study import Study
 
 
@@ -26,14 +26,10 @@ def autocorrelation(runs: Sequence[Study]) -> list[Figure]:
     """Draw a figure for each run whose directions were measured."""
     shown = [(run, found) for run in runs if (found := autocorrelation_in(run.result)) is not None]
     title = "How long does the gradient remember?"
-    return [
-        of_lags(found, titled(title, run, runs), run, width(runs))
-        for run, found in shown
-        if np.isfinite(found.value).any()
-    ]
+    return [of_lags(found, titled(title, run, runs), run) for run, found in shown if np.isfinite(found.value).any()]
 
 
-def of_lags(found: Autocorrelation, title: str, run: Study, wide: int) -> Figure:
+def of_lags(found: Autocorrelation, title: str, run: Study) -> Figure:
     """Draw value and interval by lag, between the ends of what chance shows."""
     legend: Legend = [
         ("line", "s0", "autocorrelation"),
@@ -42,7 +38,7 @@ def of_lags(found: Autocorrelation, title: str, run: Study, wide: int) -> Figure
     ]
     y = linear("mean product", found.value, found.low, found.high, -found.floor, found.floor)
     said = f"Autocorrelation of the gradient of {run.label}, by lag"
-    figure = Figure(title, said, logarithmic("steps between both", found.lag), y, legend, wide)
+    figure = Figure(title, said, logarithmic("steps between both", found.lag), y, legend)
     noise = run.document["noise"]
     if noise["source"] not in (None, "lags") and noise["signal_share"] is not None:
         figure.add(Rule(noise["signal_share"], text="share of the signal"))

@@ -25,14 +25,14 @@ SEEDS: Legend = [
 ]
 
 
-def configurations(found: Replicates, predictor: str, wide: int = 480) -> Figure:
+def configurations(found: Replicates, predictor: str) -> Figure:
     """Draw kappa of a predictor: a dot for each run, and each configuration's mean with its interval."""
     means = [c.kappa[predictor] for c in found.configurations]
     x = linear("kappa", *(c.values[predictor] for c in found.configurations), [m.low for m in means],
                [m.high for m in means])  # fmt: skip
     names = [c.label for c in found.configurations]
     said = f"Kappa of {predictor} by configuration; the same numbers stand in the table."
-    figure = Figure(predictor, said, x, names, SEEDS, wide, max(70, 44 * len(names)))
+    figure = Figure(predictor, said, x, names, SEEDS, height=max(70, 36 * len(names)))
     for row, (c, mean) in enumerate(zip(found.configurations, means, strict=True)):
         values = c.values[predictor]
         tips = [f"{run}: kappa {PAGE.number(float(v))}" for run, v in zip(c.runs, values, strict=True)]

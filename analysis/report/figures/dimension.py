@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.common.types import Float64
 from gradlog.analysis.report.axes import Axis, linear, logarithmic
-from gradlog.analysis.report.figure import WIDE, Band, Bars, Dots, Figure, Legend, Line, Rule, style
+from gradlog.analysis.report.figure import NARROW, WIDE, Band, Bars, Dots, Figure, Legend, Line, Rule, style
 from gradlog.analysis.report.figures import (
     Chart,
     column,
@@ -20,7 +20,6 @@ from gradlog.analysis.report.figures import (
     spans,
     steps_axis,
     titled,
-    width,
     windowed,
 )
 from gradlog.analysis.report.study import Analysis
@@ -48,7 +47,7 @@ def tail(runs: Sequence[Analysis]) -> list[Figure]:
     eps = sorted({float(e) for run in runs for e in run.result["eps"].values}, reverse=True)
     x = linear("number of directions r", [max(_reach(run) for run in runs)], start=0.0)
     y = Axis(LEFT_OUT, eps[-1] / 2.5, 1.15, log=True, at=(1.0, *eps))
-    return [_tail(run, x, y, titled(TITLE, run, runs), width(runs)) for run in runs]
+    return [_tail(run, x, y, titled(TITLE, run, runs)) for run in runs]
 
 
 def _rank(run: Analysis, end: str) -> Float64:
@@ -61,9 +60,9 @@ def _reach(run: Analysis) -> float:
     return max(8.0, 1.08 * float(marks[np.isfinite(marks)].max(initial=1)))
 
 
-def _tail(run: Analysis, x: Axis, y: Axis, title: str, wide: int) -> Figure:
+def _tail(run: Analysis, x: Axis, y: Axis, title: str) -> Figure:
     said = f"Share of increment energy of {run.label} outside the leading directions; r* stands in the table"
-    figure = Figure(title, said, x, y, TAIL_LEGEND, wide)
+    figure = Figure(title, said, x, y, TAIL_LEGEND)
     eps = np.asarray(run.result["eps"].values, np.float64)
     figure.add(*(Rule(e) for e in eps))
     curve = np.asarray(run.result["tail_energy"].values, np.float64)
@@ -113,14 +112,14 @@ def spectrum(runs: Sequence[Analysis]) -> list[Figure]:
     x = logarithmic("number of the singular value", [1.0], *([float(len(v) or 1)] for v in values))
     y = logarithmic("singular value", *(v[: max(1, int(0.98 * len(v)))] for v in values))
     title = "Singular values of the increments"
-    return [_spectrum(run, v, x, y, titled(title, run, runs), width(runs)) for run, v in zip(runs, values, strict=True)]
+    return [_spectrum(run, v, x, y, titled(title, run, runs)) for run, v in zip(runs, values, strict=True)]
 
 
-def _spectrum(run: Analysis, values: Float64, x: Axis, y: Axis, title: str, wide: int) -> Figure:
+def _spectrum(run: Analysis, values: Float64, x: Axis, y: Axis, title: str) -> Figure:
     bounds = float(run.result.attrs["svd_certificate"]) > 0
     kind = "of the logged matrix" + (", lower bounds by the randomized route" if bounds else "")
     said = f"Singular values of the increments of {run.label}, falling"
-    figure = Figure(title, said, x, y, [("line", "s0", kind)], wide)
+    figure = Figure(title, said, x, y, [("line", "s0", kind)])
     order, kept = np.arange(1, len(values) + 1), _thinned(len(values))
     whole = float(run.result["increment_energy"])
     hits = kept[:: max(1, len(kept) // 60)]
@@ -160,13 +159,13 @@ def rank_over_time(runs: Sequence[Analysis]) -> list[Figure]:
     shown = windowed(runs)
     ends = [column(ds, f"window_rank_{end}", "window_rank_low") for _, ds in shown for end in RANGE]
     x, y = steps_axis([run for run, _ in shown]), linear("directions r*(eps)", *ends, start=0.0)
-    wide = WIDE if len(runs) == 1 else width(runs)
+    wide = WIDE if len(runs) == 1 else NARROW
     return [_rank_over_time(run, ds, x, y, titled("Rank over time", run, runs), wide) for run, ds in shown]
 
 
 def _rank_over_time(run: Analysis, ds: xarray.Dataset, x: Axis, y: Axis, title: str, wide: int) -> Figure:
     said = f"Rank of the increments by window of steps of {run.label}"
-    figure = Figure(title, said, x, y, RANK_LEGEND, wide, height=190)
+    figure = Figure(title, said, x, y, RANK_LEGEND, wide, height=150)
     at = middle_steps(ds)
     ends = [column(ds, f"window_rank_{end}", "window_rank_low") for end in RANGE]
     for i, e in enumerate(ds["eps"].values):

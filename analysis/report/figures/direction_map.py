@@ -13,7 +13,7 @@ from gradlog.analysis.directions.in_results import map_in, turns_in
 from gradlog.analysis.directions.turns import Turn
 from gradlog.analysis.report.axes import STEP, exact
 from gradlog.analysis.report.figure import Cells, Figure, Legend, Rule
-from gradlog.analysis.report.figures import Chart, interval, titled, width
+from gradlog.analysis.report.figures import Chart, interval, titled
 from gradlog.analysis.report.study import Study
 from gradlog.errors import SpecMismatchError
 
@@ -31,7 +31,7 @@ def direction_map(runs: Sequence[Study]) -> Iterator[Figure]:
     """Draw a figure for each run in which some stretches have a mean gradient that is known."""
     for run in runs:
         if (own := map_in(run.result)) is not None and own.known.sum() >= FEWEST:
-            figure = of_map(own, titled("Does training keep its direction?", run, runs), run.label, width(runs))
+            figure = of_map(own, titled("Does training keep its direction?", run, runs), run.label)
             turned = turns_in(run.result)
             figure.add(*(Rule(float(turn.step), vertical=True) for turn in turned))
             figure.note = _turned(turned, f" of {run.label}" if len(runs) > 1 else "")
@@ -61,16 +61,16 @@ def direction_map_of_two(runs: Sequence[Study]) -> list[Figure]:
     except SpecMismatchError:
         return []
     label = f"{one.label} and {other.label}"
-    return [of_map(found, f"Do both go the same way?\n{label}", label, width(runs))] if found.known.any() else []
+    return [of_map(found, f"Do both go the same way?\n{label}", label)] if found.known.any() else []
 
 
-def of_map(found: DirectionMap, title: str, label: str, wide: int) -> Figure:
+def of_map(found: DirectionMap, title: str, label: str) -> Figure:
     """Draw a row and a column for each stretch."""
     legend: Legend = [("band", "h0", "0 or less"), ("band", "h1", "0.5"), ("band", "h2", "cosine 1")]
     said = f"Cosines between the mean gradients of {len(found.first)} stretches of {label}"
     rows = [f"from {first:,}" for first in found.first]
     edges = [*found.other_first, found.other_last[-1]]
-    figure = Figure(title, said, exact(STEP, [edges[0], edges[-1]]), rows, legend, wide, 13 * len(rows))
+    figure = Figure(title, said, exact(STEP, [edges[0], edges[-1]]), rows, legend, height=13 * len(rows))
     figure.add(Cells(edges, np.maximum(found.cosine, 0), 1.0, _tips(found), "cosine of mean gradients"))
     return figure
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.events.words import KINDS, named, steps, told
-from gradlog.analysis.report.figure import WIDE, Dots, Figure, Legend
-from gradlog.analysis.report.figures import Chart, steps_axis, titled, width
+from gradlog.analysis.report.figure import NARROW, WIDE, Dots, Figure, Legend
+from gradlog.analysis.report.figures import Chart, steps_axis, titled
 from gradlog.analysis.report.study import Study
 
 MOST_GROUPS = 16
@@ -31,9 +31,9 @@ def _of_run(run: Study, title: str, runs: Sequence[Study]) -> Figure:
     groups = [name for name in run.run.groups if any(d.series == name for e in found for d in e.groups)][:MOST_GROUPS]
     said = f"Steps at which series of {run.label} left their bands: " + ", ".join(steps(e) for e in found[:8])
     legend: Legend = [("dot", "s1", "of the whole model"), ("dot", "s0", "of a group")] if groups else []
-    wide = WIDE if len(runs) == 1 else width(runs)
+    wide = WIDE if len(runs) == 1 else NARROW
     rows = [named(name) for name in whole] + groups
-    figure = Figure(title, said, steps_axis(runs), rows, legend, wide, height=max(60, 24 * len(rows)))
+    figure = Figure(title, said, steps_axis(runs), rows, legend, wide, height=max(60, 17 * len(rows)))
     for event in found:
         for part, names, start, colour in ((event.series, whole, 0, "s1"), (event.groups, groups, len(whole), "s0")):
             shown = [d for d in part if d.series in names]

@@ -46,7 +46,7 @@ def of_shares(shares: GroupTime, title: str, label: str, most: int = MOST_GROUPS
     ]
     said = f"Share of each parameter group in the path length of {shares.predictor}, by window, of {label}"
     x = exact(STEP, [shares.first[0], shares.last[-1]])
-    figure = Figure(title, said, x, names, legend, WIDE, max(60, 24 * len(kept)))
+    figure = Figure(title, said, x, names, legend, WIDE, max(60, 17 * len(kept)))
     figure.add(Cells([*shares.first, shares.last[-1]], shares.share.T[kept], top, [_tips(shares, g) for g in kept],
                      f"share of the path length of {shares.predictor}"))  # fmt: skip
     return figure

@@ -11,7 +11,7 @@ from gradlog.analysis.common.text import PAGE, enumerate_some
 from gradlog.analysis.measures.gradient_noise import batch_size
 from gradlog.analysis.report.axes import Axis, logarithmic
 from gradlog.analysis.report.figure import Bars, Dots, Figure, Rule
-from gradlog.analysis.report.figures import Chart, column, interval, steps_axis, titled, width
+from gradlog.analysis.report.figures import Chart, column, interval, steps_axis, titled
 from gradlog.analysis.report.figures.noise_scale import over_time, told_by_halves
 from gradlog.analysis.report.study import Study
 from gradlog.analysis.results.findings import batch_by_group
@@ -29,21 +29,21 @@ MOST_GROUPS, MOST_IN_TIME = 24, 6
 def noise_by_group(runs: Sequence[Study]) -> list[Figure]:
     """Draw a figure for each run of several groups that has a noise scale from two halves of its batches."""
     return [
-        _of_run(run, titled("Noise scale by group", run, runs), width(runs))
+        _of_run(run, titled("Noise scale by group", run, runs))
         for run in runs
         if len(run.result["group"]) > 1 and told_by_halves(run, run.result, NAME)
     ]
 
 
-def _of_run(run: Study, title: str, wide: int) -> Figure:
+def _of_run(run: Study, title: str) -> Figure:
     kept = _largest(run, MOST_GROUPS)
     names = [str(run.result["group"].values[g]) for g in kept]
     value, low, high = (column(run.result, f"{NAME}{end}", NAME)[kept] for end in ENDS)
     batch = batch_size(run.document["noise"])
     x = logarithmic("samples", value, low, np.fmin(high, 10 * np.nanmax(value)), [batch])
     said = f"Noise scale of {len(kept)} parameter groups of {run.label}"
-    figure = Figure(title, said, x, names, [("bar", "s0", "95 %"), ("dot", "s0", "noise scale")], wide,
-                    max(60, 24 * len(kept)), note=_advice(run, batch))  # fmt: skip
+    figure = Figure(title, said, x, names, [("bar", "s0", "95 %"), ("dot", "s0", "noise scale")],
+                    height=max(60, 20 * len(kept)), note=_advice(run, batch))  # fmt: skip
     tips = [f"{n}: {PAGE.number(v, 3)} samples ({interval(a, b, PAGE.count)})" for n, v, a, b in
             zip(names, value, low, high, strict=True)]  # fmt: skip
     if np.isfinite(batch):
@@ -79,7 +79,7 @@ def noise_by_group_over_time(runs: Sequence[Study]) -> list[Figure]:
     for g in kept:
         name = str(ds["group"].values[g])
         said = f"Noise scale of {name} by window of steps of {run.label}"
-        figure = Figure(f"Noise scale of {name}", said, x, y, (), width(runs), 140)
+        figure = Figure(f"Noise scale of {name}", said, x, y, height=120)
         found.append(over_time(ds.isel(group=g), IN_TIME, batch, figure, y))
     return found
 

@@ -12,7 +12,7 @@ from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.measures.gradient_noise import batch_size
 from gradlog.analysis.report.axes import Axis, logarithmic
 from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Rule
-from gradlog.analysis.report.figures import Chart, column, interval, middle_steps, spans, steps_axis, titled, width
+from gradlog.analysis.report.figures import Chart, column, interval, middle_steps, spans, steps_axis, titled
 from gradlog.analysis.report.study import Study
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def noise_scale(runs: Sequence[Study]) -> list[Figure]:
     ends = [column(ds, f"{NAME}{end}", NAME) for _, ds in shown for end in ("", "_low")]
     y = logarithmic("samples", *ends, [batch_size(run.document["noise"]) for run, _ in shown])
     x = steps_axis([run for run, _ in shown])
-    return [
-        _of_run(run, ds, x, y, titled("Noise scale, the critical batch size", run, runs), width(runs))
-        for run, ds in shown
-    ]
+    return [_of_run(run, ds, x, y, titled("Noise scale, the critical batch size", run, runs)) for run, ds in shown]
 
 
 def told_by_halves(run: Study, ds: xarray.Dataset, name: str) -> bool:
@@ -47,9 +44,9 @@ def told_by_halves(run: Study, ds: xarray.Dataset, name: str) -> bool:
     return source not in (None, "lags") and name in ds and bool(np.isfinite(ds[name].values).any())
 
 
-def _of_run(run: Study, ds: xarray.Dataset, x: Axis, y: Axis, title: str, wide: int) -> Figure:
+def _of_run(run: Study, ds: xarray.Dataset, x: Axis, y: Axis, title: str) -> Figure:
     said = f"Noise scale by window of steps of {run.label}"
-    return over_time(ds, NAME, batch_size(run.document["noise"]), Figure(title, said, x, y, (), wide), y)
+    return over_time(ds, NAME, batch_size(run.document["noise"]), Figure(title, said, x, y), y)
 
 
 def over_time(ds: xarray.Dataset, name: str, batch: float, figure: Figure, y: Axis) -> Figure:

@@ -78,7 +78,7 @@ def _shared(title: str, curves: Sequence[Curve], x: Axis, y: Axis, *rules: Rule)
         return []
     said = f"{title}, a line for each of {len(curves)} runs; the numbers stand in the table"
     legend = [("line", "s0", "a run"), ("line", "ink", "median of the runs")]
-    figure = Figure(title, said, x, y, legend, WIDE, height=300)
+    figure = Figure(title, said, x, y, legend, WIDE, height=230)
     figure.add(*rules, *(Line(at, v, f"{style(i)} over", tip=label) for i, (label, at, v) in enumerate(curves)))
     figure.add(Line(*_median(curves), "ink", tip="median of the runs that reach this far"))
     return [figure]

@@ -13,7 +13,7 @@ from gradlog.analysis.common.types import Float64
 from gradlog.analysis.measures.interpretation import sentence
 from gradlog.analysis.measures.predictors.registry import without_reference
 from gradlog.analysis.report.axes import Axis, logarithmic
-from gradlog.analysis.report.figure import WIDE, Band, Bars, Dots, Figure, Legend, Line, Rule, style
+from gradlog.analysis.report.figure import NARROW, WIDE, Band, Bars, Dots, Figure, Legend, Line, Rule, style
 from gradlog.analysis.report.figures import (
     Chart,
     column,
@@ -22,7 +22,6 @@ from gradlog.analysis.report.figures import (
     spans,
     steps_axis,
     titled,
-    width,
     windowed,
 )  # fmt: skip
 from gradlog.analysis.report.study import Analysis
@@ -54,7 +53,7 @@ def kappas(runs: Sequence[Analysis]) -> list[Figure]:
         "Kappa beside its shuffled value",
         "Kappa of each predictor with interval and shuffled value; the same numbers stand in the table.",
         logarithmic("kappa: squared prediction error over energy", *ends, [1.0]), names, legend,
-        width=WIDE if several else 480, height=len(names) * max(34, 8 + 16 * len(runs)),
+        width=WIDE if several else NARROW, height=len(names) * max(24, 6 + 11 * len(runs)),
     )  # fmt: skip
     figure.add(Rule(1.0, vertical=True, text="predicting zero"))
     for i, (run, gap) in enumerate(zip(runs, _offsets(len(runs)), strict=True)):
@@ -98,13 +97,13 @@ def kappa_over_time(runs: Sequence[Analysis]) -> list[Figure]:
     shown = windowed(runs)
     ends = [column(ds, f"window_kappa{end}", "window_kappa") for _, ds in shown for end in ("", "_null")]
     x, y = steps_axis([run for run, _ in shown]), logarithmic("kappa", *ends, [1.0])
-    return [_kappa_over_time(run, ds, x, y, titled("Kappa over time", run, runs), width(runs)) for run, ds in shown]
+    return [_kappa_over_time(run, ds, x, y, titled("Kappa over time", run, runs)) for run, ds in shown]
 
 
-def _kappa_over_time(run: Analysis, ds: xarray.Dataset, x: Axis, y: Axis, title: str, wide: int) -> Figure:
+def _kappa_over_time(run: Analysis, ds: xarray.Dataset, x: Axis, y: Axis, title: str) -> Figure:
     names = [str(p) for p in ds["predictor"].values]
     said = f"Kappa of {', '.join(names)} by window of steps of {run.label}"
-    figure = Figure(title, said, x, y, LEGEND, wide)
+    figure = Figure(title, said, x, y, LEGEND)
     figure.add(Rule(1.0))
     ends = [column(ds, f"window_kappa{end}", "window_kappa") for end in ("", "_low", "_high", "_null")]
     curves = [[values[:, i] for values in ends] for i in range(len(names))]

@@ -11,7 +11,7 @@ from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.reading.binning import Series
 from gradlog.analysis.report.axes import Axis, linear, logarithmic
 from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Tips
-from gradlog.analysis.report.figures import Chart, steps_axis, titled, width
+from gradlog.analysis.report.figures import Chart, steps_axis, titled
 from gradlog.analysis.report.study import Study
 
 SCALARS = {
@@ -37,8 +37,8 @@ def training(name: str, runs: Sequence[Study]) -> list[Figure]:
         return []
     title, label, _ = SCALARS[name]
     y = _axis(label, [run.series[name] for run in shown], name == "norm")
-    x, wide = steps_axis(shown), 320 if len(runs) == 1 else width(runs)
-    return [_of_run(run, name, x, y, titled(title, run, runs), wide) for run in shown]
+    x = steps_axis(shown)
+    return [_of_run(run, name, x, y, titled(title, run, runs)) for run in shown]
 
 
 for place, (name, (_, _, caption)) in enumerate(SCALARS.items()):
@@ -57,14 +57,14 @@ def _axis(label: str, found: Sequence[Series], log: bool) -> Axis:
     return linear(label, *ends, start=0.0 if least >= 0 else None)
 
 
-def _of_run(run: Study, name: str, x: Axis, y: Axis, title: str, wide: int) -> Figure:
+def _of_run(run: Study, name: str, x: Axis, y: Axis, title: str) -> Figure:
     series = run.series[name]
     lost = run.run.steps[~run.run.finite][: MOST_MARKS if name == "norm" else 0]
     legend: Legend = [("line", "s0", f"median of {series.rows:,} steps"), ("band", "s0", "smallest to largest")]
     binned: Legend = legend if series.rows > 1 else []
     crossed: Legend = [("cross", "s1", "non-finite step")] if len(lost) else []
     said = f"{SCALARS[name][0]} by step of {run.label}"
-    figure = Figure(title, said, x, y, [*binned, *crossed], wide, height=150, note=BAND if binned else "")
+    figure = Figure(title, said, x, y, [*binned, *crossed], height=150, note=BAND if binned else "")
     spans = zip(series.first, series.last, series.middle, series.low, series.high, strict=True)
     tips = [
         f"step {a:,}: {PAGE.number(m)}"

@@ -10,7 +10,7 @@ from gradlog.analysis.common.text import PAGE
 from gradlog.analysis.measures.updates import Estimate, GradientAndUpdate
 from gradlog.analysis.report.axes import Axis, linear
 from gradlog.analysis.report.figure import Band, Dots, Figure, Legend, Line, Rule
-from gradlog.analysis.report.figures import Chart, interval, steps_axis, titled, width
+from gradlog.analysis.report.figures import Chart, interval, steps_axis, titled
 from gradlog.analysis.report.study import Study
 
 Curve = tuple[str, str, Estimate]
@@ -63,7 +63,7 @@ def _figure(
     """Draw the curves of the whole model, each with the band of its interval."""
     legend: Legend = [("dashed" if style == "ink" else "line", style, name) for style, name, _ in curves]
     said = f"{title} of {run.label}, by stretch of steps"
-    figure = Figure(titled(title, run, runs), said, steps_axis([run]), y, legend, width(runs))
+    figure = Figure(titled(title, run, runs), said, steps_axis([run]), y, legend)
     at = (found.first + found.last) / 2
     figure.add(Rule(0.0))
     for style, name, estimate in curves:
