@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import abc
 import functools
+import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 from gradlog.errors import UnsupportedError
@@ -114,13 +115,15 @@ class _Watch(Hooks):
         self._model = model
         self._variables: dict[str, keras.Variable] = {}
         self._updates: _Updates | None = None
+        self.epoch: int | None = None
         self._wrap()
-        self._off_compile = _replace(model, "compile", self._compiling)
+        self._offs = [_replace(model, "compile", self._compiling), _replace(model, "fit", self._fitting)]
 
     def remove(self) -> None:
         """Put model and optimizer back as they were."""
         self._off()
-        self._off_compile()
+        for off in self._offs:
+            off()
         self._updates = None
         self._model.train_function = None
 
@@ -139,6 +142,26 @@ class _Watch(Hooks):
                 self._off()
                 self._wrap()
         return result
+
+    def _fitting(self, original: Function, *args: object, **kwargs: object) -> object:
+        """Be told of the epochs by a callback, where ``fit`` is called in a way that takes one."""
+        try:
+            call = inspect.signature(original).bind(*args, **kwargs)
+        except TypeError:  # which the call raises, too
+            return original(*args, **kwargs)
+        given = call.arguments.get("callbacks")
+        if "callbacks" in call.signature.parameters and not isinstance(given, keras.callbacks.CallbackList):
+            call.arguments["callbacks"] = [*([] if given is None else keras.tree.flatten(given)), _Epochs(self)]
+        try:
+            return original(*call.args, **call.kwargs)
+        finally:
+            self.epoch = None
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Note the epoch of the rows to come."""
+        with self.recorder.guarded():
+            self.drain()
+            self.epoch = epoch
 
     def _wrap(self) -> None:
         """Wrap the optimizer that the model has now; variables that it trains and the run does not have join it."""
@@ -190,24 +213,40 @@ def _like(variable: keras.Variable) -> NDArray[np.generic]:
     return np.empty(variable.shape, "float32" if dtype == "bfloat16" else dtype)
 
 
+class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]  # Any where the framework is not installed
+    """Tells a watch which epoch begins."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, object] | None = None) -> None:
+        """Tell it."""
+        self._watch.begin_epoch(epoch)
+
+
 class _Updates(abc.ABC):
     """Updates of one optimizer. ``first``: number of the next one, where an earlier optimizer made those before it."""
 
     def __init__(
-        self, hooks: Hooks, optimizer: keras.Optimizer, variables: list[keras.Variable], first: int | None
+        self, watch: _Watch, optimizer: keras.Optimizer, variables: list[keras.Variable], first: int | None
     ) -> None:
-        self._recorder, self._optimizer, self._variables = hooks.recorder, optimizer, variables
+        self._watch, self._recorder, self._optimizer, self._variables = watch, watch.recorder, optimizer, variables
         self._accumulate = optimizer.gradient_accumulation_steps or 1
         self._index = {id(v): i for i, v in enumerate(variables)}
         self._base = 0 if first is None else first - int(optimizer.iterations)
         self.last = None if first is None else first - 1
-        self._prepare(hooks)
+        self._prepare(watch)
 
     @abc.abstractmethod
     def _prepare(self, hooks: Hooks) -> None: ...
 
     @abc.abstractmethod
     def __call__(self, grads: Tensors, variables: Variables, rate: Number) -> None: ...
+
+    def _scalars(self, rate: Number) -> dict[str, float]:
+        epoch = self._watch.epoch
+        return {"lr": float(rate)} if epoch is None else {"lr": float(rate), "epoch": epoch}
 
     def _record(self, number: int, row: Callable[[], Row]) -> None:
         self.last = self._base + number
@@ -233,7 +272,7 @@ class _Torch(_Updates):
     def __call__(self, grads: Tensors, variables: Variables, rate: Number) -> None:
         def row() -> Row:
             fill = self._measure.lazy(self._ordered(grads, variables))
-            return Row(fill, {"lr": float(rate)}, later=self._measure.later)
+            return Row(fill, self._scalars(rate), later=self._measure.later)
 
         with self._recorder.guarded():
             self._record(int(self._optimizer._iterations) // self._accumulate, row)
@@ -259,4 +298,4 @@ class _Jax(_Updates):
         with self._recorder.guarded():
             number, micro = divmod(int(iteration), self._accumulate)
             if micro == self._accumulate - 1:
-                self._record(number, lambda: Row(self._fill(sketched), {"lr": float(rate)}))
+                self._record(number, lambda: Row(self._fill(sketched), self._scalars(rate)))
