@@ -90,15 +90,14 @@ def split_lines(data: bytes, count: int, where: str) -> list[bytes]:
     return data.split(b"\n")
 
 
-def walk(manifests: Iterable[bytes], before: str, where: str, first: int = 0) -> Iterator[Manifest]:
+def walk(manifests: Iterable[bytes], before: str, where: str) -> Iterator[Manifest]:
     """Walk along the chain.
 
     Parameters
     ----------
     manifests : iterable of bytes
-        From number ``first`` on.
     before : str
-        Digest of the manifest before, or of the root's metadata.
+        Digest of the root's metadata.
     where : str
         The segment, for messages.
 
@@ -107,7 +106,7 @@ def walk(manifests: Iterable[bytes], before: str, where: str, first: int = 0) ->
     CorruptRunError
         One is malformed, or does not follow the one before.
     """
-    for i, data in enumerate(manifests, first):
+    for i, data in enumerate(manifests):
         try:
             body = parse_object(data, f"{where}: manifest {i}")
             chunks = {key: str(entry["blake2b"]) for key, entry in body["chunks"].items()}
