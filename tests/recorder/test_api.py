@@ -11,8 +11,8 @@ import pytest
 import gradlog
 from gradlog.analysis import open_run
 from gradlog.format.header import RunHeader, SketchSpec, TensorInfo
+from gradlog.recorder.rows.row_builder import Columns
 from gradlog.storage.block import Block
-from gradlog.storage.scalar_columns import Columns
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, str, lambda n: np.array(n)])

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradlog.errors import GradientError
+from gradlog.format import limits
 from gradlog.format.codec import round_mantissa
 from gradlog.format.header import NONFINITE, PARTIAL, SKIPPED, RunHeader
 from gradlog.recorder.rows import fold
 from gradlog.sketching.projector import Entries, Projector, projector
 from gradlog.sketching.pytree import as_entries
 from gradlog.storage.block import Block
-from gradlog.storage.scalar_columns import Columns
 
 Fill = Callable[[NDArray[np.float32], NDArray[np.float64]], int]
 """Writes one row's sketches (G, k) and squared norms (G,); returns how many tensors had no gradient."""
@@ -154,3 +155,63 @@ class RowBuilder:
         put = [self._columns.put(block, block.rows - 1, name, value) for name, value in scalars.items()]
         block.name(self._columns.names)
         return [column for column in put if column is not None]
+
+
+class Columns:
+    """The scalars of a segment: each name gets the next column when it is first seen.
+
+    Parameters
+    ----------
+    notify : callable
+        Told once of each name whose value is not one number, and once that no more names are taken.
+    """
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+        self._places: dict[str, int] = {}
+        self._names: list[str] = []
+        self._bytes = 0
+        self._full = False
+        self._odd: set[str] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """Names in the order of their columns: the same list until there is a new one."""
+        if len(self._names) < len(self._places):
+            self._names = list(self._places)
+        return self._names
+
+    def put(self, block: Block, row: int, name: str, value: object) -> int | None:
+        """Set a scalar of a row and give its column; None where the name is one too many."""
+        column = self._places.get(name)
+        if column is None and not self._take(name, block.rows):
+            return None
+        column = self._places[name]
+        block.widen(column + 1)
+        block.scalars[row, column] = self._number(name, value)
+        return column
+
+    def _take(self, name: str, rows: int) -> bool:
+        """Give a new name a column, unless readers would refuse the run with it; so many rows are NaN there."""
+        count, size = len(self._places) + 1, self._bytes + len(json.dumps(name)) + 1
+        fits = count < limits.COLUMNS and size <= limits.NAMES and 8 * count * rows <= limits.WIDENED
+        if fits and not self._full:
+            self._places[name], self._bytes = count - 1, size
+        elif not self._full:
+            self._full = True
+            self._notify(
+                f"{name[:80]!r} and later new scalars are not recorded: readers take no more names than the "
+                f"{count - 1:,} so far; log fewer different ones"
+            )
+        return not self._full
+
+    def _number(self, name: str, value: object) -> float:
+        """NaN for what is not one number: an odd scalar is no reason to lose gradients."""
+        try:
+            number = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+            return float(cast(SupportsFloat, number))  # float() is asked whether it is one
+        except Exception as error:
+            if name not in self._odd:
+                self._odd.add(name)
+                self._notify(f"{name} is not recorded where it is not one number: {error}")
+            return float("nan")
