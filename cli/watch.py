@@ -54,15 +54,17 @@ def follow(
     """Show every look at the runs; say on standard error what is waited for where there is nothing to show."""
     from gradlog.analysis.following.watch import watch
 
-    def suspect(reason: str) -> None:
-        stderr.log.warning("%s; still watching, since it may be resumed: Ctrl-C ends", reason)
-
     for look in watch(paths, measure, every, view, suspect=suspect):
         if look.result is None:
             stderr.log.warning("waiting: %s", look.waiting)
         else:
             show(look.result, look)
         sys.stdout.flush()
+
+
+def suspect(reason: str) -> None:
+    """Say why no more rows may come."""
+    stderr.log.warning("%s; still watching, since it may be resumed: Ctrl-C ends", reason)
 
 
 def block(lines: list[str], look: Look[Result], every: float) -> None:

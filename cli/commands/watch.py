@@ -17,7 +17,7 @@ from gradlog.analysis.common.text import enumerate_some
 from gradlog.analysis.following.expressions import Expression
 from gradlog.cli import options, stderr
 from gradlog.cli.plain_text import printable
-from gradlog.cli.watch import EVERY, Seconds
+from gradlog.cli.watch import EVERY, Seconds, suspect
 
 if TYPE_CHECKING:
     from gradlog.analysis.following.alerts import Alert
@@ -102,11 +102,11 @@ def watch(
             told.update(unknown)
             stderr.log.warning("%s", _nothing_of(unknown, opened))
 
-    def suspect(reason: str) -> None:
-        stderr.log.warning("%s; still watching, since it may be resumed: Ctrl-C ends", reason)
+    def suspected(reason: str) -> None:
+        suspect(reason)
         look(open_run(run), live=False)
 
-    for seen in looks([run], lambda runs, live: look(runs[0], live), every, suspect=suspect):
+    for seen in looks([run], lambda runs, live: look(runs[0], live), every, suspect=suspected):
         if not seen.live and (unknown := alerts.unknown(seen.runs[0])):
             stderr.log.error("%s: %s", run, _nothing_of(unknown, seen.runs[0]))
             click.get_current_context().exit(3)
