@@ -28,7 +28,7 @@ def report(path: str, result: Document, full: bool = False, groups: bool = False
     parts = [
         _findings(path, result),
         _kappa(result),
-        _errors(result) if full else [],
+        _errors(result) if full or "sampled_of" in result["run"] else [],
         _rank(result, full),
         *([_spectrum(result), _measures(result), _signal(result), _path(result)] if full else []),
         _groups(result) if full or groups or dominant(result) else [],
@@ -47,11 +47,12 @@ def _findings(path: str, result: Document) -> list[str]:
     """Say what to know first: of which run, what was found, what to do next."""
     run, said = result["run"], findings(result, SENTENCE)
     groups = f"{counted(len(run['groups']), 'group')}, {_sketch(run, result['exact_groups'])}"
+    sampled = f", a sample of {run['sampled_of']:,}" if "sampled_of" in run else ""
     advice = [f for f in said if f.next_step][:1]
     left_out = f", the first {result['burn_in']:,} left out" if result["burn_in"] else ""
     return [
         plain_text.heading(plain_text.printable(path)),
-        *plain_text.wrap(f"steps {steps(run)}{left_out}; {groups}; {run['what']}, {run['stage']}"),
+        *plain_text.wrap(f"steps {steps(run)}{sampled}{left_out}; {groups}; {run['what']}, {run['stage']}"),
         *(line for finding in said for line in plain_text.note(finding.text)),
         *(line for f in advice for line in plain_text.wrap(f"next: {f.next_step} ({GUIDE}: {f.heading})")),
     ]

@@ -17,6 +17,8 @@ Float64 = NDArray[np.float64]
 EPS = (0.1, 0.05, 0.01)
 """Shares of energy that a rank may leave out, unless others are asked for."""
 
+SMALLEST_SAMPLE = 2048
+"""Rows of a sample of a run, at least."""
 
 Progress = Callable[[int, int], None]
 

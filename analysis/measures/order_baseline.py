@@ -21,6 +21,7 @@ are the best for the expected products of lags, which need c_in and c_out alone 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,13 @@ class Order:
     ages: NDArray[np.int64]
     phases: NDArray[np.int64]
     rows: int = 0
+
+    @property
+    def kinds(self) -> Counter[tuple[int, int, int]]:
+        """Number of chains by first and last age and phase: those of a sample are mostly alike."""
+        return Counter(
+            (first, stop, phase) for (first, stop), phase in zip(self.ages.tolist(), self.phases.tolist(), strict=True)
+        )
 
     def assume(self, rows: int) -> Order:
         """Return the same with epochs of so many rows from each chain's first on."""
@@ -119,12 +127,10 @@ def expected_moments(lags: int, c_in: float, c_out: float, order: Order) -> Floa
     newer, older = np.minimum.outer(lag, lag), np.maximum.outer(lag, lag)
     reached = (stop - np.clip(lag[:, None], first, stop)).sum(axis=1)  # rows that have so much history
     M = np.asarray(c_out * reached[older])
-    for begin, end, phase in zip(first.tolist(), stop.tolist(), order.phases.tolist(), strict=True):
-        if not order.rows:
-            break
+    for (begin, end, phase), chains in order.kinds.items() if order.rows else ():
         places = (np.clip(older, begin, end) + phase - newer, end + phase - newer)
         low, high = (_late(place, older - newer, order.rows) for place in places)
-        M += (c_in - c_out) * (high - low)
+        M += (c_in - c_out) * (chains * (high - low))
     np.fill_diagonal(M, reached)
     return np.asarray(M / reached[0])
 
@@ -162,12 +168,13 @@ def shared(fitted: Fitted, order: Order, a2: Float64 | float) -> Float64:
     """Mean over rows of -2 W_0 + sum_e W_e^2 - s2; ``a2`` is the mean of s2."""
     count = (order.ages[:, 1] - order.ages[:, 0]).sum()
     total: Float64 | float = 0.0
-    for (first, stop), phase in zip(order.ages.tolist(), order.phases.tolist(), strict=True):
+    for (first, stop, phase), chains in order.kinds.items():
         if fitted.beta is not None:
             b, part = np.asarray(fitted.beta, np.float64), order.rows - phase
-            total = total + _ema_until(b, stop, part, order.rows) - _ema_until(b, first, part, order.rows)
+            until_stop, until_first = (_ema_until(b, age, part, order.rows) for age in (stop, first))
+            total = total + chains * until_stop - chains * until_first
         else:
-            total = total + _linear_between(fitted, first, stop, phase, order.rows)
+            total = total + chains * _linear_between(fitted, first, stop, phase, order.rows)
     return np.asarray(total / count - a2)
 
 

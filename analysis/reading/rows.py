@@ -66,6 +66,8 @@ class RowSource:
         Rows of a stored chunk, the natural unit of reading.
     starts, firsts, every : int64 array, int64 array, int
         Rows from which on steps go up by ``every``, and their steps.
+    history : dict of int to (int, int)
+        By the first row of a chain, the rows of another source that come before it; see ``remember``.
     array : str
         Which array of a segment is read.
     """
@@ -77,6 +79,8 @@ class RowSource:
         self.n_groups, self.k = shape
         self.tails: dict[str, tuple[Journal, int]] = {}
         self.starts, self.firsts, self.every = np.zeros(1, np.int64), np.zeros(1, np.int64), 1
+        self.history: dict[int, tuple[int, int]] = {}
+        self._origin = self
         self._open: dict[str, Segment] = {}
 
     @property
@@ -115,6 +119,14 @@ class RowSource:
         for listener in tuple(_listeners):
             listener(len(out), out.nbytes)
         return out
+
+    def remember(self, origin: RowSource, history: dict[int, tuple[int, int]]) -> None:
+        """Take rows of another source as the history of chains, by their first row."""
+        self._origin, self.history = origin, history
+
+    def before(self, row: int) -> NDArray[np.float32]:
+        """Read the rows that are history of the chain which begins here; of most runs there are none."""
+        return self._origin.read(*self.history[row]) if row in self.history else np.empty((0, self.n), np.float32)
 
     def norms(self, start: int, stop: int) -> NDArray[np.float64]:
         """Squared norms of view rows [start, stop), (rows, groups)."""

@@ -102,6 +102,7 @@ class Run:
         Digest of everything that the run held when it was opened; see ``Metadata.digest``.
     """
 
+    _whole: Run | None = None
     scalar_sources: Mapping[str, str] = {}  # of scalars that were joined from files, in words
 
     def __init__(self, metadata: Metadata, view: View = "latest", steps: tuple[int, int] | None = None) -> None:
@@ -132,6 +133,11 @@ class Run:
     def whole_header(self) -> RunHeader:
         """Header with the tensors that joined the run later among its own."""
         return self.header.with_joined(segment.header for segment in self.segments)
+
+    @property
+    def whole(self) -> Run:
+        """The run that this is a sample of; else this run."""
+        return self._whole or self
 
     @property
     def k(self) -> int:

@@ -32,6 +32,7 @@ from gradlog.analysis.results.forms.labelled_arrays import LabelledArrays, label
 from gradlog.analysis.results.memory_model import check
 from gradlog.analysis.results.options import Caching, Keywords, Options, Predictors, Question
 from gradlog.analysis.results.plan import AnalysisPlan, plan
+from gradlog.analysis.results.sample import sampled
 from gradlog.analysis.results.scopes import Scopes
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def analyze(
         ``progress(done, total)`` on completed blocks.
     prefixes : int
         Also measure so many growing prefixes of equal steps.
+    sample : int, optional
+        Read only about so many rows, 2,048 at least, in 20 to 40 stretches that lie evenly in the run, each after rows
+        that serve as history. All numbers are then estimates: ``kappa_run`` is their error, and ranks are those of the
+        sampled rows. Default: all rows.
     light : bool
         Save memory on runs with many columns: compute the spectra of windows and prefixes by the randomized route (one
         more pass, wider intervals), and of their groups only the shares in the path length.
@@ -134,6 +139,7 @@ def analyze(
 @single_threaded()  # spectra of windows and groups are small: threads of BLAS would wait for each other
 def measure(run: Run, options: Options) -> LabelledArrays:
     """Do what ``analyze`` does, without a Dataset."""
+    run = sampled(run, options.scope, options.spectra.seed)
     planned = plan(run, options)
     check(planned.predicted, options.compute.memory)
     return assemble(Scopes(*execute(run, planned)))

@@ -67,14 +67,15 @@ class Collected:
 def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]:
     """Read the rows. Run and plan come back as they were, or scaled where rows exceed the range of float32 products."""
     recorded, watch = run, Watch(run)
-    of_panes = by_pane(run, plan.cuts, watch.names, watch.add)
+    all_rows = run.whole is run  # stretches far apart have no common course to leave
+    of_panes = by_pane(run, plan.cuts, watch.names, watch.add if all_rows else None)
     run, scale = in_range(run, of_panes)
     spec = dataclasses.replace(plan.spec, scale=scale)
     compute = plan.options.compute
     # A cluster would send every summary that is kept to this process: there only a cache that was named keeps them.
     far = compute.cache is True and isinstance(executors.of(compute.scheduler), Cluster)
     folder = None if far else resolve(compute.cache)
-    memo = Memo(folder, run) if folder and scale == 1 else None
+    memo = Memo(folder, run) if folder and scale == 1 and all_rows else None
     grams: Totals = {}
     kernels = frozenset[str]()
     for recipe, cuts in plan.passes:
@@ -86,7 +87,8 @@ def execute(run: Run, plan: AnalysisPlan) -> tuple[Run, AnalysisPlan, Collected]
         panes = contributions(summaries)
         if not recipe.columns:
             grams = {name: x for name, x in panes[-1].items() if name in SUMS and SUMS[name].triangle}
-    watch.finish(_change_norms(run, plan.cuts, panes))
+    if all_rows:
+        watch.finish(_change_norms(run, plan.cuts, panes))
     halves = half_batches.table(run, [(r.start, r.stop) for r in plan.flat], plan.epochs.steps)
     events, parted = described(watch), None
     if plan.options.scope.directions:

@@ -28,6 +28,7 @@ class Scope:
     burn_in: int = 0
     by_group: bool = True
     light: bool = False
+    sample: int | None = None
     steps_per_epoch: int | None = None
     directions: bool = False
 
@@ -74,6 +75,7 @@ class Keywords(TypedDict, total=False):
     burn_in: int
     by_group: bool
     light: bool
+    sample: int | None
     steps_per_epoch: int | None
     directions: bool
     svd: Method

@@ -99,7 +99,7 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
         As ``analyze`` does.
     """
     scope, spectra = options.scope, options.spectra
-    epochs, exact = epochs_of(run, scope.steps_per_epoch), exact_groups(run.whole_header)
+    epochs, exact = epochs_of(run.whole, scope.steps_per_epoch), exact_groups(run.whole_header)
     spec = AnalysisSpec(
         parse(options.predictors), options.eps, run.k, all(exact), run.has_exact_norms,
         exact_groups=exact, drawn_anew=not epochs.drawn,
@@ -132,9 +132,10 @@ def plan(run: Run, options: Options) -> AnalysisPlan:
 def ranges_of(run: Run, scope: Scope) -> Ranges:
     """Rows of every scope."""
     run.require(2)
-    T, burn_in, window, stride = run.n_steps, scope.burn_in, scope.window, scope.stride
-    if burn_in < 0 or scope.prefixes < 0:
-        raise ValueError(f"burn_in and prefixes must not be negative, got {burn_in} and {scope.prefixes}")
+    if scope.burn_in < 0 or scope.prefixes < 0:
+        raise ValueError(f"burn_in and prefixes must not be negative, got {scope.burn_in} and {scope.prefixes}")
+    T, window, stride = run.n_steps, scope.window, scope.stride
+    burn_in = scope.burn_in if run.whole is run else 0  # a sample has none of these rows
     counted = sum(max(0, stop - max(start, burn_in)) for start, stop in run.contiguous_ranges.tolist())
     if counted < 2:
         raise TooFewStepsError(f"{run.where}: {counted} finite steps after burn_in={burn_in}, at least 2 needed")

@@ -114,13 +114,16 @@ class Scopes:
 
     def _stretches(self, r: Range) -> NDArray[np.int64]:
         """Rows that the range's increments join, (stretches, 2): its own, and those just before it."""
-        start, stop = self._chains(r)
-        return np.stack([np.maximum(start, r.start - 1), np.minimum(stop, r.stop)], axis=1)
+        start, stop, before = self._chains(r)
+        return np.stack([np.maximum(start - (before > 0), r.start - 1), np.minimum(stop, r.stop)], axis=1)
 
     def _chains(self, r: Range) -> NDArray[np.int64]:
-        """Return starts and stops of the unbroken stretches that the range touches, (2, stretches)."""
-        chains = self.run.contiguous_ranges.T
-        return chains[:, (chains[0] < r.stop) & (chains[1] > r.start)]
+        """Return starts and stops of the unbroken stretches that a range touches, and their history, (3, stretches)."""
+        start, stop = self.run.contiguous_ranges.T
+        before = np.zeros_like(start)
+        for row, (low, high) in self.run.rows.history.items():
+            before[start == row] = high - low
+        return np.stack([start, stop, before])[:, (start < r.stop) & (stop > r.start)]
 
     def refined(self, r: Range) -> Decomposition | None:
         """Refine the spectrum by further passes over the rows until every r* is certain, where the route has any."""
@@ -178,12 +181,13 @@ class Scopes:
 
     def _order(self, r: Range) -> Order:
         """Past rows available at the range's rows, as a range for each chain, and where its epochs begin."""
-        start, stop = self._chains(r)
-        ages = np.stack([np.maximum(start, r.start) - start, np.minimum(stop, r.stop) - start], axis=1)
+        start, stop, before = self._chains(r)
+        begin = start - before
+        ages = np.stack([np.maximum(start, r.start) - begin, np.minimum(stop, r.stop) - begin], axis=1)
         if self.recipe.epoch is None:
             return Order(ages, np.zeros_like(start))
         (steps, first), every = self.recipe.epoch, self.run.header.every
-        return Order(ages, (self.run.steps[start] - first) % steps // every, steps // every)
+        return Order(ages, (self.run.steps[start] - every * before - first) % steps // every, steps // every)
 
     def steps(self, r: Range) -> Values:
         """Which steps carry the path of ``last``."""

@@ -16,6 +16,12 @@ from gradlog.analysis.streaming.scalar_sums import ScalarSums
 def of_run(run: Run, spec: AnalysisSpec, counted: ScalarSums, of_all: Evidence) -> list[str]:
     """Say what is irregular about the rows themselves."""
     info, said = run.info, list(run.scalar_sources.values())
+    if run.whole is not run:
+        said.append(
+            f"a sample of {run.n_steps:,} of {run.whole.n_steps:,} steps: kappa of all differs by the error within the "
+            "run, by more where few steps differ from all others, as the first may; the rank of all is mostly higher; "
+            "events were not looked for"
+        )
     if info["every"] > 1:
         said.append(f"every={info['every']}: increments span {info['every']} optimizer steps")
     if info["gaps"]:

@@ -34,6 +34,7 @@ class Scaled(RowSource):
     def __init__(self, rows: RowSource, exponent: int) -> None:
         self.__dict__.update(rows.__dict__)
         self.exponent = exponent
+        self._origin = self if rows._origin is rows else Scaled(rows._origin, exponent)
 
     def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """See RowSource."""

@@ -56,6 +56,8 @@ def summarise_block(
         for first, last, fresh in fragments:
             if fresh:
                 whole.absorb(sections.gap(recipe, first))
+                if len(before := source.before(first)):
+                    whole.absorb(sections.history(before, recipe, first, whole))
             part = None
             for low, high in itertools.pairwise(_edges(first, last, size)):
                 if stop is not None and stop.is_set():

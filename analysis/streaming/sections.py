@@ -10,9 +10,12 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import numpy as np
+
+from gradlog.analysis.common.types import Float32, Float64
 from gradlog.analysis.streaming.ema import BETA_NODES, COARSE_NODES, settle
 from gradlog.analysis.streaming.recipe import SUMS, Recipe
-from gradlog.analysis.streaming.summary import Sections, Summary
+from gradlog.analysis.streaming.summary import Sections, Summary, edge
 from gradlog.analysis.streaming.totals import Totals, contributions
 
 SHORTEST, FEWEST_ROWS = 16, 200
@@ -75,6 +78,37 @@ def gap(recipe: Recipe, row: int) -> Summary:
     found = Summary.gap(recipe)
     if recipe.section:
         found.sections = ((row // recipe.section, Summary.gap(thin(recipe))),)
+    return found
+
+
+def history(rows: Float32, recipe: Recipe, row: int, within: Summary) -> Summary:
+    """Return what the rows before a chain leave behind, in its section too; they are in none of the sums.
+
+    Parameters
+    ----------
+    rows : float32 (m, n)
+    recipe : Recipe
+    row : int
+        First row of the chain.
+    within : Summary
+        The one that will absorb it.
+    """
+    h = rows.copy()
+    h[1:] -= rows[:-1]
+    powers = recipe.beta ** np.arange(len(rows) - 1, -1, -1)  # r = h + beta r, from r = 0
+    tail, r = rows[-recipe.history :].copy(), (powers.astype(np.float32) @ h).astype(np.float64)
+    found = _recalled(Summary(recipe, within), tail, r)
+    if recipe.section:
+        small = thin(recipe)
+        own = _recalled(Summary(small), tail, r[[recipe.betas.index(b) for b in small.betas]])
+        found.sections = ((row // recipe.section, own),)
+    return found
+
+
+def _recalled(found: Summary, tail: Float32, r: Float64) -> Summary:
+    """Begin with this history; ``edge`` counts the ends of chains, and here one goes on."""
+    found.cut, found.tail, found.r = True, tail, r
+    found.sums["edge"] -= found.recipe.fold(edge(tail, found.recipe.lags))
     return found
 
 

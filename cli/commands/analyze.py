@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from gradlog.analysis.common.text import TERMINAL, counted
+from gradlog.analysis.common.types import SMALLEST_SAMPLE
 from gradlog.analysis.measures.predictors.registry import usual, without_reference
 from gradlog.cli import options, output_files, plain_text, stderr, watch
 
@@ -81,6 +82,8 @@ class Answer:
                   help="Also measure which way training goes: turns, autocorrelation, the weights' path.")  # fmt: skip
 @options.steps_per_epoch
 @options.burn_in
+@options.selected("--sample", type=click.IntRange(SMALLEST_SAMPLE), metavar="N",
+                  help="Read about N steps alone, in stretches over the run, and tell the error.")  # fmt: skip
 @options.view
 @options.scalars
 @options.output("--full", is_flag=True, help="Print all tables: errors, spectrum, signal, path and bounds, too.")

@@ -43,7 +43,7 @@ Document = dict[str, Any]
 SCHEMA = "gradlog.analysis/1"
 RUN_FIELDS = (
     "path", "steps", "first_step", "last_step", "every", "groups", "k", "seed", "kind", "stage", "what", "status",
-    "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid",
+    "dimension", "view", "gaps", "nonfinite", "abandoned", "norms", "created", "uuid", "sampled_of",
 )  # fmt: skip
 UNDEFINED = "undefined values written as null"
 NO_BOUNDS = "no bounds: they need the logged loss and learning rate"
@@ -72,7 +72,7 @@ def to_json(ds: xarray.Dataset | LabelledArrays) -> Document:
     own["path_shares"]["by_group"] = {}
     for i, name in enumerate(numbers.labels["group"]):
         numbers.fill(own, [PATH_SHARE], "group_", (i,), (name,), ERRORS_FIRST)
-    result: Document = {"schema": SCHEMA, "run": {f: run[f] for f in RUN_FIELDS}}
+    result: Document = {"schema": SCHEMA, "run": {f: run[f] for f in RUN_FIELDS if f in run}}
     numbers.fill(result, OF_EVERY_SCOPE)
     result["noise"] |= {"source": attrs["signal_source"] or None, "withheld": attrs["signal_withheld"]}
     result |= {q.place: own[q.place] for q in SPECTRUM} | _passes(attrs)

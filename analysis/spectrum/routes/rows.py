@@ -44,6 +44,8 @@ class RowGram(Route):
 
     def read(self, source: RowSource, chains: NDArray[np.int64]) -> None:
         """See Route."""
+        if source.history:
+            raise ValueError("svd='rows' does without the rows before a sample's stretches: ask for another route")
         self._finite = np.zeros(len(source), bool)
         for start, stop in chains:
             self._finite[start:stop] = True
