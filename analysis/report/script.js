@@ -99,7 +99,6 @@
     cy: (p, _, y) => y(p).toFixed(1),
     x: (p, x) => x(p).toFixed(1),
     y: (p, _, y) => y(p).toFixed(1),
-    width: (p, x) => (x(p) - x(0)).toFixed(1),
   };
   const points = (element) => {
     if (element.localName === "circle") return [["M", element.getAttribute("cx"), element.getAttribute("cy")]];
@@ -108,9 +107,9 @@
   const start = (chart) => {
     const { svg, plot, left, right, values, top, bottom } = chart;
     chart.marks = [];
-    for (const element of all("path,circle,rect,text", plot)) {
+    for (const element of all("path,circle,text", plot)) {
       const level = element.matches("path.rule[d*=H],text[text-anchor=end]");  // a horizontal rule, or its name
-      const upright = !values || element.matches("rect,path.cross,path.rule[d*=V]");
+      const upright = !values || element.matches(".hits path,.cells path,.cross,.rule[d*=V]");
       for (const name of Object.keys(moved)) {
         const value = element.getAttribute(name);
         if (value !== null) chart.marks.push({ element, name, value, level, upright });
@@ -334,8 +333,15 @@
     image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
   };
   for (const figure of all("figure")) {
-    const holder = figure.querySelector(".save");
-    holder.hidden = false;
+    const holder = document.createElement("span");
+    holder.className = "save";
+    for (const kind of ["svg", "png"]) {
+      const saver = document.createElement("button");
+      Object.assign(saver, { type: "button", textContent: kind.toUpperCase() });
+      saver.dataset.save = kind;
+      holder.append(saver);
+    }
+    figure.prepend(holder);
     holder.addEventListener("click", (event) => {
       const kind = event.target.dataset.save;
       if (!kind) return;

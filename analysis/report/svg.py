@@ -51,7 +51,7 @@ class _Drawing:
         self.room = NAMES if figure.names else RIGHT
         self.right = self.width - self.room
         self.legend = _flow(figure.legend, self.width)
-        self.titles = [abbreviate(line, self.width // 8) for line in figure.title.split("\n")]
+        self.titles = [abbreviate(line, int(self.width / 7.5)) for line in figure.title.split("\n")]
         self.top = TOP + LINE * (len(self.titles) + len(self.legend)) + LINE
         self.bottom = self.top + figure.height
 
@@ -98,7 +98,7 @@ class _Drawing:
         missing = ~np.isfinite(points.sum(axis=1))
         path, pen = [], "M"
         for (px, py), gap in zip(points, missing, strict=True):
-            path.append("" if gap else f"{pen}{px:.1f} {py:.2f}")
+            path.append("" if gap else f"{pen}{_short(px, 1)} {_short(py, 2)}")
             pen = "M" if gap else "L"
         kind = f"line{' dashed' if mark.dashed else ''} {mark.style}"
         yield f'<path class="{kind}" d="{"".join(path)}">{_tip(mark.tip)}</path>'
@@ -109,8 +109,8 @@ class _Drawing:
         known = np.isfinite(px) & np.isfinite(below) & np.isfinite(above)
         edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(int)))
         for a, b in zip(edges[::2], edges[1::2], strict=True):
-            out = [f"{u:.1f} {v:.1f}" for u, v in zip(px[a:b], above[a:b], strict=True)]
-            back = [f"{u:.1f} {v:.1f}" for u, v in zip(px[a:b][::-1], below[a:b][::-1], strict=True)]
+            out = [f"{_short(u, 1)} {_short(v, 1)}" for u, v in zip(px[a:b], above[a:b], strict=True)]
+            back = [f"{_short(u, 1)} {_short(v, 1)}" for u, v in zip(px[a:b][::-1], below[a:b][::-1], strict=True)]
             yield f'<path class="band {mark.style}" d="M{"L".join(out + back)}Z"/>'
 
     def _dots(self, mark: Dots) -> Iterable[str]:
@@ -142,18 +142,24 @@ class _Drawing:
 
     def _tips(self, mark: Tips) -> Iterable[str]:
         """Lay invisible columns over the plot that carry the hover texts."""
+        yield '<g class="hits">'
         for (a, b), tip in zip(pairwise(self.at_x(mark.edges)), mark.texts, strict=True):
-            place = f'x="{a:.1f}" y="{self.top}" width="{b - a:.1f}" height="{self.figure.height}"'
-            yield f'<rect class="hit" {place}>{_tip(tip)}</rect>'
+            yield f'<path d="{_box(a, b, self.top, self.bottom)}">{_tip(tip)}</path>'
+        yield "</g>"
 
     def _cells(self, mark: Cells) -> Iterable[str]:
-        """Fill a rectangle for each value, column by column."""
+        """Fill a rectangle for each value, column by column; those that say the same are one mark."""
+        boxes: dict[tuple[str, str], str] = {}
         for column, (a, b) in enumerate(pairwise(self.at_x(mark.edges))):
             for row, value in enumerate(mark.values[:, column]):
                 t, u = self.at_y([row - 0.5, row + 0.5])
-                strength = value / mark.top if np.isfinite(value) else 0.0
-                place = f'x="{a:.1f}" y="{t:.1f}" width="{b - a - 1:.1f}" height="{u - t - 1:.1f}"'
-                yield f'<rect class="cell" {place} fill-opacity="{strength:.3f}">{_tip(mark.tips[row][column])}</rect>'
+                strength = f"{value / mark.top if np.isfinite(value) else 0.0:.3g}"
+                said = mark.tips[row][column], strength
+                boxes[said] = boxes.get(said, "") + _box(a, b - 1, t, u - 1)
+        yield '<g class="cells">'
+        for (tip, strength), box in boxes.items():
+            yield f'<path fill-opacity="{strength}" d="{box}">{_tip(tip)}</path>'
+        yield "</g>"
 
     def _names(self) -> Iterable[str]:
         """Name lines at the right edge, pushed apart where they would overlap."""
@@ -211,6 +217,16 @@ MARKS: dict[type, Callable[..., Iterable[str]]] = {
 
 def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(printable(text))}</text>'
+
+
+def _box(left: float, right: float, top: float, bottom: float) -> str:
+    """Return the path of a rectangle."""
+    a, b, t, u = (_short(edge, 1) for edge in (left, right, top, bottom))
+    return f"M{a} {t}H{b}V{u}H{a}Z"
+
+
+def _short(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def _tip(text: str) -> str:

@@ -82,6 +82,8 @@ def _tips(found: DirectionMap) -> list[list[str]]:
     )
 
     def tip(i: int, j: int) -> str:
+        if found.first is found.other_first:  # the same on both sides of the diagonal
+            i, j = min(i, j), max(i, j)
         value, low, high = (float(part[i, j]) for part in (found.cosine, found.low, found.high))
         if np.isnan(value):
             return f"steps {spans[i]} and {others[j]}: not known"

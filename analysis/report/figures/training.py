@@ -67,14 +67,15 @@ def _of_run(run: Study, name: str, x: Axis, y: Axis, title: str) -> Figure:
     figure = Figure(title, said, x, y, [*binned, *crossed], height=150, note=BAND if binned else "")
     spans = zip(series.first, series.last, series.middle, series.low, series.high, strict=True)
     tips = [
-        f"step {a:,}: {PAGE.number(m)}"
-        if a == b
+        f"step{'' if a == b else 's'} {a:,}{'' if a == b else f' to {b:,}'}: {PAGE.number(m)}"
+        if a == b or lo == hi
         else f"steps {a:,} to {b:,}: median {PAGE.number(m)}, {PAGE.number(lo)} to {PAGE.number(hi)}"
         for a, b, m, lo, hi in spans
     ]
     left_out = [f"step {t:,}: NaN or inf, left out" for t in lost]
+    if series.rows > 1:
+        figure.add(Band(series.step, series.low, series.high, "s0"))
     figure.add(
-        Band(series.step, series.low, series.high, "s0"),
         Line(series.step, series.middle, "s0"),
         Tips([*series.first, series.last[-1]], tips),
         Dots(lost, np.full(len(lost), y.low), "s1", left_out, "cross"),
