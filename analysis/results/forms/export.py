@@ -10,6 +10,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from gradlog.analysis.common.text import no_formula, portable_names, writable
-from gradlog.analysis.reading.rows import buffer_rows
+from gradlog.analysis.reading.rows import RowSource, buffer_rows
 from gradlog.analysis.reading.run import Run
 from gradlog.errors import MissingDependencyError
 
@@ -31,7 +32,7 @@ SUFFIX: dict[str, str] = {"netcdf": ".nc", "zarr": ".zarr", "parquet": ".parquet
 
 
 def export_rows(run: Run, target: Path, form: Form, sketch: bool = True) -> None:
-    """Write the rows of a run: step, flags, scalars, squared norms and sketch of each group.
+    """Write the rows of a run: step, flags, scalars, squared norms, and sketch and recorded update of each group.
 
     Parameters
     ----------
@@ -40,10 +41,11 @@ def export_rows(run: Run, target: Path, form: Form, sketch: bool = True) -> None
         Replaced if it exists, a folder excepted.
     form : {"netcdf", "zarr", "parquet", "csv", "npz"}
         In the flat formats a group's columns are ``norm2:GROUP`` and ``sketch:GROUP`` (Parquet: a list of k floats) or
-        ``sketch:GROUP:0``, ``:1``, ... (CSV). The others take no slash in a name: the scalar ``lr/1`` becomes
-        ``lr_1``, and its attribute ``original_name`` (npz: the JSON ``original_names``) keeps what it was.
+        ``sketch:GROUP:0``, ``:1``, ... (CSV). Updates beside gradients are ``update:GROUP`` likewise. The others take
+        no slash in a name: the scalar ``lr/1`` becomes ``lr_1``, and its attribute ``original_name`` (npz: the JSON
+        ``original_names``) keeps what it was.
     sketch : bool
-        Whether to write the sketch too.
+        Whether to write the sketch too, and that of the update.
 
     Raises
     ------
@@ -115,12 +117,19 @@ def columns(run: Run) -> dict[str, NDArray[np.generic]]:
     return found | norms
 
 
-def blocks_of(run: Run) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-    """Ranges of rows with their sketch, float32 (rows, groups, k)."""
+def sketches(run: Run) -> dict[str, RowSource]:
+    """Name what a run holds of each row as a sketch: the row itself, and an update beside a gradient."""
+    beside = None if run.header.what == "update" else run.updates
+    return {"sketch": run.rows} | ({} if beside is None else {"update": beside})
+
+
+def blocks_of(run: Run, *sources: RowSource) -> Iterator[tuple[int, int, list[NDArray[np.float32]]]]:
+    """Ranges of rows with what the sources hold of them, float32 (rows, groups, k) each."""
     size = buffer_rows(run.rows)
     for start in range(0, run.n_steps, size):
         stop = min(start + size, run.n_steps)
-        yield start, stop, run.rows.read(start, stop).reshape(stop - start, run.n_groups, run.k)
+        shape = stop - start, run.n_groups, run.k
+        yield start, stop, [source.read(start, stop).reshape(shape) for source in sources]
 
 
 def _known(form: str) -> None:
@@ -141,16 +150,16 @@ def _write_dataset(ds: xarray.Dataset, target: Path, form: str) -> None:
 def _rows_npz(run: Run, target: Path, sketch: bool) -> None:
     arrays: dict[str, NDArray[np.generic]] = {"step": run.steps, "flags": run.flags, "group_norm2": run.group_norm2}
     arrays |= {"group": np.array([writable(g) for g in run.header.groups]), "info": np.array(json.dumps(run.info))}
-    names = portable_names(run.scalar_columns, {*arrays, "sketch", "original_names"})
+    names = portable_names(run.scalar_columns, {*arrays, *sketches(run), "original_names"})
     arrays |= {label: run.scalar_columns[name] for name, label in names.items()}
     renamed = {label: writable(name) for name, label in names.items() if label != name}
     arrays["original_names"] = np.array(json.dumps(renamed))
     _write_npz(target, arrays)
-    if sketch:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (run.n_steps, run.n_groups, run.k)}
-        with zipfile.ZipFile(target, "a") as archive, archive.open("sketch.npy", "w", force_zip64=True) as member:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (run.n_steps, run.n_groups, run.k)}
+    for name, source in sketches(run).items() if sketch else ():
+        with zipfile.ZipFile(target, "a") as archive, archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, header)
-            for _, _, cube in blocks_of(run):
+            for _, _, (cube,) in blocks_of(run, source):
                 member.write(np.ascontiguousarray(cube, "<f4").tobytes())
 
 
@@ -166,27 +175,28 @@ def _write_npz(target: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
 def _rows_csv(run: Run, target: Path, sketch: bool) -> None:
     import pandas
 
-    found = columns(run)
-    coordinates = [f"sketch:{writable(g)}:{i}" for g in run.header.groups for i in range(run.k)] if sketch else []
+    found, sources = columns(run), sketches(run) if sketch else {}
+    coordinates = [f"{name}:{writable(g)}:{i}" for name in sources for g in run.header.groups for i in range(run.k)]
     with target.open("w", encoding="utf-8", newline="") as file:
-        for start, stop, cube in blocks_of(run):
+        for start, stop, cubes in blocks_of(run, *sources.values()):
             table = pandas.DataFrame({name: column[start:stop] for name, column in found.items()})
-            values = pandas.DataFrame(cube.reshape(stop - start, -1)[:, : len(coordinates)], columns=coordinates)
+            cells = [np.empty((stop - start, 0), np.float32), *(cube.reshape(stop - start, -1) for cube in cubes)]
+            values = pandas.DataFrame(np.concatenate(cells, axis=1), columns=coordinates)
             table = pandas.concat([table, values], axis=1).rename(columns=no_formula)
             table.to_csv(file, index=False, header=start == 0, lineterminator="\n", na_rep="nan")
 
 
 def _rows_parquet(run: Run, target: Path, sketch: bool) -> None:
     pa, pq = _pyarrow()
-    found = columns(run)
+    found, sources = columns(run), sketches(run) if sketch else {}
     fields = [(name, pa.from_numpy_dtype(column.dtype)) for name, column in found.items()]
-    if sketch:
-        fields += [(f"sketch:{writable(g)}", pa.list_(pa.float32(), run.k)) for g in run.header.groups]
+    rows = pa.list_(pa.float32(), run.k)
+    fields += [(f"{name}:{writable(g)}", rows) for name in sources for g in run.header.groups]
     schema = pa.schema(fields, metadata={"gradlog": json.dumps(run.info)})
     with pq.ParquetWriter(target, schema) as writer:
-        for start, stop, cube in blocks_of(run):
+        for start, stop, cubes in blocks_of(run, *sources.values()):
             arrays = [pa.array(np.asarray(column[start:stop])) for column in found.values()]
-            for g in range(run.n_groups if sketch else 0):
+            for cube, g in product(cubes, range(run.n_groups)):
                 flat = pa.array(np.ascontiguousarray(cube[:, g]).ravel())
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, run.k))
             writer.write_table(pa.table(arrays, schema=schema))

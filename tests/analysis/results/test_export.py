@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from gradlog.analysis.results.forms.export import export_result, export_rows
 from gradlog.errors import MissingDependencyError, TooFewStepsError
 from tests.helpers import stores
 
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 FORMS = ["netcdf", "zarr", "parquet", "csv", "npz"]
 
 
@@ -203,3 +205,26 @@ def test_refusals(run, tmp_path):
     empty = open_run(str(stores.write_run(tmp_path / "empty.zarr", np.empty((0, 1, 4)))))
     with pytest.raises(TooFewStepsError):
         export_rows(empty, tmp_path / "x", "csv")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_updates_beside_gradients_are_written_too(tmp_path, form):
+    run = open_run(GOLDEN / "updates.zarr")
+    truth = run.updates.read(0, run.n_steps).reshape(run.n_steps, run.n_groups, run.k)
+    target = tmp_path / f"out.{form}"
+    export_rows(run, target, form)
+    if form in ("netcdf", "zarr"):
+        with xr.open_dataset(target, engine="h5netcdf" if form == "netcdf" else "zarr") as ds:
+            found = ds["update"].values
+    elif form == "npz":
+        with np.load(target) as z:
+            found = z["update"]
+    elif form == "parquet":
+        found = np.stack([np.stack(pq.read_table(target)[f"update:{g}"].to_numpy()) for g in run.groups], 1)
+    else:
+        with target.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        names = [f"update:{g}:{i}" for g in run.groups for i in range(run.k)]
+        found = np.array([[np.float32(line[n]) for n in names] for line in lines]).reshape(truth.shape)
+    np.testing.assert_array_equal(found, truth)
+    export_rows(run, tmp_path / f"bare.{form}", form, sketch=False)
