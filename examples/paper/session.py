@@ -119,7 +119,8 @@ def recording(o: argparse.Namespace, data: Any, options: dict[str, Any]) -> dict
             raise SystemExit(f"{o.out} is complete; remove it to train again")
     notes = settings | {"steps": o.steps, "threads": torch.get_num_threads()}
     notes |= {"data_name": data.name, "digest": data.digest, "steps_per_epoch": data.steps_per_epoch(o.batch)}
-    return {"mode": "a" if begun else "w", "on_error": "raise", "hostname": False, "notes": notes} | options
+    recorded = {"what": ("gradient", "update"), "norms_every": 10, "theta_every": 10}
+    return {"mode": "a" if begun else "w", "on_error": "raise", "hostname": False, "notes": notes} | recorded | options
 
 
 def steps(o: argparse.Namespace, model: Any, optimizer: torch.optim.Optimizer, log: Any) -> Iterator[int]:
