@@ -1,4 +1,4 @@
-"""What gradlog says of a recorded row, beside what the paper printed, as lines of two tables."""
+"""What gradlog says of a recorded row, beside what the paper printed, as lines of three tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.paper.findings import FINDINGS, findings_line
 from examples.paper.rows import PREDICTORS, Row
 from gradlog.analysis import analyze, open_run, to_json
 
@@ -30,6 +31,7 @@ class Measured:
     data: str
     minutes: float
     recorder: float
+    findings: tuple[str, ...]
 
 
 def measure(row: Row, path: Path) -> Measured:
@@ -38,9 +40,10 @@ def measure(row: Row, path: Path) -> Measured:
     notes, scalars = run.info["provenance"]["notes"], run.scalar_columns
     exact = path.with_suffix(".exact.json")
     step, recorder, outside = (scalars[f"{name}_seconds"] for name in ("step", "recorder", "exact"))
+    found = to_json(analyze(run, predictors=PREDICTORS))
     return Measured(
         row=row,
-        found=to_json(analyze(run, predictors=PREDICTORS, by_group=False)),
+        found=found,
         exact=json.loads(exact.read_text())["kappa"] if exact.exists() else {},
         steps=run.info["steps"],
         batch=notes["batch"],
@@ -48,6 +51,7 @@ def measure(row: Row, path: Path) -> Measured:
         data=notes["data_name"] if notes["data_name"] == row.data else f"{STAND_IN}: {notes['data_name']}",
         minutes=float(np.nansum(step - outside)) / 60,
         recorder=float(np.nanmedian(recorder / (step - outside - recorder))),
+        findings=findings_line(row.name, run, found),
     )
 
 
@@ -128,13 +132,16 @@ FORMATS = {"table": text, "markdown": markdown, "latex": latex}
 
 
 def page(rows: list[Measured], layout: str) -> str:
-    """Both tables in one of ``FORMATS``, or everything as JSON."""
+    """All tables in one of ``FORMATS``, or everything as JSON."""
     if layout == "json":
         found = {
             m.row.name: dataclasses.asdict(m) | {"paper": dict(zip(PREDICTORS, m.row.paper, strict=True))} for m in rows
         }
         return json.dumps(found, indent=1).replace("NaN", "null")
     draw = FORMATS[layout]
-    return "\n\n".join(
-        [draw(KAPPA, [line for m in rows for line in kappa_lines(m)]), draw(RANK, [rank_line(m) for m in rows])]
-    )
+    tables = {
+        KAPPA: [line for m in rows for line in kappa_lines(m)],
+        RANK: [rank_line(m) for m in rows],
+        FINDINGS: [m.findings for m in rows],
+    }
+    return "\n\n".join(draw(titles, lines) for titles, lines in tables.items())

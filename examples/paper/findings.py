@@ -1,0 +1,52 @@
+"""What happened in a recorded row: groups, events, noise, the update beside the gradient, the path of the weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gradlog.analysis import Run, turns, weights_path
+from gradlog.errors import TooFewStepsError
+
+FINDINGS = (
+    "run", "leading group", "its share", "events", "turns", "signal", "lag 1", "update and -gradient", "update before",
+    "update / weights", "curvature", "unstable from", "distance / length",
+)  # fmt: skip
+UPDATE = (("cosine", 2), ("previous", 2), ("relative", 4), ("shared", 1), ("edge", 1))
+
+
+def findings_line(name: str, run: Run, found: dict[str, Any]) -> tuple[str, ...]:
+    """One line under the titles ``FINDINGS``; ``found`` is the document of ``gradlog analyze --json``."""
+    energies = {group: part["energy"] for group, part in found["by_group"].items()}
+    leader = max(energies, key=lambda group: energies[group])
+    noise, update = found["noise"], found.get("update", {})
+    return (
+        name,
+        leader,
+        f"{100 * energies[leader] / found['energy']:.0f} %",
+        ", ".join(str(event["step"]) for event in found["events"]["events"]) or "none",
+        turns_of(run),
+        interval(noise, "signal_share"),
+        interval(found["lag_coherence"]["1"], "value"),
+        *(interval(update.get(key, {}), "value", digits) for key, digits in UPDATE),
+        f"{weights_path(run).efficiency:.2f}" if update else "-",
+    )
+
+
+def turns_of(run: Run) -> str:
+    """Give the steps at which the direction changes at once."""
+    try:
+        found = turns(run)
+    except TooFewStepsError:
+        found = None
+    return "not known" if found is None else ", ".join(str(turn.step) for turn in found) or "none"
+
+
+def interval(figures: dict[str, Any], name: str, digits: int = 2) -> str:
+    """Give a value with the ends of its interval; a dash for what was withheld."""
+    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+    values = [figures.get(key) for key in (name, low, high)]
+    if any(value is None or math.isnan(value) for value in values):
+        return "-"
+    value, low, high = (f"{value:.{digits}f}" for value in values)
+    return f"{value} ({low} to {high})"
