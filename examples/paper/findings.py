@@ -12,7 +12,7 @@ FINDINGS = (
     "run", "leading group", "its share", "events", "turns", "signal", "lag 1", "update and -gradient", "update before",
     "update / weights", "curvature", "unstable from", "distance / length",
 )  # fmt: skip
-UPDATE = (("cosine", 2), ("previous", 2), ("relative", 4), ("shared", 1), ("edge", 1))
+UPDATE = (("cosine", 2), ("previous", 2), ("relative", 4), ("shared", 2), ("edge", 1))
 
 
 def findings_line(name: str, run: Run, found: dict[str, Any]) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def findings_line(name: str, run: Run, found: dict[str, Any]) -> tuple[str, ...]
         name,
         leader,
         f"{100 * energies[leader] / found['energy']:.0f} %",
-        ", ".join(str(event["step"]) for event in found["events"]["events"]) or "none",
+        ", ".join(str(event["peak_step"]) for event in found["events"]["events"]) or "none",
         turns_of(run),
         interval(noise, "signal_share"),
         interval(found["lag_coherence"]["1"], "value"),
