@@ -49,8 +49,8 @@ Floats = NDArray[np.float32]
 FOLD_HASH, FOLD_HASH_2, EXACT = "fold-hash/1", "fold-hash/2", "exact/1"
 RANDOM_MAPS = (FOLD_HASH, FOLD_HASH_2)
 
-_BLOCK = 8192
-"""Longest dot product: OpenBLAS wakes its threads above 10,000 entries, and float32 sums stay accurate."""
+LONGEST_DOT = 8192
+"""Entries: above 10,000 OpenBLAS wakes its threads, which wait for busy cores; and float32 sums stay accurate."""
 
 
 def default_m(k: int) -> int:
@@ -266,10 +266,10 @@ def squared_norm(x: Numbers) -> float:
     """Squared norm of x rounded to float32: float32 dot products of at most 8192 entries, added in float64."""
     if x.dtype != np.float32:
         x = x.astype(np.float32)
-    body = x.size - x.size % _BLOCK
+    body = x.size - x.size % LONGEST_DOT
     norm2 = 0.0
     if body:
-        blocks = x[:body].reshape(-1, _BLOCK)
+        blocks = x[:body].reshape(-1, LONGEST_DOT)
         norm2 = sum(np.vecdot(blocks, blocks).tolist())
     if body < x.size:
         rest = x[body:]
@@ -282,8 +282,8 @@ def in_range(norm2: float, x: Numbers) -> float:
     if math.isnan(norm2) or 1e-30 * x.size <= norm2 < math.inf:  # squares add up to NaN only where an entry is one
         return norm2
     norm2 = 0.0
-    for start in range(0, x.size, _BLOCK):
-        block = x[start : start + _BLOCK].astype(np.float32).astype(np.float64)
+    for start in range(0, x.size, LONGEST_DOT):
+        block = x[start : start + LONGEST_DOT].astype(np.float32).astype(np.float64)
         norm2 += float(np.dot(block, block))
     return norm2
 

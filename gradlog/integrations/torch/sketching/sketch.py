@@ -21,7 +21,7 @@ from gradlog.integrations.torch.sketching.device_sketch import DeviceSketch
 from gradlog.integrations.torch.sketching.flats import Few, Flat, Folded
 from gradlog.integrations.torch.types import Floats
 from gradlog.recorder.rows.fold import Fold
-from gradlog.sketching.fold_hash import FoldHash, from_spec
+from gradlog.sketching.fold_hash import LONGEST_DOT, FoldHash, from_spec
 
 
 class PartSketch(Protocol):
@@ -101,7 +101,8 @@ class _HostSketch:
             n = stop - start
             piece = self._scratch[:n]
             piece[:] = x[start:stop]
-            norm2 += float(np.dot(piece, piece))
+            blocks = (piece[i : i + LONGEST_DOT] for i in range(0, n, LONGEST_DOT))
+            norm2 += sum(float(np.dot(block, block)) for block in blocks)
             piece *= self._t[column : column + n]
             place = w[shift + column :][:n]
             (np.subtract if sign < 0 else np.add)(place, piece, place)
