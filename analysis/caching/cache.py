@@ -154,12 +154,15 @@ def _packed(arrays: Arrays) -> bytes:
 
 
 def _unpacked(data: bytes) -> Arrays:
-    """Arrays in these bytes; ValueError where they would take more memory or less than the bytes do."""
+    """Arrays in these bytes; ValueError where they would take more memory or less than the bytes do.
+
+    Entries of no bytes are refused: a copy of any number of them takes no memory, but the time of so many.
+    """
     at = data.index(b"\n") + 1
     found = {}
     for name, kind, shape in json.loads(data[:at]):
         dtype = np.dtype(kind)
-        if dtype.hasobject or (size := math.prod(shape) * dtype.itemsize) > len(data) - at:
+        if dtype.hasobject or not dtype.itemsize or (size := math.prod(shape) * dtype.itemsize) > len(data) - at:
             raise ValueError("an array of another size than its bytes")
         found[name] = np.ndarray(shape, dtype, data, at).copy()
         at += size

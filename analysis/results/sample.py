@@ -35,6 +35,8 @@ def sampled(run: Run, scope: Scope, seed: int = 0) -> Run:
         raise ValueError("a sample has no windows and no directions: its stretches lie apart")
     if rows < SMALLEST_SAMPLE:
         raise ValueError(f"a sample has at least {SMALLEST_SAMPLE:,} rows, got {rows}")
+    if rows >= run.n_steps:
+        return run
     length = sections.length(rows)
     count = rows // length
     edges = np.linspace(max(scope.burn_in, 0), run.n_steps, count + 1).astype(int)

@@ -126,6 +126,8 @@ def analyze(
             output_files.require_free(wanted, force)
     if asked["stride"] and not asked["window"]:
         raise click.UsageError("--stride goes with --window: it is the distance from one window to the next")
+    if asked["sample"] and (asked["window"] or asked["directions"]):
+        raise click.UsageError("--sample goes without --window and --directions: its stretches lie apart")
     asked["by_group"] = groups is not False
     found = the_one(runs)
     if scalars and (found is None or every is not None):

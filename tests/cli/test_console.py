@@ -52,6 +52,8 @@ def test_no_verb_is_wrong_usage(call):
         (["analyze", "run.zarr", "--eps", "0.1", "--eps", "0.1"], "each number once"),
         (["report", "run.zarr", "--eps", "0.1", "--eps", "0.1"], "each number once"),
         (["analyze", "run.zarr", "--stride", "5"], "--stride goes with --window"),
+        (["analyze", "run.zarr", "--sample", "2048", "--window", "5"], "--sample goes without --window"),
+        (["analyze", "run.zarr", "--sample", "2048", "--directions"], "--sample goes without --window"),
         (["analyze", "a.zarr", "b.zarr", "--plot", "x.png"], "--plot draws one run"),
         (["export", "run.zarr", "--to", "csv", "--window", "5"], "--window goes with --what result"),
         (["export", "run.zarr", "--to", "csv", "--what", "result", "--no-sketch"], "--no-sketch goes with --what rows"),

@@ -289,7 +289,17 @@ def test_entries_come_back_as_they_were_and_can_be_added_to(tmp_path):
         assert back[name].flags.writeable
 
 
-@pytest.mark.parametrize("line", ['[["x", "O", [1]]]', '[["x", "<f8", [2]]]', '[["x", "<f8", [-1]]]', "[]", "["])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '[["x", "O", [1]]]',
+        '[["x", "<f8", [2]]]',
+        '[["x", "<f8", [-1]]]',
+        '[["x", "<f8", [1]], ["y", "V0", [1]]]',
+        "[]",
+        "[",
+    ],
+)
 def test_entries_that_say_another_size_are_as_good_as_absent(tmp_path, line):
     store, body = Cache(tmp_path), f"{line}\n12345678".encode()
     store.put(key("a"), {"x": np.zeros(1)})
