@@ -183,7 +183,7 @@ def test_the_oracle_on_a_run_that_is_solved_by_hand(record):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_table_of_known_trainings_has_the_numbers_of_the_sample(name: str):
     document = measured(name)
-    (known,) = (training for training in KNOWN if training.name == name.replace("_photo100", ""))
+    (known,) = (training for training in KNOWN if training.name == name)
     found = of_run(document)
     for predictor, value in known.kappa.items():
         assert value == pytest.approx(found.kappa[predictor], abs=6e-4)
