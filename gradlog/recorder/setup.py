@@ -252,17 +252,21 @@ def _replace(sink: Sink, path: str) -> int:
 
 def require_same(header: RunHeader, wanted: RunHeader, path: str) -> None:
     """Raise SpecMismatchError naming the first thing in which two headers differ."""
+    if differs := _difference(header, wanted):
+        raise SpecMismatchError(f"{path} {differs}; mode='new' records beside it")
+
+
+def _difference(header: RunHeader, wanted: RunHeader) -> str:
     for field in ("sketch", "stage", "what", "every", "chunk", "codec", "sketch_bits", "groups"):
         old, new = getattr(header, field), getattr(wanted, field)
         if old != new:
-            raise SpecMismatchError(f"{path} was recorded with {field}={shown(old)}, this process wants {shown(new)}")
+            return f"was recorded with {field}={shown(old)}, this process wants {shown(new)}"
     for i, (old, new) in enumerate(zip(header.tensors, wanted.tensors, strict=False)):
         if old != new:
-            raise SpecMismatchError(f"{path}: parameter {i} was {old}, this process has {new}")
+            return f"has {old} as parameter {i}, this process {new}"
     if len(header.tensors) != len(wanted.tensors):
-        raise SpecMismatchError(
-            f"{path} was recorded with {len(header.tensors)} parameters, this process has {len(wanted.tensors)}"
-        )
+        return f"was recorded with {len(header.tensors)} parameters, this process has {len(wanted.tensors)}"
+    return ""
 
 
 def _joined(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import faulthandler
 import multiprocessing
 import warnings
 
@@ -96,6 +97,7 @@ def shard(model, kind, ranks):
 def work(rank, ranks, folder, kind, options, several=False):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(300, exit=True)  # a rank that hangs tells where
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
     )
@@ -121,6 +123,7 @@ def work(rank, ranks, folder, kind, options, several=False):
         dist.barrier()
     finally:
         dist.destroy_process_group()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def launch(ranks, folder, kind, several=False, **options):
