@@ -102,6 +102,27 @@ def _fold(w: Floats, t: NDArray[np.int8], codes: NDArray[np.int64], x: Numbers) 
     return norm2
 
 
+@numba.njit(fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def _squared_norm_wide(x: Numbers) -> float:
+    total = np.float64(0)
+    for j in range(len(x)):
+        total += np.float64(x[j]) * np.float64(x[j])
+    return total
+
+
+@compiled("float64(float64[::1], int8[::1], Array(float32, 1, 'C', True, aligned=True), boolean)")
+def fold_wide(w: NDArray[np.float64], t: NDArray[np.int8], x: Numbers, negative: bool) -> float:
+    """Add one piece of a row, signed, to float64 sums, and return its squared norm."""
+    if negative:
+        for j in range(len(x)):
+            w[j] -= np.float64(t[j]) * np.float64(x[j])
+    else:
+        for j in range(len(x)):
+            w[j] += np.float64(t[j]) * np.float64(x[j])
+    norm2: float = _squared_norm_wide(x)
+    return norm2
+
+
 @compiled("void(float32[::1], float32[::1], int32[::1], float32[::1], float32[::1], int64)")
 def _hash(w: Floats, sign: Floats, order: NDArray[np.int32], v: Floats, columns: Floats, k: int) -> None:
     """Add the halves of w, arrange their sum in rows of k, and add the rows up to the first by halving."""
