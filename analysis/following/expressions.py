@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import itertools
 import math
 import operator
 import re
@@ -179,7 +180,7 @@ def _tree(text: str) -> ast.expr:
     level, depth = list[ast.AST]([tree]), 0
     while level:
         level, depth = [child for node in level for child in ast.iter_child_nodes(node)], depth + 1
-    if depth > DEEPEST or ", )" in source:
+    if depth > DEEPEST or (",", ")") in itertools.pairwise(words):  # Python takes a comma after the last argument
         raise ValueError(f"{_EXPECTED} {text!r}, with at most {DEEPEST} operations inside each other")
     return tree
 

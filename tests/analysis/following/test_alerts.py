@@ -72,10 +72,11 @@ def test_a_condition_means_what_python_would_say(text, table, cut):
     ("norm != 3", {"norm"}, [True, True, False, True]),
     ("-norm < -50 and not nonfinite", {"norm", "nonfinite"}, [False, False, False, True]),
     ('norm("a/b.0") >= 2 and "lr/muon" == 1', {'norm("a/b.0")', "lr/muon"}, [False, False, True, True]),
+    ('"a, )" > max("a, )", 1)', {"a, )"}, [False, True, True, True]),
 ])  # fmt: skip
 def test_what_is_compared_is_what_statistics_are_of(text, names, holds):
     rows = {"norm": [1.0, 2, 3, 100], "loss": [1.0, np.nan, -1, 3], "nonfinite": [0.0] * 4,
-            'norm("a/b.0")': [0.0, 1, 2, 3], "lr/muon": [1.0] * 4}  # fmt: skip
+            'norm("a/b.0")': [0.0, 1, 2, 3], "lr/muon": [1.0] * 4, "a, )": [0.0, 1, 2, 3]}  # fmt: skip
     expression = Expression(text)
     assert expression.names == names
     assert expression.true(Rows({name: np.array(x) for name, x in rows.items()}, {})).tolist() == holds
@@ -85,6 +86,7 @@ def test_what_is_compared_is_what_statistics_are_of(text, names, holds):
     "", "norm >", "norm > median(", "median(3)", "1 > 2", "norm > median(0)", "norm > median(1.5)", "norm > 1 2",
     "norm > median(1000000)", "(" * 100 + "norm", "not " * 90 + "norm", "-" * 390 + "norm", "norm" * 200, "norm ** 2",
     "norm; import os", "norm > 1e999", "__import__('os')", "norm.real > 1", "norm(3)", 'norm > "x', "and > 1", "[norm]",
+    "norm > median(3, )",
 ])  # fmt: skip
 def test_what_is_no_condition_is_refused(text):
     with pytest.raises(ValueError, match="expected"):
