@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
-
-from gradlog.analysis import Run, turns, weights_path
-from gradlog.errors import TooFewStepsError
 
 FINDINGS = (
     "run", "leading group", "its share", "events", "turns", "signal", "lag 1", "update and -gradient", "update before",
@@ -15,31 +13,28 @@ FINDINGS = (
 UPDATE = (("cosine", 2), ("previous", 2), ("relative", 4), ("shared", 2), ("edge", 1))
 
 
-def findings_line(name: str, run: Run, found: dict[str, Any]) -> tuple[str, ...]:
-    """One line under the titles ``FINDINGS``; ``found`` is the document of ``gradlog analyze --json``."""
+def findings_line(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    """One line under the titles ``FINDINGS``; ``found``: what ``gradlog analyze --directions --json`` prints."""
     energies = {group: part["energy"] for group, part in found["by_group"].items()}
     leader = max(energies, key=lambda group: energies[group])
-    noise, update = found["noise"], found.get("update", {})
+    update, directions = found.get("update", {}), found["directions"]
+    turns = directions.get("turns", {"usual": None})
     return (
         name,
         leader,
         f"{100 * energies[leader] / found['energy']:.0f} %",
-        ", ".join(str(event["peak_step"]) for event in found["events"]["events"]) or "none",
-        turns_of(run),
-        interval(noise, "signal_share"),
+        steps(event["peak_step"] for event in found["events"]["events"]),
+        "not known" if turns["usual"] is None else steps(turns["step"]),
+        interval(found["noise"], "signal_share"),
         interval(found["lag_coherence"]["1"], "value"),
         *(interval(update.get(key, {}), "value", digits) for key, digits in UPDATE),
-        f"{weights_path(run).efficiency:.2f}" if update else "-",
+        f"{directions['weights']['efficiency']:.2f}" if update else "-",
     )
 
 
-def turns_of(run: Run) -> str:
-    """Give the steps at which the direction changes at once."""
-    try:
-        found = turns(run)
-    except TooFewStepsError:
-        found = None
-    return "not known" if found is None else ", ".join(str(turn.step) for turn in found) or "none"
+def steps(found: Iterable[int]) -> str:
+    """List steps."""
+    return ", ".join(map(str, found)) or "none"
 
 
 def interval(figures: dict[str, Any], name: str, digits: int = 2) -> str:

@@ -40,7 +40,7 @@ def measure(row: Row, path: Path) -> Measured:
     notes, scalars = run.info["provenance"]["notes"], run.scalar_columns
     exact = path.with_suffix(".exact.json")
     step, recorder, outside = (scalars[f"{name}_seconds"] for name in ("step", "recorder", "exact"))
-    found = to_json(analyze(run, predictors=PREDICTORS))
+    found = to_json(analyze(run, predictors=PREDICTORS, directions=True))
     return Measured(
         row=row,
         found=found,
@@ -51,7 +51,7 @@ def measure(row: Row, path: Path) -> Measured:
         data=notes["data_name"] if notes["data_name"] == row.data else f"{STAND_IN}: {notes['data_name']}",
         minutes=float(np.nansum(step - outside)) / 60,
         recorder=float(np.nanmedian(recorder / (step - outside - recorder))),
-        findings=findings_line(row.name, run, found),
+        findings=findings_line(row.name, found),
     )
 
 
