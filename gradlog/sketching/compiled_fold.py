@@ -48,13 +48,19 @@ class CompiledFoldHash(FoldHash):
         self._t8 = self._t.astype(np.int8)
         self._order32 = self._order.astype(np.int32)
 
+    def fold_wide(self, w: NDArray[np.float64], column: int, x: Numbers, negative: bool) -> float:
+        """Add a piece of a row to sums in float64, as of :class:`FoldHash`."""
+        if not _takes(x):
+            return super().fold_wide(w, column, x, negative)
+        return _fold_wide(w, self._t8[column : column + len(x)], x, negative)
+
     def hash(self, w: Floats, out: Floats) -> None:
         """Second stage, as of :class:`FoldHash`."""
         _hash(w, self._sign, self._order32, self._scratch, self._columns.reshape(-1), self.spec.k)
         out[:] = self._columns[0]
 
     def _fold(self, w: Floats, name: str, x: Numbers) -> float:
-        if x.dtype != np.float32 or not (x.flags.aligned and x.flags.c_contiguous):
+        if not _takes(x):
             return super()._fold(w, name, x)
         return _fold(w, self._t8, self.rows(name, -(-x.size // len(self._t8))), x)
 
@@ -69,7 +75,11 @@ def require_same_bits() -> None:
         raise RuntimeError(f"{VERSION} computes wrong sums on this machine")
 
 
-# The norm may be summed in any order, which lets it vectorise. numba has no types.
+def _takes(x: Numbers) -> bool:
+    return bool(x.dtype == np.float32 and x.flags.aligned and x.flags.c_contiguous)
+
+
+# Norms may be summed in any order, which lets them vectorise. numba has no types.
 @numba.njit(fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
 def _squared_norm(x: Numbers) -> np.float32:
     total = np.float32(0)
@@ -102,7 +112,7 @@ def _fold(w: Floats, t: NDArray[np.int8], codes: NDArray[np.int64], x: Numbers) 
     return norm2
 
 
-@numba.njit(fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@numba.njit(fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]  # as above
 def _squared_norm_wide(x: Numbers) -> float:
     total = np.float64(0)
     for j in range(len(x)):
@@ -111,7 +121,7 @@ def _squared_norm_wide(x: Numbers) -> float:
 
 
 @compiled("float64(float64[::1], int8[::1], Array(float32, 1, 'C', True, aligned=True), boolean)")
-def fold_wide(w: NDArray[np.float64], t: NDArray[np.int8], x: Numbers, negative: bool) -> float:
+def _fold_wide(w: NDArray[np.float64], t: NDArray[np.int8], x: Numbers, negative: bool) -> float:
     """Add one piece of a row, signed, to float64 sums, and return its squared norm."""
     if negative:
         for j in range(len(x)):

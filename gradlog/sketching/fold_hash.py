@@ -129,6 +129,18 @@ class FoldHash:
             np.add.at(w, (code >> 1) + entry, signed)
             return in_range(squared_norm(x), x)
 
+    def fold_wide(self, w: NDArray[np.float64], column: int, x: Numbers, negative: bool) -> float:
+        """Add a piece of a row (unchecked), which begins at ``column``, to sums in float64; return its squared norm.
+
+        For sketches that are subtracted from each other or added up over ranks: both are float64 throughout.
+        """
+        piece = x.astype(np.float64)
+        blocks = (piece[i : i + LONGEST_DOT] for i in range(0, piece.size, LONGEST_DOT))
+        norm2 = sum(float(np.dot(block, block)) for block in blocks)
+        piece *= self._t[column : column + piece.size]
+        (np.subtract if negative else np.add)(w, piece, w)
+        return norm2
+
     def hash(self, w: Floats, out: Floats) -> None:
         """Second stage: write the sketch, float32 (k,), of the folded vector ``w`` to ``out``."""
         m = self.spec.m

@@ -21,7 +21,7 @@ from gradlog.integrations.torch.sketching.device_sketch import DeviceSketch
 from gradlog.integrations.torch.sketching.flats import Few, Flat, Folded
 from gradlog.integrations.torch.types import Floats
 from gradlog.recorder.rows.fold import Fold, choose
-from gradlog.sketching.fold_hash import LONGEST_DOT, FoldHash, from_spec
+from gradlog.sketching.fold_hash import FoldHash, from_spec
 
 
 class PartSketch(Protocol):
@@ -52,27 +52,22 @@ def sketch_on(device: torch.device, header: RunHeader, parts: Sequence[Part], pr
     groups = len(header.groups)
     if header.sketch.exact:
         return _ExactSketch(parts, groups, header.sketch.k)
-    S = from_spec(header.sketch, header.tensors)
     if device.type == "cpu" and not force:
-        return _HostSketch(S, parts, groups, choose(header))
+        by = choose(header)
+        return _HostSketch(from_spec(header.sketch, header.tensors, by.family), parts, groups, by)
     if precise and device.type == "mps":
         raise UnsupportedError("updates need float64, which Apple's GPU does not have")
+    S = from_spec(header.sketch, header.tensors)
     return DeviceSketch(S, parts, groups, device, torch.float64 if precise else torch.float32)
 
 
 class _HostSketch:
-    """The same on the CPU, every sum in float64: by compiled loops where ``by`` has them, otherwise in numpy."""
+    """The same on the CPU, every sum in float64. ``by``: what computes it, for the log."""
 
     def __init__(self, S: FoldHash, parts: Sequence[Part], groups: int, by: Fold) -> None:
         self._S, self._parts, self._groups, self.by = S, parts, groups, by
-        t, sign, self._order = tables(S)
-        self._t, self._sign = t.astype(np.int8), sign.astype(np.float64)
-        self._scratch = np.empty(S.spec.m)
-        self._compiled: Callable[..., float] | None = None
-        if by.family is not FoldHash:
-            from gradlog.sketching.compiled_fold import fold_wide
-
-            self._compiled = fold_wide
+        _, sign, self._order = tables(S)
+        self._sign = sign.astype(np.float64)
 
     def zero(self) -> Folded:
         w = torch.zeros(self._groups, 2 * self._S.spec.m, dtype=torch.float64, device="cpu")
@@ -99,23 +94,10 @@ class _HostSketch:
     def _fold(self, w: NDArray[np.float64], part: Part, tensor: torch.Tensor | Few) -> float:
         tensor = tensor.dense(part.size) if isinstance(tensor, Few) else tensor
         x = (tensor.float() if tensor.dtype.itemsize < 4 else tensor).cpu().numpy()
-        fits = x.dtype == np.float32 and x.flags.aligned and x.flags.c_contiguous
-        add = self._compiled if self._compiled and fits else self._add
-        norm2 = 0.0
-        for start, stop, column, shift, sign in pieces(self._S, part):
-            n = stop - start
-            norm2 += add(w[shift + column :][:n], self._t[column : column + n], x[start:stop], sign < 0)
-        return norm2
-
-    def _add(self, w: NDArray[np.float64], t: NDArray[np.int8], x: NDArray[np.generic], negative: bool) -> float:
-        """Add one piece of a row, signed, and return its squared norm."""
-        piece = self._scratch[: len(x)]
-        piece[:] = x
-        blocks = (piece[i : i + LONGEST_DOT] for i in range(0, len(x), LONGEST_DOT))
-        norm2 = sum(float(np.dot(block, block)) for block in blocks)
-        piece *= t
-        (np.subtract if negative else np.add)(w, piece, w)
-        return norm2
+        return sum(
+            self._S.fold_wide(w[shift + column :][: stop - start], column, x[start:stop], sign < 0)
+            for start, stop, column, shift, sign in pieces(self._S, part)
+        )
 
 
 class _ExactSketch:
