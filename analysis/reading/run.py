@@ -281,7 +281,7 @@ class Run:
     @cached_property
     def info(self) -> Info:
         """What is known without reading the sketch; plain values that json can write."""
-        h, s = self.header, self.header.sketch
+        h, s, whole = self.header, self.header.sketch, self.whole_header
         steps = self.steps[[0, -1]].tolist() if self.n_steps else [None, None]
         newest = self.segments[-1].header if self.segments else None
         return {
@@ -303,9 +303,9 @@ class Run:
             "m": s.m,
             "seed": s.seed,
             "groups": list(h.groups),
-            "group_sizes": list(h.group_sizes()),
-            "dimension": h.dimension,
-            "tensors": len(h.tensors),
+            "group_sizes": list(whole.group_sizes()),
+            "dimension": whole.dimension,
+            "tensors": len(whole.tensors),
             "scalars": self.scalar_names,
             "halves": self.halves,
             **({"updates": True} if any("update" in x.header.optional for x in self.segments) else {}),

@@ -148,6 +148,7 @@ def test_an_optimizer_that_trains_nothing_yet_has_its_own_group(tmp_path, record
         assert [text.partition(":")[0] for text in said] == ["2 parameters joined (4.weight, 4.bias), in h/all"][first:]
     run = recorded(tmp_path / "r.zarr")
     assert list(run.run.groups) == ["b/0", "b/2", "h/all"]
+    assert sum(run.run.info["group_sizes"]) == run.run.info["dimension"] > run.header.dimension
     np.testing.assert_allclose(run.norm2[:, 2], own, rtol=1e-5)
     assert "FAIL" not in {line.status for line in audit_run(tmp_path / "r.zarr").lines}
 
