@@ -108,13 +108,17 @@ def export_result(ds: xarray.Dataset, target: Path, form: Form) -> None:
 
 
 def columns(run: Run) -> dict[str, NDArray[np.generic]]:
-    """Per-row columns of the flat formats, the sketch apart: step, flags, scalars, ``norm2:GROUP``."""
+    """Per-row columns of the flat formats, the sketches apart: step, flags, scalars, ``norm2:GROUP``.
+
+    A scalar that is called like a column of a group, or like one of the others, is ``scalar:NAME``.
+    """
     found: dict[str, NDArray[np.generic]] = {"step": run.steps, "flags": run.flags}
-    norms = {f"norm2:{writable(g)}": run.group_norm2[:, i] for i, g in enumerate(run.header.groups)}
+    of_groups = tuple(f"{kind}:" for kind in ("norm2", *sketches(run)))
     for name, column in run.scalar_columns.items():
         label = writable(name)
-        found[f"scalar:{label}" if label in found or label in norms or not label else label] = column
-    return found | norms
+        taken = label in found or label.startswith(of_groups) or not label
+        found[f"scalar:{label}" if taken else label] = column
+    return found | {f"norm2:{writable(g)}": run.group_norm2[:, i] for i, g in enumerate(run.header.groups)}
 
 
 def sketches(run: Run) -> dict[str, RowSource]:

@@ -86,6 +86,7 @@ def test_a_scalar_named_like_a_column_keeps_its_own(run, tmp_path):
 
 ODD = [
     "train/loss",
+    "sketch:g0",
     "lr/1",
     "lr_1",
     "../../../evil",
@@ -147,6 +148,7 @@ def test_scalars_of_any_name_come_back_in_a_table(oddly_named, tmp_path, form):
     shown = {
         "step": "scalar:step",
         "norm2:g0": "scalar:norm2:g0",
+        "sketch:g0": "scalar:sketch:g0",
         "": "scalar:",
         "\ud800": "\\ud800",
         "a\0b": r"a\x00b",
